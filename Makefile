@@ -1,0 +1,37 @@
+# The commands of the project. `.ci/run` calls these and nothing else.
+# Every target starts from a clean clone with Python >= 3.10 and a C++ compiler: .venv is made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CSRC := CMakeLists.txt $(wildcard src/dcn/kernels/cpu/csrc/*)
+
+.PHONY: demo test test-slow check fmt bench docs clean
+
+$(STAMP): pyproject.toml constraints.txt $(CSRC)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e .
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/dcn demo --output runs/demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest tests/slow --override-ini "addopts=-ra --strict-markers --strict-config"
+
+check: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+fmt: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist runs site $(VENV)

@@ -1,0 +1,162 @@
+"""What passes between data, models, metrics and pictures: small frozen records that check themselves.
+
+One box convention holds everywhere in the package: ``xyxy`` in continuous pixel coordinates, the left edge of the
+leftmost pixel is 0, the right edge of the rightmost one is the image width, so ``width = x2 - x1``. Readers and
+writers of inclusive formats (Pascal VOC, the original MXNet code) convert at their border.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
+    if value.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, value.shape)):
+        wanted = "[" + ", ".join("any" if s is None else str(s) for s in shape) + "]"
+        raise ValueError(f"{name}: expected shape {wanted}, got {list(value.shape)}")
+    if value.dtype not in dtypes:
+        raise ValueError(f"{name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The annotation of one image for detection and instance segmentation.
+
+    Attributes:
+        boxes: ``[N, 4]`` float32, xyxy in pixels of the image it accompanies (continuous edges, see the module).
+        labels: ``[N]`` int64, class index ``0 .. C-1`` (no background class).
+        masks: ``[N, H, W]`` bool, or ``None`` where the data has none.
+        crowd: ``[N]`` bool, COCO's ``iscrowd``: a region of many objects; not trained on, matched freely in evaluation.
+        difficult: ``[N]`` bool, VOC's ``difficult``: not trained on, ignored in evaluation.
+        area: ``[N]`` float32, the annotated area in pixels² of the *original* image (COCO size classes use it).
+        image_id: the identifier of the data set (COCO number, VOC file stem).
+        size: ``(height, width)`` of the image that the boxes refer to.
+        original_size: ``(height, width)`` of the image in the file, before any resizing.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    size: tuple[int, int]
+    masks: Tensor | None = None
+    crowd: Tensor | None = None
+    difficult: Tensor | None = None
+    area: Tensor | None = None
+    image_id: int | str = 0
+    original_size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        _check("boxes", self.boxes, (None, 4), (torch.float32, torch.float64))
+        n = self.boxes.shape[0]
+        _check("labels", self.labels, (n,), (torch.int64,))
+        flags = torch.zeros(n, dtype=torch.bool, device=self.boxes.device)
+        for name in ("crowd", "difficult"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, flags)
+            _check(name, getattr(self, name), (n,), (torch.bool,))
+        if self.area is None:
+            object.__setattr__(self, "area", (self.boxes[:, 2:] - self.boxes[:, :2]).prod(1))
+        assert self.area is not None
+        _check("area", self.area, (n,), (torch.float32, torch.float64))
+        if self.masks is not None:
+            _check("masks", self.masks, (n, *self.size), (torch.bool,))
+        if self.original_size is None:
+            object.__setattr__(self, "original_size", self.size)
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    @property
+    def ignored(self) -> Tensor:
+        """``[N]`` bool: objects that training leaves out (crowd or difficult)."""
+        assert self.crowd is not None
+        assert self.difficult is not None
+        return self.crowd | self.difficult
+
+    def select(self, keep: Tensor) -> Target:
+        """The same target with only the objects of an index or boolean tensor ``[N]``."""
+        names = ("boxes", "labels", "masks", "crowd", "difficult", "area")
+        values = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if v is None else v[keep] for name, v in values.items()})
+
+    def to(self, device: torch.device | str) -> Target:
+        """The same target with its tensors on ``device``."""
+        names = ("boxes", "labels", "masks", "crowd", "difficult", "area")
+        values = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: None if v is None else v.to(device) for name, v in values.items()})
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What a detector found in one image, best first.
+
+    Attributes:
+        boxes: ``[N, 4]`` float32, xyxy in pixels of the image that was given.
+        scores: ``[N]`` float32 in ``[0, 1]``.
+        labels: ``[N]`` int64, class index ``0 .. C-1``.
+        masks: ``[N, H, W]`` bool at the size of that image, or ``None`` for a detector without masks.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        _check("boxes", self.boxes, (None, 4), (torch.float32, torch.float64))
+        n = self.boxes.shape[0]
+        _check("scores", self.scores, (n,), (torch.float32, torch.float64))
+        _check("labels", self.labels, (n,), (torch.int64,))
+        if self.masks is not None:
+            _check("masks", self.masks, (n, None, None), (torch.bool,))
+
+    def __len__(self) -> int:
+        return self.boxes.shape[0]
+
+    def select(self, keep: Tensor) -> Detections:
+        """Only the detections of an index or boolean tensor ``[N]``."""
+        masks = None if self.masks is None else self.masks[keep]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+
+    def to(self, device: torch.device | str) -> Detections:
+        """The same detections with their tensors on ``device``."""
+        masks = None if self.masks is None else self.masks.to(device)
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), masks)
+
+
+@dataclass(frozen=True)
+class SegmentationMap:
+    """A class index for every pixel of one image.
+
+    Attributes:
+        labels: ``[H, W]`` int64, ``0 .. C-1``; 255 is ignored in training and evaluation.
+        image_id: the identifier of the data set.
+    """
+
+    labels: Tensor
+    image_id: int | str = 0
+
+    def __post_init__(self) -> None:
+        _check("labels", self.labels, (None, None), (torch.int64,))
+
+    def to(self, device: torch.device | str) -> SegmentationMap:
+        """The same map on ``device``."""
+        return SegmentationMap(self.labels.to(device), self.image_id)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its annotation, as a dataset gives it and a transform returns it.
+
+    Attributes:
+        image: ``[3, H, W]`` uint8, RGB.
+        target: the annotation, in pixels of ``image``.
+    """
+
+    image: Tensor
+    target: Target | SegmentationMap
+
+    def __post_init__(self) -> None:
+        _check("image", self.image, (3, None, None), (torch.uint8,))
