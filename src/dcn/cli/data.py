@@ -1,0 +1,129 @@
+"""``dcn data``: look at data before training on it, and write the embedded set to files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dcn.data.catalog import open_dataset
+from dcn.data.check import Findings, check_dataset, detect_format
+from dcn.data.dataset import Dataset
+from dcn.data.datasets.coco_files import instance_files
+from dcn.data.datasets.voc import VOC_CLASSES
+from dcn.data.datasets.voc_files import available_splits, find_classes, read_split
+from dcn.data.images import write_image
+from dcn.data.problems import attempt, refuse
+from dcn.data.writers import write_coco, write_voc
+from dcn.structures import Target
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb ``data`` with its own verbs ``check``, ``show`` and ``write``."""
+    parser = subparsers.add_parser("data", help="check, show or write data")
+    verbs = parser.add_subparsers(dest="data_verb", required=True)
+    check = verbs.add_parser("check", help="report everything that is wrong with a folder of data")
+    _add_source(check)
+    check.set_defaults(run=_check)
+    show = verbs.add_parser("show", help="draw images with their boxes, masks and names")
+    _add_source(show)
+    show.add_argument("--count", type=int, default=12, help="how many images, spread over the split (default 12)")
+    show.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)")
+    show.set_defaults(run=_show)
+    write = verbs.add_parser("write", help="write the embedded synthetic set as files")
+    write.add_argument("folder", type=Path)
+    write.add_argument("--format", choices=("voc", "coco"), default="voc")
+    write.add_argument("--split", choices=("train", "val", "test"), default="train")
+    write.add_argument("--length", type=int, default=100, help="how many images (default 100)")
+    write.add_argument("--seed", type=int, default=0)
+    write.add_argument("--difficulty", type=float, default=0.7, help="0 (easy) to 1 (hard); default 0.7")
+    write.set_defaults(run=_write)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="folder in the VOC or COCO layout (for 'show' also: synthetic)")
+    parser.add_argument("--format", choices=("voc", "coco"), help="told from the layout when left out")
+    parser.add_argument("--split", help="one split; 'check' takes all when left out")
+    parser.add_argument("--classes", help="VOC: the class names in label order, separated by commas")
+    parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")
+    parser.add_argument("--images", help="COCO: image folder, relative to the folder")
+
+
+def _names(arguments: argparse.Namespace) -> list[str] | None:
+    return None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")]
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    """Print every problem and a summary; 1 where there is a problem."""
+    findings = check_dataset(
+        arguments.path,
+        arguments.format,
+        split=arguments.split,
+        classes=_names(arguments),
+        annotations=arguments.annotations,
+        images=arguments.images,
+    )
+    for problem in findings.problems:
+        print(problem)
+    print(_summary(arguments.path, findings))
+    return 1 if findings.problems else 0
+
+
+def _summary(path: str, findings: Findings) -> str:
+    objects = ", ".join(f"{name} {count}" for name, count in findings.objects.items())
+    seen = f"{findings.images} images, {sum(findings.objects.values())} objects ({objects or 'none'})"
+    verdict = f"{len(findings.problems)} problems" if findings.problems else "no problems"
+    return f"{path}: {findings.format or 'unknown format'}, {seen}: {verdict}"
+
+
+def _open(arguments: argparse.Namespace) -> Dataset:
+    """The data set that the arguments mean; the first split where none is named."""
+    if arguments.path == "synthetic":
+        return open_dataset("synthetic", None, arguments.split or "train")
+    root = Path(arguments.path)
+    format = arguments.format or attempt(lambda: detect_format(root), refuse, root, "")
+    if format == "voc":
+        split = arguments.split or _first(available_splits(root))
+        found = find_classes(read_split(root, split, refuse))
+        automatic = list(VOC_CLASSES) if set(found) <= set(VOC_CLASSES) else list(found)
+        return open_dataset("voc", root, split, classes=_names(arguments) or automatic)
+    names = [path.stem.removeprefix("instances_") for path in instance_files(root)]
+    split = arguments.split or (Path(arguments.annotations).stem if arguments.annotations else _first(names))
+    return open_dataset("coco", root, split, annotations=arguments.annotations, images=arguments.images)
+
+
+def _first(splits: list[str]) -> str:
+    return next((split for split in splits if "train" in split), splits[0] if splits else "train")
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    """Write a contact sheet."""
+    from dcn.vis.detections import contact_sheet, draw_detections
+
+    if arguments.count < 1:
+        raise ValueError(f"--count: expected 1 or more, got {arguments.count}")
+    dataset = _open(arguments)
+    count = min(arguments.count, len(dataset))
+    pictures, captions = [], []
+    for place in range(count):
+        index = place * len(dataset) // count
+        sample = dataset[index]
+        target = sample.target
+        assert isinstance(target, Target)
+        drawn = draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=dataset.classes)
+        pictures.append(drawn)
+        path = dataset.image_path(index)
+        captions.append(path.name if path else str(index))
+    write_image(arguments.output, contact_sheet(pictures, captions=captions))
+    print(f"{arguments.output}: {count} of {len(dataset)} images of {dataset.name}")
+    return 0
+
+
+def _write(arguments: argparse.Namespace) -> int:
+    """Write a split of the embedded set."""
+    options = {"seed": arguments.seed, "length": arguments.length, "difficulty": arguments.difficulty}
+    dataset = open_dataset("synthetic", None, arguments.split, **options)
+    write = write_voc if arguments.format == "voc" else write_coco
+    write(dataset, arguments.folder, arguments.split)
+    print(f"{arguments.folder}: {len(dataset)} images of {dataset.name} as {arguments.format}")
+    return 0

@@ -1,0 +1,39 @@
+"""What every data set offers; readers, wrappers and the embedded set have nothing else in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from dcn.structures import Sample
+
+Transform = Callable[[Sample, torch.Generator], Sample]
+"""A step of preparation: a sample and the only source of chance it may use, to a new sample."""
+
+
+class Dataset(Protocol):
+    """Images with annotations, by index."""
+
+    @property
+    def name(self) -> str:
+        """A short name for logs and pictures."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; label ``k`` of a target is ``classes[k]``."""
+
+    @property
+    def sizes(self) -> Sequence[tuple[int, int]]:
+        """``(height, width)`` of every image, known without decoding it."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """The image and its annotation, in pixels of the file."""
+
+    def image_path(self, index: int) -> Path | None:
+        """The image file, or ``None`` for a drawn image."""

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcn.cli import data
+from tests.data.made_files import make_coco, make_voc, voc_object, voc_xml
+
+
+def _run(*words: object) -> int:
+    parser = argparse.ArgumentParser()
+    data.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["data", *map(str, words)])
+    return int(arguments.run(arguments))
+
+
+def test_check_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run("check", make_voc(tmp_path)) == 0
+    assert capsys.readouterr().out == f"{tmp_path}: voc, 2 images, 3 objects (cat 1, dog 1, person 1): no problems\n"
+
+
+def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_voc(tmp_path, {"a": voc_xml(voc_object(box=(1, 1, 99, 9))), "b": "<annotation>"})
+    assert _run("check", tmp_path) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{tmp_path}/Annotations/a.xml: object 0 (dog): box (1, 1, 99, 9) lies outside")
+    assert lines[1].startswith(f"{tmp_path}/Annotations/b.xml: malformed XML")
+    assert lines[2:] == [f"{tmp_path}: voc, 1 images, 0 objects (none): 2 problems"]
+
+
+def test_check_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_voc(tmp_path / "v", {"a": voc_xml(voc_object("ant"), voc_object("bee"))})
+    assert _run("check", tmp_path / "v", "--classes", "ant, bee") == 0
+    assert _run("check", tmp_path / "v", "--classes", "ant") == 1
+    assert _run("check", tmp_path / "v", "--split", "val") == 1
+    assert "has no list 'val'" in capsys.readouterr().out
+    make_coco(tmp_path / "c")
+    (tmp_path / "c" / "train").rename(tmp_path / "c" / "pics")
+    options = ("--format", "coco", "--annotations", "annotations/instances_train.json", "--images", "pics")
+    assert _run("check", tmp_path / "c", *options) == 0
+
+
+@pytest.mark.parametrize("kind", ["voc", "voc-own-classes", "coco", "synthetic"])
+def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    source: object = "synthetic"
+    if kind == "coco":
+        source = make_coco(tmp_path / "data")
+    elif kind.startswith("voc"):
+        own = {"a": voc_xml(voc_object("ant")), "b": voc_xml()}
+        source = make_voc(tmp_path / "data", own if kind.endswith("classes") else None)
+    assert _run("show", source, "--count", 2, "--output", tmp_path / "out.png") == 0
+    assert f"{tmp_path / 'out.png'}: 2 of " in capsys.readouterr().out
+    with Image.open(tmp_path / "out.png") as sheet:
+        assert sheet.width > 2 * 100
+        assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 50
+
+
+def test_show_of_wrong_things(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gone: the folder does not exist"):
+        _run("show", tmp_path / "gone")
+    with pytest.raises(ValueError, match="--count: expected 1 or more, got 0"):
+        _run("show", make_voc(tmp_path), "--count", 0)
+
+
+@pytest.mark.parametrize("format", ["voc", "coco"])
+def test_write_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], format: str) -> None:
+    assert _run("write", tmp_path / "d", "--format", format, "--split", "val", "--length", 3, "--seed", 5) == 0
+    assert _run("check", tmp_path / "d") == 0
+    assert f"{format}, 3 images" in capsys.readouterr().out

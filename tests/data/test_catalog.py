@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.datasets.coco import Coco
+from dcn.data.datasets.synthetic import Synthetic
+from dcn.data.datasets.voc import Voc
+from tests.data.made_files import make_coco, make_voc
+
+
+def test_every_format_opens(tmp_path: Path) -> None:
+    opened = {
+        "voc": open_dataset("voc", make_voc(tmp_path / "v"), "train", keep_empty=False),
+        "coco": open_dataset("coco", str(make_coco(tmp_path / "c")), "train", masks=False),
+        "synthetic": open_dataset("synthetic", None, "val", length=7, num_classes=3),
+    }
+    assert opened.keys() == FORMATS.keys()
+    assert {name: type(data) for name, data in opened.items()} == {"voc": Voc, "coco": Coco, "synthetic": Synthetic}
+    assert (len(opened["synthetic"]), len(opened["synthetic"].classes)) == (7, 3)
+    assert opened["voc"].name == "v:train"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_options_are_the_keywords(format: str) -> None:
+    assert options_of(format)
+    assert not {"root", "split", "self"} & set(options_of(format))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("vok", "x", "train"), {}, "unknown data format 'vok'; did you mean 'voc'. known: voc, coco, synthetic"),
+        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; known: voc, coco, synthetic"),
+        (("voc", "x", "train"), {"clases": 1}, "'voc' has no option 'clases'; did you mean 'classes'"),
+        (("coco", None, "train"), {}, "root: 'coco' needs the folder of the data, got None"),
+        (("synthetic", "x", "train"), {}, "root: 'synthetic' is drawn on the fly and has no folder, got 'x'"),
+    ],
+    ids=["near", "far", "option", "no-root", "root"],
+)
+def test_wrong_names(arguments: tuple[str, str | None, str], options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_dataset(*arguments, **options)
