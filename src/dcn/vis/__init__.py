@@ -1,0 +1,49 @@
+"""Pictures: detections, masks, sampling points, RoI parts, diagrams and the report page."""
+
+from __future__ import annotations
+
+from dcn.vis.detections import contact_sheet, draw_detections
+from dcn.vis.masks import color_map, draw_segmentation, write_index_png
+from dcn.vis.offsets import (
+    OffsetStatistics,
+    PointLevel,
+    SamplingPoints,
+    draw_sampling_points,
+    offset_heatmap,
+    offset_statistics,
+    sampling_points,
+)
+from dcn.vis.palette import cityscapes_palette, class_color, voc_palette
+from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall
+from dcn.vis.recording import Grid, LayerOffsets, record_offsets
+from dcn.vis.report import Report
+from dcn.vis.rois import draw_roi_parts, roi_parts
+
+__all__ = [
+    "Grid",
+    "LayerOffsets",
+    "OffsetStatistics",
+    "PointLevel",
+    "Report",
+    "SamplingPoints",
+    "cityscapes_palette",
+    "class_color",
+    "color_map",
+    "confusion_matrix",
+    "contact_sheet",
+    "draw_detections",
+    "draw_roi_parts",
+    "draw_sampling_points",
+    "draw_segmentation",
+    "histogram",
+    "loss_curves",
+    "metric_curves",
+    "offset_heatmap",
+    "offset_statistics",
+    "precision_recall",
+    "record_offsets",
+    "roi_parts",
+    "sampling_points",
+    "voc_palette",
+    "write_index_png",
+]

@@ -1,0 +1,80 @@
+"""Colours: one that tells classes apart for everybody, and the two that segmentation result files must use."""
+
+from __future__ import annotations
+
+Color = tuple[int, int, int]
+
+# The qualitative set of Okabe and Ito (2008) without black: told apart under the common colour-vision deficiencies.
+# Ordered so that neighbours differ most in lightness.
+_BASE: tuple[Color, ...] = (
+    (213, 94, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (230, 159, 0),
+    (204, 121, 167),
+)
+_WHITE: Color = (255, 255, 255)
+_BLACK: Color = (0, 0, 0)
+
+# Order of the training ids 0..18 (road, sidewalk, building, wall, fence, pole, traffic light, traffic sign,
+# vegetation, terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle).
+CITYSCAPES_COLORS: tuple[Color, ...] = (
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
+)
+
+
+def mix(color: Color, other: Color, share: float) -> Color:
+    """``color`` with a ``share`` (0..1) of ``other`` in it."""
+    r, g, b = (round(a * (1 - share) + o * share) for a, o in zip(color, other, strict=True))
+    return r, g, b
+
+
+def class_color(index: int) -> Color:
+    """RGB (0..255) of a class or instance number: seven colours, then lighter and darker ones, then again."""
+    shade, base = divmod(index % (3 * len(_BASE)), len(_BASE))
+    color = _BASE[base]
+    return (color, mix(color, _WHITE, 0.45), mix(color, _BLACK, 0.4))[shade]
+
+
+def text_color(background: Color) -> Color:
+    """Black or white, whichever has the higher contrast (WCAG relative luminance) on ``background``."""
+    linear = [(c / 255) / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return _BLACK if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else _WHITE
+
+
+def voc_palette() -> list[Color]:
+    """The 256 colours of Pascal VOC's index PNGs.
+
+    Bits 0, 3, 6 of the index fill red from the highest bit down, bits 1, 4, 7 green and bits 2, 5 blue.
+    """
+
+    def channel(index: int, first: int) -> int:
+        return sum(((index >> (first + 3 * step)) & 1) << (7 - step) for step in range(8))
+
+    return [(channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(256)]
+
+
+def cityscapes_palette() -> list[Color]:
+    """256 colours by training id: the 19 classes of Cityscapes, the rest black."""
+    return [*CITYSCAPES_COLORS, *[_BLACK] * (256 - len(CITYSCAPES_COLORS))]

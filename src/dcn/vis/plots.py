@@ -1,0 +1,188 @@
+"""Diagrams: curves of a run, precision and recall, confusion matrices. Drawn without a display (matplotlib's Agg)."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Row = Mapping[str, object]
+StrPath = str | PathLike[str]
+
+# Okabe and Ito without the yellow, which is too light for lines on white; then line styles go on where colours end.
+_LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+_LINE_STYLES = ("-", "--", ":")
+
+
+def loss_curves(
+    rows: Sequence[Row], *, prefix: str = "loss", x: str = "step", smooth: float = 0.9, path: StrPath | None = None
+) -> bytes:
+    """All losses of one run over its steps.
+
+    Args:
+        rows: the lines of ``metrics.jsonl``; rows without a value are passed over.
+        prefix: a key with a number counts if it starts with this.
+        x: the key of the horizontal axis.
+        smooth: 0..1, weight of the past in a running mean; the raw values stay visible behind it.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    keys = sorted({key for row in rows for key in row if key.startswith(prefix) and _is_number(row[key])})
+    if not keys:
+        raise ValueError(f"rows: expected at least one key starting with {prefix!r}, got {_keys(rows)}")
+    return _curves({key: _points(rows, x, key) for key in keys}, x, "loss", smooth, path)
+
+
+def metric_curves(
+    runs: Mapping[str, Sequence[Row]], key: str, *, x: str = "step", smooth: float = 0.0, path: StrPath | None = None
+) -> bytes:
+    """One figure (an AP, a loss) of several runs in one diagram.
+
+    Args:
+        runs: the rows of each run by its name, see `loss_curves`.
+        key: which figure; rows without it are passed over.
+        x: the key of the horizontal axis.
+        smooth: as in `loss_curves`.
+        path: also write the PNG there.
+    """
+    lines = {name: _points(rows, x, key) for name, rows in runs.items()}
+    if not any(len(line[0]) for line in lines.values()):
+        raise ValueError(f"key: expected one of {_keys([row for rows in runs.values() for row in rows])}, got {key!r}")
+    return _curves(lines, x, key, smooth, path)
+
+
+def precision_recall(
+    curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, path: StrPath | None = None
+) -> bytes:
+    """Precision over recall, one line for each class: from `dcn.metrics.VocAP.curves`. Returns the PNG."""
+    figure, axes = _axes((6.4, 4.6))
+    for number, (name, (recall, precision)) in enumerate(curves.items()):
+        axes.plot(np.r_[0.0, recall], np.r_[1.0, precision], label=name, **_style(number))
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
+    _legend(axes, len(curves))
+    return _png(figure, path)
+
+
+def confusion_matrix(
+    counts: npt.ArrayLike, classes: Sequence[str], *, normalize: bool = True, path: StrPath | None = None
+) -> bytes:
+    """A confusion matrix as a table of shades, with the numbers in it if they can be read.
+
+    Args:
+        counts: ``[C, C]``, rows are the truth, columns what was predicted (`dcn.metrics.MeanIoU.confusion`).
+        classes: names.
+        normalize: show shares of each row (0..1) instead of counts.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    values = np.asarray(counts, dtype=np.float64)
+    if values.shape != (len(classes), len(classes)):
+        raise ValueError(f"counts: expected [{len(classes)}, {len(classes)}] for the classes, got {list(values.shape)}")
+    if normalize:
+        values = values / np.maximum(values.sum(1, keepdims=True), 1)
+    side = min(14.0, 2.6 + 0.42 * len(classes))
+    figure, axes = _axes((side, side))
+    top = values.max() or 1.0
+    axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
+    axes.grid(visible=False)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="annotated")
+    for (row, column), value in np.ndenumerate(values):
+        if value and len(classes) <= 25:
+            text = f"{value:.2f}" if normalize else f"{value:.3g}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if value > 0.6 * top else "k")
+    return _png(figure, path)
+
+
+def histogram(counts: npt.ArrayLike, edges: npt.ArrayLike, *, xlabel: str, path: StrPath | None = None) -> bytes:
+    """A histogram from counts ``[B]`` and bin edges ``[B + 1]``, as in `dcn.vis.OffsetStatistics`. Returns the PNG."""
+    figure, axes = _axes((6.4, 3.2))
+    axes.stairs(np.asarray(counts), np.asarray(edges), fill=True, color=_LINE_COLORS[0])
+    axes.set(xlabel=xlabel, ylabel="count")
+    return _png(figure, path)
+
+
+def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float, path: StrPath | None) -> bytes:
+    if not 0 <= smooth < 1:
+        raise ValueError(f"smooth: expected a number in [0, 1), got {smooth}")
+    figure, axes = _axes((6.4, 4.0))
+    for number, (name, (steps, values)) in enumerate(lines.items()):
+        style = _style(number)
+        if smooth and len(values) > 20:
+            axes.plot(steps, values, **{**style, "alpha": 0.25, "linewidth": 0.8})
+            axes.plot(steps, _smoothed(values, smooth), label=name, **style)
+        else:
+            axes.plot(steps, values, label=name, marker="o" if len(values) <= 20 else None, markersize=3.5, **style)
+    axes.set(xlabel=x, ylabel=y)
+    if min(value for _, values in lines.values() for value in values) >= 0:
+        axes.set_ylim(bottom=0)
+    _legend(axes, len(lines))
+    return _png(figure, path)
+
+
+def _points(rows: Sequence[Row], x: str, key: str) -> tuple[list[float], list[float]]:
+    pairs = [(row[x], row[key]) for row in rows if _is_number(row.get(x)) and _is_number(row.get(key))]
+    return [float(a) for a, _ in pairs], [float(b) for _, b in pairs]  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return sorted({key for row in rows for key in row})
+
+
+def _smoothed(values: Sequence[float], weight: float) -> list[float]:
+    """Running mean with a correction for its start, so that the first values are not drawn towards zero."""
+    mean, out = 0.0, []
+    for i, value in enumerate(values, start=1):
+        mean = weight * mean + (1 - weight) * value
+        out.append(mean / (1 - weight**i))
+    return out
+
+
+def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure without pyplot: no global state, nothing to close."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, color="#e4e4e4", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _style(number: int) -> dict[str, Any]:
+    repeat, color = divmod(number, len(_LINE_COLORS))
+    return {"color": _LINE_COLORS[color], "linestyle": _LINE_STYLES[repeat % len(_LINE_STYLES)], "linewidth": 1.6}
+
+
+def _legend(axes: Any, count: int) -> None:
+    """Inside where there is room, beside the diagram for many lines."""
+    if count > 8:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
+    else:
+        axes.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
+
+
+def _png(figure: Any, path: StrPath | None) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    if path is not None:
+        Path(path).write_bytes(buffer.getvalue())
+    return buffer.getvalue()

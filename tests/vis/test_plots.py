@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dcn.vis import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall
+from dcn.vis.plots import _points, _smoothed
+
+ROWS: list[dict[str, object]] = [
+    {"step": i, "loss": 2.0 / (i + 1), "loss_box": 0.5, "lr": 0.01, "note": "x"} for i in range(40)
+]
+ROWS += [{"step": 20, "AP50": 0.3}, {"step": 40, "AP50": 0.6}, {"step": 41, "AP50": math.nan}]
+
+
+def _pixels(png: bytes) -> Any:
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.format == "PNG"
+        return np.array(picture.convert("RGB"))
+
+
+def _shows(png: bytes, color: tuple[int, int, int]) -> bool:
+    return bool((_pixels(png) == np.array(color)).all(2).any())
+
+
+def test_losses_are_drawn_each_in_its_colour(tmp_path: Path) -> None:
+    png = loss_curves(ROWS, path=tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes() == png
+    assert [_shows(png, c) for c in ((0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73))] == [True, True, False]
+
+
+def test_runs_are_drawn_each_in_its_colour() -> None:
+    png = metric_curves({"a": ROWS, "b": ROWS[-3:], "c": []}, "AP50")
+    assert _shows(png, (0xD5, 0x5E, 0))
+
+
+def test_rows_without_a_finite_value_are_passed_over() -> None:
+    assert _points(ROWS, "step", "AP50") == ([20.0, 40.0], [0.3, 0.6])
+    assert _points(ROWS, "step", "note") == ([], [])
+
+
+def test_running_mean_starts_at_the_first_value() -> None:
+    assert _smoothed([2.0, 2.0, 2.0], 0.9) == pytest.approx([2.0, 2.0, 2.0])
+    assert _smoothed([1.0, 0.0], 0.5) == pytest.approx([1.0, 1 / 3])
+
+
+def test_precision_recall_and_histogram_draw_something() -> None:
+    curves = {f"class {i}": (np.linspace(0, 1, 5), np.linspace(1, 0.1 * i, 5)) for i in range(10)}
+    assert _shows(precision_recall(curves), (0, 0x72, 0xB2))
+    assert _shows(histogram([3, 1], [0.0, 0.5, 1.0], xlabel="length"), (0, 0x72, 0xB2))
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["shares", "counts"])
+def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
+    pixels = _pixels(confusion_matrix(np.eye(3) * 7, ["a", "b", "c"], normalize=normalize)).astype(int)
+    dark = (pixels.sum(2) < 250) & (pixels[..., 2] > pixels[..., 0] + 60)
+    rows, columns = np.nonzero(dark)
+    assert np.corrcoef(rows, columns)[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        pytest.param(lambda: loss_curves(ROWS, prefix="error"), r"rows: .*'AP50', 'loss'", id="prefix"),
+        pytest.param(lambda: metric_curves({"a": ROWS}, "AP75"), r"key: .*'AP50'", id="key"),
+        pytest.param(lambda: loss_curves(ROWS, smooth=1.0), "smooth", id="smooth"),
+        pytest.param(lambda: confusion_matrix(np.eye(2), ["a"]), "counts", id="classes"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
