@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcn.data.datasets import coco_files, voc_files
 from dcn.data.datasets.coco_files import CocoFile
-from dcn.data.datasets.voc import VOC_CLASSES
+from dcn.class_names import VOC_CLASSES
 from dcn.data.datasets.voc_files import VocRecord
 from dcn.data.images import read_image
 from dcn.data.masks import decode_mask

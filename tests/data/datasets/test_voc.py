@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcn.data.datasets.voc import VOC_CLASSES, Voc
+from dcn.class_names import VOC_CLASSES
+from dcn.data.datasets.voc import Voc
 from dcn.structures import Target
 from tests.data.made_files import make_voc, picture, voc_object, voc_xml
 

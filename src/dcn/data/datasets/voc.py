@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcn.class_names import VOC_CLASSES
 from dcn.data.datasets.voc_files import (
     VocRecord,
     class_names,
@@ -25,11 +26,6 @@ from dcn.data.datasets.voc_files import (
 from dcn.data.images import read_image
 from dcn.data.problems import refuse
 from dcn.structures import Sample, Target
-
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 
 
 class Voc:
