@@ -1,0 +1,96 @@
+// What one call of deformable convolution is made of. Axes are always z, y, x; those a call does not have are of size 1.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "scalar_types.h"
+
+// The struct of the C ABI, mirrored in deform_conv.py. Steps are in elements: [batch, channel, pixel].
+struct DcnDeformConv {
+    const void *input, *offset, *mask, *weight, *bias, *grad_output;
+    void *output, *grad_input, *grad_offset, *grad_weight, *grad_mask;
+    int64_t batch, channels, outputs, groups, offset_groups, axes;
+    int64_t size[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
+    int64_t input_step[3], offset_step[3], mask_step[3], output_step[3];  // gradients share the steps of their tensors
+    int64_t dtype, offset_dtype, mask_dtype, v1, threads;
+};
+
+namespace dcn {
+
+// A rectangle of output places of one image: rows along the first axis times a run of the flattened other axes.
+struct Tile {
+    int64_t image, row, rows, column, columns;
+    int64_t pixels() const { return rows * columns; }
+};
+
+// Sizes of a call, flattened around the first axis of the image (y for 1-D and 2-D, z for 3-D): "rows".
+struct Geometry {
+    const DcnDeformConv& call;
+    int64_t taps, corners;
+    int64_t rows_in, rest_in, rows_out, rest_out;
+    int64_t group_channels, group_outputs, offset_channels;
+    int64_t tile_rows, tile_columns, row_strips, column_strips, room;
+    std::vector<double> shift[3];  // [taps] per axis of the call: index of the tap * dilation
+
+    explicit Geometry(const DcnDeformConv& call);
+
+    int64_t pixels_in() const { return rows_in * rest_in; }
+    int64_t pixels_out() const { return rows_out * rest_out; }
+    int64_t tile_lines() const { return call.batch * row_strips; }  // lines of tiles over all images
+    int64_t tiles() const { return tile_lines() * column_strips; }
+    Tile tile(int64_t index) const;
+    int axis(int64_t i) const { return static_cast<int>(3 - call.axes + i); }  // i-th axis of the call among z, y, x
+    int64_t tensor_bytes(bool backward) const;
+};
+
+// A run of channels that is sampled and multiplied at once: part of one convolution group, or several whole groups.
+struct ChannelBlock {
+    int64_t first, channels;    // input channels
+    int64_t group, groups;      // convolution groups
+    int64_t per_group;          // channels of each group in this block
+    int64_t start_in_group;
+};
+
+std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit, bool depthwise);
+
+// A part of a block whose channels share one convolution group and one offset group.
+struct Segment {
+    int64_t channel, channels;  // relative to the block
+    int64_t offset_group;
+    int64_t column, column_tap;  // place in a row of columns, which are ordered [group, tap, channel]
+};
+
+std::vector<Segment> segments(const Geometry& geometry, const ChannelBlock& block);
+
+// Bands of lines of tiles, and the window of input rows (over the whole batch) that each of them needs.
+struct Band {
+    int64_t first, last;      // lines of tiles
+    int64_t load_end;         // rows below this one have been brought into the window (or are not needed)
+    int64_t low;              // rows below this one are needed no more
+};
+
+struct RowSchedule {
+    std::vector<Band> bands;
+    std::vector<unsigned char> live;  // of each row: whether it is ever in the window
+    std::vector<int32_t> slot;        // of each row: its first pixel in the window
+    int64_t capacity = 0;             // rows of the window
+};
+
+// Input rows touched by each line of tiles: [low, high) over the whole batch, low >= high when none.
+struct RowRanges {
+    std::vector<int64_t> low, high;
+};
+
+RowRanges row_ranges(const Geometry& geometry);
+
+// Rows of the smallest window that can work.
+int64_t smallest_window(const RowRanges& ranges);
+
+// Groups lines into bands with a window of at most `capacity` rows and at most `lines` lines.
+RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
+
+void deform_conv_forward(const DcnDeformConv& call);
+void deform_conv_backward(const DcnDeformConv& call);
+
+}  // namespace dcn

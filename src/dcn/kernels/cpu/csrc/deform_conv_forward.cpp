@@ -1,0 +1,362 @@
+// Forward pass. The channels are processed in passes (as many as the memory budget asks for, usually one or a few), the
+// image in bands of output rows. A pass brings the input rows that a band touches into a window with channels innermost;
+// then every tile of the band is sampled into columns that fit the L2 cache and multiplied with the packed weights.
+#include <algorithm>
+#include <vector>
+
+#include "deform_conv.h"
+#include "gemm.h"
+#include "layout.h"
+#include "parallel.h"
+#include "tables.h"
+#include "tile_plan.h"
+
+namespace dcn {
+namespace {
+
+// Workspace allowed, as a part of the tensors of the call; the goal is 20 % including what the process keeps.
+constexpr double budget_share = 0.15;
+constexpr int64_t budget_floor = 3 << 19;
+
+int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+template <class S>
+class Forward {
+    using T = typename Compute<S>::type;
+
+   public:
+    explicit Forward(const DcnDeformConv& call)
+        : call_(call),
+          g_(call),
+          depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
+          direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
+          kernels_(conv_kernels<T>()),
+          gemm_(gemm<T>()),
+          layout_(layout<S>()) {
+        // Depth of the product of one block: about 576, 9 taps of 64 channels.
+        const int64_t limit = std::min<int64_t>(512, std::max<int64_t>(16, 640 / g_.taps / 16 * 16));
+        blocks_ = channel_blocks(g_, depthwise_ ? 64 : limit, depthwise_);
+        for (const ChannelBlock& block : blocks_) segments_.push_back(segments(g_, block));
+        group_pitch_ = round_up(g_.group_outputs, gemm_.lanes);
+    }
+
+    void run() {
+        if (call_.batch * g_.pixels_out() * call_.outputs == 0) return;
+        choose_passes();
+        reserve();
+        std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
+        dcn_with_team(threads(), [this](DcnTeam& team) {
+            team_ = &team;
+            const int64_t count = static_cast<int64_t>(blocks_.size());
+            for (int64_t first = 0; first < count; first += pass_blocks_) {
+                run_pass(first, std::min(count, first + pass_blocks_));
+            }
+            if (blocked_) unblock();
+        });
+    }
+
+   private:
+    int threads() const { return static_cast<int>(call_.threads); }
+
+    // Elements of the packed weights of one block.
+    int64_t packed_size(const ChannelBlock& block) const {
+        if (depthwise_) return block.channels * g_.taps;
+        return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
+    }
+
+    int64_t columns_row() const {
+        int64_t depth = 0;
+        for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
+        return depthwise_ ? 0 : round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
+    }
+
+    // The widest of the passes of `size` blocks.
+    template <class F>
+    int64_t widest(int64_t size, F&& measure) const {
+        int64_t result = 0;
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += size) {
+            result = std::max(result, measure(first, std::min(count, first + size)));
+        }
+        return result;
+    }
+
+    int64_t pass_channels(int64_t first, int64_t last) const {
+        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
+        return end.first + end.channels - blocks_[static_cast<size_t>(first)].first;
+    }
+
+    int64_t pass_groups(int64_t first, int64_t last) const {
+        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
+        return end.group + end.groups - blocks_[static_cast<size_t>(first)].group;
+    }
+
+    int64_t sums_row(int64_t size) const {
+        if (depthwise_) return round_up(widest(size, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+        return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
+    }
+
+    int64_t packed_elements(int64_t size) const {
+        return widest(size, [this](auto a, auto b) {
+            int64_t total = 0;
+            for (int64_t i = a; i < b; ++i) total += packed_size(blocks_[static_cast<size_t>(i)]);
+            return total;
+        });
+    }
+
+    // Fewest passes whose workspace fits the budget; with half precision always one, sums must not be rounded in between.
+    void choose_passes() {
+        const RowRanges ranges = direct_ ? RowRanges{} : row_ranges(g_);
+        const int64_t bytes = static_cast<int64_t>(sizeof(T)), rows = call_.batch * g_.rows_in;
+        budget_ = std::max(budget_floor, static_cast<int64_t>(budget_share * g_.tensor_bytes(false)));
+        const int64_t least = direct_ ? 0 : smallest_window(ranges);
+        int64_t window = rows;
+        pass_blocks_ = static_cast<int64_t>(blocks_.size());
+        for (;;) {
+            const int64_t scratch = threads() * g_.room * (columns_row() + sums_row(pass_blocks_) + 9 * g_.corners);
+            const int64_t pitch = round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+            const int64_t left = budget_ / bytes - scratch - packed_elements(pass_blocks_);
+            window = left / std::max<int64_t>(1, pitch * g_.rest_in);
+            if (pass_blocks_ == 1 || sizeof(S) < sizeof(T) || window >= std::min(rows, least + g_.tile_rows)) break;
+            pass_blocks_ = (pass_blocks_ + 1) / 2;
+        }
+        if (direct_) {
+            schedule_.bands.push_back({0, g_.tile_lines(), 0, 0});
+            for (int64_t row = 0; row < g_.rows_in; ++row) {
+                schedule_.slot.push_back(static_cast<int32_t>(row * g_.rest_in));
+            }
+            return;
+        }
+        const int64_t lines = 1 + 32 * threads() / g_.column_strips;
+        schedule_ = schedule(g_, ranges, std::max(window, least + g_.tile_rows), lines);
+    }
+
+    void reserve() {
+        pitch_ = direct_ ? call_.input_step[2]
+                         : round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+        columns_row_ = columns_row();
+        sums_row_ = sums_row(pass_blocks_);
+        // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
+        const bool several = pass_blocks_ < static_cast<int64_t>(blocks_.size());
+        const int64_t turn = threads() * block_outputs * g_.pixels_out();
+        blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
+                   turn * static_cast<int64_t>(sizeof(T)) <= budget_;
+        zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
+        window_ = workspace_.plan<T>(direct_ ? 0 : schedule_.capacity * g_.rest_in * pitch_);
+        packed_ = workspace_.plan<T>(packed_elements(pass_blocks_));
+        threads_.resize(static_cast<size_t>(threads()));
+        for (Scratch& scratch : threads_) {
+            scratch.columns = workspace_.plan<T>(g_.room * columns_row_);
+            scratch.sums = workspace_.plan<T>(g_.room * sums_row_);
+            scratch.plan.plan(workspace_, g_, false);
+            scratch.planner.plan(workspace_, g_);
+        }
+        const int64_t taken = workspace_.bytes() / static_cast<int64_t>(sizeof(T));
+        if (blocked_ && taken < turn) workspace_.plan<T>(turn - taken);
+        workspace_.take();
+    }
+
+    void run_pass(int64_t first, int64_t last) {
+        pack(first, last);
+        const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
+        int64_t loaded = 0;
+        for (const Band& band : schedule_.bands) {
+            if (!direct_) load_rows(loaded, band.load_end, start.first, pass_channels(first, last));
+            loaded = std::max(loaded, band.load_end);
+            const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
+            team_->loop(tiles, [&](int64_t i, int worker) {
+                run_tile(g_.tile(tile + i), first, last, threads_[static_cast<size_t>(worker)]);
+            });
+        }
+    }
+
+    void pack(int64_t first, int64_t last) {
+        packed_at_.assign(blocks_.size(), 0);
+        std::vector<PackTask> tasks;
+        int64_t at = 0;
+        for (int64_t i = first; i < last; ++i) {
+            const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
+            packed_at_[static_cast<size_t>(i)] = at;
+            const int64_t panels = depthwise_ ? 1 : round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+            for (int64_t group = 0; group < (depthwise_ ? 1 : block.groups); ++group) {
+                for (int64_t panel = 0; panel < panels; ++panel) tasks.push_back({i, group, panel});
+            }
+            at += packed_size(block);
+        }
+        team_->loop(static_cast<int64_t>(tasks.size()), [&](int64_t i) { pack_panel(tasks[static_cast<size_t>(i)]); });
+    }
+
+    struct PackTask {
+        int64_t block, group, panel;
+    };
+
+    void pack_panel(const PackTask& task) {
+        const ChannelBlock& block = blocks_[static_cast<size_t>(task.block)];
+        const S* weight = static_cast<const S*>(call_.weight);
+        T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
+        if (depthwise_) {
+            for (int64_t t = 0; t < g_.taps; ++t) {
+                kernels_.read(weight + block.first * g_.taps + t, static_cast<int32_t>(call_.dtype), g_.taps,
+                              block.channels, to + t * block.channels);
+            }
+            return;
+        }
+        const int64_t step = g_.group_channels * g_.taps, depth = block.per_group * g_.taps;
+        const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+        const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
+        const int64_t outputs = std::min<int64_t>(gemm_.panel, g_.group_outputs - task.panel * gemm_.panel);
+        layout_.pack_outputs(weight + output * step + block.start_in_group * g_.taps, step, outputs, block.per_group,
+                             g_.taps, gemm_.panel, to + (task.group * panels + task.panel) * depth * gemm_.panel);
+    }
+
+    void load_rows(int64_t from, int64_t to, int64_t channel, int64_t channels) {
+        team_->loop(to - from, [&](int64_t i) {
+            const int64_t row = from + i;
+            if (!schedule_.live[static_cast<size_t>(row)]) return;
+            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in;
+            const S* source = static_cast<const S*>(call_.input) + image * call_.input_step[0] +
+                              channel * call_.input_step[1] + pixel * call_.input_step[2];
+            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, g_.rest_in,
+                           workspace_.at(window_) + schedule_.slot[static_cast<size_t>(row)] * pitch_, pitch_);
+        });
+    }
+
+    struct Scratch {
+        Room<T> columns, sums;
+        PlanRoom<T> plan;
+        TilePlanner<T> planner;
+    };
+
+    void run_tile(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+        SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
+        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
+        const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
+        const T* source = source_of(tile, start.first);
+        int64_t planned = -1;
+        for (int64_t i = first; i < last; ++i) {
+            const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
+            for (const Segment& segment : segments_[static_cast<size_t>(i)]) {
+                if (segment.offset_group != planned) {
+                    planned = segment.offset_group;
+                    scratch.planner.run(workspace_, g_, kernels_, tile, planned, slot, true, plan);
+                }
+                sample(plan, source + block.first - start.first + segment.channel, i, segment, start, scratch);
+            }
+            if (!depthwise_) multiply(tile.pixels(), i, start, first, scratch);
+        }
+        write(tile, first, last, scratch);
+    }
+
+    const T* source_of(const Tile& tile, int64_t channel) const {
+        if (!direct_) return workspace_.at(window_);
+        return static_cast<const T*>(call_.input) + tile.image * call_.input_step[0] + channel;
+    }
+
+    void sample(const SamplingPlan<T>& plan, const T* source, int64_t i, const Segment& segment,
+                const ChannelBlock& start, const Scratch& scratch) {
+        const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
+        const T* zeros = workspace_.at(zeros_);
+        if (depthwise_) {
+            const T* weight = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + segment.channel;
+            T* sums = workspace_.at(scratch.sums) + block.first - start.first + segment.channel;
+            kernels_.depthwise(plan, source, pitch_, segment.channels, zeros, weight, block.channels, sums, sums_row_);
+            return;
+        }
+        kernels_.sample(plan, source, pitch_, segment.channels, zeros, workspace_.at(scratch.columns) + segment.column,
+                        columns_row_, segment.column_tap);
+    }
+
+    void multiply(int64_t pixels, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
+        const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
+        const int64_t depth = block.per_group * g_.taps;
+        const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)];
+        for (int64_t group = 0; group < block.groups; ++group) {
+            const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
+            gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth, columns_row_,
+                           1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel, gemm_.panel,
+                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_, sums_row_,
+                           accumulate);
+        }
+    }
+
+    // Adds the sums of a tile to the output (or starts it, with the bias).
+    void write(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+        const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
+        const T* sums = workspace_.at(scratch.sums);
+        if (depthwise_) return write_run(tile, sums, start.first, pass_channels(first, last), false);
+        const int64_t groups = pass_groups(first, last);
+        for (int64_t i = 0; i < groups; ++i) {
+            const bool continued = i == 0 && start.start_in_group != 0;
+            write_run(tile, sums + i * group_pitch_, (start.group + i) * g_.group_outputs, g_.group_outputs, continued);
+        }
+    }
+
+    void write_run(const Tile& tile, const T* sums, int64_t output, int64_t outputs, bool accumulate) {
+        const S* bias = call_.bias && !accumulate ? static_cast<const S*>(call_.bias) + output : nullptr;
+        const bool whole = tile.columns == g_.rest_out;  // the rows of the tile follow each other in memory
+        const int64_t rows = whole ? 1 : tile.rows, run = whole ? tile.pixels() : tile.columns;
+        for (int64_t r = 0; r < rows; ++r) {
+            const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
+            if (blocked_) {
+                S* image = static_cast<S*>(call_.output) + tile.image * call_.output_step[0];
+                layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, image, g_.pixels_out(), pixel,
+                                    accumulate);
+                continue;
+            }
+            S* to = static_cast<S*>(call_.output) + tile.image * call_.output_step[0] + output * call_.output_step[1] +
+                    pixel * call_.output_step[2];
+            layout_.scatter(sums + r * run * sums_row_, sums_row_, outputs, run, to, call_.output_step[1],
+                            call_.output_step[2], bias, accumulate);
+        }
+    }
+
+    // Turns every block of 16 outputs from [pixel][output] into [output][pixel], with the bias. The rest of the workspace
+    // is free by now: each thread has its part of it as room for one block.
+    void unblock() {
+        if constexpr (sizeof(S) == sizeof(T)) {
+            const int64_t plane = g_.pixels_out(), per_image = (call_.outputs + block_outputs - 1) / block_outputs;
+            team_->loop(call_.batch * per_image, [&](int64_t i, int worker) {
+                const int64_t output = i % per_image * block_outputs;
+                const int64_t width = std::min(block_outputs, call_.outputs - output);
+                S* block = static_cast<S*>(call_.output) + i / per_image * call_.output_step[0] + output * plane;
+                T* copy = workspace_.at(Room<T>{}) + worker * block_outputs * plane;
+                std::copy_n(block, width * plane, copy);
+                const S* bias = call_.bias ? static_cast<const S*>(call_.bias) + output : nullptr;
+                layout_.scatter(copy, width, width, plane, block, plane, 1, bias, false);
+            });
+        }
+    }
+
+    static constexpr int64_t block_outputs = 16;
+
+    DcnTeam* team_ = nullptr;
+    const DcnDeformConv& call_;
+    const Geometry g_;
+    const bool depthwise_, direct_;  // direct: the input has its channels innermost already
+    const DeformConvKernels<T>& kernels_;
+    const Gemm<T>& gemm_;
+    const Layout<S, T>& layout_;
+    std::vector<ChannelBlock> blocks_;
+    std::vector<std::vector<Segment>> segments_;
+    std::vector<int64_t> packed_at_;
+    RowSchedule schedule_;
+    bool blocked_ = false;
+    int64_t budget_ = 0, group_pitch_ = 0, pass_blocks_ = 0, pitch_ = 0, columns_row_ = 0, sums_row_ = 0;
+    Workspace workspace_;
+    Room<T> zeros_, window_, packed_;
+    std::vector<Scratch> threads_;
+};
+
+}  // namespace
+
+void deform_conv_forward(const DcnDeformConv& call) {
+    switch (call.dtype) {
+        case dtype_f32: return Forward<float>(call).run();
+        case dtype_f64: return Forward<double>(call).run();
+        case dtype_f16: return Forward<Half>(call).run();
+        default: return Forward<BFloat>(call).run();
+    }
+}
+
+}  // namespace dcn

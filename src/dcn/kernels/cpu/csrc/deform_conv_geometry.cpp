@@ -1,0 +1,186 @@
+#include <algorithm>
+#include <limits>
+
+#include "deform_conv.h"
+#include "deform_conv_kernels.h"
+#include "parallel.h"
+#include "tile_plan.h"
+
+namespace dcn {
+namespace {
+
+constexpr int64_t tile_pixels = 112;  // 8 strips of 14 rows of the matrix product; the columns of a tile stay in L2
+constexpr int64_t tile_width = 32;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t element_bytes(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
+
+}  // namespace
+
+Geometry::Geometry(const DcnDeformConv& c) : call(c) {
+    const int first = c.axes == 3 ? 0 : 1;
+    taps = c.kernel[0] * c.kernel[1] * c.kernel[2];
+    corners = int64_t{1} << c.axes;
+    rows_in = c.size[first];
+    rest_in = (first == 0 ? c.size[1] : 1) * c.size[2];
+    rows_out = c.out[first];
+    rest_out = (first == 0 ? c.out[1] : 1) * c.out[2];
+    group_channels = c.channels / c.groups;
+    group_outputs = c.outputs / c.groups;
+    offset_channels = c.channels / c.offset_groups;
+    // Nearly square tiles: samples of neighbours overlap, so a square touches the fewest input pixels.
+    column_strips = std::max<int64_t>(1, ceil_div(rest_out, rows_out == 1 ? tile_pixels : tile_width));
+    tile_columns = std::max<int64_t>(1, ceil_div(rest_out, column_strips));
+    row_strips = std::max<int64_t>(1, ceil_div(rows_out, std::max<int64_t>(1, tile_pixels / tile_columns)));
+    tile_rows = std::max<int64_t>(1, ceil_div(rows_out, row_strips));
+    row_strips = ceil_div(rows_out, tile_rows);
+    column_strips = ceil_div(rest_out, tile_columns);
+    room = (tile_rows * tile_columns + 15) / 16 * 16;
+    for (int64_t t = 0; t < taps; ++t) {
+        const int64_t at[3] = {t / (c.kernel[1] * c.kernel[2]), t / c.kernel[2] % c.kernel[1], t % c.kernel[2]};
+        for (int i = 0; i < c.axes; ++i) shift[i].push_back(static_cast<double>(at[axis(i)] * c.dilation[axis(i)]));
+    }
+}
+
+Tile Geometry::tile(int64_t index) const {
+    const int64_t line = index / column_strips, strip = index % column_strips;
+    Tile tile{line / row_strips, line % row_strips * tile_rows, 0, strip * tile_columns, 0};
+    tile.rows = std::min(tile_rows, rows_out - tile.row);
+    tile.columns = std::min(tile_columns, rest_out - tile.column);
+    return tile;
+}
+
+int64_t Geometry::tensor_bytes(bool backward) const {
+    const int64_t in = call.batch * call.channels * pixels_in(), out = call.batch * call.outputs * pixels_out();
+    const int64_t taps_out = call.batch * call.offset_groups * taps * pixels_out();
+    const int64_t weights = call.outputs * group_channels * taps;
+    const int64_t data = (in + out + weights) * element_bytes(call.dtype) +
+                         taps_out * call.axes * element_bytes(call.offset_dtype) +
+                         (call.mask ? taps_out * element_bytes(call.mask_dtype) : 0);
+    return backward ? 2 * data : data;
+}
+
+std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit, bool depthwise) {
+    std::vector<ChannelBlock> blocks;
+    const int64_t channels = geometry.call.channels, per_group = geometry.group_channels;
+    if (depthwise) {
+        for (int64_t c = 0; c < channels; c += limit) {
+            const int64_t n = std::min(limit, channels - c);
+            blocks.push_back({c, n, c, n, 1, 0});
+        }
+    } else if (per_group >= limit) {
+        const int64_t parts = ceil_div(per_group, limit);
+        const int64_t size = std::min(per_group, ceil_div(ceil_div(per_group, parts), 16) * 16);
+        for (int64_t g = 0; g < geometry.call.groups; ++g) {
+            for (int64_t c = 0; c < per_group; c += size) {
+                const int64_t n = std::min(size, per_group - c);
+                blocks.push_back({g * per_group + c, n, g, 1, n, c});
+            }
+        }
+    } else {
+        const int64_t step = limit / per_group;
+        for (int64_t g = 0; g < geometry.call.groups; g += step) {
+            const int64_t n = std::min(step, geometry.call.groups - g);
+            blocks.push_back({g * per_group, n * per_group, g, n, per_group, 0});
+        }
+    }
+    return blocks;
+}
+
+std::vector<Segment> segments(const Geometry& geometry, const ChannelBlock& block) {
+    std::vector<Segment> result;
+    const bool depthwise = geometry.group_channels == 1 && geometry.group_outputs == 1;
+    const int64_t run = depthwise ? block.channels : block.per_group;  // channels between changes of the group
+    for (int64_t c = 0; c < block.channels;) {
+        const int64_t q = (block.first + c) / geometry.offset_channels;
+        const int64_t group_end = (c / run + 1) * run;
+        const int64_t offset_end = (q + 1) * geometry.offset_channels - block.first;
+        const int64_t end = std::min({group_end, offset_end, block.channels});
+        result.push_back({c, end - c, q, c / run * run * geometry.taps + c % run, run});
+        c = end;
+    }
+    return result;
+}
+
+namespace {
+
+template <class T>
+void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, int64_t line, int64_t* low, int64_t* high) {
+    const DcnDeformConv& call = geometry.call;
+    const Tile tile = geometry.tile(line * geometry.column_strips);
+    const int axis = geometry.axis(0);
+    std::vector<T> offset(static_cast<size_t>(geometry.rest_out));
+    for (int64_t q = 0; q < call.offset_groups; ++q) {
+        for (int64_t t = 0; t < geometry.taps; ++t) {
+            const int64_t channel = (q * geometry.taps + t) * call.axes;
+            for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
+                const int64_t from = tile.image * call.offset_step[0] + channel * call.offset_step[1] +
+                                     row * geometry.rest_out * call.offset_step[2];
+                kernels.read(element_at(call.offset, call.offset_dtype, from), static_cast<int32_t>(call.offset_dtype),
+                             call.offset_step[2], geometry.rest_out, offset.data());
+                const T place = static_cast<T>(row * call.stride[axis] - call.padding[axis]) +
+                                static_cast<T>(geometry.shift[0][static_cast<size_t>(t)]);
+                kernels.row_range(offset.data(), geometry.rest_out, place, geometry.rows_in, call.v1 != 0, low, high);
+            }
+        }
+    }
+}
+
+}  // namespace
+
+RowRanges row_ranges(const Geometry& geometry) {
+    const int64_t lines = geometry.tile_lines();
+    RowRanges ranges{std::vector<int64_t>(static_cast<size_t>(lines)), std::vector<int64_t>(static_cast<size_t>(lines))};
+    dcn_parallel_for(lines, static_cast<int>(geometry.call.threads), [&](int64_t line) {
+        int64_t low = geometry.rows_in, high = 0;
+        if (geometry.call.axes == 1) {
+            low = 0;
+            high = geometry.rows_in;
+        } else if (geometry.call.dtype == dtype_f64) {
+            line_range<double>(geometry, DCN_FOR_ISA(deform_conv_double)(), line, &low, &high);
+        } else {
+            line_range<float>(geometry, DCN_FOR_ISA(deform_conv_float)(), line, &low, &high);
+        }
+        const int64_t base = line / geometry.row_strips * geometry.rows_in;
+        const bool any = low < high;
+        ranges.low[static_cast<size_t>(line)] = any ? base + low : std::numeric_limits<int64_t>::max();
+        ranges.high[static_cast<size_t>(line)] = any ? base + high : 0;
+    });
+    for (size_t i = 1; i < ranges.high.size(); ++i) {  // rows enter and leave the window in order
+        ranges.high[i] = std::max(ranges.high[i], ranges.high[i - 1]);
+    }
+    for (size_t i = ranges.low.size(); i-- > 1;) ranges.low[i - 1] = std::min(ranges.low[i], ranges.low[i - 1]);
+    return ranges;
+}
+
+int64_t smallest_window(const RowRanges& ranges) {
+    int64_t rows = 1;
+    for (size_t i = 0; i < ranges.low.size(); ++i) rows = std::max(rows, ranges.high[i] - ranges.low[i]);
+    return rows;
+}
+
+RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines) {
+    RowSchedule plan;
+    const int64_t total = geometry.tile_lines(), rows = geometry.call.batch * geometry.rows_in;
+    plan.live.assign(static_cast<size_t>(rows), 0);
+    int64_t loaded = 0;
+    for (int64_t line = 0; line < total;) {
+        const int64_t low = std::min(rows, ranges.low[static_cast<size_t>(line)]);
+        int64_t end = line + 1;
+        while (end < total && end - line < lines && ranges.high[static_cast<size_t>(end)] - low <= capacity) ++end;
+        const int64_t high = std::max(loaded, ranges.high[static_cast<size_t>(end - 1)]);
+        for (int64_t row = std::max(loaded, low); row < high; ++row) plan.live[static_cast<size_t>(row)] = 1;
+        plan.capacity = std::max(plan.capacity, high - low);
+        plan.bands.push_back({line, end, high, low});
+        loaded = high;
+        line = end;
+    }
+    plan.capacity = std::max<int64_t>(1, plan.capacity);
+    for (int64_t row = 0; row < rows; ++row) {
+        plan.slot.push_back(static_cast<int32_t>(row % plan.capacity * geometry.rest_in));
+    }
+    return plan;
+}
+
+}  // namespace dcn

@@ -1,0 +1,386 @@
+// The averaging RoI poolings (RoIAlign, position-sensitive, deformable), forward and backward.
+//
+// The caller (kernels/cpu/deform_roi_pool.py) gives sample coordinates per axis; rows and columns of a bin's samples are
+// independent, so its bilinear samples collapse into weights of rows times weights of columns. With 4 x 4 samples of a
+// bin of 2 x 2 pixels that leaves about 12 pixels to read instead of 64 corners.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "parallel.h"
+#include "roi_mean.h"
+#include "status.h"
+
+// The samples of all bins along one axis: origin + i * step for i < count. Mirrors _Axis in kernels/cpu/deform_roi_pool.py.
+struct DcnRoiAxis {
+    int64_t by_class, by_other;  // whether origin and count [R, K|1, P|1, Q|1] differ by class and by bin of the other axis
+    int64_t most;                // largest count
+    const void* origin;
+    const void* step;            // [R]
+    const int64_t* count;
+};
+
+// Mirrors _Call. Pointers are to float or double as `is_double` says.
+struct DcnRoiCall {
+    int64_t images, channels, height, width;  // channels: of the output, D
+    int64_t rois, classes, bins_y, bins_x;    // R, K, P, Q
+    int64_t group_y, group_x;                 // above 1: data are NCHW with D * group_y * group_x channels
+    int64_t flat, is_double, threads;         // flat: slope 0 at whole coordinates
+    double margin;                            // how far outside the map a sample counts
+    const void* data;                         // NHWC without groups, NCHW with
+    const int64_t* image;                     // [R]
+    const void* scale;                        // [R, P, Q], or null: one over the number of samples that count
+    const void* mask;                         // [R, P, Q] or null
+    DcnRoiAxis rows, columns;
+};
+
+namespace dcn {
+namespace {
+
+const RoiMeanTable& table() { return DCN_FOR_ISA(roi_mean_table)(); }
+
+template <class T>
+const RoiMeanLoops<T>& loops() {
+    if constexpr (std::is_same_v<T, float>) {
+        return table().f32;
+    } else {
+        return table().f64;
+    }
+}
+
+// What one bin reads along one axis: lines of the map, their weights, and how these change as the bin moves.
+template <class T>
+struct Lines {
+    int64_t size = 0, samples = 0;  // samples: how many count
+    int64_t* index = nullptr;
+    T *weight = nullptr, *slope = nullptr;
+};
+
+// The lines of all bins of one RoI along one axis.
+template <class T>
+class AxisLines {
+public:
+    AxisLines(const DcnRoiAxis& axis, int64_t classes, int64_t bins, int64_t others, int64_t extent, double margin, bool flat)
+        : axis_(axis),
+          per_class_(bins * (axis.by_other ? others : 1)),
+          classes_(axis.by_class ? classes : 1),
+          last_(extent - 1),
+          most_(std::min(extent, 2 * axis.most)),
+          low_(static_cast<T>(-margin)),
+          high_(static_cast<T>(static_cast<double>(last_) + margin)),
+          flat_(flat),
+          slots_(extent, -1),
+          lines_(per_class_ * classes_),
+          index_(lines_.size() * most_),
+          weights_(lines_.size() * most_ * 2) {}
+
+    // Only the classes from `first` to before `end` are made; the others keep what they held.
+    void load(int64_t roi, int64_t first, int64_t end) {
+        if (classes_ == 1) first = 0, end = 1;
+        for (int64_t i = first * per_class_; i < end * per_class_; ++i) {
+            lines_[i] = {0, 0, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+            collapse(roi, roi * per_class_ * classes_ + i, lines_[i]);
+        }
+    }
+
+    const Lines<T>& at(int64_t k, int64_t place) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + place]; }
+
+private:
+    void collapse(int64_t roi, int64_t bin, Lines<T>& lines) {
+        const T origin = static_cast<const T*>(axis_.origin)[bin], step = static_cast<const T*>(axis_.step)[roi];
+        const int64_t count = axis_.count[bin];
+        for (int64_t i = 0; i < count; ++i) {
+            const T place = origin + static_cast<T>(i) * step;
+            if (!(place >= low_ && place <= high_)) continue;
+            ++lines.samples;
+            // A sample held at the border does not move with the bin.
+            if (place <= 0 || place >= static_cast<T>(last_)) {
+                const int64_t held = place <= 0 ? 0 : last_;
+                add(lines, held, 1, 0);
+                continue;
+            }
+            const int64_t low = static_cast<int64_t>(place);
+            const T fraction = place - static_cast<T>(low);
+            const T slope = flat_ && fraction == 0 ? 0 : 1;
+            add(lines, low, 1 - fraction, -slope);
+            if (slope != 0) add(lines, low + 1, fraction, slope);
+        }
+        for (int64_t i = 0; i < lines.size; ++i) slots_[lines.index[i]] = -1;
+    }
+
+    void add(Lines<T>& lines, int64_t line, T weight, T slope) {
+        int64_t& slot = slots_[line];
+        if (slot < 0) {
+            slot = lines.size++;
+            lines.index[slot] = line;
+            lines.weight[slot] = weight;
+            lines.slope[slot] = slope;
+        } else {
+            lines.weight[slot] += weight;
+            lines.slope[slot] += slope;
+        }
+    }
+
+    const DcnRoiAxis& axis_;
+    int64_t per_class_, classes_, last_, most_;
+    T low_, high_;
+    bool flat_;
+    std::vector<int64_t> slots_;  // where each line of the map went; -1 between bins
+    std::vector<Lines<T>> lines_;
+    std::vector<int64_t> index_;
+    std::vector<T> weights_;
+};
+
+// One worker's view of one RoI at a time.
+template <class T>
+class Roi {
+public:
+    explicit Roi(const DcnRoiCall& call)
+        : call_(call),
+          rows_(call.rows, call.classes, call.bins_y, call.bins_x, call.height, call.margin, call.flat != 0),
+          columns_(call.columns, call.classes, call.bins_x, call.bins_y, call.width, call.margin, call.flat != 0),
+          grouped_(call.group_y * call.group_x > 1) {
+        pixel_y_ = grouped_ ? call.width : call.width * call.channels;
+        pixel_x_ = grouped_ ? 1 : call.channels;
+    }
+
+    void load(int64_t roi, int64_t first_class, int64_t end_class) {
+        roi_ = roi;
+        rows_.load(roi, first_class, end_class);
+        columns_.load(roi, first_class, end_class);
+    }
+
+    // Prepares the taps of a bin; false when it reads nothing.
+    bool bin(int64_t k, int64_t p, int64_t q) {
+        const int64_t place = (roi_ * call_.bins_y + p) * call_.bins_x + q;
+        rows = &rows_.at(k, call_.rows.by_other ? p * call_.bins_x + q : p);
+        columns = &columns_.at(k, call_.columns.by_other ? p * call_.bins_x + q : q);
+        const int64_t samples = rows->samples * columns->samples;
+        scale = call_.scale ? static_cast<const T*>(call_.scale)[place] : samples ? 1 / static_cast<T>(samples) : T(0);
+        modulation = call_.mask ? static_cast<const T*>(call_.mask)[place] : T(1);
+        taps(scale * modulation);
+        return !offsets.empty();
+    }
+
+    // First data element of the image, at channel `d` of the output (with groups: at the channel that bin (p, q) reads).
+    int64_t base(int64_t d, int64_t p, int64_t q) const {
+        const int64_t plane = call_.height * call_.width, groups = call_.group_y * call_.group_x;
+        const int64_t start = call_.image[roi_] * call_.channels * groups * plane;
+        if (!grouped_) return start + d;
+        const int64_t cell = p * call_.group_y / call_.bins_y * call_.group_x + q * call_.group_x / call_.bins_x;
+        return start + (d * groups + cell) * plane;
+    }
+
+    const Lines<T>* rows = nullptr;
+    const Lines<T>* columns = nullptr;
+    T scale = 0, modulation = 1;
+    std::vector<int64_t> offsets;
+    std::vector<T> weights;
+
+private:
+    void taps(T factor) {
+        const int64_t height = rows->size, width = columns->size;
+        offsets.resize(height * width);
+        weights.resize(height * width);
+        for (int64_t i = 0; i < height; ++i) {
+            const T weight = rows->weight[i] * factor;
+            for (int64_t j = 0; j < width; ++j) {
+                offsets[i * width + j] = rows->index[i] * pixel_y_ + columns->index[j] * pixel_x_;
+                weights[i * width + j] = weight * columns->weight[j];
+            }
+        }
+    }
+
+    const DcnRoiCall& call_;
+    AxisLines<T> rows_, columns_;
+    bool grouped_;
+    int64_t roi_ = 0, pixel_y_ = 0, pixel_x_ = 0;
+};
+
+// Not a copy per worker of one: lines point into their owner.
+template <class T>
+std::vector<std::unique_ptr<Roi<T>>> make_workers(const DcnRoiCall& call) {
+    std::vector<std::unique_ptr<Roi<T>>> workers;
+    for (int64_t i = 0; i < call.threads; ++i) workers.push_back(std::make_unique<Roi<T>>(call));
+    return workers;
+}
+
+template <class T>
+T weighted(const T* plane, const Roi<T>& roi) {
+    T sum = 0;
+    for (size_t tap = 0; tap < roi.offsets.size(); ++tap) sum += roi.weights[tap] * plane[roi.offsets[tap]];
+    return sum;
+}
+
+template <class F>
+void each_bin(const DcnRoiCall& call, F&& body) {
+    for (int64_t k = 0; k < call.classes; ++k)
+        for (int64_t p = 0; p < call.bins_y; ++p)
+            for (int64_t q = 0; q < call.bins_x; ++q) body(k, p, q);
+}
+
+template <class T>
+void forward(const DcnRoiCall& call, T* output) {
+    const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
+    const T* data = static_cast<const T*>(call.data);
+    const bool grouped = call.group_y * call.group_x > 1;
+    const auto& loop = loops<T>();
+    const auto workers = make_workers<T>(call);
+    std::vector<std::vector<T>> pooled(call.threads, std::vector<T>(grouped ? 0 : bins * call.channels));
+    dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
+        Roi<T>& roi = *workers[worker];
+        T* out = output + r * call.channels * bins;
+        roi.load(r, 0, call.classes);
+        each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+            roi.bin(k, p, q);
+            const int64_t first = k * per_class, place = p * call.bins_x + q;
+            if (!grouped) {
+                loop.gather(&pooled[worker][place * call.channels + first], data + roi.base(first, p, q),
+                            roi.offsets.data(), roi.weights.data(), static_cast<int64_t>(roi.offsets.size()), per_class);
+                return;
+            }
+            for (int64_t d = first; d < first + per_class; ++d) out[d * bins + place] = weighted(data + roi.base(d, p, q), roi);
+        });
+        if (!grouped) loop.transpose(out, bins, pooled[worker].data(), call.channels, bins, call.channels);
+    });
+}
+
+// Channels of one task of backward_input. They are multiples of 64, so that which channel meets which code, and with it
+// the last digit, does not depend on the number of threads.
+int64_t channel_chunk(const DcnRoiCall& call) {
+    const int64_t parts = std::max<int64_t>(1, call.threads * 2 / std::max<int64_t>(1, call.images));
+    return std::max<int64_t>(64, (call.channels / parts + 63) / 64 * 64);
+}
+
+// Each task owns some channels of one image and takes the RoIs in their order: no two threads ever add to one element,
+// and the order of the sum does not depend on their number.
+template <class T>
+void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) {
+    const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
+    const bool grouped = call.group_y * call.group_x > 1;
+    const int64_t chunk = grouped ? std::max<int64_t>(1, channel_chunk(call) / 64) : channel_chunk(call);
+    const int64_t chunks = (call.channels + chunk - 1) / chunk;
+    const auto& loop = loops<T>();
+    const auto workers = make_workers<T>(call);
+    std::vector<std::vector<T>> turned(call.threads, std::vector<T>(grouped ? 0 : bins * chunk));
+    dcn_parallel_for(call.images * chunks, static_cast<int>(call.threads), [&](int64_t task, int worker) {
+        Roi<T>& roi = *workers[worker];
+        const int64_t image = task / chunks, begin = task % chunks * chunk, end = std::min(begin + chunk, call.channels);
+        for (int64_t r = 0; r < call.rois; ++r) {
+            if (call.image[r] != image) continue;
+            roi.load(r, begin / per_class, (end - 1) / per_class + 1);
+            const T* grad = grad_output + r * call.channels * bins;
+            T* by_bin = turned[worker].data();
+            if (!grouped) loop.transpose(by_bin, chunk, grad + begin * bins, bins, end - begin, bins);
+            each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+                const int64_t first = std::max(begin, k * per_class), last = std::min(end, (k + 1) * per_class);
+                if (first >= last || !roi.bin(k, p, q)) return;
+                const int64_t place = p * call.bins_x + q, taps = static_cast<int64_t>(roi.offsets.size());
+                if (!grouped) {
+                    loop.scatter(grad_data + roi.base(first, p, q), roi.offsets.data(), roi.weights.data(), taps,
+                                 by_bin + place * chunk + first - begin, last - first);
+                    return;
+                }
+                for (int64_t d = first; d < last; ++d) {
+                    T* plane = grad_data + roi.base(d, p, q);
+                    for (int64_t tap = 0; tap < taps; ++tap)
+                        plane[roi.offsets[tap]] += roi.weights[tap] * grad[d * bins + place];
+                }
+            });
+        }
+    });
+}
+
+// gains[tap] = sum over the bin's channels of gradient * value.
+template <class T>
+void gains(const DcnRoiCall& call, const Roi<T>& roi, const T* data, const T* grad, const T* by_bin, int64_t k, int64_t p,
+           int64_t q, std::vector<T>& result) {
+    const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
+    const int64_t taps = static_cast<int64_t>(roi.offsets.size()), first = k * per_class, place = p * call.bins_x + q;
+    result.assign(taps, 0);
+    if (by_bin) {
+        loops<T>().dots(result.data(), data + roi.base(first, p, q), roi.offsets.data(), taps,
+                        by_bin + place * call.channels + first, per_class);
+        return;
+    }
+    for (int64_t d = first; d < first + per_class; ++d) {
+        const T* plane = data + roi.base(d, p, q);
+        for (int64_t tap = 0; tap < taps; ++tap) result[tap] += plane[roi.offsets[tap]] * grad[d * bins + place];
+    }
+}
+
+// Gradients of the bins' shifts [R, K, P, Q, 2] (right, down) and of the mask [R, P, Q] (zeroed by the caller).
+template <class T>
+void backward_places(const DcnRoiCall& call, const T* grad_output, T* grad_shifts, T* grad_mask) {
+    const int64_t bins = call.bins_y * call.bins_x;
+    const T* data = static_cast<const T*>(call.data);
+    const bool grouped = call.group_y * call.group_x > 1;
+    const auto workers = make_workers<T>(call);
+    std::vector<std::vector<T>> turned(call.threads, std::vector<T>(grouped ? 0 : bins * call.channels));
+    std::vector<std::vector<T>> results(call.threads);
+    dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
+        Roi<T>& roi = *workers[worker];
+        const T* grad = grad_output + r * call.channels * bins;
+        T* by_bin = grouped ? nullptr : turned[worker].data();
+        if (by_bin) loops<T>().transpose(by_bin, call.channels, grad, bins, call.channels, bins);
+        roi.load(r, 0, call.classes);
+        each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+            T value = 0, right = 0, down = 0;
+            if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
+            const size_t width = static_cast<size_t>(roi.columns->size);
+            for (size_t tap = 0; tap < roi.offsets.size(); ++tap) {
+                const size_t i = tap / width, j = tap % width;
+                const T gain = results[worker][tap];
+                value += gain * roi.rows->weight[i] * roi.columns->weight[j];
+                right += gain * roi.rows->weight[i] * roi.columns->slope[j];
+                down += gain * roi.rows->slope[i] * roi.columns->weight[j];
+            }
+            const int64_t place = p * call.bins_x + q;
+            T* shift = grad_shifts + ((r * call.classes + k) * bins + place) * 2;
+            shift[0] = right * roi.scale * roi.modulation;
+            shift[1] = down * roi.scale * roi.modulation;
+            if (grad_mask) grad_mask[r * bins + place] += value * roi.scale;
+        });
+    });
+}
+
+}  // namespace
+}  // namespace dcn
+
+DCN_EXPORT int dcn_roi_mean_forward(const DcnRoiCall* call, void* output) {
+    return dcn_guard([&] {
+        if (call->is_double) {
+            dcn::forward(*call, static_cast<double*>(output));
+        } else {
+            dcn::forward(*call, static_cast<float*>(output));
+        }
+    });
+}
+
+// grad_data has the layout of `data` and is zero on entry.
+DCN_EXPORT int dcn_roi_mean_backward_input(const DcnRoiCall* call, const void* grad_output, void* grad_data) {
+    return dcn_guard([&] {
+        if (call->is_double) {
+            dcn::backward_input(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_data));
+        } else {
+            dcn::backward_input(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_data));
+        }
+    });
+}
+
+// grad_mask may be null; it is zero on entry.
+DCN_EXPORT int dcn_roi_mean_backward_places(const DcnRoiCall* call, const void* grad_output, void* grad_shifts,
+                                            void* grad_mask) {
+    return dcn_guard([&] {
+        if (call->is_double) {
+            dcn::backward_places(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_shifts),
+                                 static_cast<double*>(grad_mask));
+        } else {
+            dcn::backward_places(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_shifts),
+                                 static_cast<float*>(grad_mask));
+        }
+    });
+}

@@ -1,0 +1,50 @@
+#include "isa.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "status.h"
+
+namespace dcn {
+namespace {
+
+bool available(Isa wanted) noexcept {
+#if DCN_X86
+    __builtin_cpu_init();
+    if (wanted == Isa::avx512) {
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+               __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma");
+    }
+    if (wanted == Isa::avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return wanted == Isa::generic;
+}
+
+constexpr const char* names[] = {"generic", "avx2", "avx512"};
+
+Isa best() noexcept {
+    return available(Isa::avx512) ? Isa::avx512 : available(Isa::avx2) ? Isa::avx2 : Isa::generic;
+}
+
+std::atomic<Isa> chosen{best()};
+
+}  // namespace
+
+Isa isa() noexcept { return chosen.load(std::memory_order_relaxed); }
+
+}  // namespace dcn
+
+// The name of the instruction set in use.
+DCN_EXPORT const char* dcn_isa_name() { return dcn::names[static_cast<int>(dcn::isa())]; }
+
+// Uses the named instruction set from now on; 1 when the name is unknown or this machine lacks it.
+DCN_EXPORT int dcn_set_isa(const char* name) {
+    for (int i = 0; i < 3; ++i) {
+        const auto isa = static_cast<dcn::Isa>(i);
+        if (std::strcmp(name, dcn::names[i]) == 0 && dcn::available(isa)) {
+            dcn::chosen.store(isa);
+            return 0;
+        }
+    }
+    return 1;
+}

@@ -1,0 +1,33 @@
+// Instruction sets. A file NAME.isa.cpp is compiled once per instruction set with the macro DCN_ISA set to its name; it
+// puts everything into namespace dcn::DCN_ISA and offers one function that returns a table of function pointers. The
+// baseline code picks the table with DCN_FOR_ISA:
+//
+//     const MyKernels& kernels() { return DCN_FOR_ISA(my_kernels)(); }       // my_kernels declared with DCN_DECLARE_ISA
+//
+// Such files must not instantiate std:: templates with external linkage (containers, algorithms): the linker may keep the
+// copy that was compiled for AVX-512 and run it on a machine without.
+#pragma once
+
+namespace dcn {
+
+enum class Isa { generic, avx2, avx512 };
+
+// The instruction set in use: the best one of this machine unless dcn_set_isa chose another.
+Isa isa() noexcept;
+
+}  // namespace dcn
+
+#if DCN_X86
+#define DCN_DECLARE_ISA(result, function)                 \
+    namespace generic { result function(); }              \
+    namespace avx2 { result function(); }                 \
+    namespace avx512 { result function(); }
+#define DCN_FOR_ISA(function)                                          \
+    (::dcn::isa() == ::dcn::Isa::avx512 ? ::dcn::avx512::function      \
+     : ::dcn::isa() == ::dcn::Isa::avx2 ? ::dcn::avx2::function        \
+                                        : ::dcn::generic::function)
+#else
+#define DCN_DECLARE_ISA(result, function) \
+    namespace generic { result function(); }
+#define DCN_FOR_ISA(function) (::dcn::generic::function)
+#endif

@@ -1,0 +1,247 @@
+#include "layout.h"
+#include "vec.h"
+
+namespace dcn::DCN_ISA {
+namespace {
+
+// Fills one vector with elements that lie next to each other in memory.
+template <class S, class T>
+inline Vec<T> read(const S* from) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        return load(from);
+    } else {
+        T wide[lanes<T>];
+        for (int i = 0; i < lanes<T>; ++i) wide[i] = widen(from[i]);
+        return load(wide);
+    }
+}
+
+template <class S, class T>
+inline void write(S* to, Vec<T> value) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        store(to, value);
+    } else {
+        T wide[lanes<T>];
+        store(wide, value);
+        for (int i = 0; i < lanes<T>; ++i) narrow(wide[i], to[i]);
+    }
+}
+
+template <class S, class T>
+inline Vec<T> read_part(const S* from, int count) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        return load_part(from, count);
+    } else {
+        Vec<T> value{};
+        for (int i = 0; i < count; ++i) value[i] = widen(from[i]);
+        return value;
+    }
+}
+
+template <class S, class T>
+inline void write_part(S* to, Vec<T> value, int count) {
+    if constexpr (sizeof(S) == sizeof(T)) {
+        store_part(to, value, count);
+    } else {
+        for (int i = 0; i < count; ++i) narrow(value[i], to[i]);
+    }
+}
+
+template <class S, class T>
+void gather_strided(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels, T* to,
+                    int64_t to_step) {
+    for (int64_t p = 0; p < pixels; ++p) {
+        for (int64_t c = 0; c < channels; ++c) to[p * to_step + c] = widen(from[c * channel_step + p * pixel_step]);
+    }
+}
+
+template <class S, class T>
+void gather_channels_last(const S* from, int64_t pixel_step, int64_t channels, int64_t pixels, T* to, int64_t to_step) {
+    constexpr int n = lanes<T>;
+    for (int64_t p = 0; p < pixels; ++p, from += pixel_step, to += to_step) {
+        int64_t c = 0;
+        for (; c + n <= channels; c += n) store(to + c, read<S, T>(from + c));
+        for (; c < channels; ++c) to[c] = widen(from[c]);
+    }
+}
+
+template <class S, class T>
+void gather(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels, T* to,
+            int64_t to_step) {
+    constexpr int n = lanes<T>;
+    if (channel_step == 1) return gather_channels_last(from, pixel_step, channels, pixels, to, to_step);
+    if (pixel_step != 1) return gather_strided(from, channel_step, pixel_step, channels, pixels, to, to_step);
+    const int64_t whole = channels - channels % n;
+    for (int64_t p = 0; p < pixels; p += n) {
+        const int count = static_cast<int>(pixels - p < n ? pixels - p : n);
+        for (int64_t c = 0; c < whole; c += n) {
+            Vec<T> rows[n];
+            const S* corner = from + c * channel_step + p;
+            if (count == n) {
+#pragma GCC unroll 16
+                for (int i = 0; i < n; ++i) rows[i] = read<S, T>(corner + i * channel_step);
+            } else {
+#pragma GCC unroll 16
+                for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(corner + i * channel_step, count);
+            }
+            transpose<T>(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) {
+                if (i < count) store(to + (p + i) * to_step + c, rows[i]);
+            }
+        }
+    }
+    gather_strided(from + whole * channel_step, channel_step, 1, channels - whole, pixels, to + whole, to_step);
+}
+
+template <class S, class T>
+void scatter_strided(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to, int64_t channel_step,
+                     int64_t pixel_step, const S* bias, bool accumulate) {
+    for (int64_t c = 0; c < channels; ++c) {
+        const T shift = bias ? widen(bias[c]) : T(0);
+        for (int64_t p = 0; p < pixels; ++p) {
+            S& target = to[c * channel_step + p * pixel_step];
+            const T value = from[p * from_step + c] + shift;
+            narrow(accumulate ? widen(target) + value : value, target);
+        }
+    }
+}
+
+template <class S, class T>
+void scatter_channels_last(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to,
+                           int64_t pixel_step, const S* bias, bool accumulate) {
+    constexpr int n = lanes<T>;
+    const int64_t whole = channels - channels % n;
+    for (int64_t p = 0; p < pixels; ++p) {
+        S* row = to + p * pixel_step;
+        for (int64_t c = 0; c < whole; c += n) {
+            Vec<T> value = load(from + p * from_step + c);
+            if (bias) value += read<S, T>(bias + c);
+            if (accumulate) value += read<S, T>(row + c);
+            write<S, T>(row + c, value);
+        }
+    }
+    scatter_strided(from + whole, from_step, channels - whole, pixels, to + whole, 1, pixel_step,
+                    bias ? bias + whole : nullptr, accumulate);
+}
+
+template <class S, class T>
+void scatter(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to, int64_t channel_step,
+             int64_t pixel_step, const S* bias, bool accumulate) {
+    constexpr int n = lanes<T>;
+    if (channel_step == 1) {
+        return scatter_channels_last(from, from_step, channels, pixels, to, pixel_step, bias, accumulate);
+    }
+    const int64_t whole = pixel_step == 1 ? channels - channels % n : 0;
+    for (int64_t c = 0; c < whole; c += n) {
+        for (int64_t p = 0; p < pixels; p += n) {
+            const int count = static_cast<int>(pixels - p < n ? pixels - p : n);
+            Vec<T> rows[n];
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) rows[i] = load(from + (p + (i < count ? i : 0)) * from_step + c);
+            transpose<T>(rows);
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) {
+                S* target = to + (c + i) * channel_step + p;
+                if (bias) rows[i] += splat<T>(widen(bias[c + i]));
+                if (count == n) {
+                    if (accumulate) rows[i] += read<S, T>(target);
+                    write<S, T>(target, rows[i]);
+                } else {
+                    if (accumulate) rows[i] += read_part<S, T>(target, count);
+                    write_part<S, T>(target, rows[i], count);
+                }
+            }
+        }
+    }
+    scatter_strided(from + whole, from_step, channels - whole, pixels, to + whole * channel_step, channel_step, pixel_step,
+                    bias ? bias + whole : nullptr, accumulate);
+}
+
+template <class S, class T>
+void add_blocked(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to, int64_t plane,
+                 int64_t first, bool accumulate) {
+    constexpr int n = lanes<T>;
+    for (int64_t c = 0; c < channels; c += 16) {
+        const int64_t width = channels - c < 16 ? channels - c : 16;
+        S* block = to + c * plane + first * width;
+        if (width < 16) {
+            scatter_strided(from + c, from_step, width, pixels, block, 1, width, static_cast<const S*>(nullptr),
+                            accumulate);
+            continue;
+        }
+        for (int64_t p = 0; p < pixels; ++p) {
+#pragma GCC unroll 8
+            for (int i = 0; i < 16; i += n) {
+                const Vec<T> value = load(from + p * from_step + c + i);
+                write<S, T>(block + p * 16 + i, accumulate ? read<S, T>(block + p * 16 + i) + value : value);
+            }
+        }
+    }
+}
+
+template <class S, class T>
+void pack_outputs(const S* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps, int64_t panel,
+                  T* to) {
+    constexpr int n = lanes<T>;
+    const int64_t run = channels * taps;
+    for (int64_t o = 0; o < panel; o += n) {
+        int64_t k = 0;  // k = c * taps + t runs along the memory of the weight
+        if (o + n <= outputs) {
+            for (; k + n <= run; k += n) {
+                Vec<T> rows[n];
+#pragma GCC unroll 16
+                for (int i = 0; i < n; ++i) rows[i] = read<S, T>(weight + (o + i) * output_step + k);
+                transpose<T>(rows);
+                for (int i = 0; i < n; ++i) {
+                    const int64_t c = (k + i) / taps, t = (k + i) % taps;
+                    store(to + (t * channels + c) * panel + o, rows[i]);
+                }
+            }
+        }
+        for (; k < run; ++k) {
+            const int64_t c = k / taps, t = k % taps;
+            T* row = to + (t * channels + c) * panel + o;
+            for (int i = 0; i < n; ++i) row[i] = o + i < outputs ? widen(weight[(o + i) * output_step + k]) : T(0);
+        }
+    }
+}
+
+template <class S, class T>
+void pack_columns(const S* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps, int64_t panel,
+                  T* to) {
+    const int64_t columns = channels * taps;
+    const int64_t padded = (columns + panel - 1) / panel * panel;
+    for (int64_t o = 0; o < outputs; ++o) {
+        const S* run = weight + o * output_step;
+        for (int64_t t = 0, column = 0; t < taps; ++t) {
+            for (int64_t c = 0; c < channels; ++c, ++column) {
+                to[((column / panel) * outputs + o) * panel + column % panel] = widen(run[c * taps + t]);
+            }
+        }
+        for (int64_t column = columns; column < padded; ++column) {
+            to[((column / panel) * outputs + o) * panel + column % panel] = T(0);
+        }
+    }
+}
+
+template <class S, class T>
+void taps_last(const T* from, int64_t channels, int64_t taps, T* run, S* to) {
+    for (int64_t i = 0; i < channels * taps; ++i) run[i] = from[i];
+    for (int64_t c = 0; c < channels; ++c) {
+        for (int64_t t = 0; t < taps; ++t) narrow(run[t * channels + c], to[c * taps + t]);
+    }
+}
+
+template <class S, class T>
+constexpr Layout<S, T> table{gather<S, T>,       scatter<S, T>,      add_blocked<S, T>,
+                             pack_outputs<S, T>, pack_columns<S, T>, taps_last<S, T>};
+
+}  // namespace
+
+const LayoutFloat& layout_float() { return table<float, float>; }
+const LayoutDouble& layout_double() { return table<double, double>; }
+const LayoutHalf& layout_half() { return table<Half, float>; }
+const LayoutBFloat& layout_bfloat() { return table<BFloat, float>; }
+
+}  // namespace dcn::DCN_ISA

@@ -1,0 +1,121 @@
+"""Backbone weights from any file that holds some, with what the file implies about the network around them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dcn.models.backbones import ResNet
+from dcn.models.checkpoints import mmdet, mxnet, torchvision
+from dcn.models.checkpoints.loading import load_state
+from dcn.models.checkpoints.reading import StateFile, read_state
+from dcn.models.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """The options that a network must be built with for the weights to mean what they meant in training.
+
+    Attributes:
+        preprocess: normalisation of the images.
+        style: where the strides sit.
+        pool: pooling after the stem.
+    """
+
+    preprocess: str = "rgb_std"
+    style: str = "pytorch"
+    pool: str = "floor"
+
+
+# Networks with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
+_CAFFE = BackboneFacts("bgr_caffe", "caffe", "ceil")
+_MXNET = BackboneFacts("rgb_mean", "caffe", "ceil")
+
+
+def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
+    """Reads a ResNet: a torchvision file, one with folded batch norm, a detector's file (ours or mmdetection's),
+    or a ``.params`` file of the original MXNet code.
+
+    A safetensors file may state the facts itself, in its metadata (``preprocess``, ``style``, ``pool``) or in the
+    ``options`` that training writes there; otherwise they follow from the form of the names.
+
+    Returns:
+        Tensors under the names of :class:`ResNet`, and the facts.
+
+    Raises:
+        ValueError: for a file that cannot be read or holds no ResNet.
+    """
+    if Path(path).suffix == ".params":
+        return mxnet.backbone_of(mxnet.read_params(path)), _MXNET
+    file = read_state(path)
+    if mmdet.is_detector(file.tensors):
+        return mmdet.backbone_of(file.tensors), _stated(file, BackboneFacts())
+    if torchvision.is_torchvision(file.tensors):
+        return torchvision.from_torchvision(mmdet.rename(file.tensors)), _stated(file, BackboneFacts())
+    if torchvision.is_folded(file.tensors):
+        return torchvision.from_folded(file.tensors), _stated(file, _CAFFE)
+    raise ValueError(
+        f"{path}: expected a ResNet (names such as 'layer1.0.conv1.weight') or a detector ('backbone. ...'), "
+        f"got names such as {', '.join(list(file.tensors)[:3])}"
+    )
+
+
+def _stated(file: StateFile, presumed: BackboneFacts) -> BackboneFacts:
+    options = file.meta.get("options", {})
+    stated = file.meta | (dict(options) if isinstance(options, Mapping) else {})
+    names = ("preprocess", "style", "pool")
+    return BackboneFacts(*(str(stated.get(name, getattr(presumed, name))) for name in names))
+
+
+def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
+    """Loads a file into ``model.backbone``, after checking that the network is built for it.
+
+    Args:
+        model: a network with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
+        path: see :func:`read_backbone`.
+
+    Returns:
+        Names of the backbone's parameters that the file does not have: offset branches of deformable layers, which
+        keep their zeros.
+
+    Raises:
+        ValueError: if the options of the network contradict the file, or names or shapes differ (all are listed).
+    """
+    backbone, preprocess = model.backbone, model.preprocess
+    if not isinstance(backbone, ResNet) or not isinstance(preprocess, Preprocess):
+        raise ValueError(f"model: expected a network with a ResNet backbone, got {type(backbone).__name__}")
+    state, facts = read_backbone(path)
+    built = BackboneFacts(preprocess.name, backbone.style if backbone.depth >= 50 else facts.style, backbone.pool)
+    if built != facts:
+        wanted = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
+        got = ", ".join(f"{name}={value!r}" for name, value in vars(built).items())
+        raise ValueError(f"{path}: its weights need a network built with {wanted}; this one has {got}")
+    return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
+
+
+def export_backbone(source: str | Path, path: str | Path) -> Path:
+    """Writes the backbone of any file of :func:`read_backbone` alone, in half precision, as a safetensors file.
+
+    The file states its facts, so that :func:`load_backbone` checks them; it is half as large as float32.
+
+    Args:
+        source: weights of a detector or of a ResNet.
+        path: the file to write; its folder is made.
+
+    Raises:
+        ValueError: as :func:`read_backbone`, or a value is too large for float16 (65504) or not a number.
+    """
+    from safetensors.torch import save
+
+    state, facts = read_backbone(source)
+    half = {name: value.half().contiguous() for name, value in state.items() if value.is_floating_point()}
+    broken = [name for name, value in half.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        raise ValueError(f"{source}: values of {', '.join(broken)} do not fit into float16; has the training diverged?")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(save(half, vars(facts)))
+    return Path(path)

@@ -1,0 +1,53 @@
+"""A state dict into a module: all of it or nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+def _nothing_optional(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def load_state(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    source: str,
+    *,
+    optional: Callable[[str], bool] = _nothing_optional,
+) -> list[str]:
+    """Copies ``state`` into ``module`` if every name and shape fits.
+
+    Args:
+        module: receives the values.
+        state: values by name.
+        source: the file's name, for the message.
+        optional: whether a parameter of this name may be missing from ``state``; it then keeps its value. Batch
+            norm's counters may always be missing.
+
+    Returns:
+        Names that kept their values, counters excepted.
+
+    Raises:
+        ValueError: names every missing, unexpected and misshapen entry; ``module`` is then unchanged.
+    """
+    own = module.state_dict()
+    kept = [name for name in own if name not in state and not _nothing_optional(name)]
+    problems = [f"missing: {name} {list(own[name].shape)}" for name in kept if not optional(name)]
+    problems += [f"unexpected: {name} {list(value.shape)}" for name, value in state.items() if name not in own]
+    problems += [
+        f"misshapen: {name}: expected {list(own[name].shape)}, got {list(value.shape)}"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if problems:
+        raise ValueError(
+            f"{source} does not fit the model; nothing was loaded. {len(problems)} entries:\n  " + "\n  ".join(problems)
+        )
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(value)
+    return kept

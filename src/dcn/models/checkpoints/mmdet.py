@@ -1,0 +1,59 @@
+"""Checkpoints of mmdetection 2.x: the names are ours but for the oldest form of the offset branches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from dcn.class_names import class_names
+from dcn.models.checkpoints.reading import StateFile, read_state
+
+# Before version 2 of mmcv's operator the branch stood beside its layer: "conv2_offset" instead of "conv2.conv_offset".
+_OLD_BRANCH = re.compile(r"(\.conv\d)_offset\.(weight|bias)$")
+
+
+def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under today's names."""
+    return {_OLD_BRANCH.sub(r"\1.conv_offset.\2", name): value for name, value in state.items()}
+
+
+def is_detector(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of a whole detector."""
+    return any(name.startswith("backbone.") for name in state)
+
+
+def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the backbone alone, under their names inside of it."""
+    prefix = "backbone."
+    return {name.removeprefix(prefix): v for name, v in rename(state).items() if name.startswith(prefix)}
+
+
+def classes_of(file: StateFile) -> tuple[str, ...] | None:
+    """The names of the classes that a checkpoint carries in ``meta``.
+
+    Without them, those of the data set that has as many classes as the classifier has rows for (80: COCO, 20: VOC),
+    else numbers; ``None`` for a network without such a classifier.
+    """
+    names = file.meta.get("CLASSES", file.meta.get("classes"))
+    if isinstance(names, (list, tuple)):
+        return tuple(map(str, names))
+    rows = [len(value) for name, value in file.tensors.items() if name.endswith("fc_cls.bias")]
+    return class_names(rows[0] - 1) if rows else None  # the last row is the background
+
+
+def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """A whole detector: tensors under our names, and the names of its classes (:func:`classes_of`).
+
+    Raises:
+        ValueError: for a file that cannot be read (:func:`dcn.models.checkpoints.read_state`) or holds no detector.
+    """
+    file = read_state(path)
+    if not is_detector(file.tensors):
+        raise ValueError(
+            f"{path}: expected a detector of mmdetection (names 'backbone. ...'), "
+            f"got names such as {', '.join(list(file.tensors)[:3])}"
+        )
+    return rename(file.tensors), classes_of(file)

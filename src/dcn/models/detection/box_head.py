@@ -1,0 +1,109 @@
+"""Classification and box regression of pooled regions; the choice of final detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcn import boxes, ops
+from dcn.models.detection.roi_sampling import SampledRois
+from dcn.models.losses import box_loss, class_loss
+
+
+class BoxHead(nn.Module):
+    """Two shared fully connected layers, then class scores and box deltas.
+
+    Args:
+        in_features: ``C * k * k`` of the pooled regions.
+        num_classes: without background, which is the last score.
+        fc_channels: width of the two layers.
+        class_agnostic: one box per region instead of one per class.
+        stds: what deltas are divided by.
+        beta: of the smooth L1 loss; 0 is L1.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        num_classes: int,
+        *,
+        fc_channels: int = 1024,
+        class_agnostic: bool = False,
+        stds: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
+        beta: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.shared_fcs = nn.ModuleList((nn.Linear(in_features, fc_channels), nn.Linear(fc_channels, fc_channels)))
+        self.fc_cls = nn.Linear(fc_channels, num_classes + 1)
+        self.fc_reg = nn.Linear(fc_channels, 4 if class_agnostic else 4 * num_classes)
+        self.num_classes, self.class_agnostic = num_classes, class_agnostic
+        self.stds, self.beta = tuple(stds), beta
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.fc_cls.weight, std=0.01)
+        nn.init.normal_(self.fc_reg.weight, std=0.001)
+
+    def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled regions ``[R, C, k, k]`` to logits ``[R, num_classes + 1]`` and deltas ``[R, K, 4]``, both float32.
+
+        ``K`` is 1 for a class-agnostic head and ``num_classes`` otherwise.
+        """
+        hidden = pooled.flatten(1)
+        for layer in self.shared_fcs:
+            hidden = F.relu(layer(hidden))
+        return self.fc_cls(hidden).float(), self.fc_reg(hidden).float().unflatten(1, (-1, 4))
+
+    def losses(self, logits: Tensor, deltas: Tensor, sampled: SampledRois) -> dict[str, Tensor]:
+        """``loss_cls`` and ``loss_bbox``, both divided by the number of sampled regions."""
+        positive = sampled.positive.nonzero()[:, 0]
+        label = torch.zeros_like(positive) if self.class_agnostic else sampled.labels[positive]
+        wanted = boxes.encode(sampled.rois[positive, 1:], sampled.boxes[positive], stds=self.stds)
+        return {
+            "loss_cls": class_loss(logits, sampled.labels),
+            "loss_bbox": box_loss(deltas[positive, label], wanted, sampled.labels.numel(), self.beta),
+        }
+
+    def decode(self, rois: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
+        """Boxes ``[R, K, 4]`` of regions ``[R, 4]`` of one image, clipped to its ``(height, width)``."""
+        return boxes.clip(boxes.decode(rois[:, None], deltas, stds=self.stds), size)
+
+
+def select_detections(
+    candidates: Tensor, scores: Tensor, *, score_threshold: float, nms_iou: float = 0.5, max_detections: int = 100
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Threshold, non-maximum suppression per class, and the best of what is left.
+
+    Args:
+        candidates: ``[R, K, 4]``, with ``K`` either 1 or the number of classes.
+        scores: ``[R, num_classes]``, without background.
+        score_threshold: scores must be larger.
+        nms_iou: overlap above which a box suppresses a weaker one of its class.
+        max_detections: how many are kept.
+
+    Returns:
+        boxes ``[D, 4]``, scores ``[D]`` and labels ``[D]``, best first.
+    """
+    box, score, label = above_threshold(candidates, scores, score_threshold)
+    keep = ops.nms(box, score, nms_iou, label, max_output=max_detections)
+    return box[keep], score[keep], label[keep]
+
+
+def above_threshold(candidates: Tensor, scores: Tensor, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Every pair of a region and a class whose score is larger than the threshold, in the order of the regions.
+
+    Args:
+        candidates: ``[R, K, 4]``, with ``K`` either 1 or the number of classes.
+        scores: ``[R, num_classes]``, without background.
+        score_threshold: scores must be larger.
+
+    Returns:
+        boxes ``[D, 4]``, scores ``[D]`` and labels ``[D]``.
+    """
+    row, label = (scores > score_threshold).nonzero().unbind(1)
+    box = candidates[row, label if candidates.shape[1] > 1 else torch.zeros_like(label)]
+    return box, scores[row, label], label

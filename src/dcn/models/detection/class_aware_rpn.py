@@ -1,0 +1,218 @@
+"""The class-aware region proposal network of the paper (section 4.1): a detector with a single stage.
+
+The paper's only description is "a simplified SSD": a region proposal network on the reduced last map whose anchors
+are classified into all classes instead of object or not. There is no public code. Our choices: the anchors, the 3x3
+convolution of 512 channels, targets and sampling are those of the original Faster R-CNN; boxes are class-agnostic;
+detections of a class suppress one another at 0.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcn import boxes
+from dcn.models.backbones.original import DeformLayers, original_resnet
+from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.detection.original_detector import select_inclusive
+from dcn.models.detection.original_rpn import OriginalRPNHead, OriginalRPNOutput, decode, initialise
+from dcn.models.detection.original_targets import assign_anchors, objects_of
+from dcn.models.preprocess import Preprocess, PreprocessName
+from dcn.structures import Detections, Target
+
+Size = tuple[int, int]
+
+
+class ReducedMap(nn.Module):
+    """A 1x1 convolution with ReLU on the last map of the backbone."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(in_channels, channels, 1)
+        initialise(self.reduce)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps, coarsest last, to ``[N, channels, H, W]``."""
+        return F.relu(self.reduce(features[-1]))
+
+
+class ClassAwareRPN(nn.Module):
+    """Backbone, reduced map, and a proposal network that tells classes apart.
+
+    Args:
+        preprocess: images to a batch.
+        backbone: batch to the maps C2 to C5.
+        neck: these maps to the one that is read.
+        rpn_head: scores with as many foreground classes as ``classes``, and deltas, of all anchors.
+        classes: names, in the order of the labels.
+        max_detections: per image; ties with the weakest of them are kept.
+        test_size: shorter side and largest longer side to which images are resized before they are given.
+        score_threshold: detections have larger scores.
+        lr_multipliers: factors on the learning rate by name of the parameter; 1 where not named.
+    """
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        backbone: nn.Module,
+        neck: nn.Module,
+        rpn_head: OriginalRPNHead,
+        *,
+        classes: Sequence[str],
+        max_detections: int = 100,
+        test_size: tuple[int, int] = (600, 1000),
+        score_threshold: float = 1e-3,
+        lr_multipliers: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocess, self.backbone, self.neck, self.rpn_head = preprocess, backbone, neck, rpn_head
+        self.classes = tuple(classes)
+        self.max_detections, self.test_size, self.score_threshold = max_detections, test_size, score_threshold
+        self.lr_multipliers = dict(lr_multipliers or {})
+
+    def forward(
+        self,
+        images: Sequence[Tensor],
+        targets: Sequence[Target] | None = None,
+        output_sizes: Sequence[Size] | None = None,
+    ) -> dict[str, Tensor] | list[Detections]:
+        """Losses in training mode, detections in evaluation mode.
+
+        Args:
+            images: ``[3, h_i, w_i]`` uint8 RGB; they are not resized.
+            targets: one per image, in training only. Crowd and difficult objects are left out.
+            output_sizes: ``(height, width)`` per image, in whose pixels boxes are wanted, for images that were resized
+                before; by default the sizes of ``images``. In evaluation only.
+
+        Returns:
+            In training ``loss_rpn_cls`` and ``loss_rpn_bbox``; in evaluation one ``Detections`` per image.
+
+        Raises:
+            ValueError: without ``targets`` in training, or for lists of unequal length.
+        """
+        if self.training:
+            return self._losses(images, targets)
+        output_sizes = output_sizes or [(image.shape[1], image.shape[2]) for image in images]
+        if len(output_sizes) != len(images):
+            raise ValueError(f"output_sizes: expected {len(images)} (one per image), got {len(output_sizes)}")
+        found: dict[int, Detections] = {}
+        for members in self.preprocess.groups(images):
+            batch = self.preprocess([images[index] for index in members])
+            output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
+            for place, index in enumerate(members):
+                found[index] = self._select(output, place, batch.sizes[place], output_sizes[index])
+        return [found[index] for index in range(len(images))]
+
+    def _losses(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> dict[str, Tensor]:
+        if targets is None or len(targets) != len(images) or not images:
+            got = "None" if targets is None else len(targets)
+            raise ValueError(
+                f"targets: expected one per image in training mode ({len(images)} images), got {got}; "
+                "call .eval() first to predict"
+            )
+        batch = self.preprocess(images)
+        output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
+        wanted = [
+            assign_anchors(
+                output.anchors,
+                objects_of(target, batch.pixels.device),
+                size,
+                inside_only=self.rpn_head.inside_only,
+                samples=self.rpn_head.samples,
+                class_aware=True,
+            )
+            for target, size in zip(targets, batch.sizes, strict=True)
+        ]
+        return self.rpn_head.losses(output, wanted)
+
+    @torch.no_grad()
+    def _select(self, output: OriginalRPNOutput, index: int, size: Size, output_size: Size) -> Detections:
+        """The best anchors by their best class, decoded; then the selection of every original detector."""
+        scores = output.logits[index].softmax(1)[:, 1:]
+        best = scores.amax(1).topk(min(self.rpn_head.before_nms, len(scores))).indices
+        decoded = decode(output.anchors[best], output.deltas[index, best], size)
+        return select_inclusive(
+            boxes.scale(decoded, size, output_size)[:, None],
+            scores[best],
+            output_size,
+            score_threshold=self.score_threshold,
+            max_detections=self.max_detections,
+        )
+
+
+def class_aware_rpn(
+    num_classes: int = 80,
+    *,
+    depth: int = 101,
+    width: float = 1.0,
+    stem_channels: int = 64,
+    style: Style = "caffe",
+    pool: Literal["floor", "ceil"] = "ceil",
+    preprocess: PreprocessName = "rgb_mean",
+    norm: NormRule = "frozen",
+    frozen_stages: int = 1,
+    c5_dilation: int = 2,
+    deform_layers: DeformLayers = 0,
+    offset_groups: int = 4,
+    head_channels: int = 1024,
+    rpn_channels: int = 512,
+    anchor_scales: Sequence[float] = (4, 8, 16, 32),
+    candidates: int = 6000,
+    max_detections: int = 100,
+    score_threshold: float = 1e-3,
+    test_size: tuple[int, int] = (600, 1000),
+) -> ClassAwareRPN:
+    """The class-aware proposal network on a dilated ResNet (stride 16).
+
+    Args:
+        num_classes: without background.
+        depth: of the ResNet: 18, 34, 50, 101.
+        width: factor on the channels of its stages.
+        stem_channels: channels of its first convolution.
+        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
+        pool: pooling after its stem, see :class:`ResNet`.
+        preprocess: how images are normalised, see :class:`Preprocess`.
+        norm: what batch norm trains, see :class:`ResNet`.
+        frozen_stages: 0 to 4, see :class:`ResNet`.
+        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
+        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
+        offset_groups: of those.
+        head_channels: of the reduced last map.
+        rpn_channels: of the 3x3 convolution.
+        anchor_scales: sides of the anchors in cells of 16 pixels (VOC: 8, 16, 32).
+        candidates: anchors that enter the suppression.
+        max_detections: per image.
+        score_threshold: detections have larger scores.
+        test_size: shorter and largest longer side of test images.
+    """
+    backbone = original_resnet(
+        depth,
+        width=width,
+        stem_channels=stem_channels,
+        style=style,
+        pool=pool,
+        norm=norm,
+        frozen_stages=frozen_stages,
+        c5_dilation=c5_dilation,
+        deform_layers=deform_layers,
+        offset_groups=offset_groups,
+        dilated_offsets=True,
+    )
+    head = OriginalRPNHead(
+        head_channels, rpn_channels, scales=anchor_scales, num_classes=num_classes, before_nms=candidates
+    )
+    return ClassAwareRPN(
+        Preprocess(preprocess, divisor=1),
+        backbone,
+        ReducedMap(backbone.out_channels[3], head_channels),
+        head,
+        classes=[f"class_{index}" for index in range(num_classes)],
+        max_detections=max_detections,
+        score_threshold=score_threshold,
+        test_size=test_size,
+        lr_multipliers={"neck.reduce.weight": 3.0, "neck.reduce.bias": 3.0},
+    )

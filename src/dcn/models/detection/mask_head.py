@@ -1,0 +1,104 @@
+"""Masks of pooled regions: the head, its targets, and the way back into the image (Mask R-CNN, section 3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcn import ops
+from dcn.models.detection.roi_sampling import SampledRois
+from dcn.models.losses import mask_loss
+from dcn.models.necks.fpn import named_conv
+from dcn.structures import Target
+
+
+class MaskHead(nn.Module):
+    """Four 3x3 convolutions, a 2x2 deconvolution of stride 2, one mask per class.
+
+    Args:
+        in_channels: channels of the pooled regions.
+        num_classes: without background.
+        channels: of the hidden layers.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, *, channels: int = 256) -> None:
+        super().__init__()
+        inputs = (in_channels, channels, channels, channels)
+        self.convs = nn.ModuleList(named_conv(nn.Conv2d(c, channels, 3, padding=1)) for c in inputs)
+        self.upsample = nn.ConvTranspose2d(channels, channels, 2, 2)
+        self.conv_logits = nn.Conv2d(channels, num_classes, 1)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Pooled regions ``[R, C, k, k]`` to logits ``[R, num_classes, 2k, 2k]``."""
+        for conv in self.convs:
+            pooled = F.relu(conv(pooled))
+        return self.conv_logits(F.relu(self.upsample(pooled)))
+
+    def losses(self, logits: Tensor, sampled: SampledRois, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_mask`` of the logits ``[P, num_classes, m, m]`` of the positive regions, in their order."""
+        wanted = mask_targets(sampled, targets, logits.shape[-1])
+        return {"loss_mask": mask_loss(logits, wanted, sampled.labels[sampled.positive])}
+
+
+def mask_targets(sampled: SampledRois, targets: Sequence[Target], side: int) -> Tensor:
+    """What is inside of each positive region: the object's mask, averaged over ``side x side`` bins, at least 0.5.
+
+    Returns:
+        ``[P, side, side]`` bool.
+
+    Raises:
+        ValueError: for a target without masks.
+    """
+    parts = [sampled.positive.new_zeros(0, side, side)]
+    for index, target in enumerate(targets):
+        if target.masks is None:
+            raise ValueError(
+                f"targets[{index}] (image {target.image_id!r}): expected masks, got None; "
+                "train a model with masks on data with masks, for example COCO"
+            )
+        chosen = (sampled.positive & (sampled.rois[:, 0] == index)).nonzero()[:, 0]
+        if chosen.numel() == 0:
+            continue
+        rois = torch.cat((sampled.objects[chosen, None].to(sampled.rois.dtype), sampled.rois[chosen, 1:]), 1)
+        masks = target.masks[:, None].to(rois.dtype)
+        parts.append(ops.roi_align(masks, rois, side, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5)
+    return torch.cat(parts)
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Resamples masks into their boxes (bilinear, pixel centres).
+
+    Args:
+        masks: ``[D, m, m]`` probabilities.
+        boxes: ``[D, 4]`` in pixels of the result.
+        size: ``(height, width)`` of the result.
+        threshold: a pixel belongs to the object from this probability on.
+
+    Returns:
+        ``[D, height, width]`` bool.
+    """
+    pasted = torch.zeros(masks.shape[0], *size, dtype=torch.bool, device=masks.device)
+    # A loop over at most 100 boxes: one grid over the whole image for all would be 100 times 1,000,000 points.
+    for canvas, mask, box in zip(pasted, masks.float(), boxes.tolist(), strict=True):
+        (left, x), (top, y) = (_centres(box[axis], box[axis + 2], size[1 - axis]) for axis in (0, 1))
+        grid = torch.stack((x.expand(y.numel(), -1), y[:, None].expand(-1, x.numel())), -1).to(mask.device)
+        if grid.numel():
+            probability = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]
+            canvas[top : top + y.numel(), left : left + x.numel()] = probability >= threshold
+    return pasted
+
+
+def _centres(low: float, high: float, limit: int) -> tuple[int, Tensor]:
+    """The first pixel that a box side reaches, and the centres of all pixels there in ``-1 .. 1`` of that side."""
+    first, last = max(math.floor(low) - 1, 0), min(math.ceil(high) + 1, limit)
+    centres = torch.arange(first, max(last, first), dtype=torch.float32) + 0.5
+    return first, (centres - low) / max(high - low, 1e-6) * 2 - 1

@@ -1,0 +1,173 @@
+"""Region proposal network with one score per anchor, on several levels (mmdetection's form, SPEC of the later zoo)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dcn import boxes, ops
+from dcn.models.detection.anchors import cell_anchors, grid_anchors
+from dcn.models.detection.matcher import IGNORED, match
+from dcn.models.detection.sampler import sample
+from dcn.models.losses import binary_loss, box_loss
+from dcn.models.preprocess import ImageBatch
+from dcn.structures import Target
+
+
+@dataclass(frozen=True)
+class RPNOutput:
+    """What the network says about every anchor of a batch.
+
+    Attributes:
+        logits: per level ``[N, H * W * A]`` float32.
+        deltas: per level ``[N, H * W * A, 4]`` float32.
+        anchors: per level ``[H * W * A, 4]`` float32.
+        shapes: ``(H, W)`` per level.
+    """
+
+    logits: list[Tensor]
+    deltas: list[Tensor]
+    anchors: list[Tensor]
+    shapes: list[tuple[int, int]]
+
+
+class RPNHead(nn.Module):
+    """A 3x3 convolution with two 1x1 convolutions on it, shared by all levels; its losses and its proposals.
+
+    Args:
+        channels: channels of the maps and of the 3x3 convolution.
+        strides: pixels per cell of each level.
+        scale: side of the anchors in cells.
+        ratios: height / width of the anchors.
+        train_proposals: ``(per level before suppression, per image after it)`` in training.
+        test_proposals: likewise in evaluation.
+        nms_iou: overlap above which a proposal suppresses another of its level.
+        positive_iou: overlap from which an anchor is an object.
+        negative_iou: overlap below which it is background; the best anchors of an object are positive from it on.
+        samples: anchors per image in the losses, at most half of them positive.
+        inside_only: trains only anchors inside the image (Cascade R-CNN).
+        beta: of the smooth L1 loss; 0 is L1.
+    """
+
+    def __init__(
+        self,
+        channels: int = 256,
+        *,
+        strides: Sequence[int] = (4, 8, 16, 32, 64),
+        scale: float = 8.0,
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        train_proposals: tuple[int, int] = (2000, 1000),
+        test_proposals: tuple[int, int] = (1000, 1000),
+        nms_iou: float = 0.7,
+        positive_iou: float = 0.7,
+        negative_iou: float = 0.3,
+        samples: int = 256,
+        inside_only: bool = False,
+        beta: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.rpn_cls = nn.Conv2d(channels, len(ratios), 1)
+        self.rpn_reg = nn.Conv2d(channels, 4 * len(ratios), 1)
+        for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
+            nn.init.normal_(conv.weight, std=0.01)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+        self.strides = tuple(strides)
+        self.scale, self.ratios = scale, tuple(ratios)
+        self.train_proposals, self.test_proposals, self.nms_iou = train_proposals, test_proposals, nms_iou
+        self.positive_iou, self.negative_iou, self.samples = positive_iou, negative_iou, samples
+        self.inside_only, self.beta = inside_only, beta
+
+    def forward(self, features: Sequence[Tensor]) -> RPNOutput:
+        """Maps ``[N, channels, H_l, W_l]``, one per stride, to scores and deltas of all anchors."""
+        if len(features) != len(self.strides):
+            raise ValueError(
+                f"features: expected {len(self.strides)} maps (strides {self.strides}), got {len(features)}"
+            )
+        logits, deltas, anchors, shapes = [], [], [], []
+        for feature, stride in zip(features, self.strides, strict=True):
+            hidden = F.relu(self.rpn_conv(feature))
+            logits.append(self.rpn_cls(hidden).permute(0, 2, 3, 1).flatten(1).float())
+            deltas.append(self.rpn_reg(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float())
+            shapes.append((feature.shape[2], feature.shape[3]))
+            cell = cell_anchors(stride, (self.scale,), self.ratios).to(feature.device)
+            anchors.append(grid_anchors(cell, shapes[-1], stride))
+        return RPNOutput(logits, deltas, anchors, shapes)
+
+    @torch.no_grad()
+    def proposals(self, output: RPNOutput, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """The proposals ``[R_i, 4]`` of each image, best first, clipped to its ``(height, width)``."""
+        return [self._proposals_of(output, index, size) for index, size in enumerate(sizes)]
+
+    def _proposals_of(self, output: RPNOutput, index: int, size: tuple[int, int]) -> Tensor:
+        before, after = self.train_proposals if self.training else self.test_proposals
+        scores, found, levels = [], [], []
+        for level, (logits, deltas, anchors) in enumerate(
+            zip(output.logits, output.deltas, output.anchors, strict=True)
+        ):
+            best, order = logits[index].topk(min(before, anchors.shape[0]))
+            scores.append(best)
+            found.append(boxes.decode(anchors[order], deltas[index, order]))
+            levels.append(torch.full_like(order, level))
+        candidates, score, level_of = boxes.clip(torch.cat(found), size), torch.cat(scores), torch.cat(levels)
+        valid = (boxes.sizes(candidates) > 0).all(1)
+        candidates, score, level_of = candidates[valid], score[valid].sigmoid(), level_of[valid]
+        return candidates[ops.nms(candidates, score, self.nms_iou, level_of, max_output=after)]
+
+    def losses(self, output: RPNOutput, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """``loss_rpn_cls`` and ``loss_rpn_bbox``, both divided by the number of sampled anchors of the batch.
+
+        Args:
+            output: of :meth:`forward`.
+            batch: the images; anchors in padding beyond an image's own multiple of the divisor are left out.
+            targets: one per image; every object counts.
+        """
+        anchors = torch.cat(output.anchors)
+        logits, deltas = torch.cat(output.logits, 1), torch.cat(output.deltas, 1)
+        scores, wanted_scores, moves, wanted_moves = [], [], [], []
+        for index, target in enumerate(targets):
+            matched = self._match(anchors, self._usable(output, batch, index), target)
+            positive, negative = sample(matched, self.samples, 0.5)
+            scores.append(logits[index, torch.cat((positive, negative))])
+            wanted_scores.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
+            moves.append(deltas[index, positive])
+            wanted_moves.append(boxes.encode(anchors[positive], target.boxes[matched[positive]].to(anchors.dtype)))
+        count = sum(score.numel() for score in scores)
+        return {
+            "loss_rpn_cls": binary_loss(torch.cat(scores), torch.cat(wanted_scores), count),
+            "loss_rpn_bbox": box_loss(torch.cat(moves), torch.cat(wanted_moves), count, self.beta),
+        }
+
+    def _match(self, anchors: Tensor, usable: Tensor, target: Target) -> Tensor:
+        """``[N]``: object of each anchor; ``IGNORED`` where not ``usable``."""
+        chosen = usable.nonzero()[:, 0]
+        overlap = boxes.iou(target.boxes.to(anchors.dtype), anchors[chosen])
+        matched = torch.full_like(usable, IGNORED, dtype=torch.int64)
+        matched[chosen] = match(
+            overlap,
+            positive_iou=self.positive_iou,
+            negative_iou=self.negative_iou,
+            low_quality="reassign",
+            low_quality_iou=self.negative_iou,
+        )
+        return matched
+
+    def _usable(self, output: RPNOutput, batch: ImageBatch, index: int) -> Tensor:
+        """``[N]`` bool: anchors whose cell belongs to the image (mmdetection's valid flags), or that lie inside it."""
+        height, width = batch.padded_size(index)
+        flags = []
+        for (rows, columns), stride, anchors in zip(output.shapes, self.strides, output.anchors, strict=True):
+            valid = torch.zeros(rows, columns, len(self.ratios), dtype=torch.bool, device=anchors.device)
+            valid[: -(-height // stride), : -(-width // stride)] = True
+            flags.append(valid.flatten())
+        usable = torch.cat(flags)
+        if self.inside_only:
+            anchors, (height, width) = torch.cat(output.anchors), batch.sizes[index]
+            edges = anchors.new_tensor((width, height))
+            usable &= (anchors[:, :2] >= 0).all(1) & (anchors[:, 2:] < edges).all(1)
+        return usable

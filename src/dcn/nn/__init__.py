@@ -1,0 +1,25 @@
+"""Modules with parameters."""
+
+from __future__ import annotations
+
+from dcn.nn.convert import deformify, offset_parameters, undeformify
+from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, rename_old_keys
+from dcn.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool, ModulatedDeformRoIPool
+from dcn.nn.norm import FrozenBatchNorm2d
+from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
+
+__all__ = [
+    "DeformConv1d",
+    "DeformConv2d",
+    "DeformConv3d",
+    "DeformPSRoIPool",
+    "DeformRoIPool",
+    "FrozenBatchNorm2d",
+    "ModulatedDeformRoIPool",
+    "OffsetHealth",
+    "OffsetMonitor",
+    "deformify",
+    "offset_parameters",
+    "rename_old_keys",
+    "undeformify",
+]

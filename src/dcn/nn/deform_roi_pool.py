@@ -1,0 +1,219 @@
+"""Deformable RoI pooling layers that own the branch giving their offsets.
+
+The branches start at zero, so that every layer starts as the pooling without offsets (modulated: half of it, the mask
+starts at sigmoid(0)). The original Faster R-CNN recipe trains ``offset_fc`` at 0.01 times the learning rate, R-FCN its
+convolution at 1 times; an optimiser takes them by name (``offset_fc``, ``mask_fc``, ``conv_offset``).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from dcn.ops import _checks, deform_ps_roi_pool, deform_roi_pool
+from dcn.ops._roi_mean import Boxes
+from dcn.ops.roi_pool import bins
+
+PoolForm = Literal["align", "parts"]
+
+
+def _zero(layer: nn.Linear | nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _offset_branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
+    _zero(last)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), last)
+
+
+def _mask_branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    last = nn.Linear(hidden, outputs)
+    _zero(last)
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last, nn.Sigmoid())
+
+
+class DeformRoIPool(nn.Module):
+    """Deformable RoI pooling with two hidden fully connected layers for the offsets (Dai et al., section 2.2).
+
+    RoIs are pooled without offsets, the result gives one offset per bin, and they are pooled again with it.
+
+    Attributes:
+        offset_fc: ``Linear(C*P*Q, hidden)``, ReLU, ``Linear(hidden, hidden)``, ReLU, ``Linear(hidden, 2*P*Q)``: keys
+            ``offset_fc.{0,2,4}.{weight,bias}``, those of mmcv. All x offsets come first, then all y.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        output_channels: int,
+        deform_fc_channels: int = 1024,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        gamma: float = 0.1,
+        *,
+        form: PoolForm = "align",
+        backend: str | None = None,
+    ) -> None:
+        """Make the layer.
+
+        Args:
+            output_size: bins ``P, Q``.
+            output_channels: channels ``C`` of the map and of the output.
+            deform_fc_channels: width of the hidden layers.
+            spatial_scale: map pixels per box pixel.
+            sampling_ratio: samples per bin and axis; 0: adaptive with ``form="align"``, 4 with ``form="parts"``.
+            gamma: unit of the offsets as a share of the RoI's size (``trans_std``).
+            form: ``"align"`` pools by :func:`dcn.ops.deform_roi_pool` (mmcv since 2020), ``"parts"`` by
+                :func:`dcn.ops.deform_ps_roi_pool` with one group (the original code, and released mmdetection weights).
+            backend: of the operator.
+
+        Raises:
+            ValueError: an unknown form or a wrong size.
+        """
+        super().__init__()
+        _checks.choice("form", form, ("align", "parts"))
+        self.output_size = bins(output_size)
+        self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
+        self.form, self.backend = form, backend
+        count = self.output_size[0] * self.output_size[1]
+        self.offset_fc = _offset_branch(output_channels * count, deform_fc_channels, 2 * count)
+
+    def forward(self, input: Tensor, boxes: Boxes) -> Tensor:
+        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`."""
+        plain = self.pool(input, boxes, None, None)
+        return self.pool(input, boxes, self.offsets(plain), None)
+
+    def offsets(self, plain: Tensor) -> Tensor:
+        """Offsets ``[R, 2, P, Q]`` (x, y) from the RoIs pooled without ``[R, C, P, Q]``."""
+        return self.offset_fc(plain.flatten(1)).view(-1, 2, *self.output_size)
+
+    def pool(self, input: Tensor, boxes: Boxes, offset: Tensor | None, mask: Tensor | None) -> Tensor:
+        """``[R, C, P, Q]``: the operator with the options of this layer."""
+        size, scale = self.output_size, self.spatial_scale
+        if self.form == "parts":
+            samples = self.sampling_ratio if self.sampling_ratio > 0 else 4
+            return deform_ps_roi_pool(
+                input,
+                boxes,
+                offset,
+                size,
+                scale,
+                mask,
+                sample_per_part=samples,
+                trans_std=self.gamma,
+                backend=self.backend,
+            )
+        ratio = self.sampling_ratio
+        return deform_roi_pool(
+            input, boxes, offset, size, scale, mask, sampling_ratio=ratio, gamma=self.gamma, backend=self.backend
+        )
+
+
+class ModulatedDeformRoIPool(DeformRoIPool):
+    """The same with one factor per bin (Zhu et al., "Deformable ConvNets v2", section 2.2, equation 2).
+
+    Attributes:
+        mask_fc: ``Linear(C*P*Q, hidden)``, ReLU, ``Linear(hidden, P*Q)``, Sigmoid: keys ``mask_fc.{0,2}.*``.
+    """
+
+    def __init__(
+        self,
+        output_size: int | tuple[int, int],
+        output_channels: int,
+        deform_fc_channels: int = 1024,
+        spatial_scale: float = 1.0,
+        sampling_ratio: int = 0,
+        gamma: float = 0.1,
+        *,
+        form: PoolForm = "align",
+        backend: str | None = None,
+    ) -> None:
+        """Make the layer; arguments as for :class:`DeformRoIPool`."""
+        super().__init__(
+            output_size,
+            output_channels,
+            deform_fc_channels,
+            spatial_scale,
+            sampling_ratio,
+            gamma,
+            form=form,
+            backend=backend,
+        )
+        count = self.output_size[0] * self.output_size[1]
+        self.mask_fc = _mask_branch(output_channels * count, deform_fc_channels, count)
+
+    def forward(self, input: Tensor, boxes: Boxes) -> Tensor:
+        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`."""
+        plain = self.pool(input, boxes, None, None)
+        mask = self.mask_fc(plain.flatten(1)).view(-1, 1, *self.output_size)
+        return self.pool(input, boxes, self.offsets(plain), mask)
+
+
+class DeformPSRoIPool(nn.Module):
+    """Deformable position-sensitive RoI pooling with offsets from a convolution (Dai et al., section 2.2, figure 4).
+
+    A 1 x 1 convolution on the features gives offset fields; pooled position-sensitively without offsets they are the
+    offsets of the RoI, one pair per bin and class, with which the score maps are pooled.
+
+    Attributes:
+        conv_offset: ``Conv2d(in_channels, 2 * classes * k * k, 1)``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        classes: int,
+        output_size: int = 7,
+        spatial_scale: float = 1 / 16,
+        sample_per_part: int = 4,
+        trans_std: float = 0.1,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        """Make the layer.
+
+        Args:
+            in_channels: channels of the features.
+            classes: offset classes: with the background for scores, 1 for class-agnostic boxes.
+            output_size: bins, parts and channel groups per axis, ``k``.
+            spatial_scale: map pixels per box pixel.
+            sample_per_part: samples per bin and axis.
+            trans_std: unit of the offsets as a share of the RoI's size.
+            backend: of the operator.
+        """
+        super().__init__()
+        self.output_size, self.spatial_scale, self.backend = output_size, spatial_scale, backend
+        self.sample_per_part, self.trans_std = sample_per_part, trans_std
+        self.conv_offset = nn.Conv2d(in_channels, 2 * classes * output_size**2, 1)
+        _zero(self.conv_offset)
+
+    def forward(self, features: Tensor, maps: Tensor, boxes: Boxes) -> Tensor:
+        """Pool score maps.
+
+        Args:
+            features: ``[N, in_channels, H, W]``.
+            maps: ``[N, D * k * k, H, W]`` with ``D`` a multiple of ``classes``.
+            boxes: as in :func:`dcn.ops.roi_align`.
+
+        Returns:
+            ``[R, D, k, k]``.
+        """
+        offset = self._pool(self.conv_offset(features), boxes, None)
+        return self._pool(maps, boxes, offset)
+
+    def _pool(self, maps: Tensor, boxes: Boxes, offset: Tensor | None) -> Tensor:
+        return deform_ps_roi_pool(
+            maps,
+            boxes,
+            offset,
+            self.output_size,
+            self.spatial_scale,
+            group_size=self.output_size,
+            sample_per_part=self.sample_per_part,
+            trans_std=self.trans_std,
+            backend=self.backend,
+        )

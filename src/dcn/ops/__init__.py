@@ -1,0 +1,23 @@
+"""The operators: functions of tensors with exact contracts, gradients and a choice of backends."""
+
+from __future__ import annotations
+
+from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
+from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
+from dcn.ops.nms import box_voting, nms, soft_nms
+from dcn.ops.roi_pool import ps_roi_align, ps_roi_pool, roi_align, roi_pool
+
+__all__ = [
+    "box_voting",
+    "deform_conv1d",
+    "deform_conv2d",
+    "deform_conv3d",
+    "deform_ps_roi_pool",
+    "deform_roi_pool",
+    "nms",
+    "ps_roi_align",
+    "ps_roi_pool",
+    "roi_align",
+    "roi_pool",
+    "soft_nms",
+]

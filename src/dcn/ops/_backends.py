@@ -1,0 +1,64 @@
+"""Which backend computes a call: the first of an ordered table that can, or the one that was named."""
+
+from __future__ import annotations
+
+import os
+from types import ModuleType
+from typing import Any
+
+Table = tuple[tuple[str, ModuleType], ...]
+"""Names and kernel modules of one operator, the fastest first. The last one takes every call."""
+
+
+def check_name(table: Table, backend: str | None) -> None:
+    """Refuse a backend that the operator does not have.
+
+    Raises:
+        ValueError: ``backend`` is neither ``None`` nor a name of ``table``.
+    """
+    names = [name for name, _ in table]
+    if backend is not None and backend not in names:
+        raise ValueError(f"backend: expected None or one of {names}, got {backend!r}; None chooses by itself")
+
+
+def _wanted(table: Table, backend: str | None) -> str | None:
+    if backend is None and (named := os.environ.get("DCN_BACKEND")):
+        if named not in [name for name, _ in table]:
+            raise ValueError(
+                f"DCN_BACKEND: expected one of {[name for name, _ in table]} for this operator, got {named!r}; "
+                "unset the environment variable to choose by itself"
+            )
+        return named
+    check_name(table, backend)
+    return backend
+
+
+def choose(table: Table, backend: str | None, *args: Any, **call: Any) -> ModuleType:
+    """The kernel module that computes the call described by ``args`` and ``call``.
+
+    Args:
+        table: the operator's backends in order of preference.
+        backend: a name, or ``None`` for ``$DCN_BACKEND``, and without that the first backend that can.
+        args: what the ``unsupported`` functions of the modules are asked with, in their order.
+        call: the same by name.
+
+    Raises:
+        ValueError: the backend that was named is unknown or cannot compute this call (with its reason), or none can.
+    """
+    wanted = _wanted(table, backend)
+    reasons = []
+    for name, module in table:
+        if wanted is not None and name != wanted:
+            continue
+        reason = module.unsupported(*args, **call)
+        if reason is None:
+            return module
+        reasons.append(f"{name}: {reason}")
+    if wanted is None:
+        raise ValueError(f"backend: none can compute this call; {'; '.join(reasons)}")
+    raise ValueError(f"backend={wanted!r} cannot compute this call ({reasons[0]}); backend=None takes one that can")
+
+
+def reasons(table: Table, *args: Any, **call: Any) -> dict[str, str | None]:
+    """Per backend why it cannot compute the call, ``None`` where it can."""
+    return {name: module.unsupported(*args, **call) for name, module in table}

@@ -1,0 +1,115 @@
+"""Checks that the operators share: each refusal is a ValueError with the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+_FLOAT_NAMES = "float16, bfloat16, float32 or float64"
+
+
+def int_tuple(name: str, value: int | Sequence[int], n: int, minimum: int) -> tuple[int, ...]:
+    """``value`` as ``n`` integers, each at least ``minimum``.
+
+    Raises:
+        ValueError: not an integer or ``n`` of them, or one below ``minimum``.
+    """
+    values = (value,) * n if isinstance(value, int) else value
+    integers = isinstance(values, (tuple, list)) and len(values) == n and all(isinstance(v, int) for v in values)
+    if not integers or any(v < minimum for v in values):
+        raise ValueError(f"{name}: expected an int or {n} ints of at least {minimum}, got {value!r}")
+    return tuple(values)
+
+
+def tensor(name: str, value: Tensor) -> None:
+    """Refuse what is not a tensor.
+
+    Raises:
+        ValueError: ``value`` is no ``torch.Tensor``.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; convert with torch.as_tensor")
+
+
+def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:
+    """Refuse a tensor whose number of axes differs; ``layout`` names the axes for the message.
+
+    Raises:
+        ValueError: ``value`` is no tensor of ``expected`` axes.
+    """
+    tensor(name, value)
+    if value.ndim != expected:
+        raise ValueError(f"{name}: expected {expected} axes {layout}, got shape {list(value.shape)}")
+
+
+def shape(name: str, value: Tensor, expected: Sequence[int], why: str) -> None:
+    """Refuse a tensor of another shape; ``why`` says where the expectation comes from.
+
+    Raises:
+        ValueError: ``value`` is no tensor of shape ``expected``.
+    """
+    tensor(name, value)
+    if len(value.shape) != len(expected) or any(got != want for got, want in zip(value.shape, expected, strict=True)):
+        raise ValueError(f"{name}: expected shape {list(expected)} ({why}), got {list(value.shape)}")
+
+
+def floating(name: str, value: Tensor) -> None:
+    """Refuse a type that the operators do not compute.
+
+    Raises:
+        ValueError: the type is not float16, bfloat16, float32 or float64.
+    """
+    if value.dtype not in FLOATS:
+        raise ValueError(f"{name}: expected {_FLOAT_NAMES}, got {value.dtype}; convert with .float()")
+
+
+def same_dtype(name: str, value: Tensor, like: Tensor, *, or_float32: bool = False) -> None:
+    """Refuse a type that differs from that of ``input``.
+
+    Args:
+        name: the argument's name.
+        value: the argument.
+        like: the input whose type it must have.
+        or_float32: float32 is accepted beside a half-precision input (coordinates stay exact).
+
+    Raises:
+        ValueError: another type.
+    """
+    if value.dtype == like.dtype or (or_float32 and value.dtype == torch.float32 and like.dtype in HALVES):
+        return
+    raise ValueError(
+        f"{name}: expected {like.dtype}, the type of input{' (or float32)' if or_float32 else ''}, got {value.dtype}; "
+        f"convert with {name}.to(input.dtype)"
+    )
+
+
+def same_device(name: str, value: Tensor, like: Tensor) -> None:
+    """Refuse a tensor that lies on another device than ``input``.
+
+    Raises:
+        ValueError: another device.
+    """
+    if value.device != like.device:
+        raise ValueError(
+            f"{name}: expected device {like.device}, where input is, got {value.device}; "
+            f"move it with {name}.to(input.device)"
+        )
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is not one of ``allowed``.
+
+    Raises:
+        ValueError: ``value`` is none of them.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {list(allowed)}, got {value!r}")
+
+
+def channels_last(value: Tensor) -> bool:
+    """Whether ``[N, C, *size]`` lies in memory as ``[N, *size, C]`` and not also as ``[N, C, *size]``."""
+    return not value.is_contiguous() and value.movedim(1, -1).is_contiguous()

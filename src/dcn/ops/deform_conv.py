@@ -1,0 +1,343 @@
+"""Deformable convolution in one, two and three dimensions: what a call means, and its checks.
+
+Dai et al., "Deformable Convolutional Networks" (equation 2), and Zhu et al., "Deformable ConvNets v2" (equation 1: the
+mask). With ``K`` kernel taps, tap ``k`` of output place ``p`` reads the input at
+``p * stride - padding + k * dilation + offset``, by multilinear interpolation. Offsets are in pixels of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dcn.kernels.cpu import deform_conv as cpu
+from dcn.kernels.reference import deform_conv as reference
+from dcn.ops import _checks
+from dcn.ops._backends import Table, check_name, choose
+from dcn.ops._register import Needs, Operator, Options, Tensors
+
+BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+BOUNDARIES = ("v1", "v2")
+_LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}
+
+
+def output_size(
+    size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """Places of the output per axis, ``floor((size + 2*padding - dilation*(kernel-1) - 1) / stride) + 1``."""
+    return tuple(
+        (s + 2 * p - d * (k - 1) - 1) // step + 1
+        for s, k, step, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
+    )
+
+
+def _check_channels(input: Tensor, weight: Tensor) -> None:
+    channels, per_group = input.shape[1], weight.shape[1]
+    if min(weight.shape) < 1:
+        raise ValueError(f"weight: expected at least 1 along every axis, got shape {list(weight.shape)}")
+    if channels % per_group or weight.shape[0] % (channels // per_group or 1):
+        raise ValueError(
+            f"weight: expected [O, C/groups, *kernel] with {channels} input channels divisible by weight.shape[1] "
+            f"and O by groups, got shape {list(weight.shape)}; weight.shape[1] must be input channels / groups"
+        )
+
+
+def _check_output(input: Tensor, weight: Tensor, geometry: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    if min(input.shape[1:]) < 1:
+        raise ValueError(f"input: expected at least 1 channel and 1 pixel, got shape {list(input.shape)}")
+    kernel, (stride, padding, dilation) = weight.shape[2:], geometry
+    out = output_size(input.shape[2:], kernel, stride, padding, dilation)
+    if min(out) < 1:
+        raise ValueError(
+            f"input: expected a size that gives at least one output place, got size {list(input.shape[2:])} with "
+            f"kernel {list(kernel)}, stride {list(stride)}, padding {list(padding)}, dilation {list(dilation)} "
+            f"(output {list(out)}); enlarge the input or the padding"
+        )
+    return out
+
+
+def _check_offset(input: Tensor, offset: Tensor, weight: Tensor, out: tuple[int, ...]) -> int:
+    """The number of offset groups."""
+    n = len(out)
+    per_group = n * prod(weight.shape[2:])
+    offset_groups = offset.shape[1] // per_group
+    if offset_groups < 1 or offset.shape[1] % per_group or input.shape[1] % offset_groups:
+        raise ValueError(
+            f"offset: expected {n}*G*K channels with K = {per_group // n} taps and G a divisor of the {input.shape[1]} "
+            f"input channels (G*{per_group}), got {offset.shape[1]} channels"
+        )
+    why = "batch of input, channels, size of the output"
+    _checks.shape("offset", offset, (input.shape[0], offset.shape[1], *out), why)
+    return offset_groups
+
+
+def _unpack(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    return cast("tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]", tensors)
+
+
+def _check(tensors: Tensors, geometry: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Refuse every wrong call; the size of the output otherwise."""
+    input, offset, weight, bias, mask = _unpack(tensors)
+    n = len(geometry[0])
+    for name, value, layout in (
+        ("input", input, _LAYOUTS[n]),
+        ("offset", offset, f"[N, {n}*G*K, *output size]"),
+        ("weight", weight, "[O, C/groups, *kernel]"),
+    ):
+        _checks.ndim(name, value, n + 2, layout)
+    _checks.floating("input", input)
+    for name, other in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
+        if other is not None:
+            _checks.tensor(name, other)
+            _checks.same_dtype(name, other, input, or_float32=name == "offset")
+            _checks.same_device(name, other, input)
+    out = _check_output(input, weight, geometry)
+    _check_channels(input, weight)
+    offset_groups = _check_offset(input, offset, weight, out)
+    if bias is not None:
+        _checks.shape("bias", bias, (weight.shape[0],), "one value per output channel")
+    if mask is not None:
+        taps = offset_groups * prod(weight.shape[2:])
+        _checks.shape("mask", mask, (input.shape[0], taps, *out), "batch, G*K, size of the output")
+    return out
+
+
+def _forward(tensors: Tensors, options: Options) -> Tensor:
+    *call, backend = options
+    output: Tensor = choose(BACKENDS, backend, *tensors, *call).forward(*tensors, *call)
+    if _checks.channels_last(_unpack(tensors)[0]):
+        return output.movedim(1, -1).contiguous().movedim(-1, 1)
+    return output
+
+
+def _bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | None:
+    """Summed in float32 at least: a half-precision sum over a large map would lose most of it."""
+    if bias is None or not needed:
+        return None
+    axes = [0, *range(2, grad.ndim)]
+    return grad.sum(axes, dtype=torch.float32 if grad.dtype in _checks.HALVES else grad.dtype).to(bias.dtype)
+
+
+Kernel = Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]]
+
+
+def _gradients(kernel: Kernel, grad: Tensor, tensors: Tensors, call: Options, needs: Needs) -> Tensors:
+    input, offset, weight, bias, mask = tensors
+    found: tuple[Tensor | None, ...] = (None, None, None, None)
+    wanted = (needs[0], needs[1], needs[2], needs[4] and mask is not None)
+    if any(wanted):
+        found = kernel(grad, input, offset, weight, mask, *call, wanted)
+    return (*found[:3], _bias_gradient(grad, bias, needs[3]), found[3])
+
+
+def _backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
+    *call, backend = options
+    module = choose(BACKENDS, backend, *tensors, *call)
+    return _gradients(module.backward, grad, tensors, tuple(call), needs)
+
+
+def _reference_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
+    return _gradients(reference.backward, grad, tensors, options[:-1], needs)
+
+
+def _fake(tensors: Tensors, options: Options) -> Tensor:
+    input, _, weight, *_ = _unpack(tensors)
+    out = _check(tensors, options[:3])
+    if _checks.channels_last(input):
+        return input.new_empty((input.shape[0], *out, weight.shape[0])).movedim(-1, 1)
+    return input.new_empty((input.shape[0], weight.shape[0], *out))
+
+
+def _tangent(tangents: Tensors, tensors: Tensors, options: Options) -> Tensor:
+    by_input, by_offset, by_weight, by_bias, by_mask = tangents
+    given = (by_input, by_offset, by_weight, by_bias, by_mask)
+    stride, padding, dilation, boundary, _ = options
+    return reference.tangent(given, *_unpack(tensors), stride, padding, dilation, boundary)
+
+
+def _fold(
+    batch: int, tensors: Tensors, dims: Sequence[int | None]
+) -> tuple[Tensors, Callable[[Tensor], Tensor]] | None:
+    """A vmapped axis joins the batch axis, unless the weight or the bias has one too."""
+    if dims[2] is not None or dims[3] is not None:
+        return None
+
+    def join(tensor: Tensor | None, dim: int | None) -> Tensor | None:
+        if tensor is None:
+            return None
+        moved = tensor.movedim(dim, 0) if dim is not None else tensor.unsqueeze(0).expand(batch, *tensor.shape)
+        return moved.reshape(batch * moved.shape[1], *moved.shape[2:])
+
+    input, offset, weight, bias, mask = tensors
+    folded = (join(input, dims[0]), join(offset, dims[1]), weight, bias, join(mask, dims[4]))
+    return folded, lambda output: output.reshape(batch, output.shape[0] // max(batch, 1), *output.shape[1:])
+
+
+def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+    """Data to ``dtype``; offsets stay as they came, a coordinate of 1000.3 has no place in half precision."""
+    input, offset, weight, bias, mask = tensors
+    if input is None or input.dtype == torch.float64:
+        return tensors
+    if offset is not None and offset.dtype in _checks.HALVES and offset.dtype != dtype:
+        offset = offset.float()
+    data = [None if tensor is None else tensor.to(dtype) for tensor in (input, weight, bias, mask)]
+    return data[0], offset, data[1], data[2], data[3]
+
+
+_OPERATOR = Operator(
+    name="deform_conv",
+    tensors=("Tensor input", "Tensor offset", "Tensor weight", "Tensor? bias", "Tensor? mask"),
+    options=("int[] stride", "int[] padding", "int[] dilation", "str boundary", "str? backend"),
+    forward=_forward,
+    backward=_backward,
+    reference_backward=_reference_backward,
+    fake=_fake,
+    tangent=_tangent,
+    fold=_fold,
+    autocast=_autocast,
+)
+
+
+def _call(
+    n: int,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    geometry: tuple[int | Sequence[int], int | Sequence[int], int | Sequence[int]],
+    boundary: str,
+    backend: str | None,
+) -> Tensor:
+    stride = _checks.int_tuple("stride", geometry[0], n, 1)
+    padding = _checks.int_tuple("padding", geometry[1], n, 0)
+    dilation = _checks.int_tuple("dilation", geometry[2], n, 1)
+    _checks.choice("boundary", boundary, BOUNDARIES)
+    check_name(BACKENDS, backend)
+    for name, value in (("input", input), ("offset", offset), ("weight", weight)):
+        _checks.tensor(name, value)
+    tensors = _OPERATOR.cast((input, offset, weight, bias, mask))
+    _check(tensors, (stride, padding, dilation))
+    return _OPERATOR(tensors, (stride, padding, dilation, boundary, backend))
+
+
+def deform_conv1d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    mask: Tensor | None = None,
+    *,
+    boundary: str = "v2",
+    backend: str | None = None,
+) -> Tensor:
+    """Deformable convolution of sequences: :func:`deform_conv2d` with one spatial axis.
+
+    Args:
+        input: ``[N, C, W]``.
+        offset: ``[N, G*K, W_out]``, in pixels.
+        weight: ``[O, C/groups, K]``.
+        bias: ``[O]`` or ``None``.
+        stride: step of the output places, at least 1.
+        padding: as in :func:`deform_conv2d`.
+        dilation: distance of the taps, at least 1.
+        mask: ``[N, G*K, W_out]`` or ``None``.
+        boundary: ``"v2"`` or ``"v1"``.
+        backend: ``None``, or the name of the one to use.
+
+    Returns:
+        ``[N, O, W_out]``.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    return _call(1, input, offset, weight, bias, mask, (stride, padding, dilation), boundary, backend)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    mask: Tensor | None = None,
+    *,
+    boundary: str = "v2",
+    backend: str | None = None,
+) -> Tensor:
+    """Deformable convolution, modulated where ``mask`` is given.
+
+    Dai et al. 2017, equation 2; Zhu et al. 2019, equation 1. The number of groups follows from ``weight``, that of
+    the offset groups ``G`` from ``offset``; input channel ``c`` is moved by offset group ``c // (C/G)``. ``K = kh*kw``.
+
+    Positions may be anything, NaN and infinity too: a tap outside the map contributes 0 and has zero gradients.
+
+    Args:
+        input: ``[N, C, H, W]``, float16, bfloat16, float32 or float64. ``N`` may be 0.
+        offset: ``[N, 2*G*K, H_out, W_out]``, pixels of the input; per group and tap first ``y``, then ``x``. Has the
+            type of ``input``, or float32 beside half-precision data. Positions are computed in float32 (float64).
+        weight: ``[O, C/groups, kh, kw]``.
+        bias: ``[O]`` or ``None``.
+        stride: step of the output places, an int or ``(y, x)``, at least 1.
+        padding: shift of the first place beyond the upper left corner, at least 0; nothing is really padded.
+        dilation: distance of neighbouring taps, at least 1.
+        mask: ``[N, G*K, H_out, W_out]`` factors of the samples, or ``None`` for 1.
+        boundary: ``"v2"``, the rule of the modulated operator and of all later code: the map fades to 0 within one
+            pixel beyond its edge; offset gradients are 0 from -1 and from H (W) on. ``"v1"``, the rule of the original
+            operator of 2017: 0 unless ``0 <= y < H`` and ``0 <= x < W``, constant beyond the last pixel centre.
+        backend: ``None`` takes the fastest that can compute the call (or ``$DCN_BACKEND``); a name insists on it.
+
+    Returns:
+        ``[N, O, H_out, W_out]`` in the type and memory format of ``input``;
+        ``H_out = (H + 2*pad - dilation*(kh-1) - 1) // stride + 1``.
+
+    Raises:
+        ValueError: an argument does not fit (the message names it, what was expected and what came), or the backend
+            that was named cannot compute the call.
+    """
+    return _call(2, input, offset, weight, bias, mask, (stride, padding, dilation), boundary, backend)
+
+
+def deform_conv3d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    mask: Tensor | None = None,
+    *,
+    boundary: str = "v2",
+    backend: str | None = None,
+) -> Tensor:
+    """Deformable convolution of volumes or clips: :func:`deform_conv2d` with three spatial axes, trilinear.
+
+    Args:
+        input: ``[N, C, D, H, W]``.
+        offset: ``[N, 3*G*K, D_out, H_out, W_out]``, in pixels; per group and tap ``z``, ``y``, ``x``.
+        weight: ``[O, C/groups, kd, kh, kw]``.
+        bias: ``[O]`` or ``None``.
+        stride: an int or ``(z, y, x)``, at least 1.
+        padding: as in :func:`deform_conv2d`.
+        dilation: distance of neighbouring taps, at least 1.
+        mask: ``[N, G*K, D_out, H_out, W_out]`` or ``None``.
+        boundary: ``"v2"`` or ``"v1"``.
+        backend: ``None``, or the name of the one to use.
+
+    Returns:
+        ``[N, O, D_out, H_out, W_out]``.
+
+    Raises:
+        ValueError: an argument does not fit; the message names it.
+    """
+    return _call(3, input, offset, weight, bias, mask, (stride, padding, dilation), boundary, backend)

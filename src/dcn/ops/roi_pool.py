@@ -1,0 +1,217 @@
+"""Pooling of regions of interest: RoIAlign, RoI max pooling and the position-sensitive variants.
+
+All take boxes in pixels of the image as ``[R, 5]`` (image index, x1, y1, x2, y2) or as a list with one ``[R_i, 4]`` per
+image, and return ``[R, channels, rows, columns]`` in the type of the map. Boxes get no gradient. A box with NaN or
+infinity gives zeros; boxes may lie anywhere and be of any size. Half-precision maps are pooled in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from dcn.kernels.cpu import roi_pool as cpu
+from dcn.kernels.reference import roi_pool as reference
+from dcn.kernels.roi_grid import Form, RoiRule
+from dcn.ops import _checks
+from dcn.ops._backends import Table, check_name, choose
+from dcn.ops._register import Needs, Operator, Options, Tensors
+from dcn.ops._roi_mean import Boxes, check_call, check_images, gather_boxes, roi_mean
+
+Rounding = Literal["before_scale", "after_scale"]
+
+
+def bins(output_size: int | tuple[int, int]) -> tuple[int, int]:
+    """``output_size`` as ``(rows, columns)``.
+
+    Raises:
+        ValueError: not one or two integers of at least 1.
+    """
+    rows, columns = _checks.int_tuple("output_size", output_size, 2, 1)
+    return rows, columns
+
+
+def roi_align(
+    input: Tensor,
+    boxes: Boxes,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    aligned: bool = False,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """RoIAlign: the mean of bilinear samples in each bin (He et al., "Mask R-CNN", section 3).
+
+    Args:
+        input: map ``[N, C, H, W]``.
+        boxes: RoIs, see the module.
+        output_size: bins, one number or ``(rows, columns)``.
+        spatial_scale: map pixels per box pixel, such as 1/16.
+        sampling_ratio: samples per bin and axis; 0 or less: ``ceil(bin size)``, about one per map pixel. A RoI that
+            reaches far beyond the map costs no more than one that covers it: samples outside count as 0 unread.
+        aligned: half a pixel to the upper left, and no least RoI size (detectron2, mmdetection). Otherwise RoIs are at
+            least 1 x 1 map pixel (the first Caffe2 and torchvision rule).
+        backend: ``None`` chooses, ``"cpu"`` or ``"reference"``.
+
+    Returns:
+        ``[R, C, rows, columns]``.
+
+    Raises:
+        ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
+    """
+    form: Form = "half_pixel" if aligned else "align"
+    rule = RoiRule(form, bins(output_size), (1, 1), float(spatial_scale), max(int(sampling_ratio), 0), 0.0)
+    return roi_mean(input, boxes, None, None, rule, backend)
+
+
+def ps_roi_align(
+    input: Tensor,
+    boxes: Boxes,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = -1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Position-sensitive RoIAlign (Li et al., "Light-Head R-CNN"; torchvision's rule).
+
+    RoIs are placed as in ``roi_align(aligned=True)``; bin ``(p, q)`` of output channel ``d`` reads only input channel
+    ``(d * rows + p) * columns + q``. Empty RoIs with an adaptive ``sampling_ratio`` give 0 (torchvision: NaN).
+
+    Args:
+        input: map ``[N, D * rows * columns, H, W]``.
+        boxes: RoIs, see the module.
+        output_size: bins, one number or ``(rows, columns)``.
+        spatial_scale: map pixels per box pixel.
+        sampling_ratio: samples per bin and axis; 0 or less: ``ceil(bin size)``.
+        backend: as for :func:`roi_align`.
+
+    Returns:
+        ``[R, D, rows, columns]``.
+
+    Raises:
+        ValueError: as for :func:`roi_align`.
+    """
+    size = bins(output_size)
+    rule = RoiRule("half_pixel", size, size, float(spatial_scale), max(int(sampling_ratio), 0), 0.0)
+    return roi_mean(input, boxes, None, None, rule, backend)
+
+
+def ps_roi_pool(
+    input: Tensor,
+    boxes: Boxes,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    *,
+    group_size: int | tuple[int, int] | None = None,
+    rounding: Rounding = "before_scale",
+    backend: str | None = None,
+) -> Tensor:
+    """Position-sensitive RoI pooling: the mean of whole cells (Dai et al., "R-FCN", equation 1).
+
+    Args:
+        input: map ``[N, D * group * group, H, W]``; bin ``(p, q)`` of output channel ``d`` reads channel
+            ``(d * group + p * group // rows) * group + q * group // columns``.
+        boxes: RoIs, see the module.
+        output_size: bins, one number or ``(rows, columns)``.
+        spatial_scale: map pixels per box pixel.
+        group_size: channel groups per axis; ``None``: ``output_size``.
+        rounding: ``"before_scale"`` is the rule of the original R-FCN code: corners are rounded in image pixels (halves
+            away from zero), the last one belongs to the RoI (+1), then both are scaled; least size 0.1 map pixels.
+            ``"after_scale"`` is torchvision's: scaled corners are rounded, no +1, least size 1; its forward never
+            reads the map's last row and column, and the gradient here follows that forward.
+        backend: as for :func:`roi_align`.
+
+    Returns:
+        ``[R, D, rows, columns]``, 0 for bins without a cell.
+
+    Raises:
+        ValueError: as for :func:`roi_align`.
+    """
+    _checks.choice("rounding", rounding, ("before_scale", "after_scale"))
+    size = bins(output_size)
+    rows, columns = size if group_size is None else _checks.int_tuple("group_size", group_size, 2, 1)
+    form: Form = "cells_first" if rounding == "before_scale" else "cells_after"
+    return roi_mean(
+        input, boxes, None, None, RoiRule(form, size, (rows, columns), float(spatial_scale), 0, 0.0), backend
+    )
+
+
+MAX_BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+
+
+def _max_check(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor, tuple[int, int], float]:
+    input, boxes = tensors
+    assert input is not None
+    assert boxes is not None
+    output_size, spatial_scale, _ = options
+    rows, columns = output_size
+    check_call(input, boxes, RoiRule("cells_after", (rows, columns), (1, 1), spatial_scale, 0, 0.0))
+    return input, boxes, (rows, columns), spatial_scale
+
+
+def _max_fake(tensors: Tensors, options: Options) -> Tensor:
+    input, boxes, size, _ = _max_check(tensors, options)
+    return input.new_empty((boxes.shape[0], input.shape[1], *size))
+
+
+def _max_forward(tensors: Tensors, options: Options) -> Tensor:
+    call = _max_check(tensors, options)
+    check_images(call[0], call[1])
+    return choose(MAX_BACKENDS, options[-1], *call).forward(*call)
+
+
+def _max_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
+    call = _max_check(tensors, options)
+    return (choose(MAX_BACKENDS, options[-1], *call).backward(grad, *call) if needs[0] else None), None
+
+
+def _max_reference_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
+    return (reference.backward(grad, *_max_check(tensors, options)) if needs[0] else None), None
+
+
+_MAX_OPERATOR = Operator(
+    name="roi_max",
+    tensors=("Tensor input", "Tensor boxes"),
+    options=("int[] output_size", "float spatial_scale", "str? backend"),
+    forward=_max_forward,
+    backward=_max_backward,
+    reference_backward=_max_reference_backward,
+    fake=_max_fake,
+)
+
+
+def roi_pool(
+    input: Tensor,
+    boxes: Boxes,
+    output_size: int | tuple[int, int],
+    spatial_scale: float = 1.0,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """RoI max pooling (Girshick, "Fast R-CNN", section 2.1): the rule shared by MXNet, Caffe and torchvision.
+
+    Scaled corners are rounded (halves away from zero), the last one belongs to the RoI, the least size is one cell.
+
+    Args:
+        input: map ``[N, C, H, W]``; a NaN is passed on as the largest value of its bins.
+        boxes: RoIs, see the module.
+        output_size: bins, one number or ``(rows, columns)``.
+        spatial_scale: map pixels per box pixel.
+        backend: as for :func:`roi_align`.
+
+    Returns:
+        ``[R, C, rows, columns]``, 0 for bins without a cell. The gradient of a bin goes to the first of its largest
+        cells in reading order.
+
+    Raises:
+        ValueError: as for :func:`roi_align`.
+    """
+    _checks.ndim("input", input, 4, "[N, C, H, W]")
+    check_name(MAX_BACKENDS, backend)
+    tensors = (input, gather_boxes(boxes, input.shape[0]))
+    options = (list(bins(output_size)), float(spatial_scale), backend)
+    _max_check(tensors, options)
+    return _MAX_OPERATOR(tensors, options)

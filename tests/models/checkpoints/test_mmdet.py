@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from dcn.models import build
+from dcn.models.checkpoints import load_state, mmdet, read_detector
+
+OPTIONS = {"width": 1 / 16, "stem_channels": 4, "fpn_channels": 8, "fc_channels": 8}
+
+
+def _old_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.replace("conv2.conv_offset.", "conv2_offset."): value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["new-names", "old-names"])
+@pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_mdconv_c3-c5", "cascade_mask_rcnn_r50_fpn_dconv_c3-c5"])
+def test_whole_detector(name: str, old: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source, copy = (build(name, ["a", "b"], **OPTIONS) for _ in range(2))
+    with torch.no_grad():
+        for parameter in source.parameters():
+            parameter.uniform_(-1, 1)
+    state = source.state_dict()
+    saved = _old_names(state) if old else dict(state)
+    assert (saved.keys() != state.keys()) == old
+    meta = {"CLASSES": ("a", "b"), "mmdet_version": "2.0.0", "epoch": 12}
+    torch.save({"meta": meta, "state_dict": OrderedDict(saved), "optimizer": {}}, tmp_path / "x.pth")
+    tensors, classes = read_detector(tmp_path / "x.pth")
+    assert classes == ("a", "b")
+    assert load_state(copy, tensors, "x.pth") == []
+    torch.testing.assert_close(dict(copy.state_dict()), dict(state))
+
+
+def test_no_detector(tmp_path: Path) -> None:
+    torch.save({"layer1.0.conv1.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="expected a detector of mmdetection"):
+        read_detector(tmp_path / "x.pth")
+
+
+def test_only_offset_branches_are_renamed() -> None:
+    names = ["backbone.layer4.0.conv2_offset.weight", "backbone.layer4.0.conv2.weight", "x.offset_fc.0.bias"]
+    got = mmdet.rename({name: torch.zeros(1) for name in names})
+    assert list(got) == ["backbone.layer4.0.conv2.conv_offset.weight", *names[1:]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "first"),
+    [(81, "person"), (21, "aeroplane"), (4, "class_0"), (None, None)],
+    ids=["coco", "voc", "other", "no-classifier"],
+)
+def test_classes_without_names(rows: int | None, first: str | None, tmp_path: Path) -> None:
+    state = {"backbone.conv1.weight": torch.zeros(1)}
+    if rows is not None:
+        state |= {f"roi_head.bbox_head.{stage}.fc_cls.bias": torch.zeros(rows) for stage in range(3)}
+    torch.save({"state_dict": state}, tmp_path / "x.pth")
+    _, classes = read_detector(tmp_path / "x.pth")
+    assert classes is None if rows is None else classes is not None and (len(classes), classes[0]) == (rows - 1, first)

@@ -1,0 +1,114 @@
+"""Turning convolutions of any network deformable and back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcn.nn import DeformConv2d, deformify, offset_parameters, undeformify
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(4, 8, 3, padding=1, bias=False)
+        self.branches = nn.ModuleList([nn.Conv2d(8, 8, 3, padding="same", groups=2), nn.Conv2d(8, 8, 1)])
+        self.tail = nn.Sequential(nn.ReLU(), nn.Conv2d(8, 4, (3, 5), (2, 1), (1, 2)))
+        self.again = self.conv1
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.again(self.conv1(x)[:, :4])
+        return self.tail(sum(branch(y) for branch in self.branches))
+
+
+@pytest.mark.parametrize("modulated", [False, True], ids=["plain", "modulated"])
+@pytest.mark.parametrize("boundary", ["v1", "v2"])
+def test_same_function_there_and_back(modulated: bool, boundary: str) -> None:
+    model = _Block().double().eval()
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    before, parameters = model(x), {id(p) for p in model.parameters()}
+    names = deformify(model, "*", modulated=modulated, offset_groups=2, boundary=boundary)
+    assert names == ["conv1", "branches.0", "branches.1", "tail.1", "again"]
+    assert model.conv1 is model.again
+    assert not any(type(m) is nn.Conv2d for n, m in model.named_modules() if not n.endswith("conv_offset"))
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+    assert parameters <= {id(p) for p in model.parameters()}
+    assert not any(m.training for m in model.modules() if isinstance(m, DeformConv2d))
+    assert undeformify(model) == names
+    torch.testing.assert_close(model(x), before, rtol=0, atol=0)
+    assert parameters == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        ("conv1", ["conv1", "again"]),
+        (["branches.*"], ["branches.0", "branches.1"]),
+        (lambda name, conv: conv.kernel_size == (3, 5), ["tail.1"]),
+    ],
+    ids=["name", "pattern", "predicate"],
+)
+def test_choosing_layers(layers: object, expected: list[str]) -> None:
+    model = _Block()
+    changed = deformify(model, layers)  # type: ignore[arg-type]
+    assert set(changed) <= set(expected)
+    assert [n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, DeformConv2d)] == expected
+
+
+def test_keeps_hooks_flags_and_types() -> None:
+    conv = nn.Conv2d(2, 2, 3).to(torch.bfloat16)
+    model = nn.Sequential(conv)
+    conv.weight.requires_grad_(False)
+    seen: list[torch.Size] = []
+    conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    deformify(model, "0")
+    layer = model[0]
+    assert isinstance(layer, DeformConv2d)
+    assert layer.weight is conv.weight
+    assert not layer.weight.requires_grad
+    assert layer.conv_offset.weight.dtype == torch.bfloat16
+    model(torch.randn(1, 2, 5, 5, dtype=torch.bfloat16))
+    assert seen == [torch.Size([1, 2, 3, 3])]
+
+
+def test_new_weights_when_asked() -> None:
+    conv = nn.Conv2d(2, 2, 3)
+    model = nn.Sequential(conv)
+    deformify(model, "0", keep_weights=False)
+    layer = model[0]
+    assert isinstance(layer, DeformConv2d)
+    assert not torch.equal(layer.weight, conv.weight)
+
+
+def test_offset_parameters_are_those_of_the_branches() -> None:
+    model = _Block()
+    deformify(model, ["conv1", "branches.0"])
+    expected = {id(p) for n, p in model.named_parameters() if "conv_offset" in n}
+    assert {id(p) for p in offset_parameters(model)} == expected
+    assert len(list(offset_parameters(model))) == 4
+
+
+@pytest.mark.parametrize(
+    ("conv", "reason"),
+    [
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding mode is 'reflect'"),
+        (nn.Conv2d(2, 2, 2, padding="same"), "'same' differs"),
+        (nn.Conv2d(3, 2, 3), "not divisible by offset_groups=2"),
+    ],
+    ids=["mode", "same", "groups"],
+)
+def test_layers_that_cannot_be_replaced(conv: nn.Conv2d, reason: str) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 2, 3), conv)
+    with pytest.raises(ValueError, match=f"^layers: '1' cannot become deformable: .*{reason}"):
+        deformify(model, "*", offset_groups=2)
+    assert type(model[0]) is nn.Conv2d
+
+
+def test_nothing_chosen_and_bare_layers() -> None:
+    with pytest.raises(ValueError, match=r"^layers: 'body.*' chooses none of the 5 convolutions"):
+        deformify(_Block(), "body.*")
+    with pytest.raises(ValueError, match=r"^model: expected a module that contains"):
+        deformify(nn.Conv2d(1, 1, 1), "*")
+    with pytest.raises(ValueError, match=r"^model: expected a module that contains"):
+        undeformify(DeformConv2d(1, 1, 1))

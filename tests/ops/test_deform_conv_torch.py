@@ -1,0 +1,206 @@
+"""Deformable convolution inside torch: derivatives, compiler, export, transforms, autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from dcn.ops import deform_conv2d
+from tests.ops.cases import AWKWARD, BACKENDS, BOUNDARIES, SHAPES, Shape, call, close, make
+
+SMALL = Shape((4, 3), (3, 2), (2, 1), (1, 0), (1, 1), channels=4, outputs=2, groups=2, offset_groups=2, batch=1)
+NAMES = ("input", "offset", "weight", "bias", "mask")
+CHECKED = {"small": SMALL, "1d": SHAPES["1d"], "3d": SHAPES["3d"]}
+
+
+def _leaves(shape: Shape) -> tuple[Tensor, ...]:
+    return tuple(t.requires_grad_() for t in make(shape).tensors if t is not None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("mask", [True, False], ids=["mask", "no-mask"])
+@pytest.mark.parametrize("shape", CHECKED.values(), ids=CHECKED.keys())
+def test_gradcheck_and_gradgradcheck(shape: Shape, mask: bool, boundary: str, backend: str) -> None:
+    def function(*args: Tensor) -> Tensor:
+        return call(shape, args if mask else (*args, None), boundary, backend)
+
+    leaves = _leaves(shape)[: 5 if mask else 4]
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True, check_batched_grad=False)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("batch", [0, 1, 33])
+@pytest.mark.parametrize("mask", [True, False], ids=["mask", "no-mask"])
+def test_opcheck(mask: bool, batch: int, boundary: str, backend: str) -> None:
+    args = make(AWKWARD, mask=mask, batch=batch, dtype=torch.float64)
+    leaves = tuple(None if t is None else t.requires_grad_() for t in args.tensors)
+    options = ([2, 1], [1, 0], [2, 1], boundary, backend)
+    torch.library.opcheck(torch.ops.dcn.deform_conv.default, (*leaves, *options))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_opcheck_of_the_backward(backend: str) -> None:
+    args = make(AWKWARD)
+    grad = torch.randn(2, 2, *AWKWARD.out, dtype=torch.float64)
+    options = ([2, 1], [1, 0], [2, 1], "v2", backend, [True, True, False, True, True])
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.dcn.deform_conv_backward.default, (grad, *args.tensors, *options), test_utils=tests)
+
+
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+def test_compile_fullgraph_with_gradients(memory: torch.memory_format) -> None:
+    args = make(AWKWARD, dtype=torch.float32)
+
+    def function(*tensors: Tensor | None) -> Tensor:
+        return call(AWKWARD, tensors, "v2").relu()
+
+    def gradients(of: Callable[..., Tensor]) -> list[Tensor]:
+        leaves = [t.detach().clone().requires_grad_() for t in args.tensors if t is not None]
+        first = leaves[0].detach().to(memory_format=memory).requires_grad_()
+        output = of(first, *leaves[1:])
+        output.square().sum().backward()
+        return [output, *(leaf.grad for leaf in (first, *leaves[1:]) if leaf.grad is not None)]
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    found, wanted = gradients(compiled), gradients(function)
+    assert len(found) == 6
+    for a, b in zip(found, wanted, strict=True):
+        close(a, b, torch.float32)
+
+
+class _Net(torch.nn.Module):
+    def forward(self, input: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
+        return deform_conv2d(input, offset, weight, padding=1)
+
+
+def test_export_with_dynamic_batch() -> None:
+    batch = torch.export.Dim("batch", min=2, max=64)
+    example = (torch.randn(3, 4, 6, 5), torch.randn(3, 18, 6, 5), torch.randn(2, 4, 3, 3))
+    program = torch.export.export(_Net(), example, dynamic_shapes=({0: batch}, {0: batch}, None))
+    assert "dcn.deform_conv" in str(program.graph)
+    other = (torch.randn(5, 4, 6, 5), torch.randn(5, 18, 6, 5), example[2])
+    close(program.module()(*other), _Net()(*other), torch.float32)
+
+
+def test_meta_tensors_give_the_shape() -> None:
+    args = [None if t is None else t.to("meta") for t in make(AWKWARD).tensors]
+    output = call(AWKWARD, tuple(args))
+    assert output.is_meta
+    assert output.shape == call(AWKWARD, make(AWKWARD).tensors).shape
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("mapped", [(0,), (1,), (0, 1, 4), (2,), (3,), (0, 1, 2, 3, 4)], ids=str)
+def test_vmap(mapped: tuple[int, ...], backend: str) -> None:
+    sets = [make(AWKWARD, seed=seed).tensors for seed in range(3)]
+    stacked = [torch.stack([s[i] for s in sets]) if i in mapped else sets[0][i] for i in range(5)]  # type: ignore[misc]
+    dims = tuple(0 if i in mapped else None for i in range(5))
+
+    def function(*args: Tensor | None) -> Tensor:
+        return call(AWKWARD, args, "v2", backend)
+
+    found = torch.func.vmap(function, in_dims=dims)(*stacked)
+    calls = [tuple(s[i] if i in mapped else sets[0][i] for i in range(5)) for s in sets]
+    close(found, torch.stack([function(*c) for c in calls]), torch.float64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_per_sample_gradients(backend: str) -> None:
+    x, offset, weight, bias, mask = make(AWKWARD, batch=3).tensors
+    assert mask is not None
+
+    def loss(weight: Tensor, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        return call(AWKWARD, (x[None], offset[None], weight, bias, mask[None]), "v2", backend).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(weight, x, offset, mask)
+    single = [torch.func.grad(loss)(weight, x[i], offset[i], mask[i]) for i in range(3)]
+    leaf = weight.clone().requires_grad_()
+    loss(leaf, x[1], offset[1], mask[1]).backward()
+    assert leaf.grad is not None
+    close(found, torch.stack(single), torch.float64)
+    close(found[1], leaf.grad, torch.float64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+@pytest.mark.parametrize("shape", CHECKED.values(), ids=CHECKED.keys())
+def test_jvp_is_the_transpose_of_the_gradient(shape: Shape, boundary: str, backend: str) -> None:
+    args = tuple(t for t in make(shape).tensors if t is not None)
+    tangents = tuple(t for t in make(shape, seed=5).tensors if t is not None)
+
+    def function(*tensors: Tensor) -> Tensor:
+        return call(shape, tensors, boundary, backend)
+
+    output, found = torch.func.jvp(function, args, tangents)[:2]
+    grad = torch.randn(output.shape, dtype=torch.float64)
+    pull = torch.func.vjp(function, *args)[1]
+    paired = sum((g * t).sum() for g, t in zip(pull(grad), tangents, strict=True))
+    close((found * grad).sum(), torch.as_tensor(paired), torch.float64)
+
+
+def test_forward_mode_with_dual_numbers() -> None:
+    args = make(AWKWARD).tensors
+    tangent = torch.randn(args[1].shape, dtype=torch.float64) if args[1] is not None else torch.empty(0)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(args[1], tangent)
+        found = forward_ad.unpack_dual(call(AWKWARD, (args[0], dual, *args[2:]))).tangent
+    step = 1e-6
+    assert args[1] is not None
+    sides = [call(AWKWARD, (args[0], args[1] + s * step * tangent, *args[2:])) for s in (1, -1)]
+    torch.testing.assert_close(found, (sides[0] - sides[1]) / (2 * step), rtol=0, atol=1e-7)
+
+
+def test_hessian_vector_product_through_func() -> None:
+    x, offset, weight, bias, mask = make(SMALL).tensors
+
+    def loss(x: Tensor) -> Tensor:
+        return call(SMALL, (x, offset, weight, bias, mask)).square().sum()
+
+    assert x is not None
+    vector = torch.randn_like(x)
+    found = torch.func.vjp(torch.func.grad(loss), x)[1]
+    leaf = x.clone().requires_grad_()
+    (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
+    (wanted,) = torch.autograd.grad(first, leaf, vector)
+    close(found(vector)[0], wanted, torch.float64)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("direct", [False, True], ids=["function", "registered"])
+def test_autocast_casts_data_and_keeps_coordinates(direct: bool, dtype: torch.dtype) -> None:
+    args = make(AWKWARD, dtype=torch.float32)
+    data = [None if t is None else t.to(dtype) for t in args.tensors]
+    wanted = call(AWKWARD, (data[0], args.offset, *data[2:]))
+    leaf = args.weight.clone().requires_grad_()
+    tensors = (args.x, args.offset, leaf, args.bias, args.mask)
+    with torch.autocast("cpu", dtype):
+        if direct:
+            found = torch.ops.dcn.deform_conv(*tensors, [2, 1], [1, 0], [2, 1], "v2", None)
+        else:
+            found = call(AWKWARD, tensors)
+    assert found.dtype == dtype
+    assert torch.equal(found, wanted)
+    found.sum().backward()
+    assert leaf.grad is not None
+    assert leaf.grad.dtype == torch.float32
+
+
+def test_flops_can_be_counted_through_a_dispatch_mode() -> None:
+    seen: list[str] = []
+
+    class Spy(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    with Spy():
+        call(AWKWARD, make(AWKWARD).tensors)
+    assert "dcn.deform_conv.default" in seen
