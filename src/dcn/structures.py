@@ -7,6 +7,7 @@ writers of inclusive formats (Pascal VOC, the original MXNet code) convert at th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,15 +78,25 @@ class Target:
 
     def select(self, keep: Tensor) -> Target:
         """The same target with only the objects of an index or boolean tensor ``[N]``."""
-        names = ("boxes", "labels", "masks", "crowd", "difficult", "area")
-        values = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if v is None else v[keep] for name, v in values.items()})
+        return self._each(lambda value: value[keep])
 
     def to(self, device: torch.device | str) -> Target:
         """The same target with its tensors on ``device``."""
-        names = ("boxes", "labels", "masks", "crowd", "difficult", "area")
-        values = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: None if v is None else v.to(device) for name, v in values.items()})
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
+        def changed(value: Tensor | None) -> Tensor | None:
+            return None if value is None else change(value)
+
+        return replace(
+            self,
+            boxes=change(self.boxes),
+            labels=change(self.labels),
+            masks=changed(self.masks),
+            crowd=changed(self.crowd),
+            difficult=changed(self.difficult),
+            area=changed(self.area),
+        )
 
 
 @dataclass(frozen=True)
