@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from dcn.class_names import VOC_CLASSES
 from dcn.data.catalog import open_dataset
 from dcn.data.check import Findings, check_dataset, detect_format
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.coco_files import instance_files
-from dcn.data.datasets.voc import VOC_CLASSES
 from dcn.data.datasets.voc_files import available_splits, find_classes, read_split
 from dcn.data.images import write_image
 from dcn.data.problems import attempt, refuse

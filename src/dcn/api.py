@@ -1,0 +1,146 @@
+"""The short way to a network that predicts: ``dcn.load(...).predict(...)``."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dcn.class_names import COCO_CLASSES
+from dcn.data.geometry import resize_image
+from dcn.data.images import read_image
+from dcn.engine import InferenceConfig
+from dcn.engine.checkpoint import find_weights, read_weights
+from dcn.engine.distributed import choose_device
+from dcn.engine.predict import Predictor
+from dcn.engine.testing import MergingDetector, Size, Steps
+from dcn.models import MODELS, build
+from dcn.models.checkpoints import load_state, read_detector
+from dcn.models.detection.faster_rcnn import FasterRCNN
+from dcn.models.detection.merging import MergeRule, merge_detections
+from dcn.models.detection.raw import limits_of, raw_detections
+from dcn.structures import Detections
+
+__all__ = ["load", "load_model", "make_predictor", "with_testing"]
+
+
+def load(
+    name_or_checkpoint: str | Path,
+    weights: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+    testing: InferenceConfig | None = None,
+) -> Predictor:
+    """A network ready to predict.
+
+    Args:
+        name_or_checkpoint: a weights file or run folder of ours (it knows its network), or a name of ``dcn models``.
+        weights: with a name: weights of ours, or a ``.pth`` of mmdetection.
+        classes: with a name: class names in the order of the labels. ``None``: those that the weights carry; if they
+            carry none, the names of COCO for 80 classes, of VOC for 20, else numbers; without weights those of COCO.
+        device: ``cpu``, ``cuda``...; ``None``: the GPU where there is one.
+        testing: several scales, mirror images, soft-NMS and the like; ``None``: one pass at the test size.
+
+    Raises:
+        ValueError: neither a file, a run nor a name (the nearest name is given); weights that do not fit; classes not
+            known; test-time options for a network that finds no boxes.
+    """
+    model = load_model(name_or_checkpoint, weights, classes=classes)
+    return make_predictor(with_testing(model, testing or InferenceConfig()), choose_device(device))
+
+
+def load_model(
+    name_or_checkpoint: str | Path, weights: str | Path | None = None, *, classes: Sequence[str] | None = None
+) -> nn.Module:
+    """The network of :func:`load` alone, on the CPU."""
+    path = Path(name_or_checkpoint)
+    if path.is_dir() or path.is_file():
+        if weights is not None:
+            raise ValueError(f"weights: {path} has its own weights; give weights only with the name of a network")
+        return _from_file(find_weights(path) if path.is_dir() else path)
+    name = str(name_or_checkpoint)
+    if name not in MODELS:
+        near = difflib.get_close_matches(name, MODELS, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "`dcn models` lists the names"
+        raise ValueError(f"{name!r}: neither a weights file, a run folder nor the name of a network; {hint}")
+    return _from_name(name, weights, classes)
+
+
+def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
+    """A predictor that reads images upright and resizes them as training does."""
+    return Predictor(model, device, _read, _resize)
+
+
+def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None = None) -> nn.Module:
+    """The same detector with test-time options; the detector itself where there are none.
+
+    Args:
+        model: a detector.
+        testing: the options.
+        size: ``(shorter side, largest longer side)`` of the one pass where ``testing`` names no scales; ``None``: the
+            detector's test size.
+
+    Raises:
+        ValueError: a network that finds no boxes, or a threshold for a class it does not know.
+    """
+    if testing == InferenceConfig():
+        return model
+    limits = limits_of(model)
+    classes: list[str] = list(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    if unknown := [name for name in testing.class_thresholds if name not in classes]:
+        raise ValueError(f"class_thresholds: the network does not know {unknown}; its classes are {classes}")
+    rule = MergeRule(
+        testing.suppression,
+        limits.nms_iou if testing.iou is None else testing.iou,
+        testing.sigma,
+        testing.box_voting,
+        tuple((classes.index(name), threshold) for name, threshold in testing.class_thresholds.items()),
+        limits.max_detections if testing.max_per_image is None else testing.max_per_image,
+    )
+    steps = Steps(
+        partial(raw_detections, model),
+        partial(merge_detections, rule=rule),
+        model.add_masks if isinstance(model, FasterRCNN) else _as_found,
+        _resize,
+    )
+    own: Size = model.test_size  # type: ignore[assignment]  # nn.Module attributes are untyped
+    return MergingDetector(model, steps, testing.scales or (size or own,), flip=testing.flip)
+
+
+def _as_found(images: Sequence[Tensor], found: list[Detections], output_sizes: Sequence[Size]) -> list[Detections]:
+    """A detector without masks has nothing to add."""
+    return found
+
+
+def _from_file(path: Path) -> nn.Module:
+    state, info = read_weights(path)
+    model = build(info.model, info.classes, **info.options)
+    load_state(model, state, str(path))
+    return model
+
+
+def _from_name(name: str, weights: str | Path | None, classes: Sequence[str] | None) -> nn.Module:
+    if weights is None:
+        warnings.warn(f"{name}: no weights given; what it finds will be random", stacklevel=4)
+        return build(name, COCO_CLASSES if classes is None else classes)
+    state, found = read_detector(weights)
+    names = classes or found
+    if names is None:
+        raise ValueError(f"classes: {weights} does not carry its class names; give them")
+    model = build(name, names)
+    load_state(model, state, str(weights))
+    return model
+
+
+def _read(path: Path) -> Tensor:
+    return read_image(path, upright=True)
+
+
+def _resize(image: Tensor, shorter: int, longer: int) -> Tensor:
+    return resize_image(image, shorter, longer)[0]

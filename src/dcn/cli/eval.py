@@ -1,0 +1,154 @@
+"""``dcn eval``: a network on a data set, or a file of results against a file of annotations."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dcn.data.dataset import Dataset
+    from dcn.engine import Recipe
+    from dcn.structures import Detections
+
+_EPILOG = """\
+examples:
+  dcn eval runs/bccd_deformable/0
+  dcn eval runs/bccd_deformable/0 --split val --save transforms.test_short=640
+  dcn eval runs/cards_plain/0 eval.testing.flip=true eval.testing.scales='[[240, 400], [320, 534]]'
+  dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
+  dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
+  dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb ``eval``."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="judge a network, or a file of results",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "words", nargs="*", metavar="CHECKPOINT key=value", help="a run folder or weights file, then overrides"
+    )
+    parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
+    parser.add_argument("--recipe", help="where the data is described, for weights outside of a run folder")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    parser.add_argument("--output", type=Path, help="folder for the files (default: eval/ in the run folder)")
+    parser.add_argument("--save", action="store_true", help="write the detections too, as COCO JSON and VOC files")
+    files = parser.add_argument_group("result files instead of a network")
+    files.add_argument("--results", type=Path, help="COCO result JSON, or folder or file of VOC results")
+    files.add_argument("--annotations", type=Path, help="COCO annotation JSON, or VOC folder")
+    files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox")
+    files.add_argument("--format", choices=("auto", "coco", "voc"), default="auto", help="rules to score by")
+    files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is taken")
+    files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
+    files.add_argument("--classes", help="class names in order, separated by commas")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    figures = _judge_network(arguments) if arguments.results is None else _judge_files(arguments)
+    print(json.dumps(_plain(figures), indent=2) if arguments.json else table(figures))
+    return 0
+
+
+def _judge_files(arguments: argparse.Namespace) -> dict[str, float]:
+    from dcn.metrics import evaluate_files
+
+    if arguments.words or arguments.annotations is None:
+        raise ValueError("--results: needs --annotations and no network; see `dcn eval --help`")
+    return evaluate_files(
+        arguments.results,
+        arguments.annotations,
+        format=arguments.format,
+        iou_type=arguments.iou_type,
+        method=arguments.method,
+        split=arguments.image_set,
+        classes=None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")],
+    )
+
+
+def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
+    from dcn.cli import assemble
+    from dcn.engine.distributed import World, choose_device
+    from dcn.engine.evaluate import detect
+    from dcn.engine.log import progress
+
+    checkpoint, recipe, output = _find(arguments)
+    world = World(choose_device(arguments.device))
+    from dcn.api import load_model, with_testing
+    from dcn.engine import InferenceConfig
+
+    model = with_testing(load_model(checkpoint), recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
+    split = {"train": recipe.data.train, "val": recipe.data.val, "test": recipe.data.test}.get(arguments.split)
+    dataset = assemble.open_split(recipe.data, split or arguments.split)
+    _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    metric = assemble.make_metric(recipe, dataset, model)
+    # With test-time options the network resizes images itself.
+    size = assemble.test_size(recipe) if recipe.eval.testing == InferenceConfig() else None
+    batches = assemble.evaluation_batches(recipe, dataset, size, world)
+    found: list[Detections] = []
+    ids: list[int | str] = []
+    total = -(-len(dataset) // recipe.eval.batch_size)
+    for detections, targets in progress(detect(model, batches, world.device, recipe.amp), total, dataset.name):
+        metric.update(detections, targets)
+        if arguments.save:
+            found += detections
+            ids += [target.image_id for target in targets]
+    figures = metric.compute()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
+    if arguments.save:
+        _save(output, arguments.split, found, ids, dataset)
+    return figures
+
+
+def _find(arguments: argparse.Namespace) -> tuple[Path, Recipe, Path]:
+    """Checkpoint, recipe and output folder that the arguments mean."""
+    from dcn.engine import load_recipe
+
+    named = [word for word in arguments.words if "=" not in word]
+    overrides = [word for word in arguments.words if "=" in word]
+    if len(named) != 1:
+        raise ValueError(f"checkpoint: expected one run folder or weights file, got {named or 'none'}")
+    checkpoint = Path(named[0])
+    if not checkpoint.exists():
+        raise ValueError(f"checkpoint: {checkpoint} is neither a run folder nor a weights file")
+    run = checkpoint if checkpoint.is_dir() else checkpoint.resolve().parent.parent
+    own = run / "recipe.yaml"
+    if arguments.recipe is None and not own.is_file():
+        raise ValueError(f"checkpoint: {checkpoint} is not in a run folder; say what to judge it on with --recipe")
+    recipe = load_recipe(arguments.recipe or own, overrides)
+    return checkpoint, recipe, arguments.output or (run if own.is_file() else checkpoint.parent) / "eval"
+
+
+def _check_classes(data: tuple[str, ...], model: tuple[str, ...], name: str) -> None:
+    if data != model:
+        raise ValueError(f"classes: the network knows {list(model)}, {name} has {list(data)}")
+
+
+def _save(output: Path, split: str, found: list[Detections], ids: list[int | str], dataset: Dataset) -> None:
+    from dcn.metrics import write_coco_results, write_voc_results
+
+    categories = getattr(dataset, "category_ids", range(1, len(dataset.classes) + 1))
+    write_coco_results(output / f"{split}_detections.json", found, ids, categories)
+    write_voc_results(output / f"{split}_voc", found, [str(key) for key in ids], dataset.classes, split=split)
+
+
+def _plain(figures: Mapping[str, float]) -> dict[str, float | None]:
+    """NaN is not JSON."""
+    return {name: None if math.isnan(value) else value for name, value in figures.items()}
+
+
+def table(figures: Mapping[str, float]) -> str:
+    """Two columns, the figures of single classes last."""
+    ordered = sorted(figures, key=lambda name: name.count("/"))
+    width = max(map(len, ordered), default=0)
+    return "\n".join(f"{name:<{width}}  {figures[name]:7.4f}" for name in ordered)

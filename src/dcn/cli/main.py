@@ -1,0 +1,79 @@
+"""The command ``dcn``: one file per verb; torch is imported by the verbs that need it, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+
+import dcn
+
+# Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers).
+VERBS = {
+    "train": "train a network by a recipe",
+    "eval": "judge a network, or a file of results",
+    "predict": "find objects in images",
+    "demo": "train, judge and draw a small detector in minutes",
+    "data": "check, show or write data",
+    "models": "list the networks",
+    "doctor": "what runs here, and why the rest does not",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (0 success, 1 some inputs failed, 2 error, 130 interrupted)."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    traceback = "--traceback" in argv
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    warnings.formatwarning = lambda message, *_: f"dcn: warning: {message}\n"
+    arguments = parse([word for word in argv if word != "--traceback"])
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("dcn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; nothing more can be written, not even at exit.
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError) as error:
+        if traceback:
+            raise
+        print(f"dcn: error: {error}", file=sys.stderr)
+        return 2
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments of a command line; ``key=value`` words may stand between and after options."""
+    parser = _parser(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse gives a list of words only those that stand together.
+    if rest and not (hasattr(arguments, "words") and all("=" in word and word[0] != "-" for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.words += rest
+    return arguments
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dcn",
+        description="Deformable convolutional networks: train, evaluate, predict.",
+        epilog="`dcn VERB --help` says more. `--traceback` shows where an error came from.",
+    )
+    parser.add_argument("--version", action="version", version=f"dcn {dcn.__version__}")
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    wanted = next((word for word in argv if not word.startswith("-")), None)
+    for verb, help_text in VERBS.items():
+        if verb == wanted:
+            importlib.import_module(f"dcn.cli.{verb}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(verb, help=help_text)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

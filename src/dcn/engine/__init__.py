@@ -1,0 +1,28 @@
+"""Training, evaluation and prediction; the engine is handed its model, data and metrics."""
+
+from __future__ import annotations
+
+from dcn.engine.checkpoint import WeightsInfo, find_weights, read_weights, save_weights
+from dcn.engine.config import InferenceConfig, Recipe
+from dcn.engine.evaluate import detect, evaluate
+from dcn.engine.predict import Predictor
+from dcn.engine.recipe import dump_recipe, load_recipe, recipe_names
+from dcn.engine.train import DivergedError, Outcome, train
+
+__all__ = [
+    "DivergedError",
+    "InferenceConfig",
+    "Outcome",
+    "Predictor",
+    "Recipe",
+    "WeightsInfo",
+    "detect",
+    "dump_recipe",
+    "evaluate",
+    "find_weights",
+    "load_recipe",
+    "read_weights",
+    "recipe_names",
+    "save_weights",
+    "train",
+]

@@ -1,0 +1,124 @@
+"""Parameter groups, the learning rate as a function of the step, and SGD in both published forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from dcn.engine.config import ScheduleConfig
+
+
+def parameter_groups(
+    named: Iterable[tuple[str, nn.Parameter]],
+    weight_decay: float,
+    decay_bias: bool = True,
+    lr_multipliers: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Trainable parameters gathered by what the optimiser must do with them.
+
+    Args:
+        named: ``model.named_parameters()``.
+        weight_decay: L2 penalty.
+        decay_bias: ``True``: every parameter decays (mmdet). ``False``: only names that end in ``weight``, norm scales
+            included; biases and shifts do not (rule of the original MXNet code, whose norm scales are ``gamma``).
+        lr_multipliers: glob pattern on the name -> factor on the learning rate; the first match counts.
+
+    Returns:
+        Groups for an optimiser with ``params``, ``names``, ``weight_decay`` and ``lr_multiplier``.
+
+    Raises:
+        ValueError: a pattern matches no trainable parameter, or nothing is trainable.
+    """
+    patterns = dict(lr_multipliers or {})
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    used: set[str] = set()
+    for name, parameter in named:
+        if not parameter.requires_grad:
+            continue
+        pattern = next((p for p in patterns if fnmatchcase(name, p)), None)
+        used.update(p for p in patterns if fnmatchcase(name, p))
+        multiplier = 1.0 if pattern is None else patterns[pattern]
+        decay = weight_decay if decay_bias or name.endswith(("weight", "gamma")) else 0.0
+        empty: dict[str, Any] = {"params": [], "names": [], "weight_decay": decay, "lr_multiplier": multiplier}
+        group = groups.setdefault((multiplier, decay), empty)
+        group["params"].append(parameter)
+        group["names"].append(name)
+    if unused := [pattern for pattern in patterns if pattern not in used]:
+        raise ValueError(f"lr_multipliers: no trainable parameter has a name like {', '.join(map(repr, unused))}")
+    if not groups:
+        raise ValueError("model: it has no trainable parameter; is everything frozen?")
+    return list(groups.values())
+
+
+def make_optimizer(model: nn.Module, schedule: ScheduleConfig) -> Optimizer:
+    """SGD as the recipe describes it; the learning rate is set before each step by :func:`set_learning_rate`."""
+    named = list(model.named_parameters())
+    groups = parameter_groups(named, schedule.weight_decay, schedule.decay_bias, schedule.lr_multipliers)
+    if schedule.momentum_form == "mxnet":
+        return MxnetSGD(groups, schedule.scaled_lr, schedule.momentum)
+    return SGD(groups, schedule.scaled_lr, schedule.momentum)
+
+
+class MxnetSGD(Optimizer):
+    """SGD with the learning rate inside the momentum: ``m = momentum * m - lr * (g + wd * w); w = w + m``.
+
+    Rule of the original MXNet code. ``torch.optim.SGD`` keeps the rate outside, so that a drop of the rate also shrinks
+    what the momentum has gathered before; here it does not.
+
+    Args:
+        groups: as :func:`parameter_groups` gives them.
+        lr: learning rate.
+        momentum: of the gradient.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float = 0.9) -> None:
+        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient; ``closure`` is not used."""
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if weights:
+                self._update(weights, group["lr"], group["momentum"], group["weight_decay"])
+
+    def _update(self, weights: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        buffers = [self.state[weight]["momentum"] for weight in weights]
+        gradients = torch._foreach_add([w.grad for w in weights if w.grad is not None], weights, alpha=weight_decay)
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients, alpha=-lr)
+        torch._foreach_add_(weights, buffers)
+
+
+def lr_factor(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> float:
+    """What the learning rate is multiplied by at update ``step`` (from 0): warm-up times the drops passed.
+
+    During a constant warm-up the factor is ``warmup.factor``; a linear one climbs from it to 1 (mmdet:
+    ``1 - (1 - step / steps) * (1 - factor)``). From the milestone's own step on the rate is multiplied by ``gamma``.
+    """
+    warmup = schedule.warmup
+    factor = 1.0
+    if step < warmup.steps:
+        climbed = step / warmup.steps if warmup.kind == "linear" else 0.0
+        factor = 1 - (1 - climbed) * (1 - warmup.factor)
+    passed = sum(step >= schedule.in_steps(milestone, steps_per_epoch) for milestone in schedule.milestones)
+    return factor * schedule.gamma**passed
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """Give every group ``lr`` times its multiplier."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_multiplier"]
+
+
+def clip_gradients(parameters: Sequence[Tensor], largest: float) -> float:
+    """Scale the whole gradient down to the norm ``largest`` where it is longer; returns the norm found."""
+    return float(nn.utils.clip_grad_norm_(parameters, largest))

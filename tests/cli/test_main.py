@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dcn.cli.main import VERBS, main, parse
+
+
+def test_help_does_not_import_torch() -> None:
+    code = (
+        "import atexit, sys; from dcn.cli.main import main; atexit.register(lambda: print('torch' in sys.modules)); "
+        "main()"
+    )
+    source = str(Path(__file__).parents[2] / "src")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], env={"PYTHONPATH": source}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("False")
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train bccd_plain a=1 --name x b=2", "train bccd_plain --name x a=1 b=2", "train --name x bccd_plain a=1 b=2"],
+    ids=["both", "after", "before"],
+)
+def test_overrides_may_stand_anywhere(words: str) -> None:
+    arguments = parse(words.split())
+    assert (arguments.words, arguments.name) == (["bccd_plain", "a=1", "b=2"], "x")
+
+
+@pytest.mark.parametrize("words", ["train x --bad=1", "train x --name y z", "models a b=2", "nothing"])
+def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parse(words.split())
+    assert "dcn: error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train bcd_plain", "did you mean 'bccd_plain'?"),
+        ("train bccd_plain schedule.lrr=1", "schedule.lrr: unknown key; did you mean 'lr'?"),
+        ("train bccd_plain data.root=/no/such", "data.root: no folder '/no/such'"),
+        ("train", "expected one recipe, got none"),
+        ("train --resume /no/such", "/no/such is not a run folder"),
+        ("train synthetic_plain model.name=faster_rcnn_r18_fpm", "did you mean 'faster_rcnn_r18_fpn'?"),
+        ("train synthetic_plain model.options.widht=1", "did you mean 'width'?"),
+        ("train synthetic_plain schedule.accumulate=8 amp=fp16 --device cuda:77", "'cuda:77' is not there"),
+        ("eval /no/such", "/no/such is neither a run folder nor a weights file"),
+        ("eval --results x.json", "--results: needs --annotations"),
+        ("predict /no/such x.jpg", "images: nothing at 'x.jpg'"),
+        ("models faster_rcnn_r50_fpm", "did you mean 'faster_rcnn_r50_fpn'?"),
+    ],
+)
+def test_an_error_is_one_line(
+    words: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("dcn: error: ")
+    assert message in error
+
+
+def test_traceback_shows_the_place() -> None:
+    with pytest.raises(ValueError, match="did you mean"):
+        main(["train", "bcd_plain", "--traceback"])
