@@ -29,6 +29,20 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The competitors live in an environment of their own: torchvision needs another torch than the one pinned here.
+bench: .venv-bench/.installed
+	for suite in conv depthwise bfloat16 zero-offsets; do \
+		.venv-bench/bin/python -m benchmarks.run --suite $$suite --memory --csv benchmarks/results/cpu.csv || exit 1; \
+	done
+	.venv-bench/bin/python -m benchmarks.run --suite conv --busy 1 --csv benchmarks/results/cpu.csv
+	.venv-bench/bin/python -m benchmarks.table benchmarks/results/cpu.csv
+
+.venv-bench/.installed: pyproject.toml $(CSRC)
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.2 numpy onnx==1.23.2 onnxruntime==1.31.1
+	.venv-bench/bin/python -m pip install --quiet --no-deps -e .
+	touch $@
+
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

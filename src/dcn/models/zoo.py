@@ -16,6 +16,7 @@ from dcn.models.detection.original_faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original_fpn import original_fpn
 from dcn.models.detection.rfcn import rfcn
 from dcn.models.segmentation.deeplab import deeplab
+from dcn.models.segmentation.deeplabv3 import deeplabv3
 
 _C3_C5 = ("c3", "c4", "c5")
 
@@ -83,6 +84,21 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "fpn_r101_dcn": partial(original_fpn, deform_layers=("c3.3", "c4.22", "c5"), deform_pool=True),
     "deeplab_r101": deeplab,
     "deeplab_r101_dcn": partial(deeplab, deform_layers=3),
+    # The same on a smaller backbone (ours)
+    "deeplab_r18": partial(deeplab, depth=18),
+    "deeplab_r18_dcn": partial(deeplab, depth=18, deform_layers=2),
+    "deeplab_r50": partial(deeplab, depth=50),
+    "deeplab_r50_dcn": partial(deeplab, depth=50, deform_layers=3),
+    # DeepLabv3 at stride 16
+    "deeplabv3_r18": partial(deeplabv3, depth=18),
+    "deeplabv3_r50": partial(deeplabv3, depth=50),
+    "deeplabv3_r50_dconv_c3-c5": partial(deeplabv3, depth=50, deform_stages=_C3_C5),
+    "deeplabv3_r50_mdconv_c3-c5": partial(deeplabv3, depth=50, deform_stages=_C3_C5, modulated=True),
+    "deeplabv3_r50_dconv_head": partial(deeplabv3, depth=50, deform_head=True),
+    "deeplabv3_r101": partial(deeplabv3, depth=101),
+    "deeplabv3_r101_dconv_c3-c5": partial(deeplabv3, depth=101, deform_stages=_C3_C5),
+    "deeplabv3_r101_dconv_head": partial(deeplabv3, depth=101, deform_head=True),
+    "deeplabv3_x101_32x4d": partial(deeplabv3, depth=101, groups=32, base_width=4),
     # The paper's class-aware proposal network, which has no public code
     "rpn_r101": class_aware_rpn,
     "rpn_r101_dcn": partial(class_aware_rpn, deform_layers=3),

@@ -84,7 +84,7 @@ def test_diverged_backbone_is_not_exported(tmp_path: Path) -> None:
     state = _detector().backbone.state_dict()
     state["layer1.0.bn1.running_var"][0] = 1e6
     torch.save(state, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="values of layer1.0.bn1.running_var do not fit into float16"):
+    with pytest.raises(ValueError, match=r"values of layer1\.0\.bn1\.running_var do not fit into float16"):
         export_backbone(tmp_path / "x.pth", tmp_path / "y.safetensors")
 
 
