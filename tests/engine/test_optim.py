@@ -108,3 +108,11 @@ def test_groups_without_parameters_are_refused(frozen: bool, patterns: dict[str,
     network = _network().requires_grad_(not frozen)
     with pytest.raises(ValueError, match=message):
         parameter_groups(network.named_parameters(), 0.1, True, patterns)
+
+
+def test_the_factors_of_a_network_count_where_the_recipe_says_nothing() -> None:
+    network = _network()
+    network.lr_multipliers = {"0.bias": 3.0, "1.weight": 0.01}  # type: ignore[assignment]
+    optimizer = make_optimizer(network, ScheduleConfig(steps=1, lr_multipliers={"1.*": 0.5}))
+    factors = {name: group["lr_multiplier"] for group in optimizer.param_groups for name in group["names"]}
+    assert factors == {"0.weight": 1.0, "0.bias": 3.0, "1.weight": 0.5, "1.bias": 0.5}

@@ -18,6 +18,7 @@ def parameter_groups(
     weight_decay: float,
     decay_bias: bool = True,
     lr_multipliers: Mapping[str, float] | None = None,
+    own_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Trainable parameters gathered by what the optimiser must do with them.
 
@@ -27,6 +28,7 @@ def parameter_groups(
         decay_bias: ``True``: every parameter decays (mmdet). ``False``: only names that end in ``weight``, norm scales
             included; biases and shifts do not (rule of the original MXNet code, whose norm scales are ``gamma``).
         lr_multipliers: glob pattern on the name -> factor on the learning rate; the first match counts.
+        own_multipliers: name -> factor, for parameters that no pattern matches: what the network was published with.
 
     Returns:
         Groups for an optimiser with ``params``, ``names``, ``weight_decay`` and ``lr_multiplier``.
@@ -42,7 +44,7 @@ def parameter_groups(
             continue
         pattern = next((p for p in patterns if fnmatchcase(name, p)), None)
         used.update(p for p in patterns if fnmatchcase(name, p))
-        multiplier = 1.0 if pattern is None else patterns[pattern]
+        multiplier = (own_multipliers or {}).get(name, 1.0) if pattern is None else patterns[pattern]
         decay = weight_decay if decay_bias or name.endswith(("weight", "gamma")) else 0.0
         empty: dict[str, Any] = {"params": [], "names": [], "weight_decay": decay, "lr_multiplier": multiplier}
         group = groups.setdefault((multiplier, decay), empty)
@@ -56,9 +58,13 @@ def parameter_groups(
 
 
 def make_optimizer(model: nn.Module, schedule: ScheduleConfig) -> Optimizer:
-    """SGD as the recipe describes it; the learning rate is set before each step by :func:`set_learning_rate`."""
+    """SGD as the recipe describes it; the learning rate is set before each step by :func:`set_learning_rate`.
+
+    A model may carry ``lr_multipliers`` (parameter name -> factor); patterns of the recipe come before them.
+    """
     named = list(model.named_parameters())
-    groups = parameter_groups(named, schedule.weight_decay, schedule.decay_bias, schedule.lr_multipliers)
+    own: Mapping[str, float] | None = getattr(model, "lr_multipliers", None)
+    groups = parameter_groups(named, schedule.weight_decay, schedule.decay_bias, schedule.lr_multipliers, own)
     if schedule.momentum_form == "mxnet":
         return MxnetSGD(groups, schedule.scaled_lr, schedule.momentum)
     return SGD(groups, schedule.scaled_lr, schedule.momentum)
