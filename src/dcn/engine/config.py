@@ -9,6 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+WINDOW_GRID = 16
+"""Windows of `SegmentConfig` start at multiples of this: the stride of the networks, whose cells then lie as before."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -60,14 +63,23 @@ class TransformsConfig:
         long: the longer side never exceeds this.
         test_short: shorter side in evaluation and prediction; ``None``: the largest of ``short``.
         flip: probability of a left-right flip in training.
+        scale: smallest and largest factor that both sides are then multiplied by in training; ``None``: none.
+        crop: ``(height, width)`` of the window that is then cut out in training where the image is larger; ``None``:
+            the whole image.
     """
 
     short: tuple[int, ...] = (800,)
     long: int = 1333
     test_short: int | None = None
     flip: float = 0.5
+    scale: tuple[float, float] | None = None
+    crop: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale: expected two positive factors, the smaller first, got {self.scale}")
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop: expected a positive height and width, got {self.crop}")
         if not self.short or min(self.short) < 1:
             raise ValueError(f"short: expected at least one size of 1 pixel or more, got {self.short}")
         if self.long < max(self.test_size[0], *self.short):
@@ -116,7 +128,8 @@ class ScheduleConfig:
         warmup: see :class:`WarmupConfig`.
         milestones: after each of these (in epochs or steps, as the schedule) the rate is multiplied by ``gamma``.
         gamma: see ``milestones``.
-        lr_multipliers: glob pattern on parameter names -> factor on the rate; the first match counts.
+        lr_multipliers: glob pattern on parameter names -> factor on the rate; the first match counts. Networks of the
+            original code bring their published factors along; a pattern here comes before those.
         clip_norm: largest norm of the whole gradient; ``None``: no clipping.
     """
 
@@ -213,9 +226,10 @@ class EvalConfig:
 
     Attributes:
         every: evaluate the validation split this often (unit of the schedule) and at the end.
-        metric: ``coco`` or ``voc``.
+        metric: ``coco``, ``voc``, or ``miou`` for label maps.
         voc_method: area under the curve, or the 11 points of VOC 2007; for ``metric: voc``.
-        best: the figure that decides which weights are kept as ``best``; ``None``: AP, or AP50 for ``voc``.
+        best: the figure that decides which weights are kept as ``best``; ``None``: AP, or AP50 for ``voc``,
+            or mIoU.
         images: evaluate only this many images while training (spread over the split); ``None``: all.
         pictures: validation images drawn into the run folder at each evaluation.
         batch_size: images of one forward pass.
@@ -223,7 +237,7 @@ class EvalConfig:
     """
 
     every: float = 1.0
-    metric: Literal["coco", "voc"] = "coco"
+    metric: Literal["coco", "voc", "miou"] = "coco"
     voc_method: Literal["area", "11point"] = "area"
     best: str | None = None
     images: int | None = None
@@ -237,6 +251,39 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class SegmentConfig:
+    """How a network for label maps is tested.
+
+    Attributes:
+        scales: the image is seen at each of these factors, and the probabilities are averaged.
+        flip: see each of them mirrored too.
+        window: ``(height, width)`` of the windows that a larger image is cut into, in pixels of the resized image;
+            memory then does not grow with the image. ``None``: the whole image at once.
+        overlap: pixels that neighbouring windows share; each pixel is taken from the window that has it further inside.
+        compare_at: which size is compared: ``annotation`` resizes the prediction (Cityscapes), ``prediction`` resizes
+            the annotation (the original code for Pascal VOC); both nearest.
+        absent: what a class counts that is neither annotated nor predicted: ``zero`` (the original code) or ``skip``
+            (the scripts of Cityscapes).
+    """
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+    overlap: int = 128
+    compare_at: Literal["annotation", "prediction"] = "annotation"
+    absent: Literal["skip", "zero"] = "zero"
+
+    def __post_init__(self) -> None:
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales: expected at least one positive factor, got {list(self.scales)}")
+        if self.window is not None and not 0 <= self.overlap <= min(self.window) - WINDOW_GRID:
+            raise ValueError(
+                f"window: expected sides at least {WINDOW_GRID} pixels longer than overlap={self.overlap}, "
+                f"got {list(self.window)}"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A whole training run.
 
@@ -246,6 +293,7 @@ class Recipe:
         schedule: see :class:`ScheduleConfig`.
         transforms: see :class:`TransformsConfig`.
         eval: see :class:`EvalConfig`.
+        segment: see :class:`SegmentConfig`; only for networks for label maps.
         amp: mixed precision: ``off``, ``bf16`` (CPU and GPU) or ``fp16`` (GPU).
         seed: of weights, order of the images and everything random.
         workers: processes that load images; 0 loads in the training process.
@@ -258,6 +306,7 @@ class Recipe:
     schedule: ScheduleConfig
     transforms: TransformsConfig = field(default_factory=TransformsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    segment: SegmentConfig = field(default_factory=SegmentConfig)
     amp: Literal["off", "bf16", "fp16"] = "off"
     seed: int = 0
     workers: int = 2

@@ -1,0 +1,33 @@
+"""``python -m dcn.conformance``: print which rules an implementation follows."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+
+from dcn.conformance.implementations import NAMES
+from dcn.conformance.processes import findings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns 1 if the implementation departs from a rule, 2 if it cannot be loaded."""
+    parser = argparse.ArgumentParser(prog="python -m dcn.conformance", description="Which rules of deform_conv2d hold.")
+    parser.add_argument("--implementation", required=True, metavar="|".join(NAMES))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(arguments)
+    try:
+        found = findings(options.implementation)
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    if options.json:
+        sys.stdout.write(json.dumps([asdict(finding) for finding in found], indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{'ok ' if f.ok else 'NO '} {f.rule:18s} {f.answer}\n" for f in found)
+    return 0 if all(finding.ok for finding in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

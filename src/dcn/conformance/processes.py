@@ -1,0 +1,60 @@
+"""Ask the questions in another process: some implementations end theirs on a NaN offset."""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing.connection import Connection
+
+import torch
+
+from dcn.conformance.implementations import load
+from dcn.conformance.rules import RULES, Finding, examine
+
+
+def _ask(name: str, places: list[int], answers: Connection) -> None:
+    torch.set_num_threads(1)
+    function = load(name)
+    for place in places:
+        answers.send(examine(function, RULES[place]))
+    answers.close()
+
+
+def findings(name: str, seconds: float = 120.0) -> list[Finding]:
+    """All answers of the implementation called ``name``; the process is started anew after it died.
+
+    Args:
+        name: see :func:`dcn.conformance.load`.
+        seconds: the time one question may take.
+
+    Raises:
+        ValueError: there is no such implementation.
+    """
+    load(name)
+    context = multiprocessing.get_context("spawn")
+    found: list[Finding] = []
+    while len(found) < len(RULES):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_ask, args=(name, list(range(len(found), len(RULES))), sender))
+        process.start()
+        sender.close()
+        found += _collect(receiver, seconds, len(RULES) - len(found))
+        process.join(0.0 if len(found) == len(RULES) else 5.0)
+        timed_out = process.is_alive() and len(found) < len(RULES)
+        if timed_out:
+            process.kill()
+        process.join()
+        if len(found) < len(RULES):
+            how = "takes too long" if timed_out else f"ends the process (exit code {process.exitcode})"
+            found.append(Finding(RULES[len(found)].name, how, False))
+    return found
+
+
+def _collect(answers: Connection, seconds: float, count: int) -> list[Finding]:
+    """Answers until all are there, the process ends or one takes too long."""
+    found: list[Finding] = []
+    try:
+        while len(found) < count and answers.poll(seconds):
+            found.append(answers.recv())
+    except EOFError:
+        return found  # the process has ended; the caller says how
+    return found
