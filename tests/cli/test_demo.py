@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from dcn.cli import assemble, demo, demo_report
+from dcn.cli.demo import NETWORKS, Plan, Trained
+from dcn.cli.main import main
+from dcn.engine import load_recipe
+from dcn.engine.distributed import World
+
+TINY = Plan(
+    {"train": 6, "val": 2, "test": 3},
+    (
+        "schedule.steps=2",
+        "schedule.batch_size=2",
+        "schedule.milestones=[]",
+        "schedule.warmup.steps=0",
+        "transforms.short=[96]",
+        "transforms.long=96",
+        "eval.every=1",
+        "eval.images=2",
+        "log_every=1",
+    ),
+    judged_offsets=2,
+    pictures=2,
+)
+CPU = World(torch.device("cpu"))
+
+
+class _Page(HTMLParser):
+    """Headings, pictures, table cells and everything that would need a network."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.headings: list[str] = []
+        self.pictures: list[dict[str, str | None]] = []
+        self.outside: list[str] = []
+        self.words: list[str] = []
+        self._tag = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._tag = tag
+        if tag == "img":
+            self.pictures.append(dict(attrs))
+        links = [value or "" for name, value in attrs if name in ("src", "href")]
+        self.outside += [link for link in links if not link.startswith(("data:", "#"))]
+        self.outside += [tag] if tag in ("script", "link", "iframe") else []
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if self._tag == "h2" and data.strip():
+            self.headings.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole demo, with next to no training."""
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    assert demo.run_demo(folder, TINY, CPU, seed=3) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(output: Path) -> _Page:
+    return _Page((output / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_has_every_part_and_needs_no_network(page: _Page) -> None:
+    assert page.headings == [
+        "Result",
+        "Training",
+        "Found in held-out images",
+        "Where the deformable layers look",
+        "How it was made",
+    ]
+    assert page.outside == []
+    # 2 + 2 diagrams, 2 images with detections, 3 with sampling points, 2 maps of offsets
+    assert len(page.pictures) == 4 + 2 + 3 + 2
+    assert all((picture["alt"] or "").strip() for picture in page.pictures)
+
+
+def test_the_page_shows_the_figures_that_came_out(output: Path, page: _Page) -> None:
+    result = json.loads((output / demo.RESULT_FILE).read_text())
+    assert set(result["networks"]) == set(NETWORKS)
+    text = " ".join(page.words)
+    for network in result["networks"].values():
+        assert f"{network['voc']['AP50']:.3f}" in text
+        assert f"{network['coco']['AP']:.3f}" in text
+        assert f"{network['parameters']:,}" in text
+    layers = re.findall(r"backbone\.layer[234]\.[01]\.conv2", text)
+    assert len(layers) == 6
+    assert set(result["seconds"]) >= {"drawing and writing the data", "training, plain", "training, deformable"}
+
+
+def test_both_networks_are_trained_alike(output: Path) -> None:
+    plain, deformable = (load_recipe(output / name / "recipe.yaml") for name in NETWORKS)
+    assert (plain.schedule, plain.data, plain.transforms, plain.eval, plain.seed) == (
+        deformable.schedule,
+        deformable.data,
+        deformable.transforms,
+        deformable.eval,
+        3,
+    )
+    assert plain.model.options == deformable.model.options
+    assert deformable.model.name == f"{plain.model.name}_dconv_c3-c5"
+
+
+def test_the_figures_are_those_of_the_verb_eval(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(output / "deformable"), "--json", "--device", "cpu"]) == 0
+    judged = json.loads(capsys.readouterr().out)
+    written = json.loads((output / demo.RESULT_FILE).read_text())["networks"]["deformable"]["voc"]
+    assert judged == pytest.approx(written, nan_ok=True)
+
+
+def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    (earlier / "data").mkdir(parents=True)
+    (earlier / "data" / "old").touch()
+    (earlier / "mine.txt").touch()
+    with pytest.raises(ValueError, match="holds other things than a demo"):
+        demo.clear(earlier)
+    (earlier / demo.RESULT_FILE).write_text("{}")
+    demo.clear(earlier)
+    assert sorted(path.name for path in earlier.iterdir()) == [demo.RESULT_FILE, "mine.txt"]
+    with pytest.raises(ValueError, match="expected a folder, got the file"):
+        demo.clear(earlier / "mine.txt")
+
+
+@pytest.mark.parametrize(
+    ("plain", "deformable", "said"),
+    [
+        ((0.5, 0.25), (0.75, 0.125), "0.250 above it in AP50 and 0.125 below it in AP70"),
+        ((0.5, 0.25), (0.5, 0.25), "level with it in AP50 and level with it in AP70"),
+    ],
+    ids=["mixed", "equal"],
+)
+def test_the_words_follow_the_figures(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
+    def trained(name: str, figures: tuple[float, float]) -> Trained:
+        voc = dict(zip(("AP50", "AP70"), figures, strict=True))
+        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, {"AP": 0.1}, 1)
+
+    both = [trained("plain", plain), trained("deformable", deformable)]
+    assert said in demo_report.verdict(both, demo.FULL)
+    lines = demo.conclusion(both, demo.FULL, Path("page.html"), 61.0)
+    assert lines[1:] == [
+        f"  plain      AP50 {plain[0]:.3f}, AP70 {plain[1]:.3f}, COCO AP 0.100",
+        f"  deformable AP50 {deformable[0]:.3f}, AP70 {deformable[1]:.3f}, COCO AP 0.100",
+        f"1 min 1 s; the page: {Path('page.html').resolve()}",
+    ]
+
+
+def test_the_data_is_not_what_the_backbone_has_seen() -> None:
+    seen = load_recipe("synthetic_backbone").data.options["seed"]
+    assert seen != demo._DATA_SEED
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_shipped_backbone_starts_both(name: str) -> None:
+    recipe = load_recipe(f"demo_{name}")
+    model = assemble.build_model(recipe, tuple(recipe.data.classes or ()))
+    norm = model.get_submodule("backbone.layer4.1.bn2")
+    # A network that was trained: running statistics differ from their start, 0 and 1.
+    assert float(norm.get_buffer("running_mean").abs().max()) > 0.01
