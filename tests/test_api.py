@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import dcn
+from dcn.api import make_predictor, with_testing
 from dcn.class_names import COCO_CLASSES
-from dcn.engine import save_weights
+from dcn.engine import InferenceConfig, save_weights
 from dcn.models import build
 
 SMALL: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "fpn_channels": 16, "fc_channels": 16}
@@ -50,3 +51,19 @@ def test_a_network_without_weights_warns() -> None:
     with pytest.warns(UserWarning, match="no weights given"):
         network = dcn.load("faster_rcnn_r18_fpn", device="cpu")
     assert network.classes == COCO_CLASSES
+
+
+def test_testing_options_reach_the_network() -> None:
+    torch.manual_seed(0)
+    model = build("faster_rcnn_r18_fpn", ["cat", "dog"], score_threshold=0.2, test_size=(64, 96), **SMALL).eval()
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    plain = make_predictor(model, torch.device("cpu")).predict(image)
+    assert with_testing(model, InferenceConfig()) is model
+    # A class whose threshold no score reaches is gone; one more detection is not wanted.
+    testing = InferenceConfig(max_per_image=3, class_thresholds={"dog": 1.0})
+    found = make_predictor(with_testing(model, testing), torch.device("cpu")).predict(image)
+    cats = plain.select((plain.labels == 0).nonzero()[:3, 0])
+    torch.testing.assert_close(found.scores, cats.scores)
+    torch.testing.assert_close(found.boxes, cats.boxes)
+    with pytest.raises(ValueError, match="does not know \\['cow'\\]"):
+        with_testing(model, InferenceConfig(class_thresholds={"cow": 0.5}))

@@ -1,7 +1,7 @@
 """Deformable convolutional networks: operators, networks, training, evaluation and pictures.
 
 The operators live in :mod:`dcn.ops`, modules with parameters in :mod:`dcn.nn`, networks in :mod:`dcn.models`.
-:func:`dcn.load` gives a network ready to predict.
+:func:`dcn.load` gives a detector ready to predict, :func:`dcn.load_segmenter` a network for label maps.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dcn.api import load as load
+    from dcn.api import load_segmenter as load_segmenter
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "load_segmenter"]
 
 
 def __getattr__(name: str) -> Any:
     # `import dcn` stays light: the whole system is imported when it is asked for.
-    if name == "load":
-        from dcn.api import load
+    if name in ("load", "load_segmenter"):
+        from dcn import api
 
-        return load
+        return getattr(api, name)
     raise AttributeError(f"module 'dcn' has no attribute {name!r}")

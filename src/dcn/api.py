@@ -18,15 +18,17 @@ from dcn.engine import InferenceConfig
 from dcn.engine.checkpoint import find_weights, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.predict import Predictor
+from dcn.engine.segment import Segmenter
 from dcn.engine.testing import MergingDetector, Size, Steps
 from dcn.models import MODELS, build
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.detection.faster_rcnn import FasterRCNN
 from dcn.models.detection.merging import MergeRule, merge_detections
 from dcn.models.detection.raw import limits_of, raw_detections
+from dcn.models.segmentation import DeepLab
 from dcn.structures import Detections
 
-__all__ = ["load", "load_model", "make_predictor", "with_testing"]
+__all__ = ["load", "load_model", "load_segmenter", "make_predictor", "make_segmenter", "with_testing"]
 
 
 def load(
@@ -49,10 +51,30 @@ def load(
 
     Raises:
         ValueError: neither a file, a run nor a name (the nearest name is given); weights that do not fit; classes not
-            known; test-time options for a network that finds no boxes.
+            known; a network for label maps (:func:`load_segmenter`); test-time options for one that finds no boxes.
     """
     model = load_model(name_or_checkpoint, weights, classes=classes)
+    if isinstance(model, DeepLab):
+        raise ValueError(f"{name_or_checkpoint}: a network for label maps; use dcn.load_segmenter")
     return make_predictor(with_testing(model, testing or InferenceConfig()), choose_device(device))
+
+
+def load_segmenter(
+    name_or_checkpoint: str | Path,
+    weights: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+) -> Segmenter:
+    """A network that gives every pixel a class, ready to predict; arguments as in :func:`load`.
+
+    Raises:
+        ValueError: as :func:`load`, or the network is a detector.
+    """
+    model = load_model(name_or_checkpoint, weights, classes=classes)
+    if not isinstance(model, DeepLab):
+        raise ValueError(f"{name_or_checkpoint}: a detector; use dcn.load")
+    return make_segmenter(model, choose_device(device))
 
 
 def load_model(
@@ -75,6 +97,11 @@ def load_model(
 def make_predictor(model: nn.Module, device: torch.device) -> Predictor:
     """A predictor that reads images upright and resizes them as training does."""
     return Predictor(model, device, _read, _resize)
+
+
+def make_segmenter(model: DeepLab, device: torch.device) -> Segmenter:
+    """The same for a network for label maps."""
+    return Segmenter(model, device, _read, _resize)
 
 
 def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None = None) -> nn.Module:

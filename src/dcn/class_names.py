@@ -21,6 +21,17 @@ COCO_CLASSES = (
 )  # fmt: skip
 """COCO detection, by rising category id."""
 
+CITYSCAPES_CLASSES = (
+    "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+    "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle",
+)  # fmt: skip
+"""Cityscapes, the 19 classes that are trained, by train id."""
+
+CAMVID_CLASSES = (
+    "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+)  # fmt: skip
+"""CamVid in the 11 classes of SegNet."""
+
 
 def class_names(count: int) -> tuple[str, ...]:
     """Names for ``count`` classes of which nothing else is known: COCO's for 80, VOC's for 20, else numbers."""

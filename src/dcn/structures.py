@@ -15,7 +15,8 @@ from torch import Tensor
 
 
 def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
-    if value.ndim != len(shape) or any(want is not None and want != got for want, got in zip(shape, value.shape)):
+    wrong_rank = value.ndim != len(shape)
+    if wrong_rank or any(want not in (None, got) for want, got in zip(shape, value.shape, strict=True)):
         wanted = "[" + ", ".join("any" if s is None else str(s) for s in shape) + "]"
         raise ValueError(f"{name}: expected shape {wanted}, got {list(value.shape)}")
     if value.dtype not in dtypes:
@@ -155,6 +156,19 @@ class SegmentationMap:
     def to(self, device: torch.device | str) -> SegmentationMap:
         """The same map on ``device``."""
         return SegmentationMap(self.labels.to(device), self.image_id)
+
+    def resized(self, size: tuple[int, int]) -> SegmentationMap:
+        """The map at ``(height, width)``, nearest neighbour: pixel ``i`` is pixel ``floor(i * old / new)`` of this one.
+
+        That is the rule of OpenCV's nearest resizing, with which the original code compares maps of two sizes.
+        """
+        if size == tuple(self.labels.shape):
+            return self
+        rows, columns = (
+            torch.arange(new, device=self.labels.device) * old // new
+            for new, old in zip(size, self.labels.shape, strict=True)
+        )
+        return SegmentationMap(self.labels[rows][:, columns], self.image_id)
 
 
 @dataclass(frozen=True)

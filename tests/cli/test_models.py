@@ -24,3 +24,15 @@ def test_counts_are_the_published_ones() -> None:
 def test_options_of_one_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "faster_rcnn_r50_fpn", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["depth"] == 50
+
+
+def test_a_filtered_list_gives_what_was_published(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--filter", "fpn_r101_dcn", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    published = {"figure": "AP 41.2", "data": "COCO minival", "source": "README of the original MXNet code"}
+    assert rows == {"fpn_r101_dcn": {"parameters": 72_225_751, "test_size": [800, 1280], "published": published}}
+
+
+def test_a_filter_without_a_match_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--filter", "yolo"]) == 2
+    assert "no model has 'yolo'" in capsys.readouterr().err

@@ -7,9 +7,11 @@ import pytest
 
 from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.datasets.coco import Coco
+from dcn.data.datasets.label_maps import LabelMaps
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
 from tests.data.made_files import make_coco, make_voc
+from tests.data.made_maps import make_camvid, make_cityscapes, make_folder, make_voc_maps
 
 
 def test_every_format_opens(tmp_path: Path) -> None:
@@ -17,9 +19,14 @@ def test_every_format_opens(tmp_path: Path) -> None:
         "voc": open_dataset("voc", make_voc(tmp_path / "v"), "train", keep_empty=False),
         "coco": open_dataset("coco", str(make_coco(tmp_path / "c")), "train", masks=False),
         "synthetic": open_dataset("synthetic", None, "val", length=7, num_classes=3),
+        "cityscapes": open_dataset("cityscapes", make_cityscapes(tmp_path / "cs"), "val", quality="gtFine"),
+        "voc_segmentation": open_dataset("voc_segmentation", make_voc_maps(tmp_path / "vs"), "train"),
+        "camvid": open_dataset("camvid", make_camvid(tmp_path / "cv"), "train+val"),
+        "folder": open_dataset("folder", make_folder(tmp_path / "f"), "train"),
     }
     assert opened.keys() == FORMATS.keys()
-    assert {name: type(data) for name, data in opened.items()} == {"voc": Voc, "coco": Coco, "synthetic": Synthetic}
+    types = {"voc": Voc, "coco": Coco, "synthetic": Synthetic}
+    assert {name: type(data) for name, data in opened.items()} == dict.fromkeys(FORMATS, LabelMaps) | types
     assert (len(opened["synthetic"]), len(opened["synthetic"].classes)) == (7, 3)
     assert opened["voc"].name == "v:train"
 

@@ -154,7 +154,7 @@ def test_named_format_without_files(tmp_path: Path, format: str, message: str) -
 
 def test_unknown_names(tmp_path: Path) -> None:
     make_voc(tmp_path)
-    with pytest.raises(ValueError, match="format: expected 'voc' or 'coco', got 'yolo'"):
+    with pytest.raises(ValueError, match=r"format: expected 'voc', 'coco' or one of cityscapes, .*, got 'yolo'"):
         check_dataset(tmp_path, "yolo")
     assert "has no list 'trian'; it has train" in _lines(tmp_path, split="trian")[0]
 

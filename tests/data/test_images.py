@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcn.data.images import image_size, read_image, write_image
+from dcn.data.images import image_size, read_image, read_index_image, write_image
 
 
 def _save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
@@ -126,3 +126,16 @@ def test_written_png_comes_back(tmp_path: Path) -> None:
     image = torch.randint(256, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     write_image(tmp_path / "x.png", image)
     assert torch.equal(read_image(tmp_path / "x.png"), image)
+
+
+def test_indices_are_not_looked_up_in_the_palette(tmp_path: Path) -> None:
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([9] * 768)
+    picture.putdata([0, 20, 255])
+    picture.save(tmp_path / "map.png")
+    assert read_index_image(tmp_path / "map.png").tolist() == [[0, 20, 255]]
+    Image.new("RGB", (2, 2)).save(tmp_path / "colours.png")
+    with pytest.raises(ValueError, match=r"expected one channel of class indices .* mode RGB"):
+        read_index_image(tmp_path / "colours.png")
+    with pytest.raises(ValueError, match="does not exist"):
+        read_index_image(tmp_path / "nowhere.png")

@@ -5,7 +5,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from dcn.data.datasets.cityscapes import LABEL_IDS, label_id_table
 from dcn.metrics import MeanIoU
 from dcn.metrics.segmentation import Absent
 
@@ -57,6 +59,42 @@ def test_the_two_rules_differ_by_the_absent_class() -> None:
         metric.update([prediction], [target])
         means.append(metric.compute()["mIoU"])
     assert means == pytest.approx([1 / 3, 1 / 2])
+
+
+def _cityscapes_rule(predicted: NDArray[np.int64], annotated: NDArray[np.int64], trained: list[int]) -> list[float]:
+    """The scripts of Cityscapes: a confusion matrix over all 34 label ids, also those that are not judged.
+
+    A judged label's true positives are on the diagonal, its false negatives are the rest of its row, whatever was
+    predicted there, and its false positives the rest of its column in rows of judged labels. NaN without any.
+    """
+    confusion = np.zeros((34, 34), dtype=np.int64)
+    np.add.at(confusion, (annotated.ravel(), predicted.ravel()), 1)
+    scores = []
+    for label in trained:
+        right = confusion[label, label]
+        missed = confusion[label].sum() - right
+        wrong = confusion[[other for other in trained if other != label], label].sum()
+        denominator = right + missed + wrong
+        scores.append(right / denominator if denominator else math.nan)
+    return scores
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equals_the_rule_of_the_cityscapes_scripts(seed: int) -> None:
+    """On label ids, against train ids here; ids 16, 31 and 33 never occur, predictions hold unjudged ids too."""
+    rng = np.random.default_rng(seed)
+    ids = np.array([label for label in range(34) if label not in (16, 31, 33)])
+    annotated = rng.choice(ids, size=(2, 40, 50))
+    predicted = np.where(rng.random(annotated.shape) < 0.5, annotated, rng.choice(ids, size=annotated.shape))
+    table = label_id_table()
+    to_train = np.array([table[label] for label in range(34)])
+    metric = MeanIoU(19, absent="skip")
+    metric.update(torch.from_numpy(to_train[predicted]), torch.from_numpy(to_train[annotated]))
+    expected = _cityscapes_rule(predicted, annotated, list(LABEL_IDS))
+    figures = metric.compute()
+    assert [figures[f"IoU/{c}"] for c in range(19)] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert np.isnan(expected).sum() == 2
+    assert figures["mIoU"] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
 
 
 def test_confusion_has_annotations_in_rows() -> None:

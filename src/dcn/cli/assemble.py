@@ -12,14 +12,15 @@ import torch
 from torch import nn
 
 from dcn.api import make_predictor
+from dcn.cli.label_maps import draw_map_validation, validate_maps
 from dcn.data.batching import TrainingBatches, evaluation_loader, training_loader
 from dcn.data.catalog import open_dataset
 from dcn.data.catalog import options_of as options_of_format
-from dcn.data.dataset import Dataset
+from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
 from dcn.data.images import write_image
-from dcn.data.transforms import Compose, RandomFlip, Resize
-from dcn.engine.config import DataConfig, Recipe
+from dcn.data.transforms import Compose, RandomCrop, RandomFlip, RandomScale, Resize
+from dcn.engine.config import DataConfig, Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.evaluate import evaluate
 from dcn.engine.predict import Predictor
@@ -167,13 +168,23 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
             f"in {recipe.schedule.accumulate} parts; choose a multiple"
         )
     batches = TrainingBatches(dataset.sizes, total // world.size, recipe.seed, rank=world.rank, world=world.size)
-    sizes = recipe.transforms
-    transform = Compose((Resize(sizes.short, sizes.long), RandomFlip(sizes.flip)))
+    transform = training_transform(recipe.transforms)
 
     def stream(start: int) -> Iterator[list[Sample]]:
         return training_loader(dataset, batches, transform, start=start, workers=recipe.workers)
 
     return stream, batches.steps_per_epoch
+
+
+def training_transform(sizes: TransformsConfig) -> Compose:
+    """What happens to a training image, in this order: size, random scale, crop, flip."""
+    steps: list[Transform] = [Resize(sizes.short, sizes.long)]
+    if sizes.scale is not None:
+        steps.append(RandomScale(*sizes.scale))
+    if sizes.crop is not None:
+        # A smaller image is not filled up: the network pads its batch with the mean and leaves that out of the loss.
+        steps.append(RandomCrop(sizes.crop))
+    return Compose((*steps, RandomFlip(sizes.flip)))
 
 
 def evaluation_batches(
@@ -209,6 +220,14 @@ def validation(
     judged = spread(dataset, recipe.eval.images)
     size = test_size(recipe)
 
+    def judge_maps(step: int) -> dict[str, float]:
+        batches = evaluation_batches(recipe, judged, size, world)
+        figures = validate_maps(recipe, model, batches, dataset.classes, world)
+        if world.is_main and recipe.eval.pictures:
+            shown = spread(dataset, recipe.eval.pictures)
+            draw_map_validation(recipe, model, shown, folder / "pictures", world)
+        return figures
+
     def judge(step: int) -> dict[str, float]:
         metric = make_metric(recipe, dataset, model)
         batches = evaluation_batches(recipe, judged, size, world)
@@ -219,7 +238,7 @@ def validation(
             )
         return figures
 
-    return judge
+    return judge_maps if recipe.eval.metric == "miou" else judge
 
 
 def draw_validation(network: Predictor, dataset: Dataset, folder: Path, threshold: float = 0.3) -> None:

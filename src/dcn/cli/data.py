@@ -6,16 +6,19 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from dcn.class_names import VOC_CLASSES
 from dcn.data.catalog import open_dataset
 from dcn.data.check import Findings, check_dataset, detect_format
+from dcn.data.check_maps import MAP_FORMATS, splits_of
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.coco_files import instance_files
 from dcn.data.datasets.voc_files import available_splits, find_classes, read_split
 from dcn.data.images import write_image
 from dcn.data.problems import attempt, refuse
 from dcn.data.writers import write_coco, write_voc
-from dcn.structures import Target
+from dcn.structures import Sample, SegmentationMap
 
 
 def add_parser(subparsers: Any) -> None:
@@ -41,8 +44,8 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder in the VOC or COCO layout (for 'show' also: synthetic)")
-    parser.add_argument("--format", choices=("voc", "coco"), help="told from the layout when left out")
+    parser.add_argument("path", help="folder in a known layout (for 'show' also: synthetic)")
+    parser.add_argument("--format", choices=("voc", "coco", *MAP_FORMATS), help="told from the layout when left out")
     parser.add_argument("--split", help="one split; 'check' takes all when left out")
     parser.add_argument("--classes", help="VOC: the class names in label order, separated by commas")
     parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")
@@ -82,6 +85,8 @@ def _open(arguments: argparse.Namespace) -> Dataset:
         return open_dataset("synthetic", None, arguments.split or "train")
     root = Path(arguments.path)
     format = arguments.format or attempt(lambda: detect_format(root), refuse, root, "")
+    if format in MAP_FORMATS:
+        return open_dataset(format, root, arguments.split or _first(splits_of(format, root)), unlabelled="skip")
     if format == "voc":
         split = arguments.split or _first(available_splits(root))
         found = find_classes(read_split(root, split, refuse))
@@ -98,7 +103,7 @@ def _first(splits: list[str]) -> str:
 
 def _show(arguments: argparse.Namespace) -> int:
     """Write a contact sheet."""
-    from dcn.vis.detections import contact_sheet, draw_detections
+    from dcn.vis.detections import contact_sheet
 
     if arguments.count < 1:
         raise ValueError(f"--count: expected 1 or more, got {arguments.count}")
@@ -107,16 +112,23 @@ def _show(arguments: argparse.Namespace) -> int:
     pictures, captions = [], []
     for place in range(count):
         index = place * len(dataset) // count
-        sample = dataset[index]
-        target = sample.target
-        assert isinstance(target, Target)
-        drawn = draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=dataset.classes)
-        pictures.append(drawn)
+        pictures.append(_drawn(dataset[index], dataset.classes))
         path = dataset.image_path(index)
         captions.append(path.name if path else str(index))
     write_image(arguments.output, contact_sheet(pictures, captions=captions))
     print(f"{arguments.output}: {count} of {len(dataset)} images of {dataset.name}")
     return 0
+
+
+def _drawn(sample: Sample, classes: tuple[str, ...]) -> Tensor:
+    """The image with its objects or with its label map."""
+    from dcn.cli.label_maps import palette_of
+    from dcn.vis import draw_detections, draw_segmentation
+
+    target = sample.target
+    if isinstance(target, SegmentationMap):
+        return draw_segmentation(sample.image, target.labels, palette_of(classes), classes)
+    return draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=classes)
 
 
 def _write(arguments: argparse.Namespace) -> int:

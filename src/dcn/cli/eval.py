@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dcn.data.dataset import Dataset
     from dcn.engine import Recipe
+    from dcn.engine.distributed import World
     from dcn.structures import Detections
 
 _EPILOG = """\
@@ -40,7 +41,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--recipe", help="where the data is described, for weights outside of a run folder")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument("--output", type=Path, help="folder for the files (default: eval/ in the run folder)")
-    parser.add_argument("--save", action="store_true", help="write the detections too, as COCO JSON and VOC files")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="write the detections too, as COCO JSON and VOC files, or the label maps, as PNGs",
+    )
     files = parser.add_argument_group("result files instead of a network")
     files.add_argument("--results", type=Path, help="COCO result JSON, or folder or file of VOC results")
     files.add_argument("--annotations", type=Path, help="COCO annotation JSON, or VOC folder")
@@ -76,19 +81,19 @@ def _judge_files(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
+    from dcn.api import load_model, with_testing
     from dcn.cli import assemble
+    from dcn.engine import InferenceConfig
     from dcn.engine.distributed import World, choose_device
     from dcn.engine.evaluate import detect
     from dcn.engine.log import progress
 
     checkpoint, recipe, output = _find(arguments)
     world = World(choose_device(arguments.device))
-    from dcn.api import load_model, with_testing
-    from dcn.engine import InferenceConfig
-
+    if recipe.eval.metric == "miou":
+        return _judge_maps(arguments, checkpoint, recipe, output, world)
     model = with_testing(load_model(checkpoint), recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
-    split = {"train": recipe.data.train, "val": recipe.data.val, "test": recipe.data.test}.get(arguments.split)
-    dataset = assemble.open_split(recipe.data, split or arguments.split)
+    dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
     _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     metric = assemble.make_metric(recipe, dataset, model)
     # With test-time options the network resizes images itself.
@@ -108,6 +113,28 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     if arguments.save:
         _save(output, arguments.split, found, ids, dataset)
     return figures
+
+
+def _judge_maps(
+    arguments: argparse.Namespace, checkpoint: Path, recipe: Recipe, output: Path, world: World
+) -> dict[str, float]:
+    from dcn.api import load_model
+    from dcn.cli import assemble, label_maps
+    from dcn.engine.log import progress
+
+    model = label_maps.as_segmenter(load_model(checkpoint)).to(world.device)
+    dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
+    _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)
+    batches = assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world)
+    pairs = progress(label_maps.predicted(recipe, model, batches, world), len(dataset), dataset.name)
+    figures = label_maps.judge_maps(recipe, pairs, dataset, output, arguments.split, arguments.save)
+    (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
+    return figures
+
+
+def _split(recipe: Recipe, name: str) -> str:
+    """The data set's name of a split that the recipe may call train, val or test."""
+    return {"train": recipe.data.train, "val": recipe.data.val, "test": recipe.data.test}.get(name, name)
 
 
 def _find(arguments: argparse.Namespace) -> tuple[Path, Recipe, Path]:

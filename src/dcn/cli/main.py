@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import dcn
 
-# Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers).
+# Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
+# of Python and so cannot be the name of a module.
 VERBS = {
     "train": "train a network by a recipe",
     "eval": "judge a network, or a file of results",
@@ -19,6 +20,7 @@ VERBS = {
     "demo": "train, judge and draw a small detector in minutes",
     "data": "check, show or write data",
     "models": "list the networks",
+    "import": "turn weights of other programs into ours",
     "doctor": "what runs here, and why the rest does not",
 }
 
@@ -69,7 +71,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     wanted = next((word for word in argv if not word.startswith("-")), None)
     for verb, help_text in VERBS.items():
         if verb == wanted:
-            importlib.import_module(f"dcn.cli.{verb}").add_parser(subparsers)
+            module = "import_weights" if verb == "import" else verb
+            importlib.import_module(f"dcn.cli.{module}").add_parser(subparsers)
         else:
             subparsers.add_parser(verb, help=help_text)
     return parser

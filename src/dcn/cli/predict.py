@@ -1,4 +1,4 @@
-"""``dcn predict``: images into pictures with boxes and one COCO-style JSON file."""
+"""``dcn predict``: images into pictures with boxes and one COCO-style JSON file, or into label maps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dcn.engine.predict import Predictor, Resize
+    from dcn.engine.segment import Segmenter
+    from dcn.models.segmentation import DeepLab
     from dcn.structures import Detections
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,9 +35,10 @@ def add_parser(subparsers: Any) -> None:
         nargs="+",
         default=[],
         metavar="key=value",
-        help="test-time options, such as flip=true scales=[[480,800],[800,1333]] suppression=soft_nms_gaussian",
+        help="test-time options, such as flip=true scales=[[480,800],[800,1333]] suppression=soft_nms_gaussian, "
+        "or for label maps flip=true scales=[0.75,1,1.25] window=[1024,1024]",
     )
-    parser.add_argument("--no-pictures", action="store_true", help="write the JSON file only")
+    parser.add_argument("--no-pictures", action="store_true", help="write the JSON file, or the label maps, only")
     parser.add_argument("--weights", help="weights for a named network")
     parser.add_argument("--classes", help="class names for a named network, separated by commas")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
@@ -46,20 +47,23 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     """Exit code 1 where an image could not be read."""
-    from dcn.api import load
+    from dcn.api import load_model, make_predictor, with_testing
+    from dcn.engine.distributed import choose_device
     from dcn.engine.recipe import parse_testing
+    from dcn.models.segmentation import DeepLab
 
     if arguments.batch < 1:
         raise ValueError(f"--batch: expected 1 or more, got {arguments.batch}")
     paths = find_images(arguments.images)
     classes = None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")]
+    model = load_model(arguments.checkpoint, arguments.weights, classes=classes)
+    if isinstance(model, DeepLab):
+        return _run_maps(arguments, model, paths)
     if arguments.testing and (arguments.size or arguments.keep_size):
         raise ValueError("--size, --keep-size: with --testing the sizes are scales=[[SHORT,LONG],...]")
-    testing = parse_testing(arguments.testing)
-    network = load(arguments.checkpoint, arguments.weights, classes=classes, device=arguments.device, testing=testing)
-    resize: Resize = None if arguments.keep_size else "default"
-    if arguments.size is not None:
-        resize = (arguments.size[0], arguments.size[1])
+    model = with_testing(model, parse_testing(arguments.testing))
+    network = make_predictor(model, choose_device(arguments.device))
+    resize = _resize(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
     seen: list[Path] = []
     found: list[Detections] = []
@@ -79,12 +83,35 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0 if len(seen) == len(paths) else 1
 
 
+def _run_maps(arguments: argparse.Namespace, model: DeepLab, paths: list[Path]) -> int:
+    from dcn.api import make_segmenter
+    from dcn.cli.label_maps import predict_maps
+    from dcn.engine.distributed import choose_device
+    from dcn.engine.recipe import parse_segment
+
+    network = make_segmenter(model, choose_device(arguments.device))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    opened = ((path, image) for path in paths if (image := _open(network, path)) is not None)
+    config = parse_segment(arguments.testing)
+    count = predict_maps(network, opened, arguments.output, _resize(arguments), config, not arguments.no_pictures)
+    print(f"{arguments.output}: label maps of {count} of {len(paths)} images")
+    return 0 if count == len(paths) else 1
+
+
+def _resize(arguments: argparse.Namespace) -> Resize:
+    if arguments.size is not None:
+        return (arguments.size[0], arguments.size[1])
+    return None if arguments.keep_size else "default"
+
+
 def find_images(words: Sequence[str]) -> list[Path]:
     """Files, and the images in folders and globs, each once, in the order given.
 
     Raises:
         ValueError: a word names nothing, or a folder has no images.
     """
+    from dcn.data.images import SUFFIXES
+
     paths: dict[Path, None] = {}
     for word in words:
         path = Path(word)
@@ -112,7 +139,7 @@ def _opened(network: Predictor, paths: list[Path], batch: int) -> Iterator[list[
         yield part
 
 
-def _open(network: Predictor, path: Path) -> Tensor | None:
+def _open(network: Predictor | Segmenter, path: Path) -> Tensor | None:
     try:
         return network.open(path)
     except ValueError as error:

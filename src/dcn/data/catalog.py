@@ -9,16 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from dcn.data.dataset import Dataset
+from dcn.data.datasets.camvid import open_camvid
+from dcn.data.datasets.cityscapes import open_cityscapes
 from dcn.data.datasets.coco import Coco
+from dcn.data.datasets.folder import open_folder
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
+from dcn.data.datasets.voc_segmentation import open_voc_segmentation
 
 FORMATS: dict[str, Callable[..., Dataset]] = {
     "voc": Voc,
     "coco": Coco,
     "synthetic": Synthetic,
+    "cityscapes": open_cityscapes,
+    "voc_segmentation": open_voc_segmentation,
+    "camvid": open_camvid,
+    "folder": open_folder,
 }
-"""Format name to data set class; what follows root and split in its signature are the options of the format."""
+"""Format name to what opens it; what follows root and split in its signature are the options of the format."""
 
 _DRAWN = frozenset({"synthetic"})
 

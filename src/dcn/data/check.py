@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dcn.class_names import VOC_CLASSES
+from dcn.data.check_maps import MAP_FORMATS, check_split, splits_of
 from dcn.data.datasets import coco_files, voc_files
 from dcn.data.datasets.coco_files import CocoFile
-from dcn.class_names import VOC_CLASSES
 from dcn.data.datasets.voc_files import VocRecord
 from dcn.data.images import read_image
 from dcn.data.masks import decode_mask
@@ -24,9 +25,9 @@ class Findings:
     """What a check saw.
 
     Attributes:
-        format: ``"voc"`` or ``"coco"``; empty where nothing could be told.
+        format: of the folder; empty where nothing could be told.
         images: images looked at.
-        objects: objects that can be used, by class name.
+        objects: objects that can be used, by class name; for label maps the images in which the class occurs.
         problems: all faults, in the order of the files.
     """
 
@@ -37,10 +38,12 @@ class Findings:
 
 
 def detect_format(root: Path) -> str:
-    """``"voc"`` or ``"coco"``, from the layout of a folder.
+    """``"voc"``, ``"coco"``, ``"cityscapes"``, ``"camvid"`` or ``"folder"``, from the layout of a folder.
+
+    ``"voc_segmentation"`` has the layout of ``"voc"`` and must be asked for.
 
     Raises:
-        ValueError: the folder does not exist, or looks like neither.
+        ValueError: the folder does not exist, or looks like none of them.
     """
     if not root.is_dir():
         raise ValueError("the folder does not exist" if not root.exists() else "expected a folder, got a file")
@@ -48,9 +51,12 @@ def detect_format(root: Path) -> str:
         return "voc"
     if coco_files.instance_files(root):
         return "coco"
+    if found := [format for format in ("cityscapes", "camvid", "folder") if splits_of(format, root)]:
+        return found[0]
     raise ValueError(
-        "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), or "
-        "annotations/instances_*.json or *.json (coco)"
+        "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
+        "annotations/instances_*.json or *.json (coco), leftImg8bit (cityscapes), <split> and <split>annot (camvid), "
+        "or dataset.yaml (folder)"
     )
 
 
@@ -68,11 +74,11 @@ def check_dataset(
     Every annotation is read and every image decoded (by as many threads as there are cores). Reported are: missing,
     broken and truncated images, malformed XML and JSON, missing or wrong fields, boxes outside their image, reversed or
     without extent, broken segmentations, unknown classes, ids and entries used twice, annotations of unknown images,
-    annotated sizes that are not the image's.
+    annotated sizes that are not the image's; missing label maps, and values in them that stand for no class.
 
     Args:
         root: the folder.
-        format: ``"voc"`` or ``"coco"``; told from the layout when ``None``.
+        format: ``"voc"``, ``"coco"`` or a format of label maps; told from the layout when ``None``.
         split: one split; all of them when ``None``.
         classes: names that are allowed (VOC). When ``None``: the 20 VOC classes if at least half of the objects are of
             them, else any name.
@@ -84,15 +90,31 @@ def check_dataset(
     """
     root = Path(root)
     problems: list[Problem] = []
-    if format not in (None, "voc", "coco"):
-        raise ValueError(f"format: expected 'voc' or 'coco', got {format!r}")
+    if format not in (None, "voc", "coco", *MAP_FORMATS):
+        raise ValueError(f"format: expected 'voc', 'coco' or one of {', '.join(MAP_FORMATS)}, got {format!r}")
     found = attempt(partial(detect_format, root), problems.append, root, "")
     if found is None and (format is None or not root.is_dir()):
         return Findings(format or "", 0, {}, problems)
     problems.clear()
     if (format or found) == "voc":
         return _check_voc(root, split, classes)
+    if (kind := format or found) in MAP_FORMATS:
+        return _check_maps(root, kind, split)
     return _check_coco(root, split, annotations, images)
+
+
+def _check_maps(root: Path, format: str, split: str | None) -> Findings:
+    problems: list[Problem] = []
+    splits = [split] if split is not None else splits_of(format, root)
+    if not splits:
+        problems.append(Problem(root, "", f"there is no split in the layout of {format!r}"))
+    images, counts = 0, Counter[str]()
+    for name in splits:
+        found = attempt(partial(check_split, root, format, name, problems.append), problems.append, root, "")
+        if found is not None:
+            images += found[0]
+            counts += found[1]
+    return Findings(format, images, dict(sorted(counts.items())), list(dict.fromkeys(problems)))
 
 
 def _check_voc(root: Path, split: str | None, classes: Sequence[str] | None) -> Findings:

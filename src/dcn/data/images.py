@@ -10,6 +10,9 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+"""Endings of the files, in lower case, that count as images of a folder."""
+
 # What Pillow's decoders raise on hostile or truncated files, beside OSError: SyntaxError (PNG chunks), struct.error and
 # EOFError (headers), ValueError and OverflowError (sizes), IndexError and TypeError (TIFF tags).
 _BROKEN = (
@@ -66,6 +69,26 @@ def read_image(path: str | Path, *, upright: bool = False) -> Tensor:
     except _BROKEN as error:
         raise ValueError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def read_index_image(path: str | Path) -> Tensor:
+    """The pixel values of an image with one channel, ``[H, W]`` int64: palettes are not looked up.
+
+    Raises:
+        ValueError: the file is missing or broken, or has colours instead of indices.
+    """
+    try:
+        with Image.open(path) as image:
+            mode, array = image.mode, np.array(image)
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: the image file does not exist") from error
+    except _BROKEN as error:
+        raise ValueError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
+    if array.ndim != 2 or mode == "F":
+        raise ValueError(
+            f"{path}: expected one channel of class indices (grey or palette), got an image of mode {mode}"
+        )
+    return torch.from_numpy(array.astype(np.int64))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

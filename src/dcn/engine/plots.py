@@ -16,7 +16,7 @@ def draw_plots(folder: Path) -> list[Path]:
     training = [row for row in rows if row["kind"] == "train"]
     judged = [row for row in rows if row["kind"] == "eval"]
     losses = [name for name in _figures(training) if name not in _NOT_LOSSES]
-    scores = [name for name in _figures(judged) if name.startswith("AP") and "/" not in name]
+    scores = [name for name in _figures(judged) if name.startswith(("AP", "mIoU")) and "/" not in name]
     written = []
     for file, title, names, table in (("loss", "loss", losses, training), ("ap", "validation", scores, judged)):
         if names:

@@ -96,21 +96,11 @@ class Predictor:
 
     def open(self, image: Image) -> Tensor:
         """Any accepted image as ``[3, H, W]`` uint8 on the CPU."""
-        if isinstance(image, str | Path):
-            return self._read(Path(image))
-        if isinstance(image, np.ndarray):
-            _check(image.ndim == 3 and image.shape[-1] == 3, image, "an RGB array [H, W, 3]")
-            tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
-        elif isinstance(image, Tensor):
-            _check(image.ndim == 3 and image.shape[0] == 3, image, "an RGB tensor [3, H, W]")
-            tensor = image.cpu()
-        else:
-            raise ValueError(f"images: expected paths, arrays or tensors, got {type(image).__name__}")
-        _check(tensor.dtype == torch.uint8, image, "values of type uint8 in 0..255")
-        return tensor
+        return open_image(image, self._read)
 
     def _predict_batch(self, images: list[Tensor], resize: Resize, score_threshold: float | None) -> list[Detections]:
-        size = self._size(resize)
+        own: Any = self.model.test_size
+        size = wanted_size(resize, own)
         seen = images if size is None else [self._resize(image, *size) for image in images]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         with torch.no_grad(), self._threshold(score_threshold):
@@ -119,20 +109,6 @@ class Predictor:
         if score_threshold is None:
             return found
         return [detections.select(detections.scores >= score_threshold) for detections in found]
-
-    def _size(self, resize: Resize) -> tuple[int, int] | None:
-        own: Any = self.model.test_size
-        if own is None and resize != "default":
-            raise ValueError(f"resize: this network resizes images itself, to its scales; got {resize!r}")
-        if resize is None or own is None:
-            return None
-        if resize == "default":
-            return (int(own[0]), int(own[1]))
-        if isinstance(resize, str) or len(resize) != 2 or min(resize) < 1 or resize[0] > resize[1]:
-            raise ValueError(
-                f"resize: expected 'default', None or (shorter, longer) such as (800, 1333), got {resize!r}"
-            )
-        return resize
 
     @contextmanager
     def _threshold(self, wanted: float | None) -> Iterator[None]:
@@ -145,6 +121,47 @@ class Predictor:
             yield
         finally:
             self.model.score_threshold = own  # type: ignore[assignment]
+
+
+def open_image(image: Image, read: Callable[[Path], Tensor]) -> Tensor:
+    """Any accepted image as ``[3, H, W]`` uint8 on the CPU; ``read`` reads a file to that.
+
+    Raises:
+        ValueError: an image of another shape or type, or an unreadable file.
+    """
+    if isinstance(image, str | Path):
+        return read(Path(image))
+    if isinstance(image, np.ndarray):
+        _check(image.ndim == 3 and image.shape[-1] == 3, image, "an RGB array [H, W, 3]")
+        tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).contiguous()
+    elif isinstance(image, Tensor):
+        _check(image.ndim == 3 and image.shape[0] == 3, image, "an RGB tensor [3, H, W]")
+        tensor = image.cpu()
+    else:
+        raise ValueError(f"images: expected paths, arrays or tensors, got {type(image).__name__}")
+    _check(tensor.dtype == torch.uint8, image, "values of type uint8 in 0..255")
+    return tensor
+
+
+def wanted_size(resize: Resize, own: tuple[int, int] | None) -> tuple[int, int] | None:
+    """``(shorter side, largest longer side)`` that a :data:`Resize` means; ``None``: as the image is.
+
+    Args:
+        resize: what the caller asks for.
+        own: the network's test size; ``None``: it resizes images itself.
+
+    Raises:
+        ValueError: it makes no sense, or the network resizes images itself.
+    """
+    if own is None and resize != "default":
+        raise ValueError(f"resize: this network resizes images itself, to its scales; got {resize!r}")
+    if resize is None or own is None:
+        return None
+    if resize == "default":
+        return (int(own[0]), int(own[1]))
+    if isinstance(resize, str) or len(resize) != 2 or min(resize) < 1 or resize[0] > resize[1]:
+        raise ValueError(f"resize: expected 'default', None or (shorter, longer) such as (800, 1333), got {resize!r}")
+    return resize
 
 
 def _check(fits: bool, image: NDArray[np.uint8] | Tensor, wanted: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from dcn.engine.config import InferenceConfig, Recipe
+from dcn.engine.config import InferenceConfig, Recipe, SegmentConfig
 from dcn.engine.typed import nearest, parse
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -106,6 +106,18 @@ def parse_testing(overrides: Sequence[str]) -> InferenceConfig:
     for override in overrides:
         _override(data, override)
     return parse(InferenceConfig, data, "testing")
+
+
+def parse_segment(overrides: Sequence[str]) -> SegmentConfig:
+    """Test-time options for label maps from ``"flip=true"``, ``"scales=[0.75, 1, 1.25]"``...; values are YAML.
+
+    Raises:
+        ValueError: unknown key, wrong type or value.
+    """
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _override(data, override)
+    return parse(SegmentConfig, data, "segment")
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -123,3 +123,10 @@ def test_wrong_calls(picture: tuple[Tensor, Tensor]) -> None:
         ValueError, match=r"targets\[0\]: expected labels of the image's size \[64, 96\], got \[10, 96\]"
     ):
         _tiny().train()([image], [SegmentationMap(labels[:10])])
+
+
+@pytest.mark.parametrize(("layers", "count"), [(0, 44_637_267), (3, 44_886_153)], ids=["plain", "deformable"])
+def test_parameter_count_of_the_original(layers: int, count: int) -> None:
+    with torch.device("meta"):
+        model = deeplab(19, deform_layers=layers)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count
