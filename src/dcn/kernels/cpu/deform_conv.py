@@ -1,7 +1,7 @@
 """Deformable convolution in one, two or three dimensions on the CPU: callers of ``csrc/deform_conv*.cpp``.
 
 Shapes, with ``n`` spatial axes, ``K`` kernel taps, ``G`` offset groups: input ``[N, C, *size]``, offset
-``[N, n*G*K, *out]``, weight ``[O, C/g, *kernel]``, mask ``[N, G*K, *out]``. float32 and float64 are computed as they are;
+``[N, n*G*K, *out]``, weight ``[O, C/g, *kernel]``, mask ``[N, G*K, *out]``. float32 and float64 are computed as such;
 float16 and bfloat16 are read and written, coordinates and sums are float32.
 """
 
@@ -95,9 +95,10 @@ def backward(
     boundary: str,
     needs: tuple[bool, bool, bool, bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
-    """Gradients of input, offset, weight and mask, each in the shape, type and memory format of what it belongs to.
+    """Gradients of input, offset, weight and mask, each in the shape and type of what it belongs to.
 
-    ``needs`` says which are wanted; the others are None. The same bits come out for any number of threads.
+    They have the memory format of their tensors too, but that of the weight is contiguous. ``needs`` says which are
+    wanted; the others are None. The same bits come out for any number of threads.
     """
     grad_output, input, offset, weight = _dense(grad_output), _dense(input), _dense(offset), weight.contiguous()
     mask = None if mask is None else _dense(mask)

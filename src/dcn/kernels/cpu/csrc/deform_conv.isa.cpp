@@ -255,6 +255,13 @@ void depthwise(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int6
     return depthwise_corners<T, 8>(plan, source, pitch, channels, zeros, weight, weight_tap, to, to_row);
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+template <int First, class T>
+inline auto quarter(Vec<T> v) {
+    return __builtin_shufflevector(v, v, First, First + 1, First + 2, First + 3);
+}
+#endif
+
 // to[j] += sum of the lanes of sum[j].
 template <class T, int Corners>
 inline void add_lanes(const Vec<T>* sum, T* to) {
@@ -268,13 +275,11 @@ inline void add_lanes(const Vec<T>* sum, T* to) {
         c += d;
         exchange<2, T>(a, c, std::make_integer_sequence<int, n>{});
         a += c;  // lane i holds a part of sum i % 4
-        T part[n];
-        store(part, a);
-        for (int j = 0; j < 4; ++j) {
-            T total = part[j];
-            for (int i = j + 4; i < n; i += 4) total += part[i];
-            to[j] += total;
-        }
+        typedef T Four __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+        Four total = quarter<0, T>(a);
+        if constexpr (n >= 8) total += quarter<4, T>(a);
+        if constexpr (n >= 16) total += quarter<8, T>(a) + quarter<12, T>(a);
+        *reinterpret_cast<Four*>(to) += total;
         return;
     }
 #endif

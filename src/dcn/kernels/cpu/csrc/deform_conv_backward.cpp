@@ -23,6 +23,7 @@ namespace {
 constexpr double budget_share = 0.13;
 constexpr int64_t budget_floor = 3 << 20;
 constexpr int64_t band_pixels = 1500;
+constexpr int64_t budget_threads = 2;  // whose scratch counts: the rounds must not depend on the number of threads
 constexpr int64_t least_blocks = 4;  // of a round: work for as many threads, whatever the memory
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -138,7 +139,7 @@ class Backward {
             const int64_t tiles = lines * g_.column_strips;
             const int64_t shared = tiles * (offset_groups(round) * plan_elements() + g_.room * gradient_row(round));
             const int64_t own = packed_block_ + tiles * partial_elements();
-            const int64_t left = budget - shared - threads() * scratch_elements() - round_blocks_ * own;
+            const int64_t left = budget - shared - budget_threads * scratch_elements() - round_blocks_ * own;
             window = direct_ ? 1 : left / (2 * round_blocks_ * pitch_ * g_.rest_in);
             if (left > 0 && (direct_ || window >= least + g_.tile_rows)) break;
             if (lines > 1 && 2 * shared > budget) {

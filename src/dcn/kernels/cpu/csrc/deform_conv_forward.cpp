@@ -17,6 +17,9 @@ namespace {
 // Workspace allowed, as a part of the tensors of the call; the goal is 20 % including what the process keeps.
 constexpr double budget_share = 0.15;
 constexpr int64_t budget_floor = 3 << 19;
+// The scratch of this many threads counts against the budget, whatever their number: the passes decide in which order sums
+// are rounded, and results must not depend on the threads.
+constexpr int64_t budget_threads = 2;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -113,7 +116,7 @@ class Forward {
         int64_t window = rows;
         pass_blocks_ = static_cast<int64_t>(blocks_.size());
         for (;;) {
-            const int64_t scratch = threads() * g_.room * (columns_row() + sums_row(pass_blocks_) + 9 * g_.corners);
+            const int64_t scratch = budget_threads * g_.room * (columns_row() + sums_row(pass_blocks_) + 9 * g_.corners);
             const int64_t pitch = round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
             const int64_t left = budget_ / bytes - scratch - packed_elements(pass_blocks_);
             window = left / std::max<int64_t>(1, pitch * g_.rest_in);
@@ -138,9 +141,9 @@ class Forward {
         sums_row_ = sums_row(pass_blocks_);
         // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
         const bool several = pass_blocks_ < static_cast<int64_t>(blocks_.size());
-        const int64_t turn = threads() * block_outputs * g_.pixels_out();
+        const int64_t turn = block_outputs * g_.pixels_out();
         blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
-                   turn * static_cast<int64_t>(sizeof(T)) <= budget_;
+                   budget_threads * turn * static_cast<int64_t>(sizeof(T)) <= budget_;
         zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
         window_ = workspace_.plan<T>(direct_ ? 0 : schedule_.capacity * g_.rest_in * pitch_);
         packed_ = workspace_.plan<T>(packed_elements(pass_blocks_));
@@ -152,7 +155,7 @@ class Forward {
             scratch.planner.plan(workspace_, g_);
         }
         const int64_t taken = workspace_.bytes() / static_cast<int64_t>(sizeof(T));
-        if (blocked_ && taken < turn) workspace_.plan<T>(turn - taken);
+        if (blocked_ && taken < threads() * turn) workspace_.plan<T>(threads() * turn - taken);
         workspace_.take();
     }
 

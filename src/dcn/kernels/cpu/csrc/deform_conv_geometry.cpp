@@ -10,7 +10,7 @@ namespace dcn {
 namespace {
 
 constexpr int64_t tile_pixels = 112;  // 8 strips of 14 rows of the matrix product; the columns of a tile stay in L2
-constexpr int64_t tile_width = 32;
+constexpr int64_t tile_width = 16;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -207,16 +207,39 @@ void pack_outputs(const S* weight, int64_t output_step, int64_t outputs, int64_t
     }
 }
 
+// One output of `pack_columns`: squares of channels x taps are turned round in registers.
+template <class S, class T>
+void pack_run(const S* run, int64_t o, int64_t outputs, int64_t channels, int64_t taps, int64_t panel, T* to) {
+    constexpr int n = lanes<T>;
+    for (int64_t t = 0; t < taps; t += n) {
+        const int count = static_cast<int>(taps - t < n ? taps - t : n);
+        for (int64_t c = 0; c < channels; c += n) {
+            Vec<T> rows[n];
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(run + (c + i) * taps + t, count);
+            transpose<T>(rows);
+            for (int i = 0; i < count; ++i) {
+                const int64_t column = (t + i) * channels + c;
+                store(to + ((column / panel) * outputs + o) * panel + column % panel, rows[i]);
+            }
+        }
+    }
+}
+
 template <class S, class T>
 void pack_columns(const S* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps, int64_t panel,
                   T* to) {
     const int64_t columns = channels * taps;
     const int64_t padded = (columns + panel - 1) / panel * panel;
+    const bool whole = channels % lanes<T> == 0;
     for (int64_t o = 0; o < outputs; ++o) {
         const S* run = weight + o * output_step;
-        for (int64_t t = 0, column = 0; t < taps; ++t) {
-            for (int64_t c = 0; c < channels; ++c, ++column) {
-                to[((column / panel) * outputs + o) * panel + column % panel] = widen(run[c * taps + t]);
+        if (whole) {
+            pack_run<S, T>(run, o, outputs, channels, taps, panel, to);
+        } else {
+            for (int64_t column = 0; column < columns; ++column) {
+                to[((column / panel) * outputs + o) * panel + column % panel] =
+                    widen(run[column % channels * taps + column / channels]);
             }
         }
         for (int64_t column = columns; column < padded; ++column) {
