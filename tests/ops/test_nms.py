@@ -159,9 +159,11 @@ def soft_loop(boxes: Tensor, scores: Tensor, labels: Tensor, method: str) -> lis
 
 @pytest.mark.parametrize("method", ["gaussian", "linear"])
 @pytest.mark.parametrize("by_class", [False, True])
-def test_soft_nms_against_a_loop(by_class: bool, method: str) -> None:
-    boxes, _, labels = random_boxes(60)
-    scores = torch.linspace(1, 0.1, 60, dtype=torch.float64)[torch.randperm(60)]  # no ties
+@pytest.mark.parametrize("seed", range(4))
+def test_soft_nms_against_a_loop(seed: int, by_class: bool, method: str) -> None:
+    boxes, _, labels = random_boxes(60, seed)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(seed))
+    scores = torch.linspace(1, 0.1, 60, dtype=torch.float64)[order]  # no ties
     expected = soft_loop(boxes, scores, labels if by_class else labels * 0, method)
     keep, values = soft_nms(
         boxes, scores, "linear" if method == "linear" else "gaussian", labels=labels if by_class else None

@@ -162,7 +162,8 @@ def soft_nms(
         values.append(value)
         shared = _shared(places, best, plus_one)
         decay = torch.exp(shared.square() / -sigma) if method == "gaussian" else 1 - shared * (shared > iou_threshold)
-        left = (left * decay.to(left.dtype)).scatter(1, best, -torch.inf)
+        # A place that is empty or taken stays at -infinity: times a decay of 0 it would become NaN and end its label.
+        left = torch.where(left.isneginf(), left, left * decay.to(left.dtype)).scatter(1, best, -torch.inf)
     found, rescored = torch.cat(chosen, 1).flatten(), torch.cat(values, 1).flatten()
     valid = rescored >= max(min_score, 0.0)
     order = rescored[valid].argsort(descending=True, stable=True)[:max_output]

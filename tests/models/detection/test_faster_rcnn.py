@@ -42,7 +42,7 @@ def _excited(kind: str = "faster") -> FasterRCNN:
 @pytest.mark.parametrize("kind", ["mask", "cascade"])
 def test_learns_one_picture(kind: str, picture: Tensor, target: Target) -> None:
     model = _build(kind, fpn_channels=32, fc_channels=64)
-    totals = train(model, picture, target, 45)
+    totals = train(model, picture, target, 120)
     assert totals[-1] < 0.5 * totals[0]
     model.eval()
     with torch.no_grad():
@@ -131,7 +131,15 @@ def test_a_prediction_does_not_depend_on_its_neighbours(kind: str, picture: Tens
         assert isinstance(a, Detections)
         assert len(a) == len(b)
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(a.boxes, b.boxes, rtol=1e-4, atol=1e-2)
+        # Two scores that differ in the last digit only may change places, so each detection looks for its own: boxes
+        # within 0.01 pixels, the same label, scores within 1e-4.
+        distance = torch.cdist(_rows(a), _rows(b), p=torch.inf)
+        assert distance.amin(0).max() < 1e-2
+        assert distance.amin(1).max() < 1e-2
+
+
+def _rows(found: Detections) -> Tensor:
+    return torch.cat((found.boxes, found.scores[:, None] * 100, found.labels[:, None] * 1000), 1)
 
 
 def test_detections_are_ordered_clipped_and_limited(picture: Tensor) -> None:
