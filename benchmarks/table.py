@@ -45,7 +45,7 @@ def _summary(group: list[dict[str, dict[str, str]]]) -> str:
         if ratios:
             mean = exp(sum(map(log, ratios)) / len(ratios))
             parts.append(f"{mean:.2f} x {name} ({min(ratios):.2f} to {max(ratios):.2f})")
-    return "Time of dcn, geometric mean (range): " + ", ".join(parts) + "."
+    return f"Time of dcn, geometric mean (range): {', '.join(parts)}." if parts else ""
 
 
 def tables(path: Path) -> str:

@@ -125,7 +125,8 @@ def _pool(
     data: Arrays, table: Table, pool: Callable[[Tensor, Tensor, Tensor | None, str], Tensor]
 ) -> Iterator[Finding]:
     rois = torch.from_numpy(data["rois"].astype(np.float32))
-    for backend in [name for name, module in table if not hasattr(module, "_library") or not module._library.reason()]:
+    here = {name: module for name, module in table if name != "triton"}  # the data are on the CPU
+    for backend in [name for name, module in here.items() if name != "cpu" or not module._library.reason()]:
         x, trans = _leaf(data, "x"), _leaf(data, "trans")
         assert x is not None
         out = pool(x, rois, trans, backend)

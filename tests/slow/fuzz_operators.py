@@ -1,12 +1,13 @@
 """Random calls of the operators, right and wrong ones: nothing may crash, wrong calls must be ValueErrors.
 
-    python tests/slow/fuzz_operators.py --calls 20000 --seed 0
+    python -m tests.slow.fuzz_operators --calls 20000 --seed 0
 
-With an AddressSanitizer build of the CPU library:
+With an AddressSanitizer build of the CPU library (with clang, or where libubsan can be preloaded too, also
+``address,undefined``):
 
-    cmake -S . -B build/asan -DCMAKE_CXX_FLAGS=-fsanitize=address && cmake --build build/asan
+    cmake -S . -B build/asan -DDCN_SANITIZE=address && cmake --build build/asan
     DCN_CPU_LIBRARY=build/asan/libdcn_cpu.so ASAN_OPTIONS=detect_leaks=0 \
-        LD_PRELOAD=$(c++ -print-file-name=libasan.so) python tests/slow/fuzz_operators.py
+        LD_PRELOAD=$(c++ -print-file-name=libasan.so) python -m tests.slow.fuzz_operators
 
 A failure prints the operator and its seed; ``--seed SEED --calls 1 --operator NAME`` repeats it.
 """
@@ -24,47 +25,25 @@ from torch import Tensor
 
 from dcn.ops import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_conv import output_size
+from tests.slow import fuzz_boxes, fuzz_rois
+from tests.slow.fuzz_draws import BAD, DTYPES, check_refusal, numbers, relaid, resized
 
 _CONVS: dict[int, Callable[..., Tensor]] = {1: deform_conv1d, 2: deform_conv2d, 3: deform_conv3d}
-_BAD = (float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 3e9, -3e9, 1e5)
-_DTYPES = (torch.float32, torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def _numbers(draw: random.Random, n: int, low: int, high: int) -> tuple[int, ...]:
-    return tuple(draw.randint(low, high) for _ in range(n))
-
-
-def _relaid(draw: random.Random, tensor: Tensor) -> Tensor:
-    """The same values, perhaps in another memory layout."""
-    how = draw.randrange(4)
-    if how == 1:
-        return tensor.movedim(1, -1).contiguous().movedim(-1, 1)
-    if how == 2:
-        return tensor.transpose(-1, -2).contiguous().transpose(-1, -2)
-    return tensor.repeat_interleave(2, dim=-1)[..., ::2] if how == 3 else tensor
-
-
-def _spoiled(draw: random.Random, tensor: Tensor) -> Tensor:
-    """Another size along one axis: half of the calls made with it are wrong."""
-    axis = draw.randrange(tensor.ndim)
-    size = list(tensor.shape)
-    size[axis] = max(0, size[axis] + draw.choice([-1, 1, 2]))
-    return torch.zeros(size, dtype=tensor.dtype)
 
 
 def _deform_conv(draw: random.Random) -> bool:
     n = draw.choice([1, 2, 2, 2, 2, 3])
-    kernel, stride, padding = _numbers(draw, n, 1, 4), _numbers(draw, n, 1, 3), _numbers(draw, n, 0, 4)
-    dilation, size = _numbers(draw, n, 1, 3), _numbers(draw, n, 1, 9 if n == 3 else 17)
+    kernel, stride, padding = numbers(draw, n, 1, 4), numbers(draw, n, 1, 3), numbers(draw, n, 0, 4)
+    dilation, size = numbers(draw, n, 1, 3), numbers(draw, n, 1, 9 if n == 3 else 17)
     groups, offset_groups = draw.choice([1, 1, 2, 4]), draw.choice([1, 2, 4])
     channels, outputs = 4 * draw.randint(1, 5), groups * draw.randint(1, 6)
     if draw.random() < 0.2:
         groups = outputs = channels
-    batch, dtype, taps = draw.choice([0, 1, 1, 2, 5]), draw.choice(_DTYPES), offset_groups * prod(kernel)
+    batch, dtype, taps = draw.choice([0, 1, 1, 2, 5]), draw.choice(DTYPES), offset_groups * prod(kernel)
     out = tuple(max(0, o) for o in output_size(size, kernel, stride, padding, dilation))
     offset = torch.randn(batch, n * taps, *out) * draw.choice([0.0, 0.5, 3.0, 40.0])
     if draw.random() < 0.5:
-        offset = offset.masked_fill(torch.rand(offset.shape) < 0.1, draw.choice(_BAD))
+        offset = offset.masked_fill(torch.rand(offset.shape) < 0.1, draw.choice(BAD))
     tensors: dict[str, Tensor | None] = {
         "input": torch.randn(batch, channels, *size),
         "offset": offset,
@@ -77,14 +56,14 @@ def _deform_conv(draw: random.Random) -> bool:
     if wrong:
         name = draw.choice([name for name, t in made.items() if t is not None])
         tensor = made[name]
-        made[name] = None if tensor is None else _spoiled(draw, tensor)
-    leaves = [None if t is None else (t if t.ndim < 3 else _relaid(draw, t)).requires_grad_() for t in made.values()]
+        made[name] = None if tensor is None else resized(draw, tensor)
+    leaves = [None if t is None else (t if t.ndim < 3 else relaid(draw, t)).requires_grad_() for t in made.values()]
     boundary = draw.choice(["v1", "v2"])
     x, offsets, weight, bias, mask = leaves
     try:
         output = _CONVS[n](x, offsets, weight, bias, stride, padding, dilation, mask, boundary=boundary)
     except ValueError as error:
-        _check_message(str(error), wrong or min(out) < 1)
+        check_refusal(_CONVS[n], str(error), wrong or min(out) < 1)
         return False
     output.sum().backward()
     if dtype in (torch.float32, torch.float64) and not bool(output.isfinite().all()):
@@ -92,15 +71,19 @@ def _deform_conv(draw: random.Random) -> bool:
     return True
 
 
-def _check_message(message: str, expected: bool) -> None:
-    if not expected:
-        raise AssertionError(f"a right call was refused: {message}")
-    name = message.split(":", maxsplit=1)[0]
-    if name not in ("input", "offset", "weight", "bias", "mask") or "expected" not in message or "got" not in message:
-        raise AssertionError(f"a message that does not name argument, expectation and what came: {message}")
-
-
-OPERATORS: dict[str, Callable[[random.Random], bool]] = {"deform_conv": _deform_conv}
+OPERATORS: dict[str, Callable[[random.Random], bool]] = {
+    "deform_conv": _deform_conv,
+    "roi_align": fuzz_rois.align,
+    "roi_pool": fuzz_rois.maximum,
+    "ps_roi_align": fuzz_rois.position_sensitive_align,
+    "ps_roi_pool": fuzz_rois.position_sensitive_pool,
+    "deform_roi_pool": fuzz_rois.deformable,
+    "deform_ps_roi_pool": fuzz_rois.deformable_parts,
+    "nms": fuzz_boxes.suppression,
+    "nms_keep": fuzz_boxes.suppression_mask,
+    "soft_nms": fuzz_boxes.soft_suppression,
+    "box_voting": fuzz_boxes.voting,
+}
 """One random call each, from the generator; whether it was computed (a refused wrong call is not)."""
 
 

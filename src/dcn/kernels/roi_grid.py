@@ -110,7 +110,8 @@ def build(rule: RoiRule, size: tuple[int, int, int], boxes: Tensor, offset: Tens
     """
     images, *extent = size
     start, sizes = _corners(rule, boxes[:, 1:])
-    valid = torch.isfinite(start).all(1) & torch.isfinite(sizes).all(1) & (boxes[:, 0] >= 0) & (boxes[:, 0] < images)
+    finite = torch.isfinite(torch.cat((boxes, start, sizes), 1)).all(1)
+    valid = finite & (boxes[:, 0] >= 0) & (boxes[:, 0] < images)
     start, sizes = torch.where(valid[:, None], start, 0.0), torch.where(valid[:, None], sizes, 0.0)
     shifts = (None, None) if offset is None else _shifts(rule, offset, sizes)
     rows, many_rows = _axis(rule, 0, extent[0], start, sizes, shifts[0], valid)
@@ -160,7 +161,7 @@ def _shifts(rule: RoiRule, offset: Tensor, sizes: Tensor) -> tuple[Tensor, Tenso
     pairs = offset.unflatten(1, (-1, 2))
     rows = part_index(rule.output_size[0], offset.shape[2], offset.device)
     columns = part_index(rule.output_size[1], offset.shape[3], offset.device)
-    moves = pairs[..., rows, :][..., columns] * rule.gamma
+    moves = pairs.index_select(3, rows).index_select(4, columns) * rule.gamma
     return moves[:, :, 1] * sizes[:, 0, None, None, None], moves[:, :, 0] * sizes[:, 1, None, None, None]
 
 

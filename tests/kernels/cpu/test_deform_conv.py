@@ -85,9 +85,14 @@ CASES = {
     "wide-groups": Case(channels=160, outputs=34, groups=2, offset_groups=4),
     "depthwise": Case(channels=70, outputs=70, groups=70, offset_groups=7),
     "depthwise-channels-last": Case(channels=70, outputs=70, groups=70, channels_last=True),
+    "depthwise-large-kernel": Case(channels=70, outputs=70, groups=70, kernel=(7, 7)),
     "depthwise-two-outputs": Case(channels=12, outputs=24, groups=12),
     "many-passes": Case(channels=608, outputs=41, size=(20, 13), batch=3, mask=False),
     "many-passes-groups": Case(channels=1216, outputs=66, groups=2, size=(12, 13), mask=False),
+    "many-passes-bfloat16": Case(channels=608, outputs=200, size=(20, 13), batch=3, dtype=torch.bfloat16),
+    "many-passes-float16-channels-last": Case(
+        channels=1216, outputs=66, groups=2, size=(12, 13), dtype=torch.float16, channels_last=True
+    ),
     "many-bands": Case(channels=20, outputs=20, size=(150, 70), spread=1.0, batch=2),
     "many-images": Case(channels=20, outputs=20, size=(7, 8), spread=1.0, batch=33),
     "large-kernel": Case(channels=20, kernel=(7, 7), size=(14, 13)),
@@ -154,7 +159,21 @@ def test_a_gradient_alone_is_the_same_as_with_the_others(wanted: int) -> None:
     assert _same(alone[wanted], together[wanted])
 
 
-@pytest.mark.parametrize("name", ["plain", "many-passes", "many-bands", "depthwise", "groups", "channels-last"])
+@pytest.mark.parametrize("name", ["many-passes-bfloat16", "float16", "bfloat16"])
+def test_half_precision_is_rounded_once(name: str) -> None:
+    case = CASES[name]
+    kernels: Any = cpu
+    x, offset, weight, bias, mask, grad = (None if t is None else t.float() for t in case.tensors())
+    output = kernels.forward(x, offset, weight, bias, mask, *case.geometry())
+    grads = kernels.backward(grad, x, offset, weight, mask, *case.geometry(), (True,) * 4)
+    expected = [None if t is None else t.to(case.dtype) for t in (output, *grads)]
+    assert all(_same(a, b) for a, b in zip([_forward(cpu, case), *_backward(cpu, case)], expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["plain", "many-passes", "many-passes-bfloat16", "many-bands", "depthwise", "groups", "channels-last"],
+)
 def test_the_number_of_threads_does_not_change_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
     for threads in (1, 2, 5):

@@ -8,6 +8,7 @@ float16 and bfloat16 are read and written, coordinates and sums are float32.
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from math import prod
 
@@ -79,7 +80,9 @@ def forward(
     call = _describe(input, offset, weight, mask, stride, padding, dilation, boundary)
     call.output, call.output_step = output.data_ptr(), _steps(output)
     call.bias = 0 if bias is None else bias.data_ptr()
-    _library.check(_library.library().dcn_deform_conv_forward(ctypes.byref(call)), _name("forward", input, weight))
+    status = _library.library().dcn_deform_conv_forward(ctypes.byref(call))
+    if status:
+        _library.check(status, _name("forward", input, weight))
     return output
 
 
@@ -110,7 +113,9 @@ def backward(
     call.grad_output, call.output_step = grad_output.data_ptr(), _steps(grad_output)
     pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
     call.grad_input, call.grad_offset, call.grad_weight, call.grad_mask = pointers
-    _library.check(_library.library().dcn_deform_conv_backward(ctypes.byref(call)), _name("backward", input, weight))
+    status = _library.library().dcn_deform_conv_backward(ctypes.byref(call))
+    if status:
+        _library.check(status, _name("backward", input, weight))
     return grads[0], grads[1], grads[2], grads[3]
 
 
@@ -156,7 +161,13 @@ def _describe(
 
 def _triple(values: Sequence[int], missing: int) -> ctypes.Array[ctypes.c_int64]:
     """Values for the axes z, y, x; the leading axes that are not there get ``missing``."""
-    return _Triple(*[missing] * (3 - len(values)), *values)
+    return _array((*(missing,) * (3 - len(values)), *values))
+
+
+@functools.lru_cache(4096)
+def _array(values: tuple[int, int, int]) -> ctypes.Array[ctypes.c_int64]:
+    """Kept: to make ten of them took a third of a small call. They are copied into the call and never written."""
+    return _Triple(*values)
 
 
 def _channels_last(tensor: Tensor) -> bool:
@@ -172,7 +183,7 @@ def _steps(tensor: Tensor) -> ctypes.Array[ctypes.c_int64]:
     """Elements from image to image, channel to channel and place to place of a dense tensor."""
     channels, places = tensor.shape[1], prod(tensor.shape[2:])
     inner = (1, channels) if _channels_last(tensor) else (places, 1)
-    return _Triple(channels * places, *inner)
+    return _array((channels * places, *inner))
 
 
 def _new(like: Tensor, channels: int, out: Sequence[int]) -> Tensor:

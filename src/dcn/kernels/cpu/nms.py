@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dcn.kernels.cpu import _library
-from dcn.kernels.reference.nms import sort_scores
+from dcn.kernels.reference.nms import keep_by_set, sort_scores
 
 
 def unsupported(
@@ -55,3 +55,16 @@ def forward(
     )
     _library.check(status, f"nms of {order.shape[0]} boxes")
     return order[kept[: found.value]]
+
+
+def keep(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+) -> Tensor:
+    """``[B, N]`` bool: which boxes of each of ``B`` sets stay; arguments as in the reference."""
+    return keep_by_set(forward, boxes, scores, labels, valid, threshold, plus_one, suppress_equal)

@@ -1,4 +1,5 @@
-// What one call of deformable convolution is made of. Axes are always z, y, x; those a call does not have are of size 1.
+// What one call of deformable convolution is made of. Axes are always z, y, x; those a call does not have are of size
+// 1.
 #pragma once
 
 #include <cstdint>

@@ -177,6 +177,7 @@ struct Sample {
     const T* at[Corners];
     T weight[Corners];
 
+    Sample() = default;
     Sample(const SamplingPlan<T>& plan, int64_t place, const T* source, int64_t pitch, const T* zeros) {
         const int64_t plane = plan.taps * plan.room;
 #pragma GCC unroll 8
@@ -202,8 +203,8 @@ struct Sample {
 };
 
 template <class T, int Corners>
-void sample_corners(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros, T* to,
-                    int64_t to_row, int64_t to_tap) {
+void sample_corners(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
+                    T* to, int64_t to_row, int64_t to_tap) {
     constexpr int n = lanes<T>;
     for (int64_t p = 0; p < plan.pixels; ++p) {
         for (int64_t t = 0; t < plan.taps; ++t) {
@@ -224,21 +225,51 @@ void sample(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t
     return sample_corners<T, 8>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
 }
 
+// Sums over taps of `Vectors` vectors of channels from `channel` on, held in registers.
+template <class T, int Corners, int Vectors>
+void depthwise_run(const Sample<T, Corners>* samples, int64_t taps, int64_t channel, const T* weight,
+                   int64_t weight_tap, T* to, bool accumulate) {
+    constexpr int n = lanes<T>;
+    Vec<T> sum[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) sum[v] = accumulate ? load(to + v * n) : Vec<T>{};
+    for (int64_t t = 0; t < taps; ++t) {
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) {
+            const int64_t c = channel + v * n;
+            sum[v] += load(weight + t * weight_tap + c) * samples[t].vector(c);
+        }
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) store(to + v * n, sum[v]);
+}
+
 template <class T, int Corners>
 void depthwise_corners(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
                        const T* weight, int64_t weight_tap, T* to, int64_t to_row) {
     constexpr int n = lanes<T>;
+    constexpr int64_t most = 32;  // taps whose samples are prepared at once, for all channels
+    Sample<T, Corners> samples[most];
     for (int64_t p = 0; p < plan.pixels; ++p) {
-        T* row = to + p * to_row;
-        for (int64_t t = 0; t < plan.taps; ++t) {
-            const Sample<T, Corners> sample(plan, t * plan.room + p, source, pitch, zeros);
-            const T* scale = weight + t * weight_tap;
-            int64_t c = 0;
-            for (; c + n <= channels; c += n) {
-                const Vec<T> value = load(scale + c) * sample.vector(c);
-                store(row + c, t ? load(row + c) + value : value);
+        for (int64_t first = 0; first < plan.taps; first += most) {
+            const int64_t taps = plan.taps - first < most ? plan.taps - first : most;
+            for (int64_t t = 0; t < taps; ++t) {
+                samples[t] = Sample<T, Corners>(plan, (first + t) * plan.room + p, source, pitch, zeros);
             }
-            for (; c < channels; ++c) row[c] = (t ? row[c] : T(0)) + scale[c] * sample.scalar(c);
+            const T* scale = weight + first * weight_tap;
+            T* row = to + p * to_row;
+            int64_t c = 0;
+            for (; c + 4 * n <= channels; c += 4 * n) {
+                depthwise_run<T, Corners, 4>(samples, taps, c, scale, weight_tap, row + c, first > 0);
+            }
+            for (; c + n <= channels; c += n) {
+                depthwise_run<T, Corners, 1>(samples, taps, c, scale, weight_tap, row + c, first > 0);
+            }
+            for (; c < channels; ++c) {
+                T sum = first ? row[c] : T(0);
+                for (int64_t t = 0; t < taps; ++t) sum += scale[t * weight_tap + c] * samples[t].scalar(c);
+                row[c] = sum;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
-// Forward pass. The channels are processed in passes (as many as the memory budget asks for, usually one or a few), the
-// image in bands of output rows. A pass brings the input rows that a band touches into a window with channels innermost;
-// then every tile of the band is sampled into columns that fit the L2 cache and multiplied with the packed weights.
+// Forward pass. The channels are processed in passes (as many as the memory budget asks for, usually one or a few),
+// the image in bands of output rows. A pass brings the input rows that a band touches into a window with channels
+// innermost; then every tile of the band is sampled into columns that fit the L2 cache and multiplied with the packed
+// weights.
 #include <algorithm>
 #include <vector>
 
@@ -17,8 +18,8 @@ namespace {
 // Workspace allowed, as a part of the tensors of the call; the goal is 20 % including what the process keeps.
 constexpr double budget_share = 0.15;
 constexpr int64_t budget_floor = 3 << 19;
-// The scratch of this many threads counts against the budget, whatever their number: the passes decide in which order sums
-// are rounded, and results must not depend on the threads.
+// The scratch of this many threads counts against the budget, whatever their number: the passes decide in which order
+// sums are rounded, and results must not depend on the threads.
 constexpr int64_t budget_threads = 2;
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -35,7 +36,8 @@ class Forward {
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
-          layout_(layout<S>()) {
+          layout_(layout<S>()),
+          sums_layout_(layout<T>()) {
         // Depth of the product of one block: about 576, 9 taps of 64 channels.
         const int64_t limit = std::min<int64_t>(512, std::max<int64_t>(16, 640 / g_.taps / 16 * 16));
         blocks_ = channel_blocks(g_, depthwise_ ? 64 : limit, depthwise_);
@@ -55,6 +57,7 @@ class Forward {
                 run_pass(first, std::min(count, first + pass_blocks_));
             }
             if (blocked_) unblock();
+            if (sums_kept_) write_sums();
         });
     }
 
@@ -89,6 +92,11 @@ class Forward {
         return end.first + end.channels - blocks_[static_cast<size_t>(first)].first;
     }
 
+    // Channels of the widest pass, rounded up to whole cache lines.
+    int64_t widest_window() const {
+        return round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+    }
+
     int64_t pass_groups(int64_t first, int64_t last) const {
         const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
         return end.group + end.groups - blocks_[static_cast<size_t>(first)].group;
@@ -99,6 +107,9 @@ class Forward {
         return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
     }
 
+    // Sums of all outputs in float, in blocks of 16 outputs.
+    int64_t sums_elements() const { return call_.batch * call_.outputs * g_.pixels_out(); }
+
     int64_t packed_elements(int64_t size) const {
         return widest(size, [this](auto a, auto b) {
             int64_t total = 0;
@@ -107,20 +118,24 @@ class Forward {
         });
     }
 
-    // Fewest passes whose workspace fits the budget; with half precision always one, sums must not be rounded in between.
+    // Fewest passes whose workspace fits the budget, which is that of float32 for half precision too: where the passes
+    // end, sums in half precision are kept in float (`sums_kept`), so that nothing is rounded in between.
     void choose_passes() {
         const RowRanges ranges = direct_ ? RowRanges{} : row_ranges(g_);
         const int64_t bytes = static_cast<int64_t>(sizeof(T)), rows = call_.batch * g_.rows_in;
-        budget_ = std::max(budget_floor, static_cast<int64_t>(budget_share * g_.tensor_bytes(false)));
+        const int64_t tensors = g_.tensor_bytes(false) * bytes / static_cast<int64_t>(sizeof(S));
+        budget_ = std::max(budget_floor, static_cast<int64_t>(budget_share * tensors));
+        const bool may_split = sizeof(S) == sizeof(T) || sums_elements() * bytes <= most_kept;
         const int64_t least = direct_ ? 0 : smallest_window(ranges);
         int64_t window = rows;
         pass_blocks_ = static_cast<int64_t>(blocks_.size());
         for (;;) {
-            const int64_t scratch = budget_threads * g_.room * (columns_row() + sums_row(pass_blocks_) + 9 * g_.corners);
-            const int64_t pitch = round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+            const int64_t rows_of_scratch = columns_row() + sums_row(pass_blocks_) + 9 * g_.corners;
+            const int64_t scratch = budget_threads * g_.room * rows_of_scratch;
+            const int64_t pitch = widest_window();
             const int64_t left = budget_ / bytes - scratch - packed_elements(pass_blocks_);
             window = left / std::max<int64_t>(1, pitch * g_.rest_in);
-            if (pass_blocks_ == 1 || sizeof(S) < sizeof(T) || window >= std::min(rows, least + g_.tile_rows)) break;
+            if (pass_blocks_ == 1 || !may_split || window >= std::min(rows, least + g_.tile_rows)) break;
             pass_blocks_ = (pass_blocks_ + 1) / 2;
         }
         if (direct_) {
@@ -135,17 +150,18 @@ class Forward {
     }
 
     void reserve() {
-        pitch_ = direct_ ? call_.input_step[2]
-                         : round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+        pitch_ = direct_ ? call_.input_step[2] : widest_window();
         columns_row_ = columns_row();
         sums_row_ = sums_row(pass_blocks_);
         // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
         const bool several = pass_blocks_ < static_cast<int64_t>(blocks_.size());
         const int64_t turn = block_outputs * g_.pixels_out();
+        sums_kept_ = several && !depthwise_ && sizeof(S) < sizeof(T);
         blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
                    budget_threads * turn * static_cast<int64_t>(sizeof(T)) <= budget_;
         zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
         window_ = workspace_.plan<T>(direct_ ? 0 : schedule_.capacity * g_.rest_in * pitch_);
+        sums_ = workspace_.plan<T>(sums_kept_ ? sums_elements() : 0);
         packed_ = workspace_.plan<T>(packed_elements(pass_blocks_));
         threads_.resize(static_cast<size_t>(threads()));
         for (Scratch& scratch : threads_) {
@@ -182,7 +198,9 @@ class Forward {
             packed_at_[static_cast<size_t>(i)] = at;
             const int64_t panels = depthwise_ ? 1 : round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
             for (int64_t group = 0; group < (depthwise_ ? 1 : block.groups); ++group) {
-                for (int64_t panel = 0; panel < panels; ++panel) tasks.push_back({i, group, panel});
+                for (int64_t panel = 0; panel < panels; ++panel) {
+                    tasks.push_back({i, group, panel, first, pass_channels(first, last)});
+                }
             }
             at += packed_size(block);
         }
@@ -190,17 +208,18 @@ class Forward {
     }
 
     struct PackTask {
-        int64_t block, group, panel;
+        int64_t block, group, panel, first, pass_channels;
     };
 
     void pack_panel(const PackTask& task) {
         const ChannelBlock& block = blocks_[static_cast<size_t>(task.block)];
         const S* weight = static_cast<const S*>(call_.weight);
         T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
-        if (depthwise_) {
+        if (depthwise_) {  // [tap][channel of the pass]
+            T* row = workspace_.at(packed_) + block.first - blocks_[static_cast<size_t>(task.first)].first;
             for (int64_t t = 0; t < g_.taps; ++t) {
                 kernels_.read(weight + block.first * g_.taps + t, static_cast<int32_t>(call_.dtype), g_.taps,
-                              block.channels, to + t * block.channels);
+                              block.channels, row + t * task.pass_channels);
             }
             return;
         }
@@ -230,7 +249,25 @@ class Forward {
         TilePlanner<T> planner;
     };
 
+    // All channels of the pass that share an offset group are summed together: their samples are prepared once.
+    void run_depthwise(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+        SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
+        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
+        const int64_t start = blocks_[static_cast<size_t>(first)].first, channels = pass_channels(first, last);
+        const T* source = source_of(tile, start);
+        for (int64_t c = 0; c < channels;) {
+            const int64_t group = (start + c) / g_.offset_channels;
+            const int64_t end = std::min(channels, (group + 1) * g_.offset_channels - start);
+            scratch.planner.run(workspace_, g_, kernels_, tile, group, slot, true, plan);
+            kernels_.depthwise(plan, source + c, pitch_, end - c, workspace_.at(zeros_), workspace_.at(packed_) + c,
+                               channels, workspace_.at(scratch.sums) + c, sums_row_);
+            c = end;
+        }
+        write(tile, first, last, scratch);
+    }
+
     void run_tile(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+        if (depthwise_) return run_depthwise(tile, first, last, scratch);
         SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
         const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
@@ -243,9 +280,11 @@ class Forward {
                     planned = segment.offset_group;
                     scratch.planner.run(workspace_, g_, kernels_, tile, planned, slot, true, plan);
                 }
-                sample(plan, source + block.first - start.first + segment.channel, i, segment, start, scratch);
+                kernels_.sample(plan, source + block.first - start.first + segment.channel, pitch_, segment.channels,
+                                workspace_.at(zeros_), workspace_.at(scratch.columns) + segment.column, columns_row_,
+                                segment.column_tap);
             }
-            if (!depthwise_) multiply(tile.pixels(), i, start, first, scratch);
+            multiply(tile.pixels(), i, start, first, scratch);
         }
         write(tile, first, last, scratch);
     }
@@ -255,20 +294,6 @@ class Forward {
         return static_cast<const T*>(call_.input) + tile.image * call_.input_step[0] + channel;
     }
 
-    void sample(const SamplingPlan<T>& plan, const T* source, int64_t i, const Segment& segment,
-                const ChannelBlock& start, const Scratch& scratch) {
-        const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
-        const T* zeros = workspace_.at(zeros_);
-        if (depthwise_) {
-            const T* weight = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + segment.channel;
-            T* sums = workspace_.at(scratch.sums) + block.first - start.first + segment.channel;
-            kernels_.depthwise(plan, source, pitch_, segment.channels, zeros, weight, block.channels, sums, sums_row_);
-            return;
-        }
-        kernels_.sample(plan, source, pitch_, segment.channels, zeros, workspace_.at(scratch.columns) + segment.column,
-                        columns_row_, segment.column_tap);
-    }
-
     void multiply(int64_t pixels, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
         const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
         const int64_t depth = block.per_group * g_.taps;
@@ -276,8 +301,9 @@ class Forward {
         const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)];
         for (int64_t group = 0; group < block.groups; ++group) {
             const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
-            gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth, columns_row_,
-                           1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel, gemm_.panel,
+            gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth,
+                           columns_row_, 1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel,
+                           gemm_.panel,
                            workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_, sums_row_,
                            accumulate);
         }
@@ -301,6 +327,12 @@ class Forward {
         const int64_t rows = whole ? 1 : tile.rows, run = whole ? tile.pixels() : tile.columns;
         for (int64_t r = 0; r < rows; ++r) {
             const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
+            if (sums_kept_) {
+                T* group = workspace_.at(sums_) + (tile.image * call_.outputs + output) * g_.pixels_out();
+                sums_layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, group, g_.pixels_out(),
+                                         pixel, accumulate);
+                continue;
+            }
             if (blocked_) {
                 S* image = static_cast<S*>(call_.output) + tile.image * call_.output_step[0];
                 layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, image, g_.pixels_out(), pixel,
@@ -314,8 +346,8 @@ class Forward {
         }
     }
 
-    // Turns every block of 16 outputs from [pixel][output] into [output][pixel], with the bias. The rest of the workspace
-    // is free by now: each thread has its part of it as room for one block.
+    // Turns every block of 16 outputs from [pixel][output] into [output][pixel], with the bias. The rest of the
+    // workspace is free by now: each thread has its part of it as room for one block.
     void unblock() {
         if constexpr (sizeof(S) == sizeof(T)) {
             const int64_t plane = g_.pixels_out(), per_image = (call_.outputs + block_outputs - 1) / block_outputs;
@@ -331,7 +363,23 @@ class Forward {
         }
     }
 
+    // Sums kept in float become the output: blocks of 16 outputs of one convolution group at a time.
+    void write_sums() {
+        const int64_t plane = g_.pixels_out(), per_group = (g_.group_outputs + block_outputs - 1) / block_outputs;
+        team_->loop(call_.batch * call_.groups * per_group, [&](int64_t i) {
+            const int64_t first = i % per_group * block_outputs;
+            const int64_t width = std::min(block_outputs, g_.group_outputs - first);
+            const int64_t output = i / per_group % call_.groups * g_.group_outputs + first;
+            const int64_t image = i / per_group / call_.groups;
+            const S* bias = call_.bias ? static_cast<const S*>(call_.bias) + output : nullptr;
+            S* to = static_cast<S*>(call_.output) + image * call_.output_step[0] + output * call_.output_step[1];
+            layout_.scatter(workspace_.at(sums_) + (image * call_.outputs + output) * plane, width, width, plane,
+                            to, call_.output_step[1], call_.output_step[2], bias, false);
+        });
+    }
+
     static constexpr int64_t block_outputs = 16;
+    static constexpr int64_t most_kept = 24 << 20;  // bytes of sums kept in float: the workspace of 32 MiB is reused
 
     DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
@@ -340,14 +388,15 @@ class Forward {
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
     const Layout<S, T>& layout_;
+    const Layout<T, T>& sums_layout_;
     std::vector<ChannelBlock> blocks_;
     std::vector<std::vector<Segment>> segments_;
     std::vector<int64_t> packed_at_;
     RowSchedule schedule_;
-    bool blocked_ = false;
+    bool blocked_ = false, sums_kept_ = false;
     int64_t budget_ = 0, group_pitch_ = 0, pass_blocks_ = 0, pitch_ = 0, columns_row_ = 0, sums_row_ = 0;
     Workspace workspace_;
-    Room<T> zeros_, window_, packed_;
+    Room<T> zeros_, window_, packed_, sums_;
     std::vector<Scratch> threads_;
 };
 

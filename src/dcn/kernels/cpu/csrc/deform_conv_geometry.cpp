@@ -106,7 +106,8 @@ std::vector<Segment> segments(const Geometry& geometry, const ChannelBlock& bloc
 namespace {
 
 template <class T>
-void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, int64_t line, int64_t* low, int64_t* high) {
+void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, int64_t line, int64_t* low,
+                int64_t* high) {
     const DcnDeformConv& call = geometry.call;
     const Tile tile = geometry.tile(line * geometry.column_strips);
     const int axis = geometry.axis(0);
@@ -131,7 +132,8 @@ void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, i
 
 RowRanges row_ranges(const Geometry& geometry) {
     const int64_t lines = geometry.tile_lines();
-    RowRanges ranges{std::vector<int64_t>(static_cast<size_t>(lines)), std::vector<int64_t>(static_cast<size_t>(lines))};
+    const std::vector<int64_t> empty(static_cast<size_t>(lines));
+    RowRanges ranges{empty, empty};
     dcn_parallel_for(lines, static_cast<int>(geometry.call.threads), [&](int64_t line) {
         int64_t low = geometry.rows_in, high = 0;
         if (geometry.call.axes == 1) {

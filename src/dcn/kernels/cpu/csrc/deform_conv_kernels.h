@@ -1,5 +1,5 @@
-// The inner loops of deformable convolution. They work on a tile: up to `room` output pixels, all taps, a run of channels
-// that lie innermost in memory.
+// The inner loops of deformable convolution. They work on a tile: up to `room` output pixels, all taps, a run of
+// channels that lie innermost in memory.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ namespace dcn {
 // Where one offset group samples for the pixels of a tile. Arrays are [..., taps, room].
 template <class T>
 struct SamplingPlan {
-    int32_t* index;  // [corners, taps, room] place of the corner in the source, in pixels; negative: outside, counts as 0
+    int32_t* index;  // [corners, taps, room] pixel of the corner in the source; negative: outside, counts as 0
     T* weight;       // [corners, taps, room] interpolation weight, times the mask when `fold_mask` was asked for
     T* fraction;     // [axes, taps, room] position between the corners (backward only)
     T* mask;         // [taps, room], or null without a mask
@@ -55,13 +55,15 @@ struct DeformConvKernels {
     void (*read)(const void* from, int32_t dtype, int64_t step, int64_t count, T* to);
     // to[i * step] = from[i] (+ what is there).
     void (*write)(const T* from, int64_t count, void* to, int32_t dtype, int64_t step, bool accumulate);
-    // Widens [*low, *high) to the input rows that samples at place + offset[i] touch; rows outside [0, size) do not count.
+    // Widens [*low, *high) to the input rows that samples at place + offset[i] touch; rows outside [0, size) do not
+    // count.
     void (*row_range)(const T* offset, int64_t count, T place, int64_t size, bool v1, int64_t* low, int64_t* high);
     void (*plan)(const PlanRequest<T>& request, const SamplingPlan<T>& plan);
     // to[pixel * to_row + tap * to_tap + channel] = interpolated input.
     void (*sample)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros, T* to,
                    int64_t to_row, int64_t to_tap);
-    // Depthwise: to[pixel * to_row + channel] = sum over taps of weight[tap * weight_tap + channel] * interpolated input.
+    // Depthwise: to[pixel * to_row + channel] = sum over taps of weight[tap * weight_tap + channel] * interpolated
+    // input.
     void (*depthwise)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
                       const T* weight, int64_t weight_tap, T* to, int64_t to_row);
     void (*backward)(const SamplingPlan<T>& plan, const BackwardRun<T>& run);

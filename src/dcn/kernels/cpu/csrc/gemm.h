@@ -16,8 +16,8 @@ struct Gemm {
     // a[i, p] = a[i * a_row + p * a_depth], one of the two steps being 1, and
     // b[p, j] = b[(j / panel) * b_panel + p * b_row + j % panel], readable up to the next multiple of `lanes` columns.
     // Every element is summed in the order of p with one accumulator: the result does not depend on the tiling.
-    void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth, const T* b,
-                     int64_t b_panel, int64_t b_row, T* c, int64_t c_row, bool accumulate);
+    void (*multiply)(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t a_row, int64_t a_depth,
+                     const T* b, int64_t b_panel, int64_t b_row, T* c, int64_t c_row, bool accumulate);
 };
 
 DCN_DECLARE_ISA(const Gemm<float>&, gemm_float)

@@ -1,5 +1,5 @@
-// Register-blocked matrix product. Rows are pixels (broadcast), columns are packed in vectors: with 32 registers 14 rows x
-// 2 vectors give 28 sums, 28 multiply-adds per 16 loads; with 16 registers 6 rows x 2 vectors.
+// Register-blocked matrix product. Rows are pixels (broadcast), columns are packed in vectors: with 32 registers 14
+// rows x 2 vectors give 28 sums, 28 multiply-adds per 16 loads; with 16 registers 6 rows x 2 vectors.
 #include "gemm.h"
 #include "vec.h"
 
@@ -13,8 +13,8 @@ template <class T>
 using Micro = void (*)(int64_t depth, const T* a, int64_t a_step, const T* b, int64_t b_row, T* c, int64_t c_row,
                        bool accumulate, int last);
 
-// Rows x NV vectors of c. RowRun: a[i, p] = a[i * a_step + p]; otherwise a[p * a_step + i]. `last`: valid lanes of the last
-// vector.
+// Rows x NV vectors of c. RowRun: a[i, p] = a[i * a_step + p]; otherwise a[p * a_step + i]. `last`: valid lanes of
+// the last vector.
 template <class T, int Rows, int NV, bool RowRun>
 void micro(int64_t depth, const T* a, int64_t a_step, const T* b, int64_t b_row, T* c, int64_t c_row, bool accumulate,
            int last) {
@@ -73,8 +73,8 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t 
     const bool row_run = a_depth == 1;
     const int64_t a_step = row_run ? a_row : a_depth;
     const int64_t strips = (rows + max_rows - 1) / max_rows;
-    // Panels outside: one panel stays in L2 while all strips pass, so a large b is read once per call. With strips outside
-    // it was read 8 times per tile and 512 outputs ran at 124 instead of 140 GFLOP/s.
+    // Panels outside: one panel stays in L2 while all strips pass, so a large b is read once per call. With strips
+    // outside it was read 8 times per tile and 512 outputs ran at 124 instead of 140 GFLOP/s.
     for (int64_t j = 0; j < columns; j += panel) {
         const int64_t width = columns - j < panel ? columns - j : panel;
         const bool two = width > n;

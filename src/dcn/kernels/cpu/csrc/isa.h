@@ -2,10 +2,10 @@
 // puts everything into namespace dcn::DCN_ISA and offers one function that returns a table of function pointers. The
 // baseline code picks the table with DCN_FOR_ISA:
 //
-//     const MyKernels& kernels() { return DCN_FOR_ISA(my_kernels)(); }       // my_kernels declared with DCN_DECLARE_ISA
+//     const MyKernels& kernels() { return DCN_FOR_ISA(my_kernels)(); }  // declared with DCN_DECLARE_ISA
 //
-// Such files must not instantiate std:: templates with external linkage (containers, algorithms): the linker may keep the
-// copy that was compiled for AVX-512 and run it on a machine without.
+// Such files must not instantiate std:: templates with external linkage (containers, algorithms): the linker may keep
+// the copy that was compiled for AVX-512 and run it on a machine without.
 #pragma once
 
 namespace dcn {

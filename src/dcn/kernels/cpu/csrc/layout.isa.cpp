@@ -4,15 +4,46 @@
 namespace dcn::DCN_ISA {
 namespace {
 
+// Half a vector of 16-bit patterns, as they lie in memory.
+typedef uint16_t Bits __attribute__((vector_size(vector_bytes / 2)));
+typedef uint16_t LooseBits __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
+
+inline Vec<float> widened(Vec<uint32_t> bits, const BFloat*) { return (Vec<float>)(bits << 16); }
+
+// The steps of the scalar `widen` and `narrow` (scalar_types.h), for a vector: lane by lane through memory, as the
+// compiler does it by itself, bfloat16 convolutions of 256 channels were 12 % slower than float32.
+inline Vec<float> widened(Vec<uint32_t> bits, const Half*) {
+    const Vec<uint32_t> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
+    const Vec<float> scaled = (Vec<float>)rest * splat(float_of_bits(0x77800000u));
+    const Vec<uint32_t> special = (Vec<uint32_t>)(rest >= 0x0f800000u) & 0x7f800000u;
+    return (Vec<float>)((Vec<uint32_t>)scaled | special | sign);
+}
+
+inline Vec<uint32_t> narrowed(Vec<float> value, const BFloat*) {
+    const Vec<uint32_t> bits = (Vec<uint32_t>)value;
+    const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Vec<uint32_t> quiet = Vec<uint32_t>{} + 0x7fc0u;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
+}
+
+inline Vec<uint32_t> narrowed(Vec<float> value, const Half*) {
+    const Vec<uint32_t> bits = (Vec<uint32_t>)value, sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
+    const Vec<uint32_t> small = (Vec<uint32_t>)((Vec<float>)size + 0.5f) - 0x3f000000u;
+    const Vec<uint32_t> normal = (size - 0x38000000u + 0x0fffu + ((size >> 13) & 1u)) >> 13;
+    const Vec<uint32_t> nan = Vec<uint32_t>{} + 0x7e00u, infinite = Vec<uint32_t>{} + 0x7c00u;
+    const Vec<uint32_t> finite = size < 0x38800000u ? small : normal;
+    const Vec<uint32_t> large = size > 0x7f800000u ? nan : infinite;
+    return sign | (size >= 0x477ff000u ? large : finite);
+}
+
 // Fills one vector with elements that lie next to each other in memory.
 template <class S, class T>
 inline Vec<T> read(const S* from) {
     if constexpr (sizeof(S) == sizeof(T)) {
         return load(from);
     } else {
-        T wide[lanes<T>];
-        for (int i = 0; i < lanes<T>; ++i) wide[i] = widen(from[i]);
-        return load(wide);
+        const Bits bits = *reinterpret_cast<const LooseBits*>(from);
+        return widened(__builtin_convertvector(bits, Vec<uint32_t>), from);
     }
 }
 
@@ -21,9 +52,7 @@ inline void write(S* to, Vec<T> value) {
     if constexpr (sizeof(S) == sizeof(T)) {
         store(to, value);
     } else {
-        T wide[lanes<T>];
-        store(wide, value);
-        for (int i = 0; i < lanes<T>; ++i) narrow(wide[i], to[i]);
+        *reinterpret_cast<LooseBits*>(to) = __builtin_convertvector(narrowed(value, to), Bits);
     }
 }
 
@@ -154,8 +183,8 @@ void scatter(const T* from, int64_t from_step, int64_t channels, int64_t pixels,
             }
         }
     }
-    scatter_strided(from + whole, from_step, channels - whole, pixels, to + whole * channel_step, channel_step, pixel_step,
-                    bias ? bias + whole : nullptr, accumulate);
+    scatter_strided(from + whole, from_step, channels - whole, pixels, to + whole * channel_step, channel_step,
+                    pixel_step, bias ? bias + whole : nullptr, accumulate);
 }
 
 template <class S, class T>

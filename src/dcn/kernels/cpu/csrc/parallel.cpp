@@ -1,6 +1,7 @@
-// Where the threads come from. torch runs an OpenMP pool of its own; a second pool beside it costs dearly as soon as a core
-// is busy, because both spin. So _library.py looks for GOMP_parallel in the OpenMP runtime that torch has loaded (libgomp,
-// LLVM and Intel's offer it too) and hands its address to us. Without one, a small pool that sleeps between calls is used.
+// Where the threads come from. torch runs an OpenMP pool of its own; a second pool beside it costs dearly as soon as
+// a core is busy, because both spin. So _library.py looks for GOMP_parallel in the OpenMP runtime that torch has
+// loaded (libgomp, LLVM and Intel's offer it too) and hands its address to us. Without one, a small pool that sleeps
+// between calls is used.
 #include "parallel.h"
 
 #include <condition_variable>

@@ -97,8 +97,8 @@ class DcnTeam {
     bool take_task(int worker) noexcept;
 
     const int threads_;
-    // Number of the loop (16 bits), its tasks (24 bits), the next task (24 bits): claimed in one step, so a late thread can
-    // never mistake one loop for another.
+    // Number of the loop (16 bits), its tasks (24 bits), the next task (24 bits): claimed in one step, so a late
+    // thread can never mistake one loop for another.
     std::atomic<uint64_t> ticket_{0};
     std::atomic<int64_t> done_{0};
     std::atomic<int> workers_{1};

@@ -16,8 +16,6 @@ struct RoiMeanLoops {
     void (*scatter)(T* data, const int64_t* offsets, const T* weights, int64_t taps, const T* grad, int64_t channels);
     // out[tap] = sum over c of data[offset + c] * grad[c]
     void (*dots)(T* out, const T* data, const int64_t* offsets, int64_t taps, const T* grad, int64_t channels);
-    // out[column * out_stride + row] = in[row * in_stride + column]
-    void (*transpose)(T* out, int64_t out_stride, const T* in, int64_t in_stride, int64_t rows, int64_t columns);
 };
 
 struct RoiMeanTable {

@@ -1,31 +1,35 @@
 #include "roi_mean.h"
+#include "vec.h"
 
 namespace dcn {
 namespace DCN_ISA {
 namespace {
 
-// Channels kept in registers while all taps of a bin pass: four vectors of AVX-512, eight of AVX2.
-constexpr int64_t kBlock = 64;
-
-template <class T>
-void gather_block(T* out, const T* data, const int64_t* offsets, const T* weights, int64_t taps) {
-    T sum[kBlock] = {};
+// `Vectors` vectors of channels stay in registers while all taps of a bin pass.
+template <class T, int Vectors>
+void gather_run(T* out, const T* data, const int64_t* offsets, const T* weights, int64_t taps) {
+    constexpr int n = lanes<T>;
+    Vec<T> sum[Vectors] = {};
     for (int64_t tap = 0; tap < taps; ++tap) {
         const T* pixel = data + offsets[tap];
-        const T weight = weights[tap];
-        for (int64_t c = 0; c < kBlock; ++c) sum[c] += weight * pixel[c];
+        const Vec<T> weight = splat(weights[tap]);
+#pragma GCC unroll 8
+        for (int v = 0; v < Vectors; ++v) sum[v] += weight * load(pixel + v * n);
     }
-    for (int64_t c = 0; c < kBlock; ++c) out[c] = sum[c];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) store(out + v * n, sum[v]);
 }
 
 template <class T>
 void gather(T* out, const T* data, const int64_t* offsets, const T* weights, int64_t taps, int64_t channels) {
-    int64_t begin = 0;
-    for (; begin + kBlock <= channels; begin += kBlock) gather_block(out + begin, data + begin, offsets, weights, taps);
-    for (int64_t c = begin; c < channels; ++c) out[c] = 0;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-        const T* pixel = data + offsets[tap];
-        for (int64_t c = begin; c < channels; ++c) out[c] += weights[tap] * pixel[c];
+    constexpr int n = lanes<T>;
+    int64_t c = 0;
+    for (; c + 4 * n <= channels; c += 4 * n) gather_run<T, 4>(out + c, data + c, offsets, weights, taps);
+    for (; c + n <= channels; c += n) gather_run<T, 1>(out + c, data + c, offsets, weights, taps);
+    for (; c < channels; ++c) {
+        T sum = 0;
+        for (int64_t tap = 0; tap < taps; ++tap) sum += weights[tap] * data[offsets[tap] + c];
+        out[c] = sum;
     }
 }
 
@@ -59,19 +63,8 @@ void dots(T* out, const T* data, const int64_t* offsets, int64_t taps, const T* 
 }
 
 template <class T>
-void transpose(T* __restrict out, int64_t out_stride, const T* __restrict in, int64_t in_stride, int64_t rows,
-               int64_t columns) {
-    constexpr int64_t tile = 16;  // a cache line of float
-    for (int64_t row = 0; row < rows; row += tile) {
-        const int64_t row_end = row + tile < rows ? row + tile : rows;
-        for (int64_t column = 0; column < columns; ++column)
-            for (int64_t r = row; r < row_end; ++r) out[column * out_stride + r] = in[r * in_stride + column];
-    }
-}
-
-template <class T>
 constexpr RoiMeanLoops<T> loops() {
-    return {gather<T>, scatter<T>, dots<T>, transpose<T>};
+    return {gather<T>, scatter<T>, dots<T>};
 }
 
 }  // namespace

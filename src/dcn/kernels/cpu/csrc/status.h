@@ -1,5 +1,5 @@
-// Nothing may be thrown across the C ABI: every exported function that can fail runs inside dcn_guard and answers 0, or 1
-// with the reason kept for dcn_error_message().
+// Nothing may be thrown across the C ABI: every exported function that can fail runs inside dcn_guard and answers 0,
+// or 1 with the reason kept for dcn_error_message().
 #pragma once
 
 #include <exception>
