@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
-from dcn.nn import DeformConv2d, deformify, offset_parameters, undeformify
+from dcn.nn import (
+    DeformConv2d,
+    DeformPSRoIPool,
+    ModulatedDeformRoIPool,
+    deformify,
+    offset_parameters,
+    undeformify,
+)
 
 
 class _Block(nn.Module):
@@ -20,6 +30,47 @@ class _Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.again(self.conv1(x)[:, :4])
         return self.tail(sum(branch(y) for branch in self.branches))
+
+
+class _Doubling(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input)
+
+
+PADDINGS: dict[str, dict[str, Any]] = {
+    "reflect": {"padding": (1, 2), "padding_mode": "reflect"},
+    "replicate": {"padding": 1, "padding_mode": "replicate", "stride": 2},
+    "circular": {"padding": 2, "padding_mode": "circular", "dilation": 2},
+    "same": {"padding": "same", "dilation": (1, 2)},
+    "uneven": {"padding": "same", "kernel_size": (2, 4)},
+    "uneven-reflect": {"padding": "same", "kernel_size": 4, "padding_mode": "reflect"},
+    "valid": {"padding": "valid", "groups": 2, "bias": False},
+}
+
+
+@pytest.mark.parametrize("modulated", [False, True], ids=["plain", "modulated"])
+@pytest.mark.parametrize("options", PADDINGS.values(), ids=PADDINGS.keys())
+def test_any_padding(options: dict[str, Any], modulated: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(4, 6, **{"kernel_size": 3, **options}, dtype=torch.float64))
+    x = torch.randn(2, 4, 9, 8, dtype=torch.float64)
+    before = model(x)
+    deformify(model, "0", modulated=modulated)
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)
+    model(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in offset_parameters(model))
+    undeformify(model)
+    assert torch.equal(model(x), before)
+
+
+def test_wrapped_and_shared_models() -> None:
+    inner = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1))
+    inner[1].weight = inner[0].weight
+    model = nn.DataParallel(inner)
+    x = torch.randn(1, 2, 5, 5)
+    before = model(x)
+    assert deformify(model, "module.*") == ["module.0", "module.1"]
+    assert inner[0].weight is inner[1].weight
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("modulated", [False, True], ids=["plain", "modulated"])
@@ -61,7 +112,9 @@ def test_keeps_hooks_flags_and_types() -> None:
     model = nn.Sequential(conv)
     conv.weight.requires_grad_(False)
     seen: list[torch.Size] = []
-    conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    handle = conv.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    gradients: list[int] = []
+    conv.register_full_backward_hook(lambda *args: gradients.append(len(args[1])))
     deformify(model, "0")
     layer = model[0]
     assert isinstance(layer, DeformConv2d)
@@ -70,6 +123,10 @@ def test_keeps_hooks_flags_and_types() -> None:
     assert layer.conv_offset.weight.dtype == torch.bfloat16
     model(torch.randn(1, 2, 5, 5, dtype=torch.bfloat16))
     assert seen == [torch.Size([1, 2, 3, 3])]
+    handle.remove()
+    model(torch.randn(1, 2, 5, 5, dtype=torch.bfloat16, requires_grad=True)).sum().backward()
+    assert len(seen) == 1
+    assert gradients == [1]
 
 
 def test_new_weights_when_asked() -> None:
@@ -89,14 +146,26 @@ def test_offset_parameters_are_those_of_the_branches() -> None:
     assert len(list(offset_parameters(model))) == 4
 
 
+def test_offset_parameters_of_roi_layers() -> None:
+    model = nn.ModuleDict(
+        {"a": ModulatedDeformRoIPool(3, 4, 8), "b": DeformPSRoIPool(4, 2, 3), "c": nn.Conv2d(1, 1, 1)}
+    )
+    wanted = {id(p) for name, p in model.named_parameters() if not name.startswith("c")}
+    assert {id(p) for p in offset_parameters(model)} == wanted
+    assert len(wanted) == 12
+
+
 @pytest.mark.parametrize(
     ("conv", "reason"),
     [
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding mode is 'reflect'"),
-        (nn.Conv2d(2, 2, 2, padding="same"), "'same' differs"),
         (nn.Conv2d(3, 2, 3), "not divisible by offset_groups=2"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 2, 3)), "weight is parametrized"),
+        (nn.utils.spectral_norm(nn.Conv2d(2, 2, 3)), "weight is computed by a hook"),
+        (prune.random_unstructured(nn.Conv2d(2, 2, 3), "weight", 0.5), "weight is computed by a hook"),
+        (_Doubling(2, 2, 3), "it is a _Doubling, a subclass"),
+        (nn.Conv2d(2, 2, 3, dtype=torch.complex64), "type torch.complex64"),
     ],
-    ids=["mode", "same", "groups"],
+    ids=["groups", "parametrized", "spectral-norm", "pruned", "subclass", "complex"],
 )
 def test_layers_that_cannot_be_replaced(conv: nn.Conv2d, reason: str) -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 3), conv)
@@ -106,8 +175,16 @@ def test_layers_that_cannot_be_replaced(conv: nn.Conv2d, reason: str) -> None:
 
 
 def test_nothing_chosen_and_bare_layers() -> None:
-    with pytest.raises(ValueError, match=r"^layers: 'body.*' chooses none of the 5 convolutions"):
+    with pytest.raises(ValueError, match=r"^layers: 'body.*' chooses none of the 5 nn.Conv2d"):
         deformify(_Block(), "body.*")
+    with pytest.raises(ValueError, match=r"^layers: 'up' chooses none of .* only up \(ConvTranspose2d\)"):
+        deformify(nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1), "up": nn.ConvTranspose2d(1, 1, 2)}), ["conv", "up"])
+    with pytest.raises(ValueError, match=r"^layers: .* chooses none of the 5 nn.Conv2d"):
+        deformify(_Block(), lambda name, conv: False)
+    with pytest.raises(ValueError, match=r"^layers: expected a name, several names or a function"):
+        deformify(_Block(), [1])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=r"^model: expected a torch.nn.Module, got NoneType"):
+        deformify(None, "*")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^model: expected a module that contains"):
         deformify(nn.Conv2d(1, 1, 1), "*")
     with pytest.raises(ValueError, match=r"^model: expected a module that contains"):

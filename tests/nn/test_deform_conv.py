@@ -96,13 +96,41 @@ def test_key_names_and_old_keys() -> None:
         ({"bound": "relu"}, "bound"),
         ({"offset_bound": 0.0}, "offset_bound"),
         ({"mask_scale": -1.0}, "mask_scale"),
-        ({"padding_mode": "reflect"}, "padding_mode"),
+        ({"padding_mode": "mirror"}, "padding_mode"),
+        ({"padding": "full"}, "padding"),
+        ({"in_channels": 0}, "in_channels"),
+        ({"in_channels": None}, "in_channels"),
+        ({"out_channels": 2.0}, "out_channels"),
+        ({"kernel_size": None}, "kernel_size"),
+        ({"groups": 1.0}, "groups"),
+        ({"bias": "yes"}, "bias"),
+        ({"modulated": None}, "modulated"),
+        ({"offset_bound": float("nan")}, "offset_bound"),
+        ({"mask_scale": "1"}, "mask_scale"),
+        ({"backend": "gpu"}, "backend"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_wrong_arguments(arguments: dict[str, object], name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
-        DeformConv2d(4, 4, 3, **arguments)  # type: ignore[arg-type]
+        DeformConv2d(**{"in_channels": 4, "out_channels": 4, "kernel_size": 3, **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(4, 6, 6),
+        torch.zeros(1, 3, 6, 6),
+        torch.zeros(1, 4, 2, 6),
+        torch.zeros(1, 4, 6, 6, dtype=torch.float64),
+        torch.zeros(1, 4, 6, 6, dtype=torch.int64),
+        [1.0],
+    ],
+    ids=["axes", "channels", "small", "double", "int", "list"],
+)
+def test_wrong_inputs(x: object) -> None:
+    with pytest.raises(ValueError, match=r"^input: expected .* got "):
+        DeformConv2d(4, 4, 3)(x)
 
 
 def test_repr_names_what_differs() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
 
@@ -77,3 +80,50 @@ def test_position_sensitive_layer() -> None:
 def test_unknown_form() -> None:
     with pytest.raises(ValueError, match="form"):
         DeformRoIPool(3, 4, form="both")  # type: ignore[arg-type]
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "scale": ("spatial_scale", lambda: DeformRoIPool(3, 4, spatial_scale=0.0)),
+    "samples": ("sampling_ratio", lambda: ModulatedDeformRoIPool(3, 4, sampling_ratio=1.5)),  # type: ignore[arg-type]
+    "gamma": ("gamma", lambda: DeformRoIPool(3, 4, gamma=float("nan"))),
+    "channels": ("output_channels", lambda: DeformRoIPool(3, 0)),
+    "backend": ("backend", lambda: DeformPSRoIPool(4, 2, backend="gpu")),
+    "classes": ("classes", lambda: DeformPSRoIPool(4, 0)),
+    "bins": ("output_size", lambda: DeformPSRoIPool(4, 1, (3, 2))),  # type: ignore[arg-type]
+    "map": ("input", lambda: DeformRoIPool(3, 5)(features(), ROIS)),
+    "map-type": ("input", lambda: DeformRoIPool(3, 4)(features().double(), ROIS)),
+    "features": ("features", lambda: DeformPSRoIPool(5, 1, 3)(features(), features(9), ROIS)),
+    "maps": ("maps", lambda: DeformPSRoIPool(4, 2, 3)(features(), features(9), ROIS)),
+    "boxes": ("boxes", lambda: DeformRoIPool(3, 4)(features(), ROIS[:, 1:])),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_calls(case: str) -> None:
+    name, call = WRONG[case]
+    with pytest.raises(ValueError, match=f"^{name}: expected"):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("form", ["align", "parts"])
+def test_autocast_keeps_the_type_of_the_map(form: PoolForm, dtype: torch.dtype) -> None:
+    layer = ModulatedDeformRoIPool(3, 4, 8, 0.25, form=form)
+    torch.nn.init.normal_(layer.offset_fc[4].weight, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
+    with torch.autocast("cpu", dtype):
+        found = layer(features().to(dtype), ROIS)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), layer(features(), ROIS), rtol=0, atol=0.05)
+    found.sum().backward()
+    assert {p.grad.dtype for p in layer.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_repr_and_copies() -> None:
+    layer = DeformPSRoIPool(5, 3, 3, 0.25)
+    assert "5, classes=3, output_size=3, spatial_scale=0.25, sample_per_part=4, trans_std=0.1" in repr(layer)
+    assert "(3, 3), 4, spatial_scale=1, gamma=0.2, sampling_ratio=0, form='parts'" in repr(
+        DeformRoIPool(3, 4, gamma=0.2, form="parts")
+    )
+    twin = copy.deepcopy(layer)
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin(features(5), features(27), ROIS), layer(features(5), features(27), ROIS))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from dcn.kernels.reference import deform_conv as reference
+from dcn.nn import DeformConv2d
 from dcn.ops import deform_conv2d
 from tests.ops.cases import AWKWARD, BACKENDS, BOUNDARIES, SHAPES, Shape, call, close, make
 
@@ -30,8 +33,8 @@ def test_gradcheck_and_gradgradcheck(shape: Shape, mask: bool, boundary: str, ba
         return call(shape, args if mask else (*args, None), boundary, backend)
 
     leaves = _leaves(shape)[: 5 if mask else 4]
-    assert torch.autograd.gradcheck(function, leaves, fast_mode=True, check_batched_grad=False)
-    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+    assert torch.autograd.gradcheck(function, leaves, fast_mode=True, check_batched_grad=True, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True, check_fwd_over_rev=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -171,6 +174,110 @@ def test_hessian_vector_product_through_func() -> None:
     (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
     (wanted,) = torch.autograd.grad(first, leaf, vector)
     close(found(vector)[0], wanted, torch.float64)
+
+
+TINY = Shape((3, 3), (2, 2), (1, 1), (0, 1), (1, 1), channels=2, outputs=2, groups=1, offset_groups=1, batch=1)
+
+
+def _loss_by(place: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """A loss as a function of one argument, and that argument."""
+    args = make(TINY).tensors
+    value = args[place]
+    assert value is not None
+    return lambda v: call(TINY, (*args[:place], v, *args[place + 1 :])).pow(3).sum(), value
+
+
+@pytest.mark.parametrize("place", range(5), ids=NAMES)
+@pytest.mark.parametrize(
+    "hessian",
+    [
+        torch.func.hessian,
+        lambda f: torch.func.jacrev(torch.func.jacrev(f)),
+        lambda f: torch.func.jacfwd(torch.func.jacfwd(f)),
+        lambda f: torch.func.jacrev(torch.func.jacfwd(f)),
+    ],
+    ids=["forward-reverse", "reverse-reverse", "forward-forward", "reverse-forward"],
+)
+def test_hessians(hessian: Callable[..., Callable[[Tensor], Tensor]], place: int) -> None:
+    loss, value = _loss_by(place)
+    wanted = torch.autograd.functional.hessian(loss, value)
+    close(hessian(loss)(value), wanted, torch.float64)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2], ids=NAMES[:3])
+def test_third_derivative(place: int) -> None:
+    loss, value = _loss_by(place)
+
+    def along(scale: Tensor) -> Tensor:
+        return loss(value * scale)
+
+    third = along
+    for _ in range(3):
+        third = torch.func.grad(third)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    wanted = along(scale)
+    for _ in range(3):
+        (wanted,) = torch.autograd.grad(wanted, scale, create_graph=True)
+    close(third(scale.detach()), wanted.detach(), torch.float64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_many_outputs_at_once(backend: str) -> None:
+    leaves = tuple(t for t in _leaves(TINY))
+    output = call(TINY, leaves, "v2", backend)
+    directions = torch.randn(3, *output.shape, dtype=torch.float64)
+    found = torch.autograd.grad(output, leaves, directions, is_grads_batched=True, retain_graph=True)
+    for place, direction in enumerate(directions):
+        wanted = torch.autograd.grad(output, leaves, direction, retain_graph=True)
+        for a, b in zip(found, wanted, strict=True):
+            close(a[place], b, torch.float64)
+
+
+@pytest.mark.parametrize("mapped", [(0,), (2,), (0, 1, 4), (1, 2, 3), (0, 1, 2, 3, 4)], ids=str)
+def test_vmap_is_one_call_of_the_kernel(mapped: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    spies = {name: Mock(wraps=getattr(reference, name)) for name in ("forward", "backward")}
+    for name, spy in spies.items():
+        monkeypatch.setattr(reference, name, spy)
+    sets = [tuple(t for t in make(AWKWARD, seed=seed).tensors if t is not None) for seed in range(3)]
+    stacked = [torch.stack([s[i] for s in sets]) if i in mapped else sets[0][i] for i in range(5)]
+    dims = tuple(0 if i in mapped else None for i in range(5))
+
+    def loss(*args: Tensor) -> Tensor:
+        return call(AWKWARD, args, "v2", "reference").square().sum()
+
+    gradients = torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))
+    found = torch.func.vmap(gradients, in_dims=dims)(*stacked)
+    assert [spy.call_count for spy in spies.values()] == [1, 1]
+    for place in range(3):
+        wanted = gradients(*(s[place] if i in mapped else s for i, s in enumerate(stacked)))
+        for a, b in zip(found, wanted, strict=True):
+            close(a[place], b, torch.float64)
+
+
+def test_models_as_functions() -> None:
+    layers = [DeformConv2d(2, 3, 3, padding=1, modulated=True).double() for _ in range(3)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
+    found = torch.func.vmap(lambda p: torch.func.functional_call(layers[0], (p, buffers), (x,)))(parameters)
+    close(found, torch.stack([layer(x) for layer in layers]), torch.float64)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("outputs", [1, 64])
+def test_threads_do_not_change_a_bit(outputs: int, backend: str) -> None:
+    """In deterministic mode, which tests of operators run in; the map is large enough to be shared out."""
+    shape = Shape((40, 41), (3, 3), (1, 1), (1, 1), (1, 1), channels=64, outputs=outputs, groups=1, offset_groups=1)
+    args = make(shape, dtype=torch.float32)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            leaves = [t.detach().clone().requires_grad_() for t in args.tensors if t is not None]
+            output = call(shape, tuple(leaves), "v2", backend)
+            results.append([output, *torch.autograd.grad(output.square().sum(), leaves)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

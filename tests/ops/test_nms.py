@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from dcn.ops import box_voting, nms, soft_nms
+from dcn.ops import box_voting, nms, nms_keep, soft_nms
 from tests.ops.cases import BACKENDS
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -144,6 +145,72 @@ def test_original_soft_nms(most: int) -> None:
     torch.testing.assert_close(torch.cat((dets[keep, :4], scores[:, None]), 1), expected, atol=1e-6, rtol=1e-5)
 
 
+def kept_per_set(
+    boxes: Tensor, scores: Tensor, threshold: float, labels: Tensor, valid: Tensor, rule: dict[str, Any]
+) -> Tensor:
+    """What nms_keep must give, from nms on the valid boxes of each set."""
+    keep = torch.zeros(scores.shape, dtype=torch.bool)
+    for place in np.ndindex(*scores.shape[:-1]):
+        usable = valid[place].nonzero()[:, 0]
+        chosen = nms(boxes[place][usable], scores[place][usable], threshold, labels[place][usable], **rule)
+        keep[place][usable[chosen]] = True
+    return keep
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("rule", [{}, {"plus_one": True}, {"suppress_equal": True}], ids=["plain", "plus-one", "equal"])
+@pytest.mark.parametrize("sets", [(), (3,), (2, 3), (0,)], ids=str)
+def test_nms_keep_is_nms_of_each_set(sets: tuple[int, ...], rule: dict[str, Any], backend: str) -> None:
+    boxes, scores, labels = random_boxes(70 * math.prod(sets), seed=3)
+    valid = torch.rand(scores.shape, generator=torch.Generator().manual_seed(4)) < 0.8
+    boxes, scores, labels, valid = (t.view(*sets, 70, *t.shape[1:]) for t in (boxes, scores, labels, valid))
+    keep = nms_keep(boxes, scores, 0.4, labels, valid, **rule, backend=backend)
+    assert torch.equal(keep, kept_per_set(boxes, scores, 0.4, labels, valid, rule))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("shape", [(0,), (2, 0)], ids=str)
+def test_nms_keep_of_no_boxes(shape: tuple[int, ...], backend: str) -> None:
+    assert nms_keep(torch.zeros(*shape, 4), torch.zeros(shape), 0.5, backend=backend).shape == shape
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nms_keep_opcheck(backend: str) -> None:
+    boxes, scores, labels = random_boxes(24)
+    sets = (boxes.view(2, 12, 4), scores.view(2, 12), labels.view(2, 12), scores.view(2, 12) > 0.2)
+    torch.library.opcheck(torch.ops.dcn.nms_keep.default, (*sets, 0.5, False, True, backend))
+
+
+class _Keep(torch.nn.Module):
+    def forward(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
+        return nms_keep(boxes, scores, 0.5, labels, scores > 0.1)
+
+
+def test_nms_keep_compiles_and_exports() -> None:
+    arguments = random_boxes(20)
+    expected = _Keep()(*arguments)
+    assert torch.equal(torch.compile(_Keep(), fullgraph=True, backend="aot_eager")(*arguments), expected)
+    assert torch.equal(torch.export.export(_Keep(), arguments).module()(*arguments), expected)
+
+
+WRONG_KEEP: dict[str, tuple[str, dict[str, Any]]] = {
+    "axes": ("boxes", {"boxes": torch.zeros(4)}),
+    "columns": ("boxes", {"boxes": torch.zeros(3, 5)}),
+    "scores": ("scores", {"scores": torch.zeros(2)}),
+    "valid-type": ("valid", {"valid": torch.zeros(3)}),
+    "valid-shape": ("valid", {"valid": torch.zeros(2, dtype=torch.bool)}),
+    "labels": ("labels", {"labels": torch.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_KEEP)
+def test_wrong_nms_keep(case: str) -> None:
+    name, change = WRONG_KEEP[case]
+    arguments: dict[str, Any] = {"boxes": torch.zeros(3, 4), "scores": torch.zeros(3), **change}
+    with pytest.raises(ValueError, match=name):
+        nms_keep(iou_threshold=0.5, **arguments)
+
+
 def soft_loop(boxes: Tensor, scores: Tensor, labels: Tensor, method: str) -> list[tuple[int, float]]:
     left = {i: float(s) for i, s in enumerate(scores)}
     chosen = []
@@ -202,3 +269,25 @@ def test_wrong_soft_nms(name: str, options: dict[str, object]) -> None:
 def test_voting_needs_both_labels() -> None:
     with pytest.raises(ValueError, match="labels"):
         box_voting(torch.zeros(1, 4), torch.zeros(1, 4), torch.zeros(1), labels=torch.zeros(1).long())
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "boxes-sparse": ("boxes", lambda: nms(torch.zeros(2, 4).to_sparse(), torch.zeros(2), 0.5)),
+    "scores-list": ("scores", lambda: nms(torch.zeros(2, 4), [0.0, 0.0], 0.5)),  # type: ignore[arg-type]
+    "scores-device": ("scores", lambda: nms(torch.zeros(2, 4), torch.zeros(2, device="meta"), 0.5)),
+    "threshold-nan": ("iou_threshold", lambda: nms(torch.zeros(2, 4), torch.zeros(2), float("nan"))),
+    "threshold-none": ("iou_threshold", lambda: nms(torch.zeros(2, 4), torch.zeros(2), None)),  # type: ignore[arg-type]
+    "most": ("max_output", lambda: nms(torch.zeros(2, 4), torch.zeros(2), 0.5, max_output=1.5)),  # type: ignore[arg-type]
+    "flag": ("plus_one", lambda: nms(torch.zeros(2, 4), torch.zeros(2), 0.5, plus_one=1)),  # type: ignore[arg-type]
+    "labels": ("labels", lambda: nms(torch.zeros(2, 4), torch.zeros(2), 0.5, torch.zeros(2))),
+    "sigma": ("sigma", lambda: soft_nms(torch.zeros(2, 4), torch.zeros(2), sigma=0.0)),
+    "kept": ("kept", lambda: box_voting(torch.zeros(4), torch.zeros(2, 4), torch.zeros(2))),
+    "kept-type": ("kept", lambda: box_voting(torch.zeros(1, 4).long(), torch.zeros(2, 4), torch.zeros(2))),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_calls(case: str) -> None:
+    name, call = WRONG[case]
+    with pytest.raises(ValueError, match=f"^{name}: expected .* got "):
+        call()

@@ -333,6 +333,46 @@ def test_vmap_over_maps() -> None:
     close(got, torch.stack([roi_align(one, rois, 3, SCALE) for one in stacked]))
 
 
+@pytest.mark.parametrize("name", ["align", "max", "parts-group", "deform-mask"])
+@pytest.mark.parametrize("mapped", [(0,), (1,), (2, 3), (0, 1, 2, 3)], ids=str)
+def test_vmap_of_gradients(mapped: tuple[int, ...], name: str) -> None:
+    sets = [make(), make()]
+    sets[1] = (2 * sets[1][0], sets[1][1] + torch.tensor([0, 0.3, 0.2, 0.1, 0.4]), -sets[1][2], 0.5 * sets[1][3])
+    stacked = [torch.stack([s[i] for s in sets]) if i in mapped else sets[0][i] for i in range(4)]
+
+    def gradients(x: Tensor, rois: Tensor, offset: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.grad(
+            lambda x, offset, mask: ALL[name](x, rois, offset, mask, None).square().sum(), argnums=(0, 1, 2)
+        )(x, offset, mask)
+
+    found = torch.func.vmap(gradients, in_dims=tuple(0 if i in mapped else None for i in range(4)))(*stacked)
+    for place in range(2):
+        wanted = gradients(*(s[place] if i in mapped else s for i, s in enumerate(stacked)))
+        for a, b in zip(found, wanted, strict=True):
+            close(a[place], b, torch.float64)
+
+
+def test_vmap_does_not_turn_a_wrong_image_into_another_call_s() -> None:
+    x, rois, *_ = make()
+    stacked = torch.stack((rois, rois))
+    stacked[0, 0, 0] = x.shape[0]
+    with pytest.raises(ValueError, match=r"^boxes: expected image indices"):
+        torch.func.vmap(lambda x, rois: roi_align(x, rois, 2))(torch.stack((x, x)), stacked)
+
+
+@pytest.mark.parametrize("name", ["align", "max", "parts", "deform-mask"])
+def test_hessian(name: str) -> None:
+    x, rois, offset, mask = make(images=1)
+    x, rois, offset, mask = x[:, :, :3, :3].clone(), rois[:1] * torch.tensor([0.0, 1, 1, 1, 1]), offset[:1], mask[:1]
+
+    def loss(x: Tensor) -> Tensor:
+        return ALL[name](x, rois, offset, mask, None).pow(3).sum()
+
+    wanted = torch.autograd.functional.hessian(loss, x)
+    close(torch.func.hessian(loss)(x), wanted, torch.float64)
+    close(torch.func.jacrev(torch.func.jacrev(loss))(x), wanted, torch.float64)
+
+
 def test_a_list_of_boxes_is_the_same_as_one_tensor() -> None:
     x, rois, *_ = make()
     rois = rois[rois[:, 0].argsort(stable=True)]
@@ -353,7 +393,19 @@ WRONG: dict[str, tuple[str, Any]] = {
     "image-nan": ("boxes", lambda: roi_align(X, BOXES * float("nan"), 2)),
     "size": ("output_size", lambda: roi_align(X, BOXES, 0)),
     "scale": ("spatial_scale", lambda: roi_align(X, BOXES, 2, 0.0)),
-    "samples": ("samples", lambda: roi_align(X, BOXES, 2, 1.0, 10**6)),
+    "samples": ("sampling_ratio", lambda: roi_align(X, BOXES, 2, 1.0, 10**6)),
+    "samples-fraction": ("sampling_ratio", lambda: ps_roi_align(X, BOXES, 2, 1.0, 1.5)),  # type: ignore[arg-type]
+    "scale-none": ("spatial_scale", lambda: roi_pool(X, BOXES, 2, None)),  # type: ignore[arg-type]
+    "scale-nan": ("spatial_scale", lambda: ps_roi_pool(X, BOXES, 2, float("nan"))),
+    "aligned": ("aligned", lambda: roi_align(X, BOXES, 2, aligned="no")),  # type: ignore[arg-type]
+    "size-huge": ("output_size", lambda: roi_align(X, BOXES, 2**40)),
+    "size-bool": ("output_size", lambda: roi_align(X, BOXES, True)),
+    "input-sparse": ("input", lambda: roi_pool(X.to_sparse(), BOXES, 2)),
+    "boxes-sparse": ("boxes", lambda: roi_align(X, BOXES.to_sparse(), 2)),
+    "boxes-devices": (
+        r"boxes\[1\]",
+        lambda: roi_align(X, [torch.zeros(1, 4), torch.zeros(1, 4, device="meta")], 2),
+    ),
     "channels": ("input", lambda: ps_roi_pool(X, BOXES, 3)),
     "rounding": ("rounding", lambda: ps_roi_pool(X, BOXES, 2, rounding="never")),  # type: ignore[arg-type]
     "backend": ("backend", lambda: roi_align(X, BOXES, 2, backend="fast")),

@@ -1,4 +1,4 @@
-"""Two thousand random calls against onnxruntime, and a part of them against ONNX's own evaluator."""
+"""Two thousand random calls against onnxruntime, two thousand against ONNX's own evaluator (an hour: it is Python)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_onnxruntime_agrees(block: int, backend: str | None) -> None:
     assert max(errors) < 1e-4, f"seed {100 * block + errors.index(max(errors))}"
 
 
-@pytest.mark.parametrize("seed", range(5000, 5200))
+@pytest.mark.parametrize("seed", range(5000, 7000))
 def test_onnx_reference_evaluator_agrees(seed: int) -> None:
     call = random_call(seed, largest=4, smallest=2)
     torch.testing.assert_close(call.run(None), reference_output(call).float(), rtol=1e-4, atol=1e-4)

@@ -28,7 +28,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(report, indent=2))
         return 0
-    for name, value in {**report["versions"], **report["cpu_kernels"]}.items():
+    for name, value in {**report["versions"], **report["cpu_kernels"], **report["triton"]}.items():
         shown = ", ".join(value) if isinstance(value, list) else value
         print(f"{name:<12} {shown or 'none'}")
     for device, operators in report["operators"].items():
@@ -53,7 +53,14 @@ def examine() -> dict[str, Any]:
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     operators = {device: _operators(torch.device(device)) for device in devices}
-    return {"versions": versions(), "cpu_kernels": _cpu_kernels(), "operators": operators}
+    return {"versions": versions(), "cpu_kernels": _cpu_kernels(), "triton": _triton(), "operators": operators}
+
+
+def _triton() -> dict[str, str | None]:
+    from dcn.kernels.triton import _runtime
+
+    state = "interpreted (TRITON_INTERPRET=1)" if _runtime.interpreted() else None
+    return {"triton": _runtime.version(), "triton mode": state}
 
 
 def _cpu_kernels() -> dict[str, str | None]:
@@ -62,7 +69,22 @@ def _cpu_kernels() -> dict[str, str | None]:
     reason = _library.reason()
     state = "ready" if reason is None else f"missing: {reason}"
     isa = _library.isa() if reason is None else None
-    return {"cpu kernels": state, "cpu isa": isa, "DCN_BACKEND": os.environ.get("DCN_BACKEND")}
+    return {
+        "cpu kernels": state,
+        "cpu isa": isa,
+        "cpu threads": _threads(),
+        "DCN_BACKEND": os.environ.get("DCN_BACKEND"),
+    }
+
+
+def _threads() -> str:
+    """How many, and what they do while they wait: threads that spin took 5 to 8 times as long on shared cores."""
+    import torch
+
+    count, policy = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "")
+    if count == 1 or policy.upper() == "PASSIVE":
+        return str(count)
+    return f"{count}, which may spin while they wait; where cores are shared, set OMP_WAIT_POLICY=PASSIVE"
 
 
 def _operators(device: torch.device) -> dict[str, dict[str, str | None]]:

@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dcn import ops
 from dcn.ops import deform_conv2d
 
 Function = Callable[..., Tensor]
 """``(input, offset, weight, bias, stride, padding, dilation, mask) -> output``; numbers are pairs ``(y, x)``."""
 
-NAMES = ("torchvision", "onnxruntime", "onnx-reference", "dcn:cpu", "dcn:reference", "module:function")
+NAMES = (
+    *("torchvision", "mmcv", "onnxruntime", "onnx-reference"),
+    *("dcn:cpu", "dcn:reference", "dcn:triton", "module:function"),
+)
 
 
 def load(name: str) -> Function:
@@ -30,6 +34,9 @@ def load(name: str) -> Function:
     """
     if name in ("onnxruntime", "onnx-reference"):
         return partial(_onnx, name)
+    if name == "mmcv":
+        _import("mmcv.ops", "modulated_deform_conv2d", name)
+        return _mmcv
     if name == "torchvision":
         name = "torchvision.ops:deform_conv2d"
     module, _, function = name.partition(":")
@@ -38,11 +45,56 @@ def load(name: str) -> Function:
         return partial(deform_conv2d, backend=backend, boundary=boundary or "v2")
     if not function:
         raise ValueError(f"--implementation: expected one of {', '.join(NAMES)}, got {name!r}")
+    return _import(module, function, name)
+
+
+def _import(module: str, function: str, name: str) -> Function:
     try:
         found: Function = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise ValueError(f"--implementation: {name!r} cannot be imported: {error}") from error
     return found
+
+
+def offered(name: str, operator: str) -> Function | None:
+    """The implementation's function for an operator of :mod:`dcn.ops`, or ``None`` if it offers none.
+
+    Args:
+        name: as for :func:`load`.
+        operator: such as ``"roi_align"``; the function takes torchvision's arguments in torchvision's order.
+
+    Raises:
+        ValueError: as for :func:`load`.
+    """
+    if operator == "deform_conv2d":
+        return load(name)
+    if name == "torchvision":
+        return getattr(importlib.import_module("torchvision.ops"), operator, None)
+    module, _, function = name.partition(":")
+    return partial(getattr(ops, operator), backend=function.partition(":")[0]) if module == "dcn" else None
+
+
+def _mmcv(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    mask: Tensor | None,
+) -> Tensor:
+    """mmcv has one operator with and one without mask; the one without takes no bias."""
+    module = importlib.import_module("mmcv.ops")
+    taps = weight.shape[2] * weight.shape[3]
+    groups = (input.shape[1] // weight.shape[1], offset.shape[1] // (2 * taps))
+    if mask is not None:
+        with_mask: Tensor = module.modulated_deform_conv2d(
+            input, offset, mask, weight, bias, stride, padding, dilation, *groups
+        )
+        return with_mask
+    output: Tensor = module.deform_conv2d(input, offset, weight, stride, padding, dilation, *groups)
+    return output if bias is None else output + bias.view(1, -1, 1, 1)
 
 
 def _onnx(

@@ -7,24 +7,32 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from dcn.conformance.implementations import load
-from dcn.conformance.rules import RULES, Finding, examine
+from dcn.conformance.implementations import load, offered
+from dcn.conformance.matrix import RULES
+from dcn.conformance.rules import Finding, Rule, examine
 
 
-def _ask(name: str, places: list[int], answers: Connection) -> None:
+def _answer(name: str, rule: Rule, large: bool) -> Finding:
+    if rule.large and not large:
+        return Finding(rule.name, "not asked: it needs much memory (--large)", None)
+    function = offered(name, rule.operator)
+    return Finding(rule.name, "not offered", None) if function is None else examine(function, rule)
+
+
+def _ask(name: str, places: list[int], large: bool, answers: Connection) -> None:
     torch.set_num_threads(1)
-    function = load(name)
     for place in places:
-        answers.send(examine(function, RULES[place]))
+        answers.send(_answer(name, RULES[place], large))
     answers.close()
 
 
-def findings(name: str, seconds: float = 120.0) -> list[Finding]:
+def findings(name: str, seconds: float = 300.0, *, large: bool = False) -> list[Finding]:
     """All answers of the implementation called ``name``; the process is started anew after it died.
 
     Args:
         name: see :func:`dcn.conformance.load`.
         seconds: the time one question may take.
+        large: also ask what needs tens of gigabytes.
 
     Raises:
         ValueError: there is no such implementation.
@@ -34,7 +42,7 @@ def findings(name: str, seconds: float = 120.0) -> list[Finding]:
     found: list[Finding] = []
     while len(found) < len(RULES):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_ask, args=(name, list(range(len(found), len(RULES))), sender))
+        process = context.Process(target=_ask, args=(name, list(range(len(found), len(RULES))), large, sender))
         process.start()
         sender.close()
         found += _collect(receiver, seconds, len(RULES) - len(found))

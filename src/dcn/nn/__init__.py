@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcn.nn.convert import deformify, offset_parameters, undeformify
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, rename_old_keys
 from dcn.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool, ModulatedDeformRoIPool
+from dcn.nn.folding import fold_batch_norm
 from dcn.nn.norm import FrozenBatchNorm2d
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
 
@@ -19,6 +20,7 @@ __all__ = [
     "OffsetHealth",
     "OffsetMonitor",
     "deformify",
+    "fold_batch_norm",
     "offset_parameters",
     "rename_old_keys",
     "undeformify",

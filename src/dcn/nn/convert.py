@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
 
-from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d
+from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
+from dcn.ops import _checks
 
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d
-Choice = str | Iterable[str] | Callable[[str, nn.Conv2d], bool]
+Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
+Named = tuple[str, nn.Conv2d]
+BRANCHES = ("conv_offset", "offset_fc", "mask_fc", "offset_maps")
+"""Names of the branches that give offsets and masks, in this package and in mmcv."""
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
+    *("_backward_hooks", "_backward_pre_hooks", "_is_full_backward_hook"),
+)
 
 
-def _chosen(layers: Choice) -> Callable[[str, nn.Conv2d], bool]:
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[Named]:
+    """The candidates that ``layers`` chooses; every pattern must choose one."""
     if callable(layers):
-        return layers
-    patterns = [layers] if isinstance(layers, str) else list(layers)
-    return lambda name, _: any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+        return [(name, conv) for name, conv in candidates if layers(name, conv)]
+    patterns = [layers] if isinstance(layers, str) else layers
+    if not isinstance(patterns, (list, tuple, set, frozenset)) or not all(isinstance(p, str) for p in patterns):
+        raise ValueError(f"layers: expected a name, several names or a function of name and layer, got {layers!r}")
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name, _ in candidates):
+            others = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if _matches(name, pattern)]
+            found = f"only {', '.join(others[:4])}" if others else f"of {[name for name, _ in candidates[:8]]}..."
+            raise ValueError(
+                f"layers: {pattern!r} chooses none of the {len(candidates)} nn.Conv2d of the model, {found}"
+            )
+    return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -29,34 +52,22 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
 
 
 def _hooks(old: nn.Module, new: nn.Module) -> None:
-    """Forward and backward hooks of the old layer belong to the new one."""
-    for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-        getattr(new, name).update(getattr(old, name))
-    for name in ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called"):
-        getattr(new, name).update(getattr(old, name))
-
-
-def _padding(conv: nn.Conv2d) -> tuple[int, ...] | None:
-    """Its padding as numbers; ``None`` for a "same" padding that is not the same on both sides."""
-    if isinstance(conv.padding, str):
-        total = [d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
-        if conv.padding == "valid":
-            return (0,) * len(total)
-        return None if any(t % 2 for t in total) else tuple(t // 2 for t in total)
-    return tuple(conv.padding)
+    """Hooks of the old layer belong to the new one; the very same tables, so that their handles still remove them."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
 
 
 def _unfit(conv: nn.Conv2d, offset_groups: int) -> str | None:
-    if type(conv) is not nn.Conv2d:
-        return f"it is a {type(conv).__name__}, a subclass that may compute something else"
-    if conv.padding_mode != "zeros":
-        return f"its padding mode is {conv.padding_mode!r}, a deformable layer knows 'zeros' only"
-    if _padding(conv) is None:
-        return "its padding 'same' differs on the two sides"
-    if conv.in_channels % offset_groups:
-        return f"its {conv.in_channels} input channels are not divisible by offset_groups={offset_groups}"
     if nn.utils.parametrize.is_parametrized(conv):
         return "its weight is parametrized; remove the parametrization first"
+    if type(conv) is not nn.Conv2d:
+        return f"it is a {type(conv).__name__}, a subclass that may compute something else"
+    if "weight" not in conv._parameters:
+        return "its weight is computed by a hook (weight_norm, spectral_norm, pruning); remove that first"
+    if "forward" in vars(conv) or conv.weight.dtype not in _checks.FLOATS:
+        return f"its forward was replaced, or its type {conv.weight.dtype} is none of the operator's"
+    if conv.in_channels % offset_groups:
+        return f"its {conv.in_channels} input channels are not divisible by offset_groups={offset_groups}"
     return None
 
 
@@ -77,14 +88,12 @@ def _deformable(
     boundary: str,
     offset_bound: float | None,
 ) -> DeformConv2d:
-    padding = _padding(conv)
-    assert padding is not None
     layer = DeformConv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,
         conv.stride,
-        padding,
+        conv.padding,
         conv.dilation,
         conv.groups,
         conv.bias is not None,
@@ -94,6 +103,7 @@ def _deformable(
         # The mask starts at 2 * sigmoid(0) = 1: the layer starts as the convolution it replaces.
         mask_scale=2.0 if modulated else 1.0,
         offset_bound=offset_bound,
+        padding_mode=conv.padding_mode,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
@@ -117,6 +127,8 @@ def deformify(
 ) -> list[str]:
     """Turn chosen ``nn.Conv2d`` of ``model`` into :class:`dcn.nn.DeformConv2d`, in place.
 
+    Strides, dilations, groups, any padding and padding mode are taken over.
+
     With ``keep_weights`` the model computes exactly the same function until its offset branches are trained: offsets
     start at 0, masks at 1. The new layers hold the very parameters of the old ones, so their type, device,
     ``requires_grad`` and place in an optimiser stay; hooks and the training flag too. A module that hangs in several
@@ -125,7 +137,7 @@ def deformify(
     Args:
         model: any module; not itself an ``nn.Conv2d`` (nothing could hold its successor).
         layers: names as in ``model.named_modules()``, patterns such as ``"layer4.*.conv2"``, or a function of name and
-            convolution. Names of one module in several places all count.
+            convolution. Names of one module in several places all count; each pattern must choose a layer.
         keep_weights: take over weight and bias; otherwise they are drawn anew.
         modulated: predict masks too.
         offset_groups: offset groups of each new layer.
@@ -136,8 +148,11 @@ def deformify(
         Names of the changed layers, in the order of the model.
 
     Raises:
-        ValueError: nothing was chosen, or a chosen layer cannot be replaced (with the reason); the model is unchanged.
+        ValueError: an argument does not fit, nothing was chosen, or a chosen layer cannot be replaced (with the reason:
+            a subclass of ``nn.Conv2d``, a weight that is parametrized or made by a hook); the model is unchanged.
     """
+    _checks.whole("offset_groups", offset_groups, 1)
+    _checks.flag("keep_weights", keep_weights)
     found = _convolutions(model, layers)
     for name, conv in found:
         reason = _unfit(conv, offset_groups)
@@ -161,18 +176,18 @@ def deformify(
 def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d]]:
     if isinstance(model, nn.Conv2d):
         raise ValueError("model: expected a module that contains convolutions, got a Conv2d; wrap it in nn.Sequential")
-    chosen = _chosen(layers)
+    check_module("model", model)
     owned = {id(layer.conv_offset) for layer in model.modules() if isinstance(layer, Deformable)}
     candidates = [
         (name, module)
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Conv2d) and id(module) not in owned
     ]
-    found = [(name, conv) for name, conv in candidates if chosen(name, conv)]
+    found = _select(model, candidates, layers)
     if not found:
         some = [name for name, _ in candidates[:8]]
         raise ValueError(
-            f"layers: {layers!r} chooses none of the {len(candidates)} convolutions; they are named {some}..."
+            f"layers: {layers!r} chooses none of the {len(candidates)} nn.Conv2d of the model; they are named {some}..."
         )
     return found
 
@@ -183,10 +198,11 @@ def _plain(layer: DeformConv2d) -> nn.Conv2d:
         layer.out_channels,
         _pair(layer.kernel_size),
         _pair(layer.stride),
-        _pair(layer.padding),
+        "same" if layer.uneven else _pair(layer.padding),
         _pair(layer.dilation),
         layer.groups,
         layer.bias is not None,
+        layer.padding_mode,
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
@@ -208,8 +224,9 @@ def undeformify(model: nn.Module) -> list[str]:
         Names of the changed layers, in the order of the model.
 
     Raises:
-        ValueError: ``model`` is itself such a layer (nothing could hold its successor).
+        ValueError: ``model`` is no module, or itself such a layer (nothing could hold its successor).
     """
+    check_module("model", model)
     if isinstance(model, DeformConv2d):
         raise ValueError("model: expected a module that contains layers, got a DeformConv2d; wrap it in nn.Sequential")
     found = [
@@ -224,14 +241,18 @@ def undeformify(model: nn.Module) -> list[str]:
 
 
 def offset_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters of all offset branches of ``model``: the group for a learning rate of its own.
+    """Parameters of all offset and mask branches of ``model``: the group for a learning rate of its own.
 
-    The papers train them at 1x (detection) or 0.1x (the modulated example) the base rate.
+    These are the children named as in :data:`BRANCHES`: of the deformable convolutions, of the RoI pooling layers, of
+    R-FCN's head, and of mmcv's layers. The papers train them at 1x (convolutions, R-FCN), 0.1x (the modulated example)
+    or 0.01x (``offset_fc`` of Faster R-CNN) the base rate.
+
+    Returns:
+        The parameters, each once, in the order of the model.
+
+    Raises:
+        ValueError: ``model`` is no module.
     """
-    seen: set[int] = set()
-    for layer in model.modules():
-        if isinstance(layer, Deformable):
-            for parameter in layer.conv_offset.parameters():
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield parameter
+    check_module("model", model)
+    branches = [child for layer in model.modules() for name, child in layer.named_children() if name in BRANCHES]
+    return iter(dict.fromkeys(parameter for branch in branches for parameter in branch.parameters()))

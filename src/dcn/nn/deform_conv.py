@@ -10,24 +10,39 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from dcn.ops import deform_conv1d, deform_conv2d, deform_conv3d
+from dcn.ops import _checks, deform_conv1d, deform_conv2d, deform_conv3d
+from dcn.ops._backends import check_name
+from dcn.ops.deform_conv import BACKENDS, BOUNDARIES, output_size
 
 Numbers = int | Sequence[int]
 BOUNDS = ("clamp", "tanh")
+PaddingMode: TypeAlias = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+_LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}
 _OPS: dict[int, Callable[..., Tensor]] = {1: deform_conv1d, 2: deform_conv2d, 3: deform_conv3d}
 _CONVS: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def _numbers(name: str, value: Numbers, n: int, minimum: int) -> tuple[int, ...]:
-    values = (value,) * n if isinstance(value, int) else tuple(value)
-    if len(values) != n or any(not isinstance(v, int) or v < minimum for v in values):
-        raise ValueError(f"{name}: expected an int or {n} ints of at least {minimum}, got {value!r}")
-    return values
+def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """Pixels before and behind the map per axis, as ``padding="same"`` of ``nn.Conv2d`` has them."""
+    total = [d * (k - 1) for k, d in zip(kernel, dilation, strict=True)]
+    return [(t // 2, t - t // 2) for t in total]
+
+
+def _sides(padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+    """``padding`` as pixels before and behind the map per axis."""
+    if padding == "same":
+        return _same_padding(kernel, dilation)
+    if padding == "valid":
+        return [(0, 0)] * n
+    if isinstance(padding, str):
+        raise ValueError(f"padding: expected an int, {n} ints, 'same' or 'valid', got {padding!r}")
+    return [(p, p) for p in _checks.int_tuple("padding", padding, n, 0)]
 
 
 class _DeformConv(nn.Module):
@@ -41,7 +56,7 @@ class _DeformConv(nn.Module):
         out_channels: int,
         kernel_size: Numbers,
         stride: Numbers = 1,
-        padding: Numbers = 0,
+        padding: Numbers | str = 0,
         dilation: Numbers = 1,
         groups: int = 1,
         bias: bool = True,
@@ -54,7 +69,7 @@ class _DeformConv(nn.Module):
         offset_dilation: Numbers | None = None,
         offset_bound: float | None = None,
         bound: str = "clamp",
-        padding_mode: str = "zeros",
+        padding_mode: PaddingMode = "zeros",
         backend: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -62,14 +77,18 @@ class _DeformConv(nn.Module):
         super().__init__()
         n = self._dimensions
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _numbers("kernel_size", kernel_size, n, 1)
-        self.stride = _numbers("stride", stride, n, 1)
-        self.padding = _numbers("padding", padding, n, 0)
-        self.dilation = _numbers("dilation", dilation, n, 1)
+        self.kernel_size = _checks.int_tuple("kernel_size", kernel_size, n, 1)
+        self.stride = _checks.int_tuple("stride", stride, n, 1)
+        self.dilation = _checks.int_tuple("dilation", dilation, n, 1)
+        sides = _sides(padding, n, self.kernel_size, self.dilation)
+        self.padding = tuple(before for before, _ in sides)
         self.offset_groups, self.modulated, self.boundary = offset_groups, modulated, boundary
         self.mask_scale, self.offset_bound, self.bound, self.backend = mask_scale, offset_bound, bound, backend
         self.padding_mode = padding_mode
-        self._check()
+        self._check(bias)
+        self.uneven = any(before != behind for before, behind in sides)
+        padded = self.uneven or padding_mode != "zeros"
+        self._pad = [p for pair in reversed(sides) for p in pair] if padded else None
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
         )
@@ -80,31 +99,51 @@ class _DeformConv(nn.Module):
             per_tap * offset_groups * prod(self.kernel_size),
             self.kernel_size,
             stride=self.stride,
-            padding=self.padding if offset_padding is None else _numbers("offset_padding", offset_padding, n, 0),
-            dilation=self.dilation if offset_dilation is None else _numbers("offset_dilation", offset_dilation, n, 1),
+            padding=("same" if self.uneven else self.padding)
+            if offset_padding is None
+            else _checks.int_tuple("offset_padding", offset_padding, n, 0),
+            dilation=self.dilation
+            if offset_dilation is None
+            else _checks.int_tuple("offset_dilation", offset_dilation, n, 1),
+            padding_mode=padding_mode,
             device=device,
             dtype=dtype,
         )
         self.reset_parameters()
 
-    def _check(self) -> None:
+    def _check(self, bias: bool) -> None:
+        _checks.whole("in_channels", self.in_channels, 1)
         for name, value in (("groups", self.groups), ("offset_groups", self.offset_groups)):
-            if value < 1 or self.in_channels % value:
-                raise ValueError(f"{name}: expected a divisor of in_channels={self.in_channels}, got {value}")
-        if self.out_channels < 1 or self.out_channels % self.groups:
+            if not isinstance(value, int) or value < 1 or self.in_channels % value:
+                raise ValueError(f"{name}: expected a divisor of in_channels={self.in_channels}, got {value!r}")
+        if _checks.whole("out_channels", self.out_channels, 1) % self.groups:
             raise ValueError(f"out_channels: expected a multiple of groups={self.groups}, got {self.out_channels}")
-        if self.boundary not in ("v1", "v2"):
-            raise ValueError(f"boundary: expected 'v1' or 'v2', got {self.boundary!r}")
-        if self.bound not in BOUNDS:
-            raise ValueError(f"bound: expected one of {list(BOUNDS)}, got {self.bound!r}")
-        if self.offset_bound is not None and self.offset_bound <= 0:
-            raise ValueError(f"offset_bound: expected a radius above 0 in pixels or None, got {self.offset_bound}")
-        if self.mask_scale <= 0:
-            raise ValueError(f"mask_scale: expected a factor above 0 (1.0 or 2.0), got {self.mask_scale}")
-        if self.padding_mode != "zeros":
+        _checks.flag("bias", bias)
+        _checks.flag("modulated", self.modulated)
+        _checks.choice("boundary", self.boundary, BOUNDARIES)
+        _checks.choice("bound", self.bound, BOUNDS)
+        _checks.choice("padding_mode", self.padding_mode, PADDING_MODES)
+        _checks.number("mask_scale", self.mask_scale, above=0.0)
+        if self.offset_bound is not None:
+            _checks.number("offset_bound", self.offset_bound, above=0.0)
+        check_name(BACKENDS, self.backend)
+
+    def _check_input(self, input: Tensor) -> None:
+        """What the offset branch, an ordinary convolution, would refuse in other words."""
+        _checks.ndim("input", input, self._dimensions + 2, _LAYOUTS[self._dimensions])
+        if input.shape[1] != self.in_channels:
+            raise ValueError(f"input: expected {self.in_channels} channels, got shape {list(input.shape)}")
+        cast = input.dtype != self.weight.dtype and not input.is_meta and torch.is_autocast_enabled(input.device.type)
+        if input.dtype != self.weight.dtype and not cast:
             raise ValueError(
-                f"padding_mode: expected 'zeros', got {self.padding_mode!r}; samples outside the map are 0 by the rule "
-                "of the operator, pad the input with torch.nn.functional.pad for anything else"
+                f"input: expected {self.weight.dtype}, the type of the layer, got {input.dtype}; convert one of them "
+                "or use torch.autocast"
+            )
+        geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
+        if min(output_size(input.shape[2:], *geometry)) < 1:
+            raise ValueError(
+                f"input: expected a size that gives at least one output place with kernel {list(self.kernel_size)}, "
+                f"padding {list(self.padding)} and dilation {list(self.dilation)}, got shape {list(input.shape)}"
             )
 
     def reset_parameters(self) -> None:
@@ -147,15 +186,24 @@ class _DeformConv(nn.Module):
         return offset.clamp(-radius, radius) if self.bound == "clamp" else radius * torch.tanh(offset / radius)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, *size]`` to ``[N, O, *out]``, the sizes of an ordinary convolution."""
+        """``[N, C, *size]`` to ``[N, O, *out]``, the sizes of an ordinary convolution.
+
+        Raises:
+            ValueError: ``input`` has another number of axes, channels or another type than the layer, or is too small.
+        """
+        self._check_input(input)
         offset, mask = self.offsets(input)
+        padding = self.padding
+        if self._pad is not None:
+            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+            input, padding = nn.functional.pad(input, self._pad, mode), (0,) * self._dimensions
         return _OPS[self._dimensions](
             input,
             offset,
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            padding,
             self.dilation,
             mask,
             boundary=self.boundary,
@@ -171,6 +219,7 @@ class _DeformConv(nn.Module):
             ("groups", 1),
             ("offset_groups", 1),
             ("modulated", False),
+            ("padding_mode", "zeros"),
             ("boundary", "v2"),
             ("mask_scale", 1.0),
             ("offset_bound", None),
@@ -179,6 +228,16 @@ class _DeformConv(nn.Module):
         text += "".join(f", {name}={getattr(self, name)!r}" for name, usual in defaults if getattr(self, name) != usual)
         text += f", bound={self.bound!r}" if self.offset_bound is not None else ""
         return text + (", bias=False" if self.bias is None else "")
+
+
+def check_module(name: str, value: nn.Module) -> None:
+    """Refuse what is not a module.
+
+    Raises:
+        ValueError: ``value`` is no ``torch.nn.Module``.
+    """
+    if not isinstance(value, nn.Module):
+        raise ValueError(f"{name}: expected a torch.nn.Module, got {type(value).__name__}")
 
 
 def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -193,7 +252,11 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
 
     Returns:
         A new dict in the same order; keys that need no new name as they are.
+
+    Raises:
+        ValueError: ``model`` is no module.
     """
+    check_module("model", model)
     names = {name for name, layer in model.named_modules() if isinstance(layer, _DeformConv)}
     result = {}
     for key, value in state.items():
@@ -223,7 +286,7 @@ class DeformConv2d(_DeformConv):
         out_channels: channels ``O`` of the output.
         kernel_size: an int or ``(y, x)``.
         stride: as in ``nn.Conv2d``.
-        padding: as in ``nn.Conv2d``, a number (not ``"same"``).
+        padding: as in ``nn.Conv2d``, ``"same"`` and ``"valid"`` too.
         dilation: as in ``nn.Conv2d``.
         groups: divides ``C`` and ``O``.
         bias: whether the layer has one (the offset branch always has).
@@ -237,7 +300,9 @@ class DeformConv2d(_DeformConv):
             of the layer's.
         offset_bound: largest offset in pixels per axis, or ``None`` for no bound.
         bound: how: ``"clamp"`` (exact inside, no gradient beyond) or ``"tanh"`` (smooth).
-        padding_mode: ``"zeros"`` only: samples outside the map count as 0.
+        padding_mode: ``"zeros"``: nothing is padded, samples outside the map count as 0. ``"reflect"``,
+            ``"replicate"``, ``"circular"``: the map is padded so for the layer and its branch; samples beyond the
+            padding count as 0.
         backend: the backend of the operator, ``None`` for the fastest.
         device: where the parameters live.
         dtype: their type.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from dcn.ops import _checks, deform_ps_roi_pool, deform_roi_pool
-from dcn.ops._roi_mean import Boxes
-from dcn.ops.roi_pool import bins
+from dcn.ops._backends import check_name
+from dcn.ops._roi_mean import BACKENDS, MOST_SAMPLES, Boxes
+from dcn.ops.roi_pool import bins, samples
 
 PoolForm = Literal["align", "parts"]
 
@@ -34,6 +36,19 @@ def _mask_branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     last = nn.Linear(hidden, outputs)
     _zero(last)
     return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), last, nn.Sigmoid())
+
+
+def _check_map(name: str, value: Tensor, channels: int, weight: Tensor) -> None:
+    """Refuse a map that does not fit the branch with ``weight``, in the words of the operators."""
+    _checks.ndim(name, value, 4, "[N, C, H, W]")
+    if value.shape[1] != channels:
+        raise ValueError(f"{name}: expected {channels} channels, got shape {list(value.shape)}")
+    cast = value.dtype != weight.dtype and not value.is_meta and torch.is_autocast_enabled(value.device.type)
+    if value.dtype != weight.dtype and not cast:
+        raise ValueError(
+            f"{name}: expected {weight.dtype}, the type of the layer, got {value.dtype}; convert one of them or use "
+            "torch.autocast"
+        )
 
 
 class DeformRoIPool(nn.Module):
@@ -72,20 +87,35 @@ class DeformRoIPool(nn.Module):
             backend: of the operator.
 
         Raises:
-            ValueError: an unknown form or a wrong size.
+            ValueError: an argument does not fit; the message names it.
         """
         super().__init__()
         _checks.choice("form", form, ("align", "parts"))
-        self.output_size = bins(output_size)
-        self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
+        self.output_size, self.output_channels = bins(output_size), _checks.whole("output_channels", output_channels, 1)
+        self.spatial_scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+        self.sampling_ratio = samples("sampling_ratio", sampling_ratio)
+        self.gamma = _checks.number("gamma", gamma)
+        check_name(BACKENDS, backend)
+        _checks.whole("deform_fc_channels", deform_fc_channels, 1)
         self.form, self.backend = form, backend
         count = self.output_size[0] * self.output_size[1]
         self.offset_fc = _offset_branch(output_channels * count, deform_fc_channels, 2 * count)
 
     def forward(self, input: Tensor, boxes: Boxes) -> Tensor:
-        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`."""
+        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`.
+
+        Raises:
+            ValueError: the map has other channels or another type than the layer, or a box is wrong.
+        """
+        _check_map("input", input, self.output_channels, next(self.offset_fc.parameters()))
         plain = self.pool(input, boxes, None, None)
         return self.pool(input, boxes, self.offsets(plain), None)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        text = f"{self.output_size}, {self.output_channels}, spatial_scale={self.spatial_scale:g}, gamma={self.gamma:g}"
+        text += f", sampling_ratio={self.sampling_ratio}, form={self.form!r}"
+        return text if self.backend is None else f"{text}, backend={self.backend!r}"
 
     def offsets(self, plain: Tensor) -> Tensor:
         """Offsets ``[R, 2, P, Q]`` (x, y) from the RoIs pooled without ``[R, C, P, Q]``."""
@@ -147,7 +177,12 @@ class ModulatedDeformRoIPool(DeformRoIPool):
         self.mask_fc = _mask_branch(output_channels * count, deform_fc_channels, count)
 
     def forward(self, input: Tensor, boxes: Boxes) -> Tensor:
-        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`."""
+        """``[R, C, P, Q]`` from a map ``[N, C, H, W]`` and boxes as in :func:`dcn.ops.roi_align`.
+
+        Raises:
+            ValueError: the map has other channels or another type than the layer, or a box is wrong.
+        """
+        _check_map("input", input, self.output_channels, next(self.offset_fc.parameters()))
         plain = self.pool(input, boxes, None, None)
         mask = self.mask_fc(plain.flatten(1)).view(-1, 1, *self.output_size)
         return self.pool(input, boxes, self.offsets(plain), mask)
@@ -184,10 +219,21 @@ class DeformPSRoIPool(nn.Module):
             sample_per_part: samples per bin and axis.
             trans_std: unit of the offsets as a share of the RoI's size.
             backend: of the operator.
+
+        Raises:
+            ValueError: an argument does not fit; the message names it.
         """
         super().__init__()
-        self.output_size, self.spatial_scale, self.backend = output_size, spatial_scale, backend
-        self.sample_per_part, self.trans_std = sample_per_part, trans_std
+        self.in_channels = _checks.whole("in_channels", in_channels, 1)
+        self.classes, self.output_size = (
+            _checks.whole("classes", classes, 1),
+            _checks.whole("output_size", output_size, 1),
+        )
+        self.spatial_scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+        self.sample_per_part = _checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
+        self.trans_std = _checks.number("trans_std", trans_std)
+        check_name(BACKENDS, backend)
+        self.backend = backend
         self.conv_offset = nn.Conv2d(in_channels, 2 * classes * output_size**2, 1)
         _zero(self.conv_offset)
 
@@ -201,9 +247,26 @@ class DeformPSRoIPool(nn.Module):
 
         Returns:
             ``[R, D, k, k]``.
+
+        Raises:
+            ValueError: ``features`` or ``maps`` has the wrong channels or type, or a box is wrong.
         """
+        _check_map("features", features, self.in_channels, self.conv_offset.weight)
+        _checks.ndim("maps", maps, 4, "[N, D * k * k, H, W]")
+        if maps.shape[1] % (self.classes * self.output_size**2):
+            raise ValueError(
+                f"maps: expected a multiple of classes * k * k = {self.classes * self.output_size**2} channels, "
+                f"got shape {list(maps.shape)}"
+            )
         offset = self._pool(self.conv_offset(features), boxes, None)
         return self._pool(maps, boxes, offset)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        text = f"{self.in_channels}, classes={self.classes}, output_size={self.output_size}"
+        text += f", spatial_scale={self.spatial_scale:g}, sample_per_part={self.sample_per_part}"
+        text += f", trans_std={self.trans_std:g}"
+        return text if self.backend is None else f"{text}, backend={self.backend!r}"
 
     def _pool(self, maps: Tensor, boxes: Boxes, offset: Tensor | None) -> Tensor:
         return deform_ps_roi_pool(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dcn.ops import _checks
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Batch normalisation whose statistics, scale and shift never change: one multiplication and one addition.
@@ -17,6 +19,9 @@ class FrozenBatchNorm2d(nn.Module):
         eps: added to the variance.
         device: where the buffers live.
         dtype: their type.
+
+    Raises:
+        ValueError: ``num_features`` is not at least 1, or ``eps`` not above 0.
     """
 
     weight: Tensor
@@ -33,6 +38,8 @@ class FrozenBatchNorm2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        _checks.whole("num_features", num_features, 1)
+        _checks.number("eps", eps, above=0.0)
         self.num_features, self.eps = num_features, eps
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             self.register_buffer(name, torch.full((num_features,), value, device=device, dtype=dtype))

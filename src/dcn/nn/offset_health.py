@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d
+from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
 
 _LAYERS = (DeformConv1d, DeformConv2d, DeformConv3d)
 
@@ -103,10 +103,11 @@ class OffsetMonitor:
             in its offsets, ``<name> (input)`` that the layer was already fed with one.
 
     Raises:
-        ValueError: the model has no deformable layer.
+        ValueError: ``model`` is no module or has no deformable layer.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        check_module("model", model)
         self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _LAYERS)]
         if not self._layers:
             raise ValueError("model: expected at least one DeformConv1d, DeformConv2d or DeformConv3d in it, got none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
-from dcn.ops.nms import box_voting, nms, soft_nms
+from dcn.ops.nms import box_voting, nms, nms_keep, soft_nms
 from dcn.ops.roi_pool import ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "deform_ps_roi_pool",
     "deform_roi_pool",
     "nms",
+    "nms_keep",
     "ps_roi_align",
     "ps_roi_pool",
     "roi_align",

@@ -6,6 +6,8 @@ import os
 from types import ModuleType
 from typing import Any
 
+from dcn.kernels.triton import _runtime as triton
+
 Table = tuple[tuple[str, ModuleType], ...]
 """Names and kernel modules of one operator, the fastest first. The last one takes every call."""
 
@@ -51,6 +53,8 @@ def choose(table: Table, backend: str | None, *args: Any, **call: Any) -> Module
         if wanted is not None and name != wanted:
             continue
         reason = module.unsupported(*args, **call)
+        if reason is None and wanted is None and name == "triton" and triton.interpreted():
+            reason = "it is interpreted (TRITON_INTERPRET=1), thousands of times slower: only for who names it"
         if reason is None:
             return module
         reasons.append(f"{name}: {reason}")

@@ -7,9 +7,12 @@
   registered operator);
 * under ``torch.compile``, ``torch.export``, fake or meta tensors, tensor subclasses and dispatch modes: the registered
   operators ``dcn::<name>`` and ``dcn::<name>_backward``;
-* under ``torch.func`` transforms or forward-mode differentiation: a ``Function`` with ``vmap`` and ``jvp`` rules.
+* under ``torch.func`` ``vmap`` and one level of ``grad`` (``vjp``, ``jacrev``): a ``Function`` whose ``vmap`` rules lay
+  all calls side by side in one call of the kernel;
+* in forward mode (``jvp``, dual numbers), under two and more levels of ``grad`` (``hessian``) and under
+  ``functionalize``: the reference forward as the plain differentiable operations that it is made of.
 
-Second derivatives come from the reference backward, which is made of differentiable operations, for every backend.
+Second derivatives come from the reference backward, made of differentiable operations too, for every backend.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+
+from dcn.kernels.reference import fixed_order
 
 Tensors = tuple[Tensor | None, ...]
 Options = tuple[Any, ...]
@@ -30,6 +34,41 @@ Needs = tuple[bool, ...]
 
 # Registrations end with the object that made them.
 _LIBRARY = torch.library.Library("dcn", "FRAGMENT")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """How the calls of a vmap become one call: the axis of each tensor along which they are laid side by side.
+
+    Attributes:
+        tensors: that axis per tensor argument, ``None`` for a tensor that all calls share.
+        output: that axis of the output.
+        adjust: ``(calls, tensors) -> tensors``: applied to the tensors that were laid side by side.
+    """
+
+    tensors: tuple[int | None, ...]
+    output: int
+    adjust: Callable[[int, Tensors], Tensors] | None = None
+
+    def join(self, calls: int, tensors: Tensors, dims: Sequence[int | None]) -> Tensors:
+        """The tensors of one call that computes all."""
+        joined = tuple(_beside(t, dim, axis, calls) for t, dim, axis in zip(tensors, dims, self.tensors, strict=True))
+        return joined if self.adjust is None else self.adjust(calls, joined)
+
+
+def _beside(tensor: Tensor | None, dim: int | None, axis: int | None, calls: int) -> Tensor | None:
+    """``dim``, the vmapped axis, multiplied into ``axis``; a tensor without one is repeated."""
+    if tensor is None or axis is None:
+        return tensor
+    if dim is not None:
+        return tensor.movedim(dim, axis).flatten(axis, axis + 1)
+    size = [*tensor.shape[:axis], calls, *tensor.shape[axis:]]
+    return tensor.unsqueeze(axis).expand(size).flatten(axis, axis + 1)
+
+
+def _apart(tensor: Tensor, axis: int, calls: int) -> Tensor:
+    """The inverse of :func:`_beside`, with the vmapped axis in front."""
+    return tensor.unflatten(axis, (calls, tensor.shape[axis] // calls)).movedim(axis, 0)
 
 
 @dataclass(frozen=True)
@@ -42,11 +81,11 @@ class Operator:
         options: schema of the other arguments, such as ``"int[] stride"``.
         forward: ``(tensors, options) -> output``, by the backend that the options name.
         backward: ``(grad, tensors, options, needs) -> gradients``, one entry per tensor, ``None`` where not needed.
-        reference_backward: the same from differentiable operations.
+        reference_forward: ``forward`` from differentiable operations.
+        reference_backward: ``backward`` from differentiable operations.
         fake: ``(tensors, options) -> empty output``; checks the call and never reads data.
-        tangent: ``(tangents, tensors, options) -> tangent of the output`` or ``None`` without a rule.
-        fold: ``(batch, tensors, dims) -> (tensors, unfold) | None``: how a vmapped axis joins the batch axis; ``None``
-            (as the rule or as its answer): call by call.
+        fold: ``(dims, needs) -> Fold``: how to lay calls side by side whose tensors are vmapped along ``dims``, for the
+            output or, with ``needs``, for gradients, each of which is wanted once per call.
         autocast: ``(tensors, dtype) -> tensors``: what autocast to ``dtype`` casts.
     """
 
@@ -54,13 +93,11 @@ class Operator:
     tensors: tuple[str, ...]
     options: tuple[str, ...]
     forward: Callable[[Tensors, Options], Tensor]
+    reference_forward: Callable[[Tensors, Options], Tensor]
     backward: Callable[[Tensor, Tensors, Options, Needs], Tensors]
     reference_backward: Callable[[Tensor, Tensors, Options, Needs], Tensors]
     fake: Callable[[Tensors, Options], Tensor]
-    tangent: Callable[[Tensors, Tensors, Options], Tensor] | None = None
-    fold: Callable[[int, Tensors, Sequence[int | None]], tuple[Tensors, Callable[[Tensor], Tensor]] | None] | None = (
-        None
-    )
+    fold: Callable[[Sequence[int | None], Needs | None], Fold]
     autocast: Callable[[Tensors, torch.dtype], Tensors] | None = None
     registered: Callable[..., Tensor] = field(init=False, repr=False)
     registered_backward: Callable[..., list[Tensor]] = field(init=False, repr=False)
@@ -71,9 +108,15 @@ class Operator:
 
     def __call__(self, tensors: Tensors, options: Options) -> Tensor:
         """Compute; the caller has applied :meth:`cast` and checked the arguments."""
+        if torch.compiler.is_compiling():
+            return self.registered(*tensors, *options)
+        transformed = _transformed()
+        if transformed and _beyond_rules():
+            with fixed_order():
+                return self.reference_forward(tensors, options)
         if _traced(tensors):
             return self.registered(*tensors, *options)
-        if _transformed():
+        if transformed:
             return _Transformed.apply(self, options, *tensors)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             return _Eager.apply(self, options, *tensors)
@@ -89,7 +132,7 @@ class Operator:
 
 def _traced(tensors: Tensors) -> bool:
     """Whether someone records or replaces operators, so that only a registered one will do."""
-    if torch.compiler.is_compiling() or is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing():
+    if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing():
         return True
     return any(
         t is not None and (t.is_meta or type(t) not in (Tensor, torch.nn.Parameter, torch.nn.Buffer)) for t in tensors
@@ -98,6 +141,14 @@ def _traced(tensors: Tensors) -> bool:
 
 def _transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _beyond_rules() -> bool:
+    """Whether the active transforms are more than vmaps and one level of reverse mode, which have rules."""
+    kinds = torch._C._functorch.TransformType
+    active = [level.key() for level in torch._C._functorch.get_interpreter_stack() or ()]
+    forward_mode = forward_ad._current_level >= 0 or kinds.Jvp in active
+    return forward_mode or kinds.Functionalize in active or active.count(kinds.Grad) > 1
 
 
 class _Eager(torch.autograd.Function):
@@ -112,13 +163,16 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad[2:]
+        if torch._C._functorch.is_legacy_batchedtensor(grad):
+            # torch.autograd.grad(..., is_grads_batched=True): the first vmap, which knows no rules but torch's own.
+            return (None, None, *ctx.op.reference_backward(grad, ctx.saved_tensors, ctx.options, needs))
         if torch.is_grad_enabled():
             return (None, None, *_gradients(ctx.op, ctx.options, needs, grad, ctx.saved_tensors))
         return (None, None, *ctx.op.backward(grad, ctx.saved_tensors, ctx.options, needs))
 
 
 class _Transformed(torch.autograd.Function):
-    """The same under torch.func and forward-mode differentiation."""
+    """The same under vmap and one level of torch.func's reverse mode."""
 
     @staticmethod
     def forward(op: Operator, options: Options, *tensors: Tensor | None) -> Tensor:
@@ -128,21 +182,16 @@ class _Transformed(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.op, ctx.options, *tensors = inputs
         ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return (None, None, *_gradients(ctx.op, ctx.options, ctx.needs_input_grad[2:], grad, ctx.saved_tensors))
 
     @staticmethod
-    def jvp(ctx: Any, _op: None, _options: None, *tangents: Tensor | None) -> Tensor:
-        if ctx.op.tangent is None:
-            raise NotImplementedError(f"dcn::{ctx.op.name} has no forward-mode rule; use reverse mode (torch.func.vjp)")
-        return ctx.op.tangent(tangents, ctx.saved_tensors, ctx.options)
-
-    @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], op: Operator, options: Options, *tensors: Tensor | None) -> Any:
-        return _vmap(op, lambda args: op(args, options), info.batch_size, in_dims[2:], tensors), 0
+        fold = op.fold(in_dims[2:], None)
+        output = op(fold.join(info.batch_size, tensors, in_dims[2:]), options)
+        return _apart(output, fold.output, info.batch_size), 0
 
 
 class _Backward(torch.autograd.Function):
@@ -159,7 +208,6 @@ class _Backward(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> Tensors:
         second = second_derivative(ctx.op, ctx.options, ctx.needs, grads, ctx.saved_tensors, ctx.needs_input_grad[3:])
         return (None, None, None, *second)
@@ -168,18 +216,36 @@ class _Backward(torch.autograd.Function):
     def vmap(
         info: Any, in_dims: tuple[Any, ...], op: Operator, options: Options, needs: Needs, *tensors: Tensor | None
     ) -> tuple[Tensors, tuple[int | None, ...]]:
-        calls = [
-            _gradients(op, options, needs, *_split(_select(tensors, in_dims[3:], place)))
-            for place in range(info.batch_size)
-        ]
-        stacked = tuple(
-            torch.stack(parts) if need else None for need, parts in zip(needs, zip(*calls, strict=True), strict=False)
-        )
-        return stacked, tuple(0 if need else None for need in needs)
+        def call(grad: Tensor, joined: Tensors) -> Tensors:
+            return _gradients(op, options, needs, grad, joined)
+
+        found = _vmap_backward(op, call, needs, info.batch_size, in_dims[3:], tensors)
+        return found, tuple(None if gradient is None else 0 for gradient in found)
 
 
 def _split(tensors: Tensors) -> tuple[Any, Tensors]:
     return tensors[0], tensors[1:]
+
+
+def _vmap_backward(
+    op: Operator,
+    call: Callable[[Tensor, Tensors], Sequence[Tensor | None]],
+    needs: Needs,
+    calls: int,
+    dims: Sequence[int | None],
+    tensors: Tensors,
+) -> Tensors:
+    """The gradients of all calls, the vmapped axis in front, by one ``call(grad, tensors)``."""
+    grad, saved = _split(tensors)
+    wanted = tuple(need and t is not None for need, t in zip(needs, saved, strict=True))
+    fold = op.fold(dims[1:], wanted)
+    side_by_side = _beside(grad, dims[0], fold.output, calls)
+    assert side_by_side is not None
+    found = call(side_by_side, fold.join(calls, saved, dims[1:]))
+    return tuple(
+        _apart(gradient, axis, calls) if want and gradient is not None and axis is not None else None
+        for gradient, axis, want in zip(found, fold.tensors, wanted, strict=True)
+    )
 
 
 def _gradients(op: Operator, options: Options, needs: Needs, grad: Tensor, tensors: Tensors) -> Tensors:
@@ -190,9 +256,13 @@ def _gradients(op: Operator, options: Options, needs: Needs, grad: Tensor, tenso
 def second_derivative(
     op: Operator, options: Options, needs: Needs, grads: Tensors, saved: Tensors, wanted: Needs
 ) -> Tensors:
-    """Gradients of the backward by ``saved`` (gradient of the output, then the tensors), given those of its results."""
-    with torch.enable_grad():
-        leaves = [None if t is None else t.detach().requires_grad_(want) for t, want in zip(saved, wanted, strict=True)]
+    """Gradients of the backward by ``saved`` (gradient of the output, then the tensors), given those of its results.
+
+    Where autograd records them (for third derivatives), they are differentiable in turn.
+    """
+    recorded = torch.is_grad_enabled()
+    with torch.enable_grad(), fixed_order():
+        leaves = [None if t is None else _leaf(t, want, recorded) for t, want in zip(saved, wanted, strict=True)]
         results = op.reference_backward(*_split(tuple(leaves)), options, needs)
         pairs = [
             (r, g) for r, g in zip(results, grads, strict=True) if r is not None and g is not None and r.requires_grad
@@ -201,22 +271,13 @@ def second_derivative(
         if not pairs or not inputs:
             return tuple(None for _ in saved)
         outputs, weights = zip(*pairs, strict=True)
-        found = iter(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
+        found = iter(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, create_graph=recorded))
     return tuple(next(found) if leaf is not None and want else None for leaf, want in zip(leaves, wanted, strict=True))
 
 
-def _select(tensors: Tensors, dims: Sequence[int | None], place: int) -> Tensors:
-    return tuple(t if t is None or d is None else t.select(d, place) for t, d in zip(tensors, dims, strict=True))
-
-
-def _vmap(
-    op: Operator, call: Callable[[Tensors], Tensor], batch: int, dims: Sequence[int | None], tensors: Tensors
-) -> Tensor:
-    folded = op.fold(batch, tensors, dims) if op.fold is not None else None
-    if folded is not None:
-        arguments, unfold = folded
-        return unfold(call(arguments))
-    return torch.stack([call(_select(tensors, dims, place)) for place in range(batch)])
+def _leaf(tensor: Tensor, wanted: bool, recorded: bool) -> Tensor:
+    """The tensor to differentiate by; a view where its history goes on, so that one given twice counts twice."""
+    return tensor.view_as(tensor) if recorded else tensor.detach().requires_grad_(wanted)
 
 
 def _register_forward(op: Operator) -> Callable[..., Tensor]:
@@ -243,8 +304,9 @@ def _register_forward(op: Operator) -> Callable[..., Tensor]:
         return (*kept, *(None for _ in op.options))
 
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Tensor, int]:
-        options = args[count:]
-        return _vmap(op, lambda t: custom(*t, *options), info.batch_size, in_dims[:count], args[:count]), 0
+        fold = op.fold(in_dims[:count], None)
+        output = custom(*fold.join(info.batch_size, args[:count], in_dims[:count]), *args[count:])
+        return _apart(output, fold.output, info.batch_size), 0
 
     custom = torch.library.custom_op(f"dcn::{op.name}", compute, mutates_args=(), schema=schema)
     custom.register_fake(fake)
@@ -301,7 +363,19 @@ def _register_backward(op: Operator) -> Callable[..., list[Tensor]]:
             None,
         )
 
+    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int | None]]:
+        options, needs = args[count:-1], tuple(args[-1])
+
+        def call(grad: Tensor, joined: Tensors) -> list[Tensor]:
+            return custom(grad, *joined, *options, list(needs))
+
+        found = _vmap_backward(op, call, needs, info.batch_size, in_dims[:count], args[:count])
+        # An empty tensor stands for a gradient that is not wanted.
+        filled = [args[0].new_empty(info.batch_size, 0) if g is None else g for g in found]
+        return filled, [0] * len(filled)
+
     custom = torch.library.custom_op(f"dcn::{op.name}_backward", compute, mutates_args=(), schema=schema)
     custom.register_fake(fake)
     custom.register_autograd(backward, setup_context=setup)
+    custom.register_vmap(vmap)
     return getattr(torch.ops.dcn, f"{op.name}_backward").default

@@ -6,7 +6,6 @@ The public functions of :mod:`dcn.ops.roi_pool` and :mod:`dcn.ops.deform_roi_poo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -16,11 +15,12 @@ from torch import Tensor
 from dcn.kernels.cpu import deform_roi_pool as cpu
 from dcn.kernels.reference import deform_roi_pool as reference
 from dcn.kernels.roi_grid import RoiRule
+from dcn.kernels.triton import deform_roi_pool as triton
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
-from dcn.ops._register import Needs, Operator, Options, Tensors
+from dcn.ops._register import Fold, Needs, Operator, Options, Tensors
 
-BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 MOST_SAMPLES = 1024
 """Largest explicit number of samples per bin and axis: more are a mistake and would only cost time."""
 
@@ -46,6 +46,7 @@ def gather_boxes(boxes: Boxes, images: int) -> Tensor:
         _checks.ndim(f"boxes[{place}]", entry, 2, "[R_i, 4] (x1, y1, x2, y2)")
         _checks.shape(f"boxes[{place}]", entry, (entry.shape[0], 4), "x1, y1, x2, y2")
         _checks.floating(f"boxes[{place}]", entry)
+        _checks.same_device(f"boxes[{place}]", entry, boxes[0], "boxes[0]")
     # In float32 at least: half precision cannot tell image 2049 from 2048.
     wide = [b.float() if b.dtype in _checks.HALVES else b for b in boxes]
     return torch.cat([torch.cat((b.new_full((b.shape[0], 1), place), b), 1) for place, b in enumerate(wide)])
@@ -68,12 +69,9 @@ def check_call(input: Tensor, boxes: Tensor, rule: RoiRule) -> None:
             f"input: expected a multiple of {cells} channels ({rule.group[0]}x{rule.group[1]} groups), "
             f"got shape {list(input.shape)}"
         )
-    if not (math.isfinite(rule.spatial_scale) and rule.spatial_scale > 0):
-        raise ValueError(f"spatial_scale: expected a finite number above 0, got {rule.spatial_scale}")
-    if not math.isfinite(rule.gamma):
-        raise ValueError(f"gamma or trans_std: expected a finite number, got {rule.gamma}")
-    if rule.samples > MOST_SAMPLES:
-        raise ValueError(f"samples per bin and axis: expected at most {MOST_SAMPLES}, got {rule.samples}")
+    _checks.number("spatial_scale", rule.spatial_scale, above=0.0)
+    _checks.number("gamma", rule.gamma)
+    _checks.whole("samples", rule.samples, 0, MOST_SAMPLES)
 
 
 def check_images(input: Tensor, boxes: Tensor) -> None:
@@ -127,6 +125,7 @@ def _check(tensors: Tensors, options: Options) -> tuple[int, ...]:
     if offset is not None:
         _check_offset(input, boxes, offset, rule)
     if mask is not None:
+        _checks.ndim("mask", mask, 4, "[R, 1, rows, columns]")
         _checks.same_dtype("mask", mask, input, or_float32=True)
         _checks.same_device("mask", mask, input)
         _checks.shape("mask", mask, (boxes.shape[0], 1, *rule.output_size), "RoIs, 1, bins")
@@ -144,6 +143,10 @@ def _forward(tensors: Tensors, options: Options) -> Tensor:
     return choose(BACKENDS, options[-1], *call).forward(*call)
 
 
+def _reference_forward(tensors: Tensors, options: Options) -> Tensor:
+    return reference.forward(*_unpack(tensors), _rule(options))
+
+
 def _backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
     call = (*_unpack(tensors), _rule(options))
     return _gradients(choose(BACKENDS, options[-1], *call), grad, call, needs)
@@ -159,17 +162,24 @@ def _gradients(module: Any, grad: Tensor, call: tuple[Any, ...], needs: Needs) -
     return (found[0], None, *found[1:])
 
 
-def _tangent(tangents: Tensors, tensors: Tensors, options: Options) -> Tensor:
-    """The derivative along ``tangents``: the backward is linear in the output's gradient, and this is its transpose."""
-    input, boxes, offset, mask = _unpack(tensors)
-    with torch.enable_grad():
-        grad = _fake(tensors, options).zero_().requires_grad_()
-        needs = tuple(t is not None for t in tangents[:4])
-        found = _reference_backward(grad, (input, boxes, offset, mask), options, needs)
-        pairs = [(f, t) for f, t in zip(found, tangents, strict=False) if f is not None and t is not None]
-        if not pairs:
-            return torch.zeros_like(grad)
-        return torch.autograd.grad([f for f, _ in pairs], grad, [t for _, t in pairs])[0]
+def fold_rois(dims: Sequence[int | None], needs: Needs | None) -> Fold:
+    """RoIs of all calls become RoIs of one; maps, where each call (or its gradient) has its own, images of one."""
+    own_map = dims[0] is not None or (needs is not None and needs[0])
+    rest = (0,) * (len(dims) - 1)
+    return Fold((0, *rest), 0, _own_images) if own_map else Fold((None, *rest), 0)
+
+
+def _own_images(calls: int, tensors: Tensors) -> Tensors:
+    """The RoIs of call ``i`` on its own images; an index that did not exist must not become one that does."""
+    input, boxes, *others = tensors
+    assert input is not None
+    assert boxes is not None
+    boxes = boxes.float() if boxes.dtype in _checks.HALVES else boxes
+    images, rois = input.shape[0] // calls, boxes.shape[0] // calls
+    first = torch.arange(calls, device=boxes.device).repeat_interleave(rois) * images
+    index = boxes[:, 0]
+    index = torch.where((index >= 0) & (index < images), index + first, torch.nan)
+    return input, torch.cat((index[:, None], boxes[:, 1:]), 1), *others
 
 
 def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
@@ -193,10 +203,11 @@ _OPERATOR = Operator(
         "str? backend",
     ),
     forward=_forward,
+    reference_forward=_reference_forward,
     backward=_backward,
     reference_backward=_reference_backward,
     fake=_fake,
-    tangent=_tangent,
+    fold=fold_rois,
     autocast=_autocast,
 )
 

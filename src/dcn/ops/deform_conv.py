@@ -16,11 +16,12 @@ from torch import Tensor
 
 from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
+from dcn.kernels.triton import deform_conv as triton
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
-from dcn.ops._register import Needs, Operator, Options, Tensors
+from dcn.ops._register import Fold, Needs, Operator, Options, Tensors
 
-BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 BOUNDARIES = ("v1", "v2")
 _LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}
 
@@ -108,7 +109,15 @@ def _check(tensors: Tensors, geometry: Sequence[Sequence[int]]) -> tuple[int, ..
 
 def _forward(tensors: Tensors, options: Options) -> Tensor:
     *call, backend = options
-    output: Tensor = choose(BACKENDS, backend, *tensors, *call).forward(*tensors, *call)
+    return _laid_out(choose(BACKENDS, backend, *tensors, *call).forward(*tensors, *call), tensors)
+
+
+def _reference_forward(tensors: Tensors, options: Options) -> Tensor:
+    return _laid_out(reference.forward(*_unpack(tensors), *options[:-1]), tensors)
+
+
+def _laid_out(output: Tensor, tensors: Tensors) -> Tensor:
+    """The output in the memory format of the input."""
     if _checks.channels_last(_unpack(tensors)[0]):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output
@@ -119,7 +128,10 @@ def _bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | 
     if bias is None or not needed:
         return None
     axes = [0, *range(2, grad.ndim)]
-    return grad.sum(axes, dtype=torch.float32 if grad.dtype in _checks.HALVES else grad.dtype).to(bias.dtype)
+    # One single sum would be split among the threads and depend on their number; two sums are computed whole.
+    grad = grad if grad.shape[1] > 1 else grad.expand(-1, 2, *grad.shape[2:])
+    sums = grad.sum(axes, dtype=torch.float32 if grad.dtype in _checks.HALVES else grad.dtype)
+    return sums[: bias.shape[0]].to(bias.dtype)
 
 
 Kernel = Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]]
@@ -152,29 +164,10 @@ def _fake(tensors: Tensors, options: Options) -> Tensor:
     return input.new_empty((input.shape[0], weight.shape[0], *out))
 
 
-def _tangent(tangents: Tensors, tensors: Tensors, options: Options) -> Tensor:
-    by_input, by_offset, by_weight, by_bias, by_mask = tangents
-    given = (by_input, by_offset, by_weight, by_bias, by_mask)
-    stride, padding, dilation, boundary, _ = options
-    return reference.tangent(given, *_unpack(tensors), stride, padding, dilation, boundary)
-
-
-def _fold(
-    batch: int, tensors: Tensors, dims: Sequence[int | None]
-) -> tuple[Tensors, Callable[[Tensor], Tensor]] | None:
-    """A vmapped axis joins the batch axis, unless the weight or the bias has one too."""
-    if dims[2] is not None or dims[3] is not None:
-        return None
-
-    def join(tensor: Tensor | None, dim: int | None) -> Tensor | None:
-        if tensor is None:
-            return None
-        moved = tensor.movedim(dim, 0) if dim is not None else tensor.unsqueeze(0).expand(batch, *tensor.shape)
-        return moved.reshape(batch * moved.shape[1], *moved.shape[2:])
-
-    input, offset, weight, bias, mask = tensors
-    folded = (join(input, dims[0]), join(offset, dims[1]), weight, bias, join(mask, dims[4]))
-    return folded, lambda output: output.reshape(batch, output.shape[0] // max(batch, 1), *output.shape[1:])
+def _fold(dims: Sequence[int | None], needs: Needs | None) -> Fold:
+    """Calls become images of one call; with a weight (or its gradient) of each call's own they become groups of it."""
+    own_weight = dims[2] is not None or dims[3] is not None or (needs is not None and (needs[2] or needs[3]))
+    return Fold((1, 1, 0, 0, 1), 1) if own_weight else Fold((0, 0, None, None, 0), 0)
 
 
 def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
@@ -193,10 +186,10 @@ _OPERATOR = Operator(
     tensors=("Tensor input", "Tensor offset", "Tensor weight", "Tensor? bias", "Tensor? mask"),
     options=("int[] stride", "int[] padding", "int[] dilation", "str boundary", "str? backend"),
     forward=_forward,
+    reference_forward=_reference_forward,
     backward=_backward,
     reference_backward=_reference_backward,
     fake=_fake,
-    tangent=_tangent,
     fold=_fold,
     autocast=_autocast,
 )

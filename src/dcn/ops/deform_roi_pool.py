@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dcn.kernels.roi_grid import RoiRule
 from dcn.ops import _checks
-from dcn.ops._roi_mean import Boxes, roi_mean
-from dcn.ops.roi_pool import bins
+from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, roi_mean
+from dcn.ops.roi_pool import bins, samples
 
 
 def deform_ps_roi_pool(
@@ -51,7 +51,7 @@ def deform_ps_roi_pool(
         group_size: channel groups per axis: 1 for ordinary pooling (Faster R-CNN), ``output_size`` for R-FCN.
         sample_per_part: samples per bin and axis, at least 1.
         trans_std: unit of the offsets as a share of the RoI's width and height.
-        backend: ``None`` chooses, ``"cpu"`` or ``"reference"``.
+        backend: ``None`` chooses, ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Returns:
         ``[R, D, rows, columns]`` in the type of ``input``.
@@ -59,11 +59,11 @@ def deform_ps_roi_pool(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    if sample_per_part < 1:
-        raise ValueError(f"sample_per_part: expected at least 1, got {sample_per_part}")
+    _checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
+    scale, unit = _checks.number("spatial_scale", spatial_scale, above=0.0), _checks.number("trans_std", trans_std)
     rows, columns = _checks.int_tuple("group_size", group_size, 2, 1)
     size = bins(output_size)
-    rule = RoiRule("parts", size, (rows, columns), float(spatial_scale), sample_per_part, float(trans_std))
+    rule = RoiRule("parts", size, (rows, columns), scale, sample_per_part, unit)
     return roi_mean(input, boxes, offset, mask, rule, backend)
 
 
@@ -93,7 +93,7 @@ def deform_roi_pool(
         mask: ``[R, 1, rows, columns]``, multiplied with every channel of a bin, or ``None``.
         sampling_ratio: samples per bin and axis; 0 or less: ``ceil(bin size)``.
         gamma: unit of the offsets as a share of the RoI's width and height.
-        backend: ``None`` chooses, ``"cpu"`` or ``"reference"``.
+        backend: ``None`` chooses, ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Returns:
         ``[R, C, rows, columns]`` in the type of ``input``.
@@ -101,6 +101,7 @@ def deform_roi_pool(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    size = bins(output_size)
-    rule = RoiRule("half_pixel", size, (1, 1), float(spatial_scale), max(int(sampling_ratio), 0), float(gamma))
+    scale, unit = _checks.number("spatial_scale", spatial_scale, above=0.0), _checks.number("gamma", gamma)
+    count = samples("sampling_ratio", sampling_ratio)
+    rule = RoiRule("half_pixel", bins(output_size), (1, 1), scale, count, unit)
     return roi_mean(input, boxes, offset, mask, rule, backend)

@@ -6,7 +6,7 @@ overlap that is not a number (empty boxes, NaN or infinite corners) suppresses n
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,28 +14,47 @@ from torch import Tensor
 
 from dcn.kernels.cpu import nms as cpu
 from dcn.kernels.reference import nms as reference
+from dcn.kernels.reference import soft_nms as reference_soft
+from dcn.kernels.triton import nms as triton
+from dcn.kernels.triton import soft_nms as triton_soft
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
 
-BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
+SOFT_BACKENDS: Table = (("triton", triton_soft), ("reference", reference_soft))
+_WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, most: int | None) -> None:
     _checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
-    _checks.shape("boxes", boxes, (boxes.shape[0], 4), "x1, y1, x2, y2")
-    _checks.shape("scores", scores, (boxes.shape[0],), "one per box")
+    _check_sets(boxes, scores, labels, threshold)
+    if most is not None:
+        _checks.whole("max_output", most, 0)
+
+
+def _check_sets(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float) -> None:
+    """What holds for one set of boxes ``[N, 4]`` and for any number of them ``[..., N, 4]``."""
+    count = boxes.shape[:-1]
+    _checks.shape("boxes", boxes, (*count, 4), "x1, y1, x2, y2")
+    _checks.shape("scores", scores, count, "one per box")
     _checks.floating("boxes", boxes)
     _checks.floating("scores", scores)
-    _checks.same_device("scores", scores, boxes)
+    _checks.same_device("scores", scores, boxes, "boxes")
     if labels is not None:
-        _checks.shape("labels", labels, (boxes.shape[0],), "one per box")
-        _checks.same_device("labels", labels, boxes)
-        if labels.is_floating_point() or labels.is_complex():
-            raise ValueError(f"labels: expected whole numbers (int64), got {labels.dtype}; convert with .long()")
-    if math.isnan(threshold):
-        raise ValueError("iou_threshold: expected a number between 0 and 1, got NaN")
-    if most is not None and most < 0:
-        raise ValueError(f"max_output: expected None or at least 0, got {most}")
+        _check_labels("labels", labels, count, boxes)
+    _checks.number("iou_threshold", threshold, finite=False)
+
+
+def _check_flags(plus_one: bool, suppress_equal: bool) -> None:
+    _checks.flag("plus_one", plus_one)
+    _checks.flag("suppress_equal", suppress_equal)
+
+
+def _check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor) -> None:
+    _checks.shape(name, labels, count, "one per box")
+    _checks.same_device(name, labels, boxes, "boxes")
+    if labels.dtype not in _WHOLE:
+        raise ValueError(f"{name}: expected whole numbers (int64), got {labels.dtype}; convert with .long()")
 
 
 @torch.library.custom_op("dcn::nms", mutates_args=())
@@ -91,7 +110,7 @@ def nms(
         suppress_equal: an overlap equal to the threshold suppresses too (``cpu_nms`` of the original code; its
             ``py_nms``, torchvision and ONNX keep it).
         max_output: stop after so many boxes in all.
-        backend: ``None`` chooses, ``"cpu"`` or ``"reference"``.
+        backend: ``None`` chooses, ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Returns:
         Indices ``[K]`` int64 of the boxes kept, best first.
@@ -100,6 +119,7 @@ def nms(
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, max_output)
+    _check_flags(plus_one, suppress_equal)
     check_name(BACKENDS, backend)
     if labels is not None:
         labels = labels.long()
@@ -108,6 +128,105 @@ def nms(
     if torch.compiler.is_compiling() or boxes.is_meta:
         return _nms(*call, backend)
     return choose(BACKENDS, backend, *call).forward(*call)
+
+
+@torch.library.custom_op("dcn::nms_keep", mutates_args=())
+def _nms_keep(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    iou_threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+    backend: str | None,
+) -> Tensor:
+    return _keep(boxes, scores, labels, valid, iou_threshold, plus_one, suppress_equal, backend)
+
+
+def _keep(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    iou_threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+    backend: str | None,
+) -> Tensor:
+    """The sets of all leading axes side by side, by the backend that can."""
+    rule = (iou_threshold, plus_one, suppress_equal)
+    module = choose(BACKENDS, backend, boxes, scores, labels, *rule, -1)
+    if boxes.ndim == 2:
+        sets = [None if t is None else t[None] for t in (boxes, scores, labels, valid)]
+    else:
+        sets = [None if t is None else t.flatten(0, scores.ndim - 2) for t in (boxes, scores, labels, valid)]
+    return module.keep(*sets, *rule).view(scores.shape)
+
+
+@_nms_keep.register_fake
+def _keep_fake(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    iou_threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+    backend: str | None,
+) -> Tensor:
+    return scores.new_empty(scores.shape, dtype=torch.bool)
+
+
+def nms_keep(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    labels: Tensor | None = None,
+    valid: Tensor | None = None,
+    *,
+    plus_one: bool = False,
+    suppress_equal: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """:func:`nms` of many sets of boxes at once, as a mask: no shape depends on the data.
+
+    On a GPU nothing waits for the device, and the call can be captured in a CUDA graph, compiled and exported. The
+    boxes that stay are exactly those that :func:`nms` keeps of each set's valid boxes.
+
+    Args:
+        boxes: ``[..., N, 4]`` xyxy: one set of ``N`` boxes per entry of the leading axes, of which there may be none.
+        scores: ``[..., N]``; equal ones are taken in the order given, NaN counts as the lowest.
+        iou_threshold: a box is dropped when its intersection over union with a better one that was kept exceeds this.
+        labels: ``[..., N]`` whole numbers: only boxes of one label suppress each other.
+        valid: ``[..., N]`` bool: the others (padding) neither stay nor suppress. ``None``: all.
+        plus_one: widths are ``x2 - x1 + 1``.
+        suppress_equal: an overlap equal to the threshold suppresses too.
+        backend: ``None`` chooses, ``"triton"``, ``"cpu"`` or ``"reference"``.
+
+    Returns:
+        ``[..., N]`` bool, whether each box stays.
+
+    Raises:
+        ValueError: a wrong shape, type, device or option.
+    """
+    _checks.tensor("boxes", boxes)
+    if boxes.ndim < 2:
+        raise ValueError(f"boxes: expected at least 2 axes [..., N, 4] (x1, y1, x2, y2), got {list(boxes.shape)}")
+    _check_sets(boxes, scores, labels, iou_threshold)
+    if valid is not None:
+        _checks.shape("valid", valid, scores.shape, "one per box")
+        _checks.same_device("valid", valid, boxes, "boxes")
+        if valid.dtype != torch.bool:
+            raise ValueError(f"valid: expected torch.bool, got {valid.dtype}; convert with valid != 0")
+    _check_flags(plus_one, suppress_equal)
+    check_name(BACKENDS, backend)
+    if labels is not None:
+        labels = labels.long()
+    call = (boxes.detach(), scores.detach(), labels, valid, float(iou_threshold), plus_one, suppress_equal, backend)
+    if torch.compiler.is_compiling() or boxes.is_meta:
+        return _nms_keep(*call)
+    return _keep(*call)
 
 
 def soft_nms(
@@ -121,12 +240,13 @@ def soft_nms(
     max_output: int | None = None,
     labels: Tensor | None = None,
     plus_one: bool = False,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS (Bodla et al., 2017): overlapping boxes lose score instead of being dropped.
 
     After each selection the scores of the rest are multiplied by ``exp(-IoU² / sigma)`` (``"gaussian"``, equation 3) or
     by ``1 - IoU`` where the overlap exceeds ``iou_threshold`` (``"linear"``, equation 2), then the best is taken again.
-    Labels are worked on side by side: one step of the loop selects one box of every label.
+    Labels are worked on side by side.
 
     Args:
         boxes: ``[N, 4]`` xyxy.
@@ -138,6 +258,7 @@ def soft_nms(
         max_output: stop after so many selections in all; ``None``: after all boxes.
         labels: ``[N]`` whole numbers: boxes of different labels do not touch each other.
         plus_one: widths are ``x2 - x1 + 1``, as in the original code.
+        backend: ``None`` chooses, ``"triton"`` or ``"reference"``.
 
     Returns:
         Indices ``[K]`` int64 in the order of selection, and the score ``[K]`` each box had when it was selected, which
@@ -148,52 +269,14 @@ def soft_nms(
     """
     _check(boxes, scores, labels, iou_threshold, max_output)
     _checks.choice("method", method, ("gaussian", "linear"))
-    if not sigma > 0:
-        raise ValueError(f"sigma: expected a number above 0, got {sigma}")
-    table, left = _by_label(scores.detach(), labels)
-    places = boxes.detach().to(torch.promote_types(boxes.dtype, torch.float32))[table]
-    steps = table.shape[1] if max_output is None else min(table.shape[1], max_output)
-    chosen, values = [table.new_empty(table.shape[0], 0)], [left.new_empty(table.shape[0], 0)]
-    for _ in range(steps):
-        value, best = left.max(1, keepdim=True)
-        if not bool((value >= max(min_score, 0.0)).any()):
-            break
-        chosen.append(table.gather(1, best))
-        values.append(value)
-        shared = _shared(places, best, plus_one)
-        decay = torch.exp(shared.square() / -sigma) if method == "gaussian" else 1 - shared * (shared > iou_threshold)
-        # A place that is empty or taken stays at -infinity: times a decay of 0 it would become NaN and end its label.
-        left = torch.where(left.isneginf(), left, left * decay.to(left.dtype)).scatter(1, best, -torch.inf)
-    found, rescored = torch.cat(chosen, 1).flatten(), torch.cat(values, 1).flatten()
-    valid = rescored >= max(min_score, 0.0)
-    order = rescored[valid].argsort(descending=True, stable=True)[:max_output]
-    return found[valid][order], rescored[valid][order]
-
-
-def _by_label(scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Indices ``[L, M]`` of the boxes of each label (padded by 0) and their scores (padded by -infinity)."""
-    wide = scores.float() if scores.dtype in _checks.HALVES else scores
-    wide = torch.where(wide.isnan(), -torch.inf, wide)
-    if labels is None or not labels.numel():
-        return torch.arange(scores.shape[0], device=scores.device)[None], wide[None].clone()
-    _, label, counts = labels.unique(return_inverse=True, return_counts=True)
-    order = label.argsort(stable=True)
-    place = torch.arange(order.shape[0], device=scores.device) - (counts.cumsum(0) - counts)[label[order]]
-    shape = (counts.shape[0], int(counts.max()))
-    table, left = order.new_zeros(shape), wide.new_full(shape, -torch.inf)
-    table[label[order], place] = order
-    left[label[order], place] = wide[order]
-    return table, left
-
-
-def _shared(places: Tensor, best: Tensor, plus_one: bool) -> Tensor:
-    """Overlap ``[L, M]`` of the best box of every label with all boxes of it; 0 where it is not a number."""
-    extra = 1.0 if plus_one else 0.0
-    one = places.gather(1, best[..., None].expand(-1, -1, 4))
-    low, high = torch.maximum(one[..., :2], places[..., :2]), torch.minimum(one[..., 2:], places[..., 2:])
-    shared = (high - low + extra).clamp(min=0).prod(-1)
-    areas = [(b[..., 2:] - b[..., :2] + extra).prod(-1) for b in (one, places)]
-    return (shared / (areas[0] + areas[1] - shared)).nan_to_num(0.0, 0.0, 0.0)
+    _checks.number("sigma", sigma, above=0.0, finite=False)
+    _checks.number("min_score", min_score, finite=False)
+    _checks.flag("plus_one", plus_one)
+    check_name(SOFT_BACKENDS, backend)
+    most = -1 if max_output is None else max_output
+    rule = (method == "gaussian", float(sigma), float(iou_threshold), max(float(min_score), 0.0), most, plus_one)
+    call = (boxes.detach(), scores.detach(), labels, *rule)
+    return choose(SOFT_BACKENDS, backend, *call).forward(*call)
 
 
 def box_voting(
@@ -228,15 +311,18 @@ def box_voting(
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, None)
+    _checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
     _checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
-    _checks.same_device("kept", kept, boxes)
+    _checks.floating("kept", kept)
+    _checks.same_device("kept", kept, boxes, "boxes")
+    _checks.flag("plus_one", plus_one)
     if (kept_labels is None) != (labels is None):
         raise ValueError("kept_labels, labels: expected both or neither, got only one of them")
     dtype = torch.float64 if torch.float64 in (kept.dtype, boxes.dtype) else torch.float32
     voters = boxes.detach().to(dtype)
     votes = reference.overlaps(kept.detach().to(dtype), voters, plus_one) >= iou_threshold
     if kept_labels is not None and labels is not None:
-        _checks.shape("kept_labels", kept_labels, (kept.shape[0],), "one per detection")
+        _check_labels("kept_labels", kept_labels, (kept.shape[0],), boxes)
         votes = votes & (kept_labels[:, None] == labels[None])
     weights = votes * scores.detach().to(dtype).nan_to_num(0.0).clamp(min=0)
     total = weights.sum(1, keepdim=True)

@@ -14,22 +14,34 @@ from torch import Tensor
 from dcn.kernels.cpu import roi_pool as cpu
 from dcn.kernels.reference import roi_pool as reference
 from dcn.kernels.roi_grid import Form, RoiRule
+from dcn.kernels.triton import roi_pool as triton
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._register import Needs, Operator, Options, Tensors
-from dcn.ops._roi_mean import Boxes, check_call, check_images, gather_boxes, roi_mean
+from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, check_call, check_images, fold_rois, gather_boxes, roi_mean
 
 Rounding = Literal["before_scale", "after_scale"]
+MOST_BINS = 1 << 14
+"""Largest number of rows or columns: enough to cut whole images out, and far from what overflows."""
 
 
 def bins(output_size: int | tuple[int, int]) -> tuple[int, int]:
     """``output_size`` as ``(rows, columns)``.
 
     Raises:
-        ValueError: not one or two integers of at least 1.
+        ValueError: not one or two integers from 1 to :data:`MOST_BINS`.
     """
-    rows, columns = _checks.int_tuple("output_size", output_size, 2, 1)
+    rows, columns = _checks.int_tuple("output_size", output_size, 2, 1, MOST_BINS)
     return rows, columns
+
+
+def samples(name: str, value: int) -> int:
+    """The samples per bin and axis that the argument ``name`` asks for; 0 for adaptive.
+
+    Raises:
+        ValueError: no integer, or more than any use needs.
+    """
+    return max(_checks.whole(name, value, -_checks.LARGEST_INT, MOST_SAMPLES), 0)
 
 
 def roi_align(
@@ -53,7 +65,7 @@ def roi_align(
             reaches far beyond the map costs no more than one that covers it: samples outside count as 0 unread.
         aligned: half a pixel to the upper left, and no least RoI size (detectron2, mmdetection). Otherwise RoIs are at
             least 1 x 1 map pixel (the first Caffe2 and torchvision rule).
-        backend: ``None`` chooses, ``"cpu"`` or ``"reference"``.
+        backend: ``None`` chooses, ``"triton"``, ``"cpu"`` or ``"reference"``.
 
     Returns:
         ``[R, C, rows, columns]``.
@@ -61,8 +73,9 @@ def roi_align(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    form: Form = "half_pixel" if aligned else "align"
-    rule = RoiRule(form, bins(output_size), (1, 1), float(spatial_scale), max(int(sampling_ratio), 0), 0.0)
+    form: Form = "half_pixel" if _checks.flag("aligned", aligned) else "align"
+    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    rule = RoiRule(form, bins(output_size), (1, 1), scale, samples("sampling_ratio", sampling_ratio), 0.0)
     return roi_mean(input, boxes, None, None, rule, backend)
 
 
@@ -95,7 +108,8 @@ def ps_roi_align(
         ValueError: as for :func:`roi_align`.
     """
     size = bins(output_size)
-    rule = RoiRule("half_pixel", size, size, float(spatial_scale), max(int(sampling_ratio), 0), 0.0)
+    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    rule = RoiRule("half_pixel", size, size, scale, samples("sampling_ratio", sampling_ratio), 0.0)
     return roi_mean(input, boxes, None, None, rule, backend)
 
 
@@ -134,12 +148,11 @@ def ps_roi_pool(
     size = bins(output_size)
     rows, columns = size if group_size is None else _checks.int_tuple("group_size", group_size, 2, 1)
     form: Form = "cells_first" if rounding == "before_scale" else "cells_after"
-    return roi_mean(
-        input, boxes, None, None, RoiRule(form, size, (rows, columns), float(spatial_scale), 0, 0.0), backend
-    )
+    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    return roi_mean(input, boxes, None, None, RoiRule(form, size, (rows, columns), scale, 0, 0.0), backend)
 
 
-MAX_BACKENDS: Table = (("cpu", cpu), ("reference", reference))
+MAX_BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 
 
 def _max_check(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor, tuple[int, int], float]:
@@ -163,6 +176,10 @@ def _max_forward(tensors: Tensors, options: Options) -> Tensor:
     return choose(MAX_BACKENDS, options[-1], *call).forward(*call)
 
 
+def _max_reference_forward(tensors: Tensors, options: Options) -> Tensor:
+    return reference.forward(*_max_check(tensors, options))
+
+
 def _max_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
     call = _max_check(tensors, options)
     return (choose(MAX_BACKENDS, options[-1], *call).backward(grad, *call) if needs[0] else None), None
@@ -177,9 +194,11 @@ _MAX_OPERATOR = Operator(
     tensors=("Tensor input", "Tensor boxes"),
     options=("int[] output_size", "float spatial_scale", "str? backend"),
     forward=_max_forward,
+    reference_forward=_max_reference_forward,
     backward=_max_backward,
     reference_backward=_max_reference_backward,
     fake=_max_fake,
+    fold=fold_rois,
 )
 
 
@@ -212,6 +231,6 @@ def roi_pool(
     _checks.ndim("input", input, 4, "[N, C, H, W]")
     check_name(MAX_BACKENDS, backend)
     tensors = (input, gather_boxes(boxes, input.shape[0]))
-    options = (list(bins(output_size)), float(spatial_scale), backend)
+    options = (list(bins(output_size)), _checks.number("spatial_scale", spatial_scale, above=0.0), backend)
     _max_check(tensors, options)
     return _MAX_OPERATOR(tensors, options)

@@ -14,6 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from dcn.kernels.reference import fixed_order
 from dcn.kernels.reference._sampling import Corner, compute_dtype, corners
 
 
@@ -111,6 +112,7 @@ def unsupported(
     return None
 
 
+@fixed_order()
 def forward(
     input: Tensor,
     offset: Tensor,
@@ -131,6 +133,7 @@ def forward(
     return output.to(input.dtype)
 
 
+@fixed_order()
 def backward(
     grad_output: Tensor,
     input: Tensor,
@@ -189,52 +192,3 @@ def _grad_places(taps: _Taps, columns: Tensor) -> tuple[Tensor, Tensor]:
         by_axis = [total * taps.mask for total in by_axis]
     split = [total.reshape(*total.shape[:2], prod(taps.kernel), prod(taps.out)) for total in by_axis]
     return torch.stack(split, dim=3), by_weight
-
-
-def tangent(
-    tangents: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None],
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    boundary: str,
-) -> Tensor:
-    """``[N, O, *out]``: the directional derivative along ``tangents`` (of input, offset, weight, bias, mask).
-
-    A tangent that is ``None`` counts as 0.
-    """
-    taps = _taps(input, offset, weight, mask, stride, padding, dilation, boundary)
-    by_input, by_offset, by_weight, by_bias, by_mask = tangents
-    samples = taps.sample()
-    change = torch.zeros_like(samples)
-    if by_input is not None:
-        change = change + taps.sample(by_input.to(samples.dtype).reshape(taps.values.shape))
-    if by_offset is not None:
-        change = change + _moved(taps, by_offset.to(samples.dtype))
-    change = taps.masked(change)
-    if by_mask is not None:
-        change = change + samples * by_mask.to(samples.dtype).reshape(taps.corners[0].weight.shape).unsqueeze(2)
-    output = taps.matrix(weight) @ taps.rows(change)
-    if by_weight is not None:
-        output = output + taps.matrix(by_weight) @ taps.rows(taps.masked(samples))
-    output = output.reshape(input.shape[0], weight.shape[0], *taps.out)
-    if by_bias is not None:
-        output = output + by_bias.to(output.dtype).reshape([-1] + [1] * len(stride))
-    return output.to(input.dtype)
-
-
-def _moved(taps: _Taps, by_offset: Tensor) -> Tensor:
-    """``[N, G, C/G, P]``: how the samples change when their places move by ``by_offset``."""
-    axes = len(taps.out)
-    moves = by_offset.reshape(*taps.values.shape[:2], prod(taps.kernel), axes, prod(taps.out))
-    result = torch.zeros_like(taps.read(taps.corners[0]))
-    for corner in taps.corners:
-        rate = torch.zeros_like(corner.weight)
-        for axis, slope in enumerate(corner.slopes):
-            rate = rate + slope * moves[:, :, :, axis].flatten(2)
-        result = result + taps.read(corner) * rate.unsqueeze(2)
-    return result

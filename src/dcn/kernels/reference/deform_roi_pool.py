@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dcn.kernels.reference import fixed_order
 from dcn.kernels.reference._sampling import compute_dtype
 from dcn.kernels.roi_grid import Grid, RoiRule, build, group_index, offset_gradient, places
 
@@ -113,6 +114,7 @@ def _prepare(input: Tensor, boxes: Tensor, offset: Tensor | None, rule: RoiRule)
     return grid, _bins(input, grid, rule)
 
 
+@fixed_order()
 def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | None, rule: RoiRule) -> Tensor:
     """``[R, D, P, Q]`` in the type of ``input``: the mean of each bin's samples, times the mask."""
     _, bins = _prepare(input, boxes, offset, rule)
@@ -127,6 +129,7 @@ def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | 
     return output.contiguous().to(input.dtype)
 
 
+@fixed_order()
 def backward(
     grad_output: Tensor,
     input: Tensor,

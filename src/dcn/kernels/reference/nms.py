@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,51 @@ def forward(
         if 0 <= most <= kept.shape[0]:
             break
     return order[kept[:most] if most >= 0 else kept]
+
+
+def keep(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+) -> Tensor:
+    """``[B, N]`` bool: which boxes of each of ``B`` sets stay; other arguments as in :func:`forward`.
+
+    Args:
+        boxes: ``[B, N, 4]`` xyxy.
+        scores: ``[B, N]``.
+        labels: ``[B, N]`` int64 or ``None``.
+        valid: ``[B, N]`` bool or ``None``; the others neither stay nor suppress.
+        threshold: see :func:`forward`.
+        plus_one: see :func:`forward`.
+        suppress_equal: see :func:`forward`.
+    """
+    return keep_by_set(forward, boxes, scores, labels, valid, threshold, plus_one, suppress_equal)
+
+
+def keep_by_set(
+    forward: Callable[..., Tensor],
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    valid: Tensor | None,
+    threshold: float,
+    plus_one: bool,
+    suppress_equal: bool,
+) -> Tensor:
+    """:func:`keep` by one call of a backend's ``forward`` per set."""
+    stays = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
+    for place, row in enumerate(stays):
+        usable = slice(None) if valid is None else valid[place]
+        found = row[usable]
+        classes = None if labels is None else labels[place][usable]
+        call = (boxes[place][usable], scores[place][usable], classes, threshold, plus_one, suppress_equal, -1)
+        found[forward(*call)] = True
+        row[usable] = found
+    return stays
 
 
 def sort_scores(scores: Tensor) -> Tensor:

@@ -1,0 +1,7 @@
+"""All questions in the order of the table."""
+
+from __future__ import annotations
+
+from dcn.conformance import roi_rules, rules, torch_rules
+
+RULES = (*rules.RULES, *torch_rules.RULES, *roi_rules.RULES)
