@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CSRC := CMakeLists.txt $(wildcard src/dcn/kernels/cpu/csrc/*)
 
-.PHONY: demo test test-slow check fmt bench docs clean
+.PHONY: demo test test-slow check fmt bench bench-gpu docs clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -35,7 +35,13 @@ bench: .venv-bench/.installed
 		.venv-bench/bin/python -m benchmarks.run --suite $$suite --memory --csv benchmarks/results/cpu.csv || exit 1; \
 	done
 	.venv-bench/bin/python -m benchmarks.run --suite conv --busy 1 --csv benchmarks/results/cpu.csv
+	.venv-bench/bin/python -m benchmarks.roi --csv benchmarks/results/cpu.csv
 	.venv-bench/bin/python -m benchmarks.table benchmarks/results/cpu.csv
+
+# On a machine with a GPU, with the Python that has torch and Triton there: nothing is installed.
+OUT ?= runs/bench-gpu
+bench-gpu:
+	PYTHONPATH=src $(PYTHON) -m benchmarks.gpu --output $(OUT)
 
 .venv-bench/.installed: pyproject.toml $(CSRC)
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench

@@ -1,0 +1,142 @@
+"""Deformable convolution, forward: one kernel samples, modulates and multiplies; no column buffer anywhere.
+
+A program owns a tile of places and a tile of outputs. It walks over offset groups, taps and blocks of channels; each
+step samples ``[places, channels]`` into registers and multiplies it with a tile of the weight on the matrix units.
+With all outputs in one tile every sample is made once. Several small groups share a tile: their weights stand in it as
+blocks on the diagonal, zeros elsewhere.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dcn.kernels.triton._deform_conv_taps import (
+    UNSPECIALISED,
+    connected,
+    factor,
+    map_start,
+    numbers,
+    positions,
+    sampled,
+    sides,
+    weight_start,
+    write_map,
+)
+from dcn.kernels.triton._sampling import along, multiply
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def dense(
+    input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
+    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, span, taps,
+    depth, height, width, out_height, out_width, geometry,
+    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, MERGED: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """``span`` groups share the programs of their outputs; MERGED: more than one, and their weights are masked."""
+    COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
+    size = (depth, height, width)
+    out = (out_height, out_width)
+    blocks = tl.cdiv(span * out_group, BLOCK_OUTPUTS)
+    all_blocks = tl.cdiv(outputs, span * out_group) * blocks
+    block = tl.program_id(0) % all_blocks  # the programs of one tile of places run together and share it in the cache
+    number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
+    live = number < count
+    image = number // places
+    place = number - image * places
+    base = image * (channels * pixels)
+
+    group = block // blocks * span
+    last_output = min((group + span) * out_group, outputs)
+    output = group * out_group + block % blocks * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
+    output_inside = output < last_output
+    first = group * in_group
+    last = min((group + span) * in_group, channels)
+
+    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
+    for slot in range(first // in_offset_group * taps, tl.cdiv(last, in_offset_group) * taps):
+        offset_group = slot // taps
+        x, y, z = positions(
+            offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
+            AXES, COMPUTE,
+        )  # fmt: skip
+        around = sides(x, y, z, live, size, AXES, V1)
+        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
+        end = min(last, (offset_group + 1) * in_offset_group)
+        for start in range(max(first, offset_group * in_offset_group), end, BLOCK_CHANNELS):
+            channel = start + tl.arange(0, BLOCK_CHANNELS)
+            samples = sampled(
+                input_pointer, base, around, modulation, size, channel, channel < end, channels, pixels,
+                AXES, LAST, EVEN, WIDE, COMPUTE,
+            ).to(input_pointer.dtype.element_ty)  # fmt: skip
+            if not LAST:
+                samples = tl.trans(samples)
+            wanted = output_inside[None, :]
+            if not EVEN:
+                wanted = wanted & (channel < end)[:, None]
+            if MERGED:
+                wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
+            at = weight_start(output[None, :], channel[:, None], slot % taps, taps, in_group)
+            weight = tl.load(weight_pointer + at, mask=wanted, other=0.0)
+            total = multiply(samples, weight, total, PRECISION)
+
+    if bias_pointer is not None:
+        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]
+    begin = map_start(number, image, place, outputs, places, LAST)
+    write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def depthwise(
+    input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
+    count, places, pixels, channels, outputs, multiplier, in_offset_group, taps,
+    depth, height, width, out_height, out_width, geometry,
+    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """One channel per group, ``multiplier`` outputs each: no matrices to multiply; weights are ``[taps, O]``."""
+    COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
+    size = (depth, height, width)
+    out = (out_height, out_width)
+    blocks = tl.cdiv(in_offset_group * multiplier, BLOCK_OUTPUTS)
+    all_blocks = channels // in_offset_group * blocks
+    block = tl.program_id(0) % all_blocks
+    number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
+    live = number < count
+    image = number // places
+    place = number - image * places
+    base = image * (channels * pixels)
+
+    offset_group = block // blocks
+    within_group = block % blocks * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
+    output_inside = within_group < in_offset_group * multiplier
+    output = offset_group * in_offset_group * multiplier + within_group
+    channel = output // multiplier
+
+    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS] if LAST else [BLOCK_OUTPUTS, BLOCK_PLACES], COMPUTE)
+    for tap in range(0, taps):
+        slot = offset_group * taps + tap
+        x, y, z = positions(
+            offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
+            AXES, COMPUTE,
+        )  # fmt: skip
+        around = sides(x, y, z, live, size, AXES, V1)
+        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
+        samples = sampled(
+            input_pointer, base, around, modulation, size, channel, output_inside, channels, pixels,
+            AXES, LAST, EVEN, WIDE, COMPUTE,
+        )  # fmt: skip
+        weight = tl.load(weight_pointer + tap * outputs + output, mask=output_inside, other=0.0).to(COMPUTE)
+        total += samples * along(weight, not LAST)
+
+    if bias_pointer is not None:
+        bias = tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)
+        total += along(bias, not LAST)
+    begin = map_start(number, image, place, outputs, places, LAST)
+    if not LAST:
+        total = tl.trans(total)
+    write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)

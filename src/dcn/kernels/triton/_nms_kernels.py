@@ -1,0 +1,292 @@
+"""Kernels of greedy and of soft suppression, for boxes sorted by label and then by score.
+
+Greedy: :func:`overlap_bits` compares all pairs that share a label and packs the answers, 64 to a word; :func:`scan`
+walks over blocks of 64 boxes, decides each from what earlier blocks left and hands its survivors' words on. Arithmetic
+is that of the reference, rounding for rounding (no fused multiply-add, true division), so that both decide alike on a
+tie.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from dcn.kernels.triton._arithmetic import divide, finite, number
+
+BLOCK = tl.constexpr(64)
+
+
+@triton.jit
+def overlap(ax1, ay1, ax2, ay2, bx1, by1, bx2, by2, extra):
+    """Intersection over union, in the order of operations of the reference; NaN where the boxes have no such number."""
+    width = tl.maximum(tl.minimum(ax2, bx2) - tl.maximum(ax1, bx1) + extra, 0.0)
+    height = tl.maximum(tl.minimum(ay2, by2) - tl.maximum(ay1, by1) + extra, 0.0)
+    shared = width * height
+    first = (ax2 - ax1 + extra) * (ay2 - ay1 + extra)
+    second = (bx2 - bx1 + extra) * (by2 - by1 + extra)
+    return divide(shared, first + second - shared)
+
+
+@triton.jit
+def _load_boxes(boxes, index, inside):
+    """The four corners of some boxes ``[N, 4]``; NaN, which overlaps nothing, where not ``inside``."""
+    at = boxes + index * 4
+    nan = float("nan")
+    return (
+        tl.load(at, mask=inside, other=nan),
+        tl.load(at + 1, mask=inside, other=nan),
+        tl.load(at + 2, mask=inside, other=nan),
+        tl.load(at + 3, mask=inside, other=nan),
+    )
+
+
+@triton.jit
+def _or(a, b):
+    return a | b
+
+
+@triton.jit(do_not_specialize=["threshold_bits"])
+def overlap_bits(
+    boxes,
+    labels,
+    threshold_bits,
+    bits,
+    count,
+    words,
+    extra,
+    LABELS: tl.constexpr,
+    EQUAL: tl.constexpr,
+    ROWS: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """Bit ``c`` of ``bits[set, i, j, r]``: whether box ``64 i + r``, if it stays, drops the later box ``64 j + c``.
+
+    A program does ``ROWS`` rows of a block ``i`` of one set and every ``SPLIT``-th word ``j >= i``, as far as the
+    block's last label reaches; words beyond are not written.
+    """
+    own, group = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    first, part = tl.program_id(1) // SPLIT * ROWS, tl.program_id(1) % SPLIT
+    boxes += group * count * 4
+    labels += group * count
+    rows = first + tl.arange(0, ROWS)
+    bits += (group * words + own) * words * BLOCK
+    limit = number(threshold_bits, boxes.dtype.element_ty)
+    row = own * BLOCK + rows
+    x1, y1, x2, y2 = _load_boxes(boxes, row, row < count)
+    if LABELS:
+        label = tl.load(labels + row, mask=row < count, other=0)
+        last = tl.load(labels + tl.minimum(own * BLOCK + BLOCK, count) - 1)
+    places = tl.arange(0, BLOCK)
+    bit = tl.full((BLOCK,), 1, tl.int64) << places.to(tl.int64)
+    word = own + part
+    if LABELS:
+        # Sorted by label: the first later word that does not begin with this block's last label ends its reach.
+        begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
+        word = tl.where((part == 0) | (begins == last), word, words)
+    while word < words:
+        column = word * BLOCK + places
+        u1, v1, u2, v2 = _load_boxes(boxes, column, column < count)
+        shared = overlap(
+            x1[:, None], y1[:, None], x2[:, None], y2[:, None], u1[None], v1[None], u2[None], v2[None], extra
+        )
+        drops = shared >= limit if EQUAL else shared > limit
+        drops = drops & (row[:, None] < column[None])
+        if LABELS:
+            drops = drops & (label[:, None] == tl.load(labels + column, mask=column < count, other=0)[None])
+        tl.store(bits + word * BLOCK + rows, tl.sum(tl.where(drops, bit[None], 0), 1))
+        word += SPLIT
+        if LABELS:
+            begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
+            word = tl.where(begins == last, word, words)
+
+
+@triton.jit
+def _settle(bits, undecided):
+    """Which of the 64 boxes of a block stay, as a word: the best first, each dropping others by its word of ``bits``.
+
+    64 scalar steps; their loads do not depend on each other and are under way together.
+    """
+    dropped = ~undecided
+    for place in tl.static_range(64):
+        word = tl.load(bits + place)
+        stays = ((dropped >> place) & 1) == 0
+        dropped = tl.where(stays, dropped | word, dropped)
+    return undecided & ~dropped
+
+
+@triton.jit
+def scan(
+    bits,
+    labels,
+    valid,
+    dropped,
+    keep,
+    count,
+    words,
+    most,
+    LABELS: tl.constexpr,
+    VALID: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Decide which boxes stay: ``keep[set, N]``, from :func:`overlap_bits`.
+
+    A program owns the labels that begin in its block and follows the last of them into the blocks after; without labels
+    only the first has work. ``dropped[set, words]`` (zeros) collects what survivors drop in later blocks; of one word
+    every program reads and sets only bits of its own labels, and no two programs set bits of one word at a time.
+    ``keep`` comes as zeros. ``most``: stop after so many survivors of this program.
+    """
+    first, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    bits += group * words * words * BLOCK
+    labels += group * count
+    valid += group * count
+    dropped += group * words
+    keep += group * count
+    places = tl.arange(0, BLOCK)
+    one = tl.full((), 1, tl.int64)
+    block = first
+    last = tl.full((), 0, tl.int64)
+    before = last
+    if LABELS:
+        before = tl.load(labels + tl.maximum(first * BLOCK - 1, 0))
+        last = tl.load(labels + tl.minimum(first * BLOCK + BLOCK, count) - 1)
+        # Sorted: a block that ends with the label that came before it lies within that label, and owns nothing.
+        block = tl.where((first == 0) | (last != before), first, words)
+    found = 0
+    while (block < words) & (found < most):
+        box = block * BLOCK + places
+        mine = box < count
+        if LABELS:
+            label = tl.load(labels + box, mask=mine, other=0)
+            mine = mine & tl.where(block == first, (label != before) | (box < BLOCK), label == last)
+        if VALID:
+            mine = mine & (tl.load(valid + box, mask=box < count, other=0) != 0)
+        undecided = tl.sum(tl.where(mine, one << places.to(tl.int64), 0), 0) & ~tl.load(dropped + block)
+        stays = _settle(bits + (block.to(tl.int64) * words + block) * BLOCK, undecided)
+        kept = ((stays >> places.to(tl.int64)) & 1) != 0
+        total = tl.sum(kept.to(tl.int32), 0)
+        # `most` counts survivors over all labels: beyond it the caller cuts, here it only ends the walk.
+        tl.store(keep + box, kept, mask=mine & kept)
+        found += total
+        block += 1
+        if LABELS:
+            begins = tl.load(labels + tl.minimum(block * BLOCK, count - 1))
+            follows = (begins == last) & (block < words)
+        else:
+            follows = block < words
+        if follows & (total > 0):
+            _hand_on(bits, labels, dropped, block - 1, kept, last, count, words, LABELS, CHUNK)
+        block = tl.where(follows, block, words)
+
+
+@triton.jit
+def _hand_on(bits, labels, dropped, block, kept, last, count, words, LABELS: tl.constexpr, CHUNK: tl.constexpr):
+    """Mark in ``dropped`` what the survivors ``kept`` of ``block`` drop in the blocks after it."""
+    places = tl.arange(0, BLOCK)
+    bits += block.to(tl.int64) * words * BLOCK
+    begin = block + 1
+    while begin < words:
+        word = begin + tl.arange(0, CHUNK)
+        reached = word < words
+        if LABELS:
+            reached = reached & (tl.load(labels + word * BLOCK, mask=reached, other=0) == last)
+        wanted = reached[:, None] & kept[None]
+        read = tl.load(bits + word[:, None] * BLOCK + places[None], mask=wanted, other=0)
+        before = tl.load(dropped + word, mask=reached, other=0)
+        tl.store(dropped + word, before | tl.reduce(read, 1, _or), mask=reached)
+        begin += CHUNK
+        if LABELS:
+            begins = tl.load(labels + tl.minimum(begin * BLOCK, count - 1))
+            begin = tl.where(begins == last, begin, words)
+    # The next block reads what other threads of this program have written.
+    tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["sigma_bits", "threshold_bits", "least_bits"])
+def soft(
+    boxes,
+    left,
+    labels,
+    ends,
+    chosen,
+    values,
+    sigma_bits,
+    threshold_bits,
+    least_bits,
+    steps,
+    extra,
+    GAUSSIAN: tl.constexpr,
+    CHUNK: tl.constexpr,
+):
+    """Soft suppression of one label per program, for boxes ``[N, 4]`` sorted by label.
+
+    A program whose box is the first of its label selects up to ``steps`` of that label's boxes: the ``t``-th goes to
+    place ``begin + t`` of ``chosen`` (index of the box) and ``values`` (its score then); other programs end at once.
+
+    Args:
+        boxes: sorted boxes.
+        left: ``[N]`` scores, -infinity where a box cannot be selected; changed in place.
+        labels: ``[N]`` labels in order.
+        ends: ``[N]`` int64, one past the last box of each box's label.
+        chosen: ``[N]`` int64.
+        values: ``[N]``, full of -infinity.
+        sigma_bits: width of the Gaussian.
+        threshold_bits: overlap above which the linear rule acts.
+        least_bits: score below which nothing is selected.
+        steps: most selections per label.
+        extra: 1 where a box of equal corners is one pixel wide, else 0.
+        GAUSSIAN: the rule.
+        CHUNK: boxes at a time.
+    """
+    begin = tl.program_id(0)
+    before = tl.load(labels + tl.maximum(begin - 1, 0))
+    if (begin == 0) | (before != tl.load(labels + begin)):
+        end = tl.load(ends + begin).to(tl.int32)
+        least = number(least_bits, left.dtype.element_ty)
+        sigma, threshold = number(sigma_bits, boxes.dtype.element_ty), number(threshold_bits, boxes.dtype.element_ty)
+        value, best = _best(left, begin, end, CHUNK)
+        step = 0
+        while (value >= least) & (step < tl.minimum(steps, end - begin)):
+            tl.store(chosen + begin + step, best.to(tl.int64))
+            tl.store(values + begin + step, value)
+            _weaken(boxes, left, best, begin, end, sigma, threshold, extra, GAUSSIAN, CHUNK)
+            value, best = _best(left, begin, end, CHUNK)
+            step += 1
+
+
+@triton.jit
+def _best(left, begin, end, CHUNK: tl.constexpr):
+    """The highest score of ``left[begin:end]`` and its first place."""
+    highest = tl.full((CHUNK,), float("-inf"), left.dtype.element_ty)
+    where = tl.full((CHUNK,), 0, tl.int32) + begin
+    at = begin
+    while at < end:
+        place = at + tl.arange(0, CHUNK)
+        score = tl.load(left + place, mask=place < end, other=float("-inf"))
+        better = score > highest
+        highest, where = tl.where(better, score, highest), tl.where(better, place, where)
+        at += CHUNK
+    value = tl.max(highest, 0)
+    return value, tl.min(tl.where(highest == value, where, end), 0)
+
+
+@triton.jit
+def _weaken(boxes, left, best, begin, end, sigma, threshold, extra, GAUSSIAN: tl.constexpr, CHUNK: tl.constexpr):
+    """Take ``best`` out and lower the scores of what overlaps it."""
+    x1, y1, x2, y2 = _load_boxes(boxes, best, best < end)
+    at = begin
+    while at < end:
+        place = at + tl.arange(0, CHUNK)
+        inside = place < end
+        score = tl.load(left + place, mask=inside, other=float("-inf"))
+        u1, v1, u2, v2 = _load_boxes(boxes, place, inside)
+        shared = overlap(x1, y1, x2, y2, u1, v1, u2, v2, extra)
+        # Not a number, and infinity of boxes turned inside out, count as no overlap.
+        shared = tl.where(finite(shared), shared, 0.0)
+        linear = 1 - tl.where(shared > threshold, shared, 0.0)
+        factor = tl.exp(divide(shared * shared, tl.zeros_like(shared) - sigma)) if GAUSSIAN else linear
+        # A box that is out stays at -infinity: times a factor of 0 it would become NaN.
+        out = (score == float("-inf")) | (place == best)
+        tl.store(left + place, tl.where(out, float("-inf"), score * factor.to(score.dtype)), mask=inside)
+        at += CHUNK
+    # Read next by whichever threads the search for the best gives them to.
+    tl.debug_barrier()

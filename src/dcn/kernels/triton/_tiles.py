@@ -1,0 +1,136 @@
+"""Tile tables of deformable convolution: what a program computes at once, per generation of devices.
+
+The numbers follow from the compiler's reports (registers without spills, shared memory below the limit of a
+multiprocessor); no row has been measured on a card yet. ``python -m benchmarks.gpu --suite tune`` sweeps around them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_SMALLEST = 16  # what tl.dot takes along every axis
+_NARROWEST = 64  # columns below which more programs are not worth sampling again
+
+
+class Tile(NamedTuple):
+    """What a program works on, and how.
+
+    Attributes:
+        rows: places of a map; outputs for the gradient of the weight.
+        columns: outputs in the forward kernel, channels in the others.
+        inner: terms of the product per step: channels forward, outputs backward, places for the gradient of the weight.
+        warps: warps of a program.
+        stages: depth of the software pipeline of loads.
+    """
+
+    rows: int
+    columns: int
+    inner: int
+    warps: int
+    stages: int
+
+
+# By kernel and bytes of an element: 2 half, 4 float32, 8 float64.
+Table = dict[tuple[str, int], Tile]
+
+_LARGE: Table = {
+    ("forward", 2): Tile(64, 256, 64, 8, 2),
+    ("forward", 4): Tile(64, 128, 32, 8, 2),
+    ("forward", 8): Tile(32, 32, 16, 4, 1),
+    ("offset", 2): Tile(64, 128, 64, 8, 2),
+    ("offset", 4): Tile(64, 64, 32, 8, 2),
+    ("offset", 8): Tile(16, 32, 16, 4, 1),
+    ("input", 2): Tile(64, 256, 64, 8, 2),
+    ("input", 4): Tile(64, 128, 32, 8, 2),
+    ("input", 8): Tile(32, 32, 16, 4, 1),
+    ("weight", 2): Tile(64, 128, 64, 8, 2),
+    ("weight", 4): Tile(32, 128, 64, 8, 2),
+    ("weight", 8): Tile(16, 32, 32, 4, 1),
+    ("depthwise", 2): Tile(32, 64, 32, 4, 2),
+    ("depthwise", 4): Tile(32, 64, 32, 4, 2),
+    ("depthwise", 8): Tile(16, 64, 16, 4, 1),
+}
+"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200."""
+
+_SMALL: Table = {
+    ("forward", 2): Tile(64, 128, 64, 4, 2),
+    ("forward", 4): Tile(64, 64, 32, 4, 2),
+    ("offset", 2): Tile(64, 64, 64, 4, 2),
+    ("offset", 4): Tile(32, 64, 32, 4, 2),
+    ("input", 2): Tile(64, 128, 64, 4, 2),
+    ("input", 4): Tile(64, 64, 32, 4, 2),
+    ("weight", 2): Tile(64, 64, 64, 4, 2),
+    ("weight", 4): Tile(32, 64, 32, 4, 2),
+    **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
+}
+"""99 KiB: the desktop cards of the 30 and 40 series and all that is not in the table."""
+
+_AMPERE: Table = _LARGE | {("offset", 2): Tile(64, 64, 64, 8, 2), ("weight", 4): _SMALL["weight", 4]}
+"""163 KiB, matrix instructions of 16 rows: A100. The wider tile of the offset's gradient would spill a register."""
+
+_CDNA: Table = {key: tile._replace(columns=min(tile.columns, 64), inner=32, stages=1) for key, tile in _SMALL.items()}
+"""64 KiB and warps of 64 threads: AMD Instinct."""
+
+_INTERPRETER: Table = {
+    (kernel, size): Tile(32, 16, 16, 4, 1)
+    for kernel in ("forward", "offset", "input", "weight", "depthwise")
+    for size in (2, 4, 8)
+}
+TABLES: dict[str, Table] = {
+    "sm_80": _AMPERE,
+    "sm_86": _SMALL,
+    "sm_89": _SMALL,
+    "sm_90": _LARGE,
+    "sm_100": _LARGE,
+    "gfx90a": _CDNA,
+    "gfx942": _CDNA,
+    "gfx950": _CDNA,
+    "interpreter": _INTERPRETER,
+}
+"""One table per generation."""
+
+
+def table(generation: str) -> Table:
+    """The table of a generation; one that every card can hold for a generation without its own."""
+    return TABLES.get(generation, _CDNA if generation.startswith("gfx") else _SMALL)
+
+
+def choose(generation: str, kernel: str, itemsize: int, *, columns: int, inner: int, rows: int | None = None) -> Tile:
+    """The tile of a kernel, no wider than the problem.
+
+    Args:
+        generation: as named by ``_runtime.generation``.
+        kernel: ``"forward"``, ``"offset"``, ``"input"`` or ``"weight"``; ``"depthwise"`` for all four.
+        itemsize: bytes of an element.
+        columns: how many there are.
+        inner: length of one run of the product.
+        rows: how many there are; None for many.
+    """
+    tile = table(generation)[kernel, itemsize]
+    return tile._replace(
+        rows=tile.rows if rows is None else max(_SMALLEST, min(tile.rows, power_of_two(rows))),
+        columns=max(_SMALLEST, min(tile.columns, power_of_two(columns))),
+        inner=max(_SMALLEST, min(tile.inner, power_of_two(inner))),
+    )
+
+
+def power_of_two(value: int) -> int:
+    """The least power of two that is not smaller."""
+    return 1 << max(value - 1, 0).bit_length()
+
+
+def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Tile:
+    """Narrower columns while a launch would leave multiprocessors idle.
+
+    Samples are then made again for every block of columns, by programs that had nothing to do otherwise: the 50 x 84
+    places of C4 are 66 blocks of 64, on 132 multiprocessors.
+
+    Args:
+        tile: as :func:`choose` gave it.
+        columns: how many there are.
+        programs: of a launch with one block of columns.
+        multiprocessors: of the device.
+    """
+    while tile.columns > _NARROWEST and programs * -(-columns // tile.columns) < multiprocessors:
+        tile = tile._replace(columns=tile.columns // 2)
+    return tile

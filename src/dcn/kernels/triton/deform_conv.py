@@ -1,0 +1,279 @@
+"""Deformable convolution in one, two or three dimensions on the GPU: callers of the Triton kernels beside this file.
+
+Shapes, with ``n`` spatial axes, ``K`` kernel taps, ``G`` offset groups: input ``[N, C, *size]``, offset
+``[N, n*G*K, *out]``, weight ``[O, C/g, *kernel]``, mask ``[N, G*K, *out]``. Coordinates and sums are float32, float64
+for float64 data. Nothing here waits for the device, and every buffer comes from torch's allocator, so that calls can be
+captured in CUDA graphs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from math import gcd
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dcn.kernels.triton import _runtime, _tiles
+from dcn.kernels.triton._deform_conv_call import Call, Operands, dense, describe, new_map
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_LIST_BLOCK = 128  # places per program of the small kernels that make lists
+_PROGRAMS_PER_UNIT = 2  # programs of the weight's gradient for each multiprocessor
+_MOST_SHARES = 16
+
+
+def unsupported(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    boundary: str,
+) -> str | None:
+    """Why this call cannot run here, or None when it can."""
+    if input.dtype not in _DTYPES:
+        return f"dtype {input.dtype} is not one of float16, bfloat16, float32, float64"
+    return _runtime.reason(input, offset, weight, bias, mask)
+
+
+def forward(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    boundary: str,
+) -> Tensor:
+    """``[N, O, *out]`` in the type and the memory format of ``input``: weight * mask * sampled input, plus bias."""
+    call, operands = describe(input, offset, weight, mask, stride, padding, dilation, boundary)
+    output = new_map(call, call.outputs, offset.shape[2:])
+    if call.count:
+        with _runtime.launching(input, lambda: call.name("forward")):
+            _forward(call, operands, call.pack(weight), bias, output)
+    return output
+
+
+def backward(
+    grad_output: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    boundary: str,
+    needs: tuple[bool, bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of input, offset, weight and mask, each in the shape and type of what it belongs to.
+
+    That of the input has the input's memory format, the others are contiguous. ``needs`` says which are wanted; the
+    others are None. Every run gives the same bits.
+    """
+    call, operands = describe(input, offset, weight, mask, stride, padding, dilation, boundary)
+    new = torch.empty if call.count else torch.zeros
+    grad_input = new_map(call, call.channels, input.shape[2:]) if needs[0] else None
+    others = [
+        new(tensor.shape, dtype=tensor.dtype, device=tensor.device) if need and tensor is not None else None
+        for tensor, need in zip((offset, weight, mask), needs[1:], strict=True)
+    ]
+    grad_offset, grad_weight, grad_mask = others
+    if call.count:
+        grad_output = dense(grad_output, call.last)
+        packed = call.pack(weight) if needs[0] or needs[1] or needs[3] else weight
+        with _runtime.launching(input, lambda: call.name("backward")):
+            if grad_offset is not None or grad_mask is not None:
+                _backward_offset(call, operands, packed, grad_output, grad_offset, grad_mask)
+            if grad_input is not None:
+                _backward_input(call, operands, packed, grad_output, grad_input)
+            if grad_weight is not None:
+                _backward_weight(call, operands, grad_output, grad_weight)
+    return grad_input, grad_offset, grad_weight, grad_mask
+
+
+def _forward(call: Call, operands: Operands, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
+    from dcn.kernels.triton import _deform_conv_forward_kernels as kernels
+
+    grid, numbers, variant = _forward_plan(call)
+    kernel = kernels.depthwise if call.depthwise else kernels.dense
+    kernel[grid](*operands, weight, bias, output, *numbers, **variant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _forward_plan(call: Call) -> tuple[tuple[int], tuple[Any, ...], dict[str, Any]]:
+    """Grid, numbers and variant of the forward kernel; computed once for all calls alike."""
+    columns = call.in_offset_group * call.out_group if call.depthwise else call.span * call.out_group
+    tile = _tile(call, "forward", columns, min(call.span * call.in_group, call.in_offset_group))
+    programs = blocks_of(call.count, tile.rows)
+    programs *= call.offset_groups if call.depthwise else blocks_of(call.groups, call.span)
+    tile = _tiles.spread(tile, columns, programs, _runtime.multiprocessors(call.device))
+    grid = (programs * blocks_of(columns, tile.columns),)
+    variant: dict[str, Any] = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide}
+    variant |= {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, **_launch(tile)}
+    if call.depthwise:
+        numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
+        return grid, numbers, variant | {"EVEN": columns % tile.columns == 0}
+    groups = (call.in_group, call.out_group, call.in_offset_group, call.span, call.taps)
+    variant |= {"EVEN": gcd(call.in_group, call.in_offset_group) % tile.inner == 0, "MERGED": call.span > 1}
+    variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner}
+    return grid, (*call.counts(), *groups, *call.geometry_numbers()), variant
+
+
+def forget_plans() -> None:
+    """Let the next calls see a changed table of tiles."""
+    _forward_plan.cache_clear()
+
+
+def _backward_offset(
+    call: Call,
+    operands: Operands,
+    weight: Tensor,
+    grad_output: Tensor,
+    grad_offset: Tensor | None,
+    grad_mask: Tensor | None,
+) -> None:
+    from dcn.kernels.triton import _deform_conv_offset_kernels as kernels
+
+    tile = _tile(call, "offset", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
+    if grad_offset is None:  # the mask's alone is wanted: rare, and not worth a kernel of its own
+        grad_offset = torch.empty_like(operands.offset, memory_format=torch.contiguous_format)
+    kernels.offset_and_mask[(blocks_of(call.count, tile.rows) * call.offset_groups * call.taps,)](
+        *(*operands, weight, grad_output, grad_offset, grad_mask, *call.counts()),
+        *(call.in_group, call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers()),
+        AXES=call.axes,
+        V1=call.v1,
+        LAST=call.last,
+        EVEN=call.in_offset_group % tile.columns == 0,
+        EVEN_OUTPUTS=call.out_group % tile.inner == 0,
+        DEPTHWISE=call.depthwise,
+        WIDE=call.wide,
+        PRECISION=call.precision,
+        BLOCK_PLACES=tile.rows,
+        BLOCK_CHANNELS=tile.columns,
+        BLOCK_OUTPUTS=tile.inner,
+        **_launch(tile),
+    )
+
+
+def _backward_input(call: Call, operands: Operands, weight: Tensor, grad_output: Tensor, grad_input: Tensor) -> None:
+    from dcn.kernels.triton import _deform_conv_input_kernels as kernels
+
+    lists, arranged = _lists(call, operands.offset)
+    tile = _tile(call, "input", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
+    pixels = call.batch * call.pixels
+    programs = blocks_of(pixels, tile.rows) * call.offset_groups
+    tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
+    even = call.in_offset_group % tile.columns == 0 if call.depthwise else call.out_group % tile.inner == 0
+    kernels.gather[(programs * blocks_of(call.in_offset_group, tile.columns),)](
+        *(grad_output, operands.offset, operands.mask, weight, lists, arranged, grad_input, pixels, *call.counts()[1:]),
+        *(call.in_group, call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers()),
+        AXES=call.axes,
+        V1=call.v1,
+        LAST=call.last,
+        EVEN_OUTPUTS=even,
+        DEPTHWISE=call.depthwise,
+        WIDE=call.wide,
+        PRECISION=call.precision,
+        BLOCK_PLACES=tile.rows,
+        BLOCK_CHANNELS=tile.columns,
+        BLOCK_OUTPUTS=tile.inner,
+        **_launch(tile),
+    )
+
+
+def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """For every image, offset group, tap and cell between grid points, the output places that sample in it.
+
+    Returns:
+        The beginning of each list, and the lists, one behind the other.
+    """
+    from dcn.kernels.triton import _deform_conv_input_kernels as kernels
+
+    slots = call.offset_groups * call.taps
+    kind, device = torch.int64 if call.wide else torch.int32, call.device
+    lists = torch.zeros(call.batch * slots * call.cells + 2, dtype=kind, device=device)
+    entries = torch.empty(call.count * slots, dtype=kind, device=device)
+    arranged = torch.empty_like(entries)
+    grid = (blocks_of(call.count, _LIST_BLOCK) * slots,)
+    numbers = (call.count, call.places, slots, call.taps, *call.geometry_numbers()[:-3])
+    variant = {"AXES": call.axes, "V1": call.v1, "WIDE": call.wide, "BLOCK": _LIST_BLOCK}
+    kernels.count[grid](offset, lists, *numbers, **variant)
+    lists.cumsum_(0)
+    kernels.fill[grid](offset, lists, entries, *numbers, **variant)
+    kernels.settle[grid](offset, lists, entries, arranged, *numbers, **variant)
+    return lists, arranged
+
+
+def _backward_weight(call: Call, operands: Operands, grad_output: Tensor, grad_weight: Tensor) -> None:
+    from dcn.kernels.triton import _deform_conv_weight_kernels as kernels
+
+    columns = call.in_offset_group * (call.out_group if call.depthwise else 1)
+    tile = _tile(call, "weight", columns, call.count, rows=_connected_outputs(call, call.in_offset_group))
+    output_blocks = 1 if call.depthwise else blocks_of(_connected_outputs(call, tile.columns), tile.rows)
+    programs = output_blocks * call.offset_groups * call.taps * blocks_of(columns, tile.columns)
+    steps = blocks_of(call.count, tile.inner)
+    share = blocks_of(steps, _shares(call, programs, steps)) * tile.inner
+    parts = blocks_of(call.count, share)
+    sums = grad_weight if parts == 1 else _new_shares(parts, grad_weight)
+    tensors = (*operands, grad_output, sums, *call.counts())
+    variant = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide} | _launch(tile)
+    variant |= {"EVEN": columns % tile.columns == 0, "BLOCK_PLACES": tile.inner}
+    if call.depthwise:
+        kernels.depthwise[(programs * parts,)](
+            *(*tensors, call.out_group, call.in_offset_group, call.taps, share, *call.geometry_numbers()),
+            BLOCK_OUTPUTS=tile.columns,
+            **variant,
+        )
+    else:
+        kernels.dense[(programs * parts,)](
+            *(*tensors, call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks),
+            *call.geometry_numbers(),
+            EVEN_OUTPUTS=call.out_group % tile.rows == 0,
+            PRECISION=call.precision,
+            BLOCK_OUTPUTS=tile.rows,
+            BLOCK_CHANNELS=tile.columns,
+            **variant,
+        )
+    if parts > 1:
+        grad_weight.copy_(sums.sum(0))
+
+
+def _shares(call: Call, programs: int, steps: int) -> int:
+    """Into how many shares the places are divided: enough programs to fill the device, at least 8 steps in each."""
+    wanted = blocks_of(_PROGRAMS_PER_UNIT * _runtime.multiprocessors(call.device), programs)
+    return max(1, min(wanted, _MOST_SHARES, steps // 8))
+
+
+def _new_shares(parts: int, weight: Tensor) -> Tensor:
+    kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    return torch.empty((parts, *weight.shape), dtype=kind, device=weight.device)
+
+
+def _connected_outputs(call: Call, channels: int) -> int:
+    """Outputs that a run of so many channels can feed."""
+    groups = 1 if call.in_group % channels == 0 else min(call.groups, (channels - 1) // call.in_group + 2)
+    return groups * call.out_group
+
+
+def _tile(call: Call, kernel: str, columns: int, inner: int, rows: int | None = None) -> _tiles.Tile:
+    generation = _runtime.generation(call.device)
+    kernel = "depthwise" if call.depthwise else kernel
+    return _tiles.choose(generation, kernel, call.dtype.itemsize, rows=rows, columns=columns, inner=inner)
+
+
+def _launch(tile: _tiles.Tile) -> dict[str, int]:
+    return {"num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def blocks_of(count: int, block: int) -> int:
+    """Blocks that cover ``count``."""
+    return -(-count // block)

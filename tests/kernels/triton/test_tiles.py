@@ -1,0 +1,34 @@
+"""Tile tables: complete, within what the matrix units take, and narrowed to the problem."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, power_of_two, spread, table
+
+KERNELS = ("forward", "offset", "input", "weight", "depthwise")
+
+
+@pytest.mark.parametrize("generation", [*TABLES, "sm_120", "gfx1100"])
+def test_a_table_has_every_kernel_and_size_in_powers_of_two(generation: str) -> None:
+    found = table(generation)
+    assert set(found) == {(kernel, size) for kernel in KERNELS for size in (2, 4, 8)}
+    numbers = [number for tile in found.values() for number in (tile.rows, tile.columns, tile.inner)]
+    assert all(number >= 16 and number == power_of_two(number) for number in numbers)
+
+
+def test_a_tile_is_no_wider_than_the_problem_and_no_narrower_than_the_matrix_units() -> None:
+    assert choose("sm_90", "forward", 2, columns=100, inner=3) == Tile(64, 128, 16, 8, 2)
+    assert choose("sm_90", "weight", 2, columns=9, inner=40, rows=20) == Tile(32, 16, 64, 8, 2)
+
+
+def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
+    tile = Tile(64, 256, 64, 8, 2)
+    assert spread(tile, 256, 132, 132).columns == 256
+    assert spread(tile, 256, 66, 132).columns == 128  # C4 of 50 x 84 places
+    assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 places
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
+def test_powers_of_two(value: int, expected: int) -> None:
+    assert power_of_two(value) == expected
