@@ -86,7 +86,8 @@ def run(recipe: str, seed: int, arguments: argparse.Namespace) -> Row:
     data, backbone = f"data.root={arguments.root}", f"model.backbone_weights={arguments.backbone}"
     device = ["--device", arguments.device] if arguments.device else []
     words = [recipe, data, backbone, f"seed={seed}", *arguments.overrides]
-    dcn("train", *words, "--output", str(arguments.runs), "--name", name, *device)
+    words += ["--resume", str(folder)] if folder.is_dir() else ["--output", str(arguments.runs), "--name", name]
+    dcn("train", *words, *device)
     minutes = (time.perf_counter() - start) / 60
     figures = json.loads(dcn("eval", str(folder), "--split", "test", "--json", *device))
     val = [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"][-1]["mIoU"]
