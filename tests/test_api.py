@@ -24,7 +24,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_weights_file_knows_its_network(weights: Path) -> None:
-    network = dcn.load(weights, device="cpu")
+    network = dcn.load(weights, device="cpu", optimize=False)
     torch.manual_seed(3)
     expected = build("faster_rcnn_r18_fpn", ("cat", "dog"), **SMALL).state_dict()
     assert network.classes == ("cat", "dog")
@@ -67,3 +67,30 @@ def test_testing_options_reach_the_network() -> None:
     torch.testing.assert_close(found.boxes, cats.boxes)
     with pytest.raises(ValueError, match="does not know \\['cow'\\]"):
         with_testing(model, InferenceConfig(class_thresholds={"cow": 0.5}))
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn_dconv_c3-c5", "mask_rcnn_r18_fpn"])
+def test_an_optimized_network_finds_the_same(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    options: dict[str, Any] = {**SMALL, "score_threshold": 0.2, "test_size": (64, 96), "test_proposals": (50, 30)}
+    save_weights(path, build(name, ("cat", "dog"), **options), name, options)
+    image = torch.randint(0, 256, (3, 70, 90), dtype=torch.uint8)
+    plain = dcn.load(path, device="cpu", optimize=False).predict(image)
+    network = dcn.load(path, device="cpu")
+    found = network.predict(image)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.model.modules())
+    assert len(plain) > 0
+    torch.testing.assert_close(found.boxes, plain.boxes, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(found.scores, plain.scores, rtol=1e-4, atol=1e-5)
+    half = dcn.load(path, device="cpu", precision="bfloat16").predict(image)
+    assert half.scores.dtype == torch.float32
+    # bfloat16 has 8 bits of mantissa: the scores of two classes near 1/3 move by less than one in a hundred.
+    torch.testing.assert_close(half.scores.max(), plain.scores.max(), rtol=0, atol=0.01)
+
+
+def test_precision_needs_the_optimized_network(weights: Path) -> None:
+    with pytest.raises(ValueError, match="precision: bfloat16 needs optimize=True"):
+        dcn.load(weights, device="cpu", optimize=False, precision="bfloat16")
+    with pytest.raises(ValueError, match="precision: expected one of float32"):
+        dcn.load(weights, device="cpu", precision="int8")  # type: ignore[arg-type]  # the point of the test

@@ -102,3 +102,13 @@ def test_formats_round_trip() -> None:
     torch.testing.assert_close(boxes.from_inclusive(boxes.to_inclusive(box)), box)
     assert boxes.to_xywh(torch.tensor([[1.0, 2, 4, 8]])).tolist() == [[1, 2, 3, 6]]
     assert boxes.from_inclusive(torch.tensor([[1.0, 2, 4, 8]])).tolist() == [[1, 2, 5, 9]]
+
+
+@pytest.mark.parametrize("pixel_offset", [0, 1])
+def test_a_batch_is_clipped_image_by_image(pixel_offset: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    many = torch.rand(2, 5, 3, 4, generator=generator) * 200 - 50
+    sizes = [(40, 90), (100, 30)]
+    found = boxes.clip_batch(many, torch.tensor(sizes, dtype=torch.float32), pixel_offset)
+    for one, given, size in zip(found, many, sizes, strict=True):
+        assert torch.equal(one, boxes.clip(given, size, pixel_offset))

@@ -20,11 +20,12 @@ from dcn.engine.distributed import choose_device
 from dcn.engine.predict import Predictor
 from dcn.engine.segment import Segmenter
 from dcn.engine.testing import MergingDetector, Size, Steps
-from dcn.models import MODELS, build
+from dcn.models import MODELS, build, optimized
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.detection.faster_rcnn import FasterRCNN
 from dcn.models.detection.merging import MergeRule, merge_detections
 from dcn.models.detection.raw import limits_of, raw_detections
+from dcn.models.optimized import Precision
 from dcn.models.segmentation import DeepLab
 from dcn.structures import Detections
 
@@ -38,6 +39,8 @@ def load(
     classes: Sequence[str] | None = None,
     device: str | None = None,
     testing: InferenceConfig | None = None,
+    optimize: bool = True,
+    precision: Precision = "float32",
 ) -> Predictor:
     """A network ready to predict.
 
@@ -48,6 +51,9 @@ def load(
             carry none, the names of COCO for 80 classes, of VOC for 20, else numbers; without weights those of COCO.
         device: ``cpu``, ``cuda``...; ``None``: the GPU where there is one.
         testing: several scales, mirror images, soft-NMS and the like; ``None``: one pass at the test size.
+        optimize: make the network ready for inference, see :func:`dcn.models.optimized`; ``False`` leaves its layers
+            and its state dict as they are in training.
+        precision: of weights and maps, ``"float32"``, ``"bfloat16"`` or ``"float16"``; needs ``optimize``.
 
     Raises:
         ValueError: neither a file, a run nor a name (the nearest name is given); weights that do not fit; classes not
@@ -56,6 +62,7 @@ def load(
     model = load_model(name_or_checkpoint, weights, classes=classes)
     if isinstance(model, DeepLab):
         raise ValueError(f"{name_or_checkpoint}: a network for label maps; use dcn.load_segmenter")
+    model = _ready(model, optimize, precision)
     return make_predictor(with_testing(model, testing or InferenceConfig()), choose_device(device))
 
 
@@ -65,6 +72,8 @@ def load_segmenter(
     *,
     classes: Sequence[str] | None = None,
     device: str | None = None,
+    optimize: bool = True,
+    precision: Precision = "float32",
 ) -> Segmenter:
     """A network that gives every pixel a class, ready to predict; arguments as in :func:`load`.
 
@@ -74,7 +83,17 @@ def load_segmenter(
     model = load_model(name_or_checkpoint, weights, classes=classes)
     if not isinstance(model, DeepLab):
         raise ValueError(f"{name_or_checkpoint}: a detector; use dcn.load")
-    return make_segmenter(model, choose_device(device))
+    ready = _ready(model, optimize, precision)
+    assert isinstance(ready, DeepLab)
+    return make_segmenter(ready, choose_device(device))
+
+
+def _ready(model: nn.Module, optimize: bool, precision: Precision) -> nn.Module:
+    if optimize:
+        return optimized(model, precision)
+    if precision != "float32":
+        raise ValueError(f"precision: {precision} needs optimize=True, which casts the weights")
+    return model
 
 
 def load_model(

@@ -63,6 +63,17 @@ def clip(boxes: Tensor, size: tuple[int, int], pixel_offset: int = 0) -> Tensor:
     return torch.stack((x[..., 0], y[..., 0], x[..., 1], y[..., 1]), -1)
 
 
+def clip_batch(boxes: Tensor, sizes: Tensor, pixel_offset: int = 0) -> Tensor:
+    """:func:`clip` of boxes ``[N, ..., 4]``, each row into its image; ``sizes`` ``[N, 2]`` are (height, width)."""
+    ends = (sizes - pixel_offset).flip(1).repeat(1, 2)
+    return boxes.clamp(min=0).minimum(per_image(ends, boxes))
+
+
+def per_image(values: Tensor, boxes: Tensor) -> Tensor:
+    """``[N, 4]``, one row per image, in the shape that goes with boxes ``[N, ..., 4]``."""
+    return values.view(-1, *[1] * (boxes.ndim - 2), 4)
+
+
 def scale(boxes: Tensor, old_size: tuple[int, int], new_size: tuple[int, int]) -> Tensor:
     """Boxes ``[..., 4]`` of an image of ``old_size = (height, width)`` after it was resized to ``new_size``."""
     y, x = (new / old for new, old in zip(new_size, old_size, strict=True))
@@ -101,7 +112,7 @@ def decode(
         pixel_offset: 0 or 1, see the module.
         max_log_ratio: bound of ``|dw|`` and ``|dh|`` after the multiplication; ``None`` (the original code): none.
     """
-    deltas = deltas * deltas.new_tensor(stds)
+    deltas = _times(deltas, stds)
     shift, log_ratio = deltas[..., :2], deltas[..., 2:]
     if max_log_ratio is not None:
         log_ratio = log_ratio.clamp(-max_log_ratio, max_log_ratio)
@@ -109,6 +120,13 @@ def decode(
     centre = centre + shift * size
     half = (size * log_ratio.exp() - pixel_offset) * 0.5
     return torch.cat((centre - half, centre + half), -1)
+
+
+def _times(values: Tensor, factors: Sequence[float]) -> Tensor:
+    """``[..., 4]`` times four numbers; a tensor of them would have to be copied to the device, which waits for it."""
+    if all(factor == 1.0 for factor in factors):
+        return values
+    return torch.stack([value * factor for value, factor in zip(values.unbind(-1), factors, strict=True)], -1)
 
 
 def _size_and_centre(boxes: Tensor, pixel_offset: int) -> tuple[Tensor, Tensor]:
@@ -128,9 +146,9 @@ def from_xywh(boxes: Tensor) -> Tensor:
 
 def from_inclusive(boxes: Tensor) -> Tensor:
     """Boxes whose ``x2, y2`` name the last pixel to continuous edges."""
-    return boxes + boxes.new_tensor((0, 0, 1, 1))
+    return torch.cat((boxes[..., :2], boxes[..., 2:] + 1), -1)
 
 
 def to_inclusive(boxes: Tensor) -> Tensor:
     """Continuous edges to boxes whose ``x2, y2`` name the last pixel."""
-    return boxes - boxes.new_tensor((0, 0, 1, 1))
+    return torch.cat((boxes[..., :2], boxes[..., 2:] - 1), -1)

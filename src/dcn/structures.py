@@ -23,6 +23,11 @@ def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tupl
         raise ValueError(f"{name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
 
 
+def _moved(value: Tensor, device: torch.device | str) -> Tensor:
+    """On the way to the host a copy is waited for: nothing would tell when it may be read."""
+    return value.to(device, non_blocking=torch.device(device).type != "cpu")
+
+
 @dataclass(frozen=True)
 class Target:
     """The annotation of one image for detection and instance segmentation.
@@ -82,8 +87,12 @@ class Target:
         return self._each(lambda value: value[keep])
 
     def to(self, device: torch.device | str) -> Target:
-        """The same target with its tensors on ``device``."""
-        return self._each(lambda value: value.to(device))
+        """The same target with its tensors on ``device``; a copy from pinned memory to a GPU is not waited for."""
+        return self._each(lambda value: _moved(value, device))
+
+    def pin_memory(self) -> Target:
+        """The same target in memory that a GPU reads by itself; what the loader of torch calls."""
+        return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Target:
         def changed(value: Tensor | None) -> Tensor | None:
@@ -154,8 +163,12 @@ class SegmentationMap:
         _check("labels", self.labels, (None, None), (torch.int64,))
 
     def to(self, device: torch.device | str) -> SegmentationMap:
-        """The same map on ``device``."""
-        return SegmentationMap(self.labels.to(device), self.image_id)
+        """The same map on ``device``; a copy from pinned memory to a GPU is not waited for."""
+        return SegmentationMap(_moved(self.labels, device), self.image_id)
+
+    def pin_memory(self) -> SegmentationMap:
+        """The same map in memory that a GPU reads by itself; what the loader of torch calls."""
+        return SegmentationMap(self.labels.pin_memory(), self.image_id)
 
     def resized(self, size: tuple[int, int]) -> SegmentationMap:
         """The map at ``(height, width)``, nearest neighbour: pixel ``i`` is pixel ``floor(i * old / new)`` of this one.
@@ -185,3 +198,7 @@ class Sample:
 
     def __post_init__(self) -> None:
         _check("image", self.image, (3, None, None), (torch.uint8,))
+
+    def pin_memory(self) -> Sample:
+        """The same sample in memory that a GPU reads by itself; what the loader of torch calls."""
+        return Sample(self.image.pin_memory(), self.target.pin_memory())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -139,5 +140,7 @@ def test_recipes_name_what_exists(name: str) -> None:
         optimizer = make_optimizer(model, recipe.schedule)
     rates = {name: group["lr_multiplier"] for group in optimizer.param_groups for name in group["names"]}
     offsets = {name for name in rates if name.endswith("conv_offset.bias")}
-    assert len(offsets) == (3 if name.endswith(("_dcn", "_deformable")) else 0)
+    last_layers = re.search(r"_dconv(\d)$", name)
+    expected = int(last_layers[1]) if last_layers else 3 if name.endswith(("_dcn", "_deformable")) else 0
+    assert len(offsets) == expected
     assert {rates[name] for name in (*offsets, "head.fc6.bias", "head.score.bias")} == {2.0}

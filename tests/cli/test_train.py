@@ -127,3 +127,29 @@ def test_load_gives_a_list_for_a_list_in_pixels_of_the_input(folder: Path) -> No
     assert all(torch.equal(one.boxes, whole.boxes) for one in found)
     assert float(whole.boxes[:, 2].max()) <= 130
     assert float(whole.boxes[:, 3].max()) <= 70
+
+
+def test_batches_and_precision_of_an_evaluation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def figures(*words: str) -> dict[str, float]:
+        assert main(["eval", str(folder / "whole"), "--device", "cpu", "--json", *words]) == 0
+        found: dict[str, float] = json.loads(capsys.readouterr().out)
+        return found
+
+    alone = figures("--batch", "1")
+    assert figures("--batch", "4") == pytest.approx(alone, abs=1e-6)
+    assert figures("--batch", "3", "--dtype", "bfloat16").keys() == alone.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "0"], "--batch: expected 1 or more, got 0"),
+        (["--compile", "eval.testing.flip=true"], "--compile, --cuda-graph: are for one pass per image"),
+    ],
+    ids=["batch", "compile"],
+)
+def test_speed_options_that_do_not_fit(
+    folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(folder / "whole"), "--device", "cpu", *words]) == 2
+    assert message in capsys.readouterr().err

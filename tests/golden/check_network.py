@@ -198,7 +198,7 @@ def proposal_error(model: OriginalDetector, output: OriginalRPNOutput, file: Map
     height, width = (int(value) for value in file["in_im_info"][0, :2])
     model.rpn_head.after_nms = len(file["rois_output"])
     model.rpn_head.eval()
-    ours = model.rpn_head.proposals(output, [(height, width)])[0]
+    ours = model.rpn_head.proposals(output, torch.tensor([[height, width]])).per_image()[0]
     stored = torch.from_numpy(file["rois_output"])[:, 1:]
     distance = (stored[:, None] - ours).abs().amax(2)
     return float(torch.cat((distance.amin(0), distance.amin(1))).max() / stored.abs().max())

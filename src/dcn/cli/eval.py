@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcn.cli import inference
+
 if TYPE_CHECKING:
     from dcn.data.dataset import Dataset
     from dcn.engine import Recipe
@@ -40,6 +42,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
     parser.add_argument("--recipe", help="where the data is described, for weights outside of a run folder")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    parser.add_argument("--batch", type=int, help="images of one forward pass (default: eval.batch_size of the recipe)")
+    inference.add_options(parser)
     parser.add_argument("--output", type=Path, help="folder for the files (default: eval/ in the run folder)")
     parser.add_argument(
         "--save",
@@ -89,15 +93,18 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     from dcn.engine.log import progress
 
     checkpoint, recipe, output = _find(arguments)
+    recipe = _with_options(recipe, arguments)
     world = World(choose_device(arguments.device))
     if recipe.eval.metric == "miou":
         return _judge_maps(arguments, checkpoint, recipe, output, world)
-    model = with_testing(load_model(checkpoint), recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
+    merging = recipe.eval.testing != InferenceConfig()
+    model = inference.prepared(load_model(checkpoint), arguments, merging=merging)
+    model = with_testing(model, recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
     dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
     _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     metric = assemble.make_metric(recipe, dataset, model)
     # With test-time options the network resizes images itself.
-    size = assemble.test_size(recipe) if recipe.eval.testing == InferenceConfig() else None
+    size = None if merging else assemble.test_size(recipe)
     batches = assemble.evaluation_batches(recipe, dataset, size, world)
     found: list[Detections] = []
     ids: list[int | str] = []
@@ -122,7 +129,7 @@ def _judge_maps(
     from dcn.cli import assemble, label_maps
     from dcn.engine.log import progress
 
-    model = label_maps.as_segmenter(load_model(checkpoint)).to(world.device)
+    model = label_maps.as_segmenter(inference.prepared(load_model(checkpoint), arguments)).to(world.device)
     dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
     _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)
     batches = assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world)
@@ -130,6 +137,21 @@ def _judge_maps(
     figures = label_maps.judge_maps(recipe, pairs, dataset, output, arguments.split, arguments.save)
     (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
     return figures
+
+
+def _with_options(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """The recipe with what the command line says otherwise: images of a pass, and the precision."""
+    from dataclasses import replace
+
+    if arguments.dtype != "float32":
+        recipe = replace(recipe, amp="off")  # the network itself is in that precision
+    if arguments.batch is None:
+        return recipe
+    if arguments.batch < 1:
+        raise ValueError(f"--batch: expected 1 or more, got {arguments.batch}")
+    if recipe.eval.metric == "miou":
+        raise ValueError("--batch: label maps are made one image at a time; leave it out")
+    return replace(recipe, eval=replace(recipe.eval, batch_size=arguments.batch))
 
 
 def _split(recipe: Recipe, name: str) -> str:

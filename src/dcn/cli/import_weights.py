@@ -6,48 +6,91 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+_EPILOG = """\
+examples:
+  dcn import rfcn_dcn_coco-0000.params -o rfcn.safetensors
+  dcn import faster_rcnn_r50_fpn_dconv_c3-c5_1x_coco.pth -o faster.safetensors
+  dcn import my_checkpoint.pth --name mask_rcnn_r50_fpn_mdconv_c3-c5 --classes cat,dog -o mine.safetensors
+  dcn import resnet50-0676ba61.pth -o resnet50.safetensors    (then: model.backbone_weights=resnet50.safetensors)
+Files are never run: pickles that need anything but tensors and plain containers are refused.
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``import``."""
-    parser = subparsers.add_parser("import", help="turn weights of other programs into ours")
-    parser.add_argument("file", type=Path, help=".params of the original MXNet code, or .pth of mmdetection")
+    parser = subparsers.add_parser(
+        "import",
+        help="turn weights of other programs into ours",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "file",
+        type=Path,
+        help=".params of the original MXNet code; .pth of mmdetection; .pth or .safetensors of an ImageNet ResNet",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--name", help="the network; a .params file says itself which one it is")
-    parser.add_argument("--classes", help="class names in order, separated by commas")
+    parser.add_argument(
+        "--name", help="the network of an mmdetection file, where the file's name does not begin with it"
+    )
+    parser.add_argument("--classes", help="class names in order, separated by commas (default: those of the file)")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     classes = None if arguments.classes is None else tuple(name.strip() for name in arguments.classes.split(","))
-    convert = _from_mxnet if arguments.file.suffix == ".params" else _from_mmdet
-    name, count = convert(arguments.file, arguments.output, arguments.name, classes)
-    print(f"{arguments.output}: {name}, {count} classes")
+    if arguments.output.suffix != ".safetensors":
+        raise ValueError(f"--output: expected a name that ends in .safetensors, got {arguments.output}")
+    convert = _from_mxnet if arguments.file.suffix == ".params" else _from_pytorch
+    print(f"{arguments.output}: {convert(arguments.file, arguments.output, arguments.name, classes)}")
     return 0
 
 
-def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> tuple[str, int]:
+def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> str:
     from dcn.class_names import CITYSCAPES_CLASSES, class_names
     from dcn.engine import save_weights
     from dcn.models import build
-    from dcn.models.checkpoints import load_mxnet, network_of, read_params
+    from dcn.models.checkpoints import is_network, load_mxnet, network_of, read_params
 
-    found, count, options = network_of(read_params(file))
+    arrays = read_params(file)
+    if name is None and classes is None and not is_network(arrays):
+        return _backbone(file, output)
+    found, count, options = network_of(arrays)
     if name not in (None, found):
         raise ValueError(f"--name: {file} holds {found}, not {name}")
+    if classes is not None and len(classes) != count:
+        raise ValueError(f"--classes: {file} has {count} classes, got {len(classes)} names")
     own = CITYSCAPES_CLASSES if count == len(CITYSCAPES_CLASSES) else class_names(count)
     model = build(found, classes or own, **options)
     load_mxnet(model, file)
     save_weights(output, model, found, options)
-    return found, count
+    return f"{found}, {count} classes"
 
 
-def _from_mmdet(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> tuple[str, int]:
+def _from_pytorch(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> str:
     from dcn.api import load_model
     from dcn.engine import save_weights
-    from dcn.models import MODELS
+    from dcn.models import MODELS, options_of
+    from dcn.models.checkpoints import is_detector, read_state
 
-    if name not in MODELS:
-        raise ValueError(f"--name: expected the network that {file} belongs to (`dcn models`), got {name!r}")
+    if not is_detector(read_state(file).tensors):
+        if name is not None or classes is not None:
+            raise ValueError(f"--name, --classes: {file} is no detector; its backbone is imported without them")
+        return _backbone(file, output)
+    # Files are called after their configuration: the longest name that fits is the network.
+    name = name or max((known for known in MODELS if file.name.startswith(known)), key=len, default=None)
+    if name is None:
+        raise ValueError(f"--name: expected the network that {file} belongs to (`dcn models`), got None")
+    options_of(name)  # an unknown name is refused with the nearest one
     model = load_model(name, file, classes=classes)
     save_weights(output, model, name, {})
-    return name, len(tuple(model.classes))  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    return f"{name}, {len(tuple(model.classes))} classes"  # type: ignore[arg-type]  # nn.Module attributes are untyped
+
+
+def _backbone(file: Path, output: Path) -> str:
+    from dcn.models.checkpoints import export_backbone, read_backbone
+
+    _, facts = read_backbone(file)
+    export_backbone(file, output, half=False)
+    options = ", ".join(f"{name}={value}" for name, value in vars(facts).items())
+    return f"a backbone for model.backbone_weights; its network is built with {options}"

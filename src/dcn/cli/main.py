@@ -20,6 +20,7 @@ VERBS = {
     "demo": "train, judge and draw a small detector in minutes",
     "data": "check, show or write data",
     "models": "list the networks",
+    "bench": "measure the speed of a network",
     "import": "turn weights of other programs into ours",
     "doctor": "what runs here, and why the rest does not",
 }

@@ -1,4 +1,4 @@
-"""``dcn models``: the networks, with their sizes."""
+"""``dcn models``: the networks with their sizes, costs and published accuracy; the options of one."""
 
 from __future__ import annotations
 
@@ -9,56 +9,91 @@ from typing import Any
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``models``."""
-    parser = subparsers.add_parser("models", help="list the networks")
-    parser.add_argument("name", nargs="?", help="show the options of this one")
+    parser = subparsers.add_parser(
+        "models",
+        help="list the networks",
+        epilog="GFLOPs are 10^9 multiply-adds for one image of the network's test size, as published tables count.",
+    )
+    parser.add_argument("name", nargs="?", help="show the costs and options of this one")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only names that contain this")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="with NAME: count for an image of this size")
     parser.add_argument("--json", action="store_true", help="as JSON")
     parser.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from dcn.models import MODELS, options_of
+def _size(text: str) -> tuple[int, int]:
+    height, cross, width = text.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(f"expected height and width such as 800x1333, got {text!r}")
+    return int(height), int(width)
 
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
-        options = options_of(arguments.name)
-        lines = [f"{name} = {value!r}" for name, value in options.items()]
-        print(json.dumps(options, indent=2) if arguments.json else "\n".join(lines))
+        _show(arguments.name, arguments.size, arguments.json)
         return 0
-    names = [name for name in MODELS if arguments.filter in name]
-    if not names:
-        raise ValueError(f"--filter: no model has {arguments.filter!r} in its name")
-    rows = {name: describe(name) for name in names}
-    if arguments.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    width = max(map(len, rows))
-    for name, row in rows.items():
-        figure = "" if row["published"] is None else "  {figure} ({data}; {source})".format(**row["published"])
-        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M parameters{figure}")
+    if arguments.size is not None:
+        raise ValueError("--size: needs the name of one network; the list gives every network at its own test size")
+    _list(arguments.filter, arguments.json)
     return 0
 
 
+def _list(part: str, as_json: bool) -> None:
+    from dcn.models.zoo import MODELS
+
+    names = [name for name in MODELS if part in name]
+    if not names:
+        raise ValueError(f"--filter: no model has {part!r} in its name")
+    rows = {name: describe(name) for name in names}
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(map(len, rows))
+    print(f"{'name':<{width}}  {'params':>8}  {'GFLOPs':>6}  {'at':>9}  published")
+    for name, row in rows.items():
+        at, figures = "{}x{}".format(*row["test_size"]), _figures(row["published"][:1])
+        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {figures}".rstrip())
+    if any(len(row["published"]) > 1 for row in rows.values()):
+        print("`dcn models NAME` gives every published figure of a network.")
+
+
+def _figures(published: list[dict[str, str]]) -> str:
+    return "; ".join("{figure} ({data}; {source})".format(**row) for row in published)
+
+
+def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
+    """Costs, counted now, and options of one network."""
+    from dcn.cli.model_costs import model_costs
+    from dcn.models import options_of
+
+    options = options_of(name)
+    parameters, count = model_costs(name, size)
+    row = describe(name) | {"parameters": parameters, "gflops": round(count.total / 1e9, 2)}
+    row["size"] = list(size or row["test_size"])
+    row["gflops_by_part"] = {part: round(amount / 1e9, 2) for part, amount in count.by_part.items()}
+    if as_json:
+        print(json.dumps(row | {"options": options}, indent=2))
+        return
+    parts = ", ".join(f"{part} {amount:g}" for part, amount in row["gflops_by_part"].items())
+    print(f"{name}: {parameters:,} parameters")
+    print("{:g} GFLOPs (10^9 multiply-adds) at {}x{}: {}".format(row["gflops"], *row["size"], parts))
+    for one in row["published"]:
+        print(f"published: {_figures([one])}, recipe {one['recipe']}")
+    print("\n".join(f"{option} = {value!r}" for option, value in options.items()))
+
+
 def describe(name: str) -> dict[str, Any]:
-    """``parameters``, ``test_size``, and ``published``: figure, data and source, or ``None`` where there is none."""
+    """``parameters``, ``gflops``, ``test_size`` and ``published``: a list of figure, data, source and recipe."""
     from dataclasses import asdict
 
     from dcn.models import options_of
+    from dcn.models.costs import COSTS
     from dcn.models.published import PUBLISHED
 
-    row = PUBLISHED.get(name)
+    parameters, gflops = COSTS[name]
     return {
-        "parameters": parameter_count(name),
+        "parameters": parameters,
+        "gflops": gflops,
         "test_size": options_of(name)["test_size"],
-        "published": None if row is None else asdict(row),
+        "published": [asdict(row) for row in PUBLISHED.get(name, ())],
     }
-
-
-def parameter_count(name: str) -> int:
-    """Parameters of a network with its default number of classes; nothing is allocated."""
-    import torch
-
-    from dcn.models import MODELS
-
-    with torch.device("meta"):
-        model = MODELS[name]()
-    return sum(parameter.numel() for parameter in model.parameters())

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dcn.cli import inference
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -42,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--weights", help="weights for a named network")
     parser.add_argument("--classes", help="class names for a named network, separated by commas")
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    inference.add_options(parser)
     parser.set_defaults(run=_run)
 
 
@@ -61,6 +64,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_maps(arguments, model, paths)
     if arguments.testing and (arguments.size or arguments.keep_size):
         raise ValueError("--size, --keep-size: with --testing the sizes are scales=[[SHORT,LONG],...]")
+    model = inference.prepared(model, arguments, merging=bool(arguments.testing))
     model = with_testing(model, parse_testing(arguments.testing))
     network = make_predictor(model, choose_device(arguments.device))
     resize = _resize(arguments)
@@ -85,11 +89,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _run_maps(arguments: argparse.Namespace, model: DeepLab, paths: list[Path]) -> int:
     from dcn.api import make_segmenter
-    from dcn.cli.label_maps import predict_maps
+    from dcn.cli.label_maps import as_segmenter, predict_maps
     from dcn.engine.distributed import choose_device
     from dcn.engine.recipe import parse_segment
 
-    network = make_segmenter(model, choose_device(arguments.device))
+    ready = as_segmenter(inference.prepared(model, arguments))
+    network = make_segmenter(ready, choose_device(arguments.device))
     arguments.output.mkdir(parents=True, exist_ok=True)
     opened = ((path, image) for path in paths if (image := _open(network, path)) is not None)
     config = parse_segment(arguments.testing)

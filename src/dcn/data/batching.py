@@ -196,6 +196,8 @@ def _load(
         num_workers=workers,
         collate_fn=list,
         multiprocessing_context=start_method,
+        # Copies from pinned memory to a GPU run beside what it computes.
+        pin_memory=torch.cuda.is_available(),
         # Without a generator of its own the loader would draw its worker seed from the global stream and so change
         # every random number after it.
         generator=torch.Generator(),

@@ -203,7 +203,8 @@ class _Trainer:
         """Gradients of one part of the batch; its losses, weighted by its share."""
         device = self.world.device
         images = [sample.image.to(device, non_blocking=True) for sample in samples]
-        targets = [sample.target.to(device) for sample in samples]
+        # The network moves its targets itself, after it has left out what it does not train on.
+        targets = [sample.target for sample in samples]
         with autocast(self.recipe.amp, device):
             losses = self.parallel(images, targets)
         total = torch.stack([value.float() for value in losses.values()]).sum()

@@ -8,9 +8,10 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
+from dcn.models.optimized import optimized
 from dcn.models.zoo import MODELS
 
-__all__ = ["MODELS", "build", "options_of"]
+__all__ = ["MODELS", "build", "optimized", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:

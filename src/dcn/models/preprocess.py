@@ -27,7 +27,8 @@ class ImageBatch:
     """Images as a network takes them.
 
     Attributes:
-        pixels: ``[N, 3, H, W]`` float32, normalised; padded at the right and the bottom.
+        pixels: ``[N, 3, H, W]``, normalised, padded at the right and the bottom; float32 unless :class:`Preprocess` is
+            told otherwise.
         sizes: ``(height, width)`` of each image without padding.
         divisor: what ``H`` and ``W`` are multiples of.
     """
@@ -52,6 +53,10 @@ class Preprocess(nn.Module):
         pad_value: the value of padding pixels *before* normalisation is 0 with ``"black"`` (the original FPN code);
             *after* normalisation with ``"mean"`` (mmdetection).
 
+    Attributes:
+        output_dtype: type of the pixels; they are normalised in float32.
+        channels_last: whether the channels of a pixel lie side by side in memory.
+
     Raises:
         ValueError: for an unknown ``name``.
     """
@@ -68,6 +73,7 @@ class Preprocess(nn.Module):
         self.name = name
         self.divisor = divisor
         self.pad_value = pad_value
+        self.output_dtype, self.channels_last = torch.float32, False
         self.order, mean, std = _RULES[name]
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -78,13 +84,16 @@ class Preprocess(nn.Module):
             _check_image(index, image)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (_round_up(max((size[i] for size in sizes), default=0), self.divisor) for i in (0, 1))
-        batch = self.mean.new_zeros(len(images), 3, height, width)
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        batch = self.mean.new_empty(len(images), 3, height, width).to(memory_format=layout).zero_()
         if self.pad_value == "black":
             batch -= self.mean / self.std
         for pixels, image in zip(batch, images, strict=True):
-            planes = image.to(self.mean.device)[list(self.order)].to(self.mean.dtype)
-            pixels[:, : image.shape[1], : image.shape[2]] = (planes - self.mean) / self.std
-        return ImageBatch(batch, sizes, self.divisor)
+            planes = image.to(self.mean.device, non_blocking=True)
+            # BGR by a flip: an index list would be copied to the device, and waited for.
+            planes = (planes if self.order == (0, 1, 2) else planes.flip(0)).to(self.mean.dtype)
+            torch.sub(planes, self.mean, out=pixels[:, : image.shape[1], : image.shape[2]]).div_(self.std)
+        return ImageBatch(batch.to(self.output_dtype), sizes, self.divisor)
 
     def groups(self, images: Sequence[Tensor]) -> list[list[int]]:
         """Indices of images that need the same padding, and so can share a batch without seeing one another's."""

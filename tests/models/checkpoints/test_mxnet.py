@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,21 @@ def test_parameter_count(name: str) -> None:
 @pytest.mark.parametrize("name", COUNTS)
 def test_names_and_shapes_of_the_original(name: str, shared: Path) -> None:
     assert own_shapes(_on_meta(name)) == read_shapes(shared / "params" / f"{name}.txt")
+
+
+@pytest.mark.parametrize("name", [name for name in COUNTS if name != "deform_psroi_demo"])  # never trained
+def test_learning_rates_of_the_original(name: str, shared: Path) -> None:
+    """The factors of single layers, and 0 for what is never trained."""
+    (line,) = [x for x in (shared / "params" / f"{name}.txt").read_text().splitlines() if x.startswith("LRMULT ")]
+    wanted = {key: float(value) for key, value in json.loads(line.removeprefix("LRMULT ")).items()}
+    model: Any = _on_meta(name)
+    own = getattr(model, "lr_multipliers", {})
+    names = mxnet_names(model)
+    found = {names[key].partition(":")[2]: own.get(key, 1.0) * p.requires_grad for key, p in model.named_parameters()}
+    # The original fixes stem, stage 2 and all norms by name, without a factor.
+    fixed = {key for key in found if re.match(r"conv1_|res2", key) or key.endswith(("_gamma", "_beta"))}
+    assert {key for key, factor in found.items() if factor == 0} == fixed | {k for k, v in wanted.items() if v == 0}
+    assert {k: v for k, v in found.items() if v not in (0, 1)} == {k: v for k, v in wanted.items() if v not in (0, 1)}
 
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
@@ -187,7 +204,7 @@ def test_backbone_weights_start_a_detector(tmp_path: Path) -> None:
         load_backbone(later, tmp_path / "a.params")
 
 
-_VOC: dict[str, object] = {"anchor_scales": (8, 16, 32)}
+_VOC: dict[str, object] = {"anchor_scales": (8, 16, 32), "max_detections": 300}
 RECOGNISED: dict[str, tuple[str, int, dict[str, object]]] = {
     "rfcn_coco": ("rfcn_r101", 80, {}),
     "rfcn_dcn_coco": ("rfcn_r101_dcn", 80, {}),

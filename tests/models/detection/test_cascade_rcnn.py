@@ -6,8 +6,8 @@ from torch import Tensor
 from dcn import boxes
 from dcn.models.detection.box_head import BoxHead
 from dcn.models.detection.cascade_rcnn import CascadeRoIHead, _refine_sampled
+from dcn.models.detection.padded import Proposals, make_frames
 from dcn.models.detection.roi_extractor import to_rois
-from dcn.models.detection.roi_heads import ImageFrames
 from dcn.models.detection.roi_sampling import SampledRois
 from dcn.structures import Target
 from tests.models.detection.conftest import tiny
@@ -36,11 +36,13 @@ SIZES = [(64, 96), (60, 90)]
 def test_prediction_is_mean_logits_on_refined_boxes() -> None:
     head, features = _head(), _features()
     with torch.no_grad():
-        found = head.predict(features, PROPOSALS, ImageFrames(SIZES, SIZES, -1.0))
+        boxes_, places = torch.nn.utils.rnn.pad_sequence(PROPOSALS, batch_first=True), torch.tensor([[1, 1], [1, 0]])
+        frames = make_frames(SIZES, SIZES, torch.device("cpu"))
+        found, _ = head.predict(features, Proposals(boxes_, places.bool()), frames, -1.0).per_image()
         rois, total = to_rois(PROPOSALS), torch.zeros(3, 3)
         for stage in head.bbox_head:
             assert isinstance(stage, BoxHead)
-            logits, deltas = stage(head.bbox_roi_extractor(features, rois))
+            logits, deltas = stage(head.bbox_roi_extractor[0](features, rois))
             total = total + logits
             moved = boxes.decode(rois[:, 1:], deltas[:, 0], stds=stage.stds)
             limits = torch.tensor([[w, h, w, h] for h, w in (SIZES[0], SIZES[0], SIZES[1])])

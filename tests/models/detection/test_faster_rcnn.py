@@ -20,6 +20,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "deformable": {"deform_stages": ("c3", "c4", "c5"), "modulated": True},
     "dpool": {"roi_pooling": "deform"},
     "mdpool": {"roi_pooling": "modulated"},
+    "cascade-dpool": {"cascade": True, "roi_pooling": "deform"},
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 

@@ -4,13 +4,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dcn.models.detection.class_aware_rpn import class_aware_rpn
-from dcn.models.detection.original_detector import OriginalDetector, select_inclusive, to_rois
+from dcn.models.detection.original_detector import OriginalDetector
 from dcn.models.detection.original_faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original_fpn import original_fpn
 from dcn.models.detection.rfcn import rfcn
@@ -211,53 +210,3 @@ def test_a_second_stage_needs_a_number_of_regions() -> None:
     parts = (model.preprocess, model.backbone, model.neck, model.rpn_head, model.roi_head)
     with pytest.raises(ValueError, match="rois_per_image, hardest: expected a number for at least one"):
         OriginalDetector(*parts, rpn_maps=(2,), roi_maps=(3,), classes=["a"], rois_per_image=None, hardest=None)
-
-
-def _select(boxes: np.ndarray, scores: np.ndarray, threshold: float, most: int) -> list[tuple[int, float]]:
-    """Class by class and box by box, by definition: (class, score), best first."""
-    kept: list[tuple[int, float]] = []
-    for label in range(scores.shape[1]):
-        chosen: list[np.ndarray] = []
-        for row in np.argsort(-scores[:, label]):
-            box = boxes[row, label if boxes.shape[1] > 1 else 0]
-            if scores[row, label] > threshold and all(_iou(box, other) <= 0.3 for other in chosen):
-                chosen.append(box)
-                kept.append((label, float(scores[row, label])))
-    kept.sort(key=lambda pair: -pair[1])
-    return [pair for pair in kept if pair[1] >= kept[min(most, len(kept)) - 1][1]]
-
-
-def _iou(first: np.ndarray, second: np.ndarray) -> float:
-    low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
-    overlap = np.prod(np.maximum(high - low + 1, 0))
-    return float(overlap / (np.prod(first[2:] - first[:2] + 1) + np.prod(second[2:] - second[:2] + 1) - overlap))
-
-
-@pytest.mark.parametrize("slots", [1, 3], ids=["agnostic", "per-class"])
-@pytest.mark.parametrize("most", [5, 1000], ids=["best-five", "all"])
-def test_post_processing_by_definition(slots: int, most: int) -> None:
-    random = np.random.default_rng(slots)
-    corners = random.uniform(0, 60, (40, slots, 2))
-    boxes = np.concatenate((corners, corners + random.uniform(0, 40, (40, slots, 2))), 2).astype(np.float32)
-    scores = random.choice(np.linspace(0, 1, 400, dtype=np.float32), (40, 3), replace=False)
-    found = select_inclusive(
-        torch.from_numpy(boxes), torch.from_numpy(scores), (100, 100), score_threshold=0.2, max_detections=most
-    )
-    wanted = _select(boxes, scores, 0.2, most)
-    assert found.labels.tolist() == [label for label, _ in wanted]
-    assert found.scores.tolist() == pytest.approx([score for _, score in wanted])
-
-
-def test_ties_with_the_last_detection_are_kept_and_boxes_get_edges() -> None:
-    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 99, 9]])[:, None]
-    scores = torch.tensor([[0.9], [0.5], [0.5], [0.1]])
-    found = select_inclusive(boxes, scores, (10, 90), score_threshold=1e-3, max_detections=2)
-    assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
-    assert found.boxes[0].tolist() == [0, 0, 10, 10]
-    everything = select_inclusive(boxes, scores, (10, 90), score_threshold=1e-3)
-    assert everything.boxes[3].tolist() == [60, 0, 90, 10]
-
-
-def test_regions_of_several_images() -> None:
-    rois = to_rois([torch.ones(2, 4), torch.zeros(0, 4), torch.full((1, 4), 2.0)])
-    assert rois.tolist() == [[0, 1, 1, 1, 1], [0, 1, 1, 1, 1], [2, 2, 2, 2, 2]]

@@ -81,7 +81,7 @@ def test_proposals_by_definition(before: int, after: int) -> None:
         output = head([torch.randn(1, 3, 5, 6)])
     size = (35, 44)  # the last row and column of cells stick out and are left out
     wanted = _proposals(output, size, before, after)
-    got = head.proposals(output, [size])[0]
+    got = head.proposals(output, torch.tensor([size])).per_image()[0]
     np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-4, atol=1e-3)
 
 
@@ -89,8 +89,8 @@ def test_training_fills_up_with_repeats() -> None:
     head = _head()
     with torch.no_grad():
         output = head([torch.randn(1, 3, 5, 6)])
-    filled = head.train().proposals(output, [(40, 48)])[0]
-    distinct = head.eval().proposals(output, [(40, 48)])[0]
+    filled = head.train().filled_proposals(output, torch.tensor([[40, 48]]))[0]
+    distinct = head.eval().proposals(output, torch.tensor([[40, 48]])).per_image()[0]
     assert len(distinct) < 300
     assert filled.shape == (300, 4)
     torch.testing.assert_close(filled[: len(distinct)], distinct)
@@ -118,9 +118,9 @@ def test_losses_by_definition() -> None:
 def test_decoding_has_no_bound_but_the_image() -> None:
     reference = torch.tensor([[10.0, 10, 19, 19]])
     # A shift of half a width, and exp(5) = 148 times the height, which is then cut at the image.
-    got = decode(reference, torch.tensor([[0.5, 0, 0, 5.0]]), (100, 200))
+    got = decode(reference[None], torch.tensor([[[0.5, 0, 0, 5.0]]]), torch.tensor([[100, 200]]))[0]
     torch.testing.assert_close(got, torch.tensor([[15.0, 0, 24, 99]]))
-    halved = decode(reference, torch.tensor([[5.0, 0, 0, 0]]), (100, 200), (0.1, 0.1, 0.2, 0.2))
+    halved = decode(reference, torch.tensor([[5.0, 0, 0, 0]]), torch.tensor([[100, 200]]), (0.1, 0.1, 0.2, 0.2))
     torch.testing.assert_close(halved, torch.tensor([[15.0, 10, 24, 19]]))
 
 

@@ -48,7 +48,7 @@ def test_proposals_equal_the_rule_step_by_step() -> None:
     with torch.no_grad():
         head.rpn_reg.weight.mul_(30)
         output = head(_features())
-    (first, second), size = head.proposals(output, [(60, 90), (64, 96)]), (60, 90)
+    (first, second), size = head.proposals(output, torch.tensor([[60, 90], [64, 96]])).per_image(), (60, 90)
     expected: list[tuple[float, list[float]]] = []
     for logits, deltas, anchors in zip(output.logits, output.deltas, output.anchors, strict=True):
         order = logits[0].argsort(descending=True)[:20]
@@ -68,7 +68,7 @@ def test_proposals_equal_the_rule_step_by_step() -> None:
 def test_training_has_its_own_limits() -> None:
     head = _head(train_proposals=(50, 7), test_proposals=(50, 3))
     output = head(_features(1))
-    counts = [head.train(mode).proposals(output, [(64, 96)])[0].shape[0] for mode in (True, False)]
+    counts = [head.train(mode).proposals(output, torch.tensor([[64, 96]])).boxes.shape[1] for mode in (True, False)]
     assert counts == [7, 3]
 
 

@@ -97,25 +97,28 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
     return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
 
 
-def export_backbone(source: str | Path, path: str | Path) -> Path:
-    """Writes the backbone of any file of :func:`read_backbone` alone, in half precision, as a safetensors file.
+def export_backbone(source: str | Path, path: str | Path, *, half: bool = True) -> Path:
+    """Writes the backbone of any file of :func:`read_backbone` alone, as a safetensors file.
 
-    The file states its facts, so that :func:`load_backbone` checks them; it is half as large as float32.
+    The file states its facts, so that :func:`load_backbone` checks them.
 
     Args:
         source: weights of a detector or of a ResNet.
         path: the file to write; its folder is made.
+        half: store float16, which makes the file half as large; else float32.
 
     Raises:
-        ValueError: as :func:`read_backbone`, or a value is too large for float16 (65504) or not a number.
+        ValueError: as :func:`read_backbone`, or a value is not a number or, with ``half``, above 65504.
     """
     from safetensors.torch import save
 
     state, facts = read_backbone(source)
-    half = {name: value.half().contiguous() for name, value in state.items() if value.is_floating_point()}
-    broken = [name for name, value in half.items() if not bool(torch.isfinite(value).all())]
+    dtype = torch.float16 if half else torch.float32
+    kept = {name: value.to(dtype).contiguous() for name, value in state.items() if value.is_floating_point()}
+    broken = [name for name, value in kept.items() if not bool(torch.isfinite(value).all())]
     if broken:
-        raise ValueError(f"{source}: values of {', '.join(broken)} do not fit into float16; has the training diverged?")
+        short = str(dtype).removeprefix("torch.")
+        raise ValueError(f"{source}: values of {', '.join(broken)} do not fit into {short}; has the training diverged?")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(save(half, vars(facts)))
+    Path(path).write_bytes(save(kept, vars(facts)))
     return Path(path)

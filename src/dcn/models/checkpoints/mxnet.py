@@ -20,7 +20,16 @@ from dcn.models.checkpoints.mxnet_format import read_params, write_params
 from dcn.models.detection.original_targets import STDS
 from dcn.models.detection.rfcn import RFCNHead
 
-__all__ = ["backbone_of", "export_mxnet", "load_mxnet", "mxnet_names", "network_of", "read_params", "write_params"]
+__all__ = [
+    "backbone_of",
+    "export_mxnet",
+    "is_network",
+    "load_mxnet",
+    "mxnet_names",
+    "network_of",
+    "read_params",
+    "write_params",
+]
 
 _LAYERS: Final = {
     "rpn_head.rpn_conv": "rpn_conv_3x3",
@@ -186,6 +195,19 @@ def _backbone_key(name: str) -> str | None:
     return f"layer{int(found['stage']) - 1}.{index}.{layer}{offset}.{part}"
 
 
+_SCORES: Final = {"rfcn_r101": "rfcn_cls", "fpn_r101": "cls_score", "rcnn_r101": "cls_score", "deeplab_r101": "score"}
+_MARKS: Final = {"rfcn_r101": "rpn_cls_score", "fpn_r101": "fpn_p6", "rcnn_r101": "conv_new_1", "deeplab_r101": "fc6"}
+
+
+def _family(arrays: Mapping[str, Tensor]) -> str | None:
+    return next((n for n in _SCORES if {f"arg:{_SCORES[n]}_bias", f"arg:{_MARKS[n]}_bias"} <= arrays.keys()), None)
+
+
+def is_network(arrays: Mapping[str, Tensor]) -> bool:
+    """Whether an original file holds one of its networks (:func:`network_of`) and not a backbone alone."""
+    return _family(arrays) is not None
+
+
 def network_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object]]:
     """Which of our models an original file belongs to, from its names and shapes.
 
@@ -195,16 +217,16 @@ def network_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object
     Raises:
         ValueError: if it is none of the original's networks (for example a backbone alone).
     """
-    layers = {"rfcn_r101": "rfcn_cls", "fpn_r101": "cls_score", "rcnn_r101": "cls_score", "deeplab_r101": "score"}
-    marks = {"rfcn_r101": "rpn_cls_score", "fpn_r101": "fpn_p6", "rcnn_r101": "conv_new_1", "deeplab_r101": "fc6"}
-    name = next((n for n in layers if {f"arg:{layers[n]}_bias", f"arg:{marks[n]}_bias"} <= arrays.keys()), None)
+    name = _family(arrays)
     if name is None:
         raise ValueError(f"expected an original R-FCN, Faster R-CNN, FPN or DeepLab, got {', '.join(list(arrays)[:3])}")
-    scores = len(arrays[f"arg:{layers[name]}_bias"])
+    scores = len(arrays[f"arg:{_SCORES[name]}_bias"])
     classes = scores if name == "deeplab_r101" else (scores // 49 if name == "rfcn_r101" else scores) - 1
     options: dict[str, object] = {}
     if name in ("rfcn_r101", "rcnn_r101") and len(arrays["arg:rpn_cls_score_bias"]) == 18:
-        options["anchor_scales"] = (8, 16, 32)
+        options |= {"anchor_scales": (8, 16, 32), "max_detections": 300}  # the settings for Pascal VOC
+    if name == "deeplab_r101" and classes == 21:
+        options["test_size"] = (360, 600)  # likewise
     offsets = arrays.get("arg:res5c_branch2b_offset_bias")
     if name == "rfcn_r101" and offsets is not None and "arg:rfcn_cls_offset_t_bias" not in arrays:
         # The network of the original's deform_conv_demo.

@@ -38,6 +38,8 @@ def read_state(path: str | Path) -> StateFile:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: expected a checkpoint file, found nothing there")
+    if path.suffix == ".params":
+        raise ValueError(f"{path}: a file of MXNet; turn it into one of ours with `dcn import {path.name} -o FILE`")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 

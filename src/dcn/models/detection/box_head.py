@@ -1,4 +1,4 @@
-"""Classification and box regression of pooled regions; the choice of final detections."""
+"""Classification and box regression of pooled regions."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn import boxes, ops
+from dcn import boxes
 from dcn.models.detection.roi_sampling import SampledRois
 from dcn.models.losses import box_loss, class_loss
 
@@ -68,29 +68,9 @@ class BoxHead(nn.Module):
             "loss_bbox": box_loss(deltas[positive, label], wanted, sampled.labels.numel(), self.beta),
         }
 
-    def decode(self, rois: Tensor, deltas: Tensor, size: tuple[int, int]) -> Tensor:
-        """Boxes ``[R, K, 4]`` of regions ``[R, 4]`` of one image, clipped to its ``(height, width)``."""
-        return boxes.clip(boxes.decode(rois[:, None], deltas, stds=self.stds), size)
-
-
-def select_detections(
-    candidates: Tensor, scores: Tensor, *, score_threshold: float, nms_iou: float = 0.5, max_detections: int = 100
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Threshold, non-maximum suppression per class, and the best of what is left.
-
-    Args:
-        candidates: ``[R, K, 4]``, with ``K`` either 1 or the number of classes.
-        scores: ``[R, num_classes]``, without background.
-        score_threshold: scores must be larger.
-        nms_iou: overlap above which a box suppresses a weaker one of its class.
-        max_detections: how many are kept.
-
-    Returns:
-        boxes ``[D, 4]``, scores ``[D]`` and labels ``[D]``, best first.
-    """
-    box, score, label = above_threshold(candidates, scores, score_threshold)
-    keep = ops.nms(box, score, nms_iou, label, max_output=max_detections)
-    return box[keep], score[keep], label[keep]
+    def decode(self, rois: Tensor, deltas: Tensor) -> Tensor:
+        """Boxes ``[..., K, 4]`` of regions ``[..., 4]``, not clipped."""
+        return boxes.decode(rois[..., None, :], deltas, stds=self.stds)
 
 
 def above_threshold(candidates: Tensor, scores: Tensor, score_threshold: float) -> tuple[Tensor, Tensor, Tensor]:

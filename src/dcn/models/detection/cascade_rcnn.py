@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from dcn import boxes
 from dcn.models.detection.box_head import BoxHead
 from dcn.models.detection.mask_head import MaskHead
-from dcn.models.detection.roi_extractor import RoIExtractor, to_rois
-from dcn.models.detection.roi_heads import ImageFrames, Size, add_masks, select_per_image
+from dcn.models.detection.padded import Frames, PaddedDetections, Proposals, Size
+from dcn.models.detection.roi_extractor import RoIExtractor
+from dcn.models.detection.roi_heads import with_masks
 from dcn.models.detection.roi_sampling import SampledRois, sample_rois
-from dcn.structures import Detections, Target
+from dcn.models.detection.selection import SelectionRule, select_detections
+from dcn.structures import Target
 
 STAGE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))
 STAGE_IOUS = (0.5, 0.6, 0.7)
@@ -24,7 +26,7 @@ class CascadeRoIHead(nn.Module):
     """Class-agnostic box heads in a row; scores and masks are averaged over them.
 
     Args:
-        bbox_roi_extractor: pools for all box heads; it has no parameters.
+        bbox_roi_extractor: pools for the box head of each stage; deformable pooling learns for each stage anew.
         bbox_head: one class-agnostic head per stage.
         mask_roi_extractor: pools for all mask heads; ``None`` without masks.
         mask_head: one head per stage; ``None`` without masks.
@@ -37,7 +39,7 @@ class CascadeRoIHead(nn.Module):
 
     def __init__(
         self,
-        bbox_roi_extractor: RoIExtractor,
+        bbox_roi_extractor: Sequence[RoIExtractor],
         bbox_head: Sequence[BoxHead],
         mask_roi_extractor: RoIExtractor | None = None,
         mask_head: Sequence[MaskHead] | None = None,
@@ -49,7 +51,7 @@ class CascadeRoIHead(nn.Module):
         max_detections: int = 100,
     ) -> None:
         super().__init__()
-        self.bbox_roi_extractor, self.mask_roi_extractor = bbox_roi_extractor, mask_roi_extractor
+        self.bbox_roi_extractor, self.mask_roi_extractor = nn.ModuleList(bbox_roi_extractor), mask_roi_extractor
         self.bbox_head = nn.ModuleList(bbox_head)
         self.mask_head = nn.ModuleList(mask_head) if mask_head is not None else None
         self.rois_per_image = rois_per_image
@@ -68,12 +70,11 @@ class CascadeRoIHead(nn.Module):
             targets: one per image.
         """
         losses: dict[str, Tensor] = {}
-        for stage, (head, iou, weight) in enumerate(
-            zip(self.bbox_head, self.positive_ious, self.loss_weights, strict=True)
-        ):
+        stages = zip(self.bbox_roi_extractor, self.bbox_head, self.positive_ious, self.loss_weights, strict=True)
+        for stage, (extractor, head, iou, weight) in enumerate(stages):
             assert isinstance(head, BoxHead)
             sampled = sample_rois(proposals, targets, head.num_classes, count=self.rois_per_image, positive_iou=iou)
-            logits, deltas = head(self.bbox_roi_extractor(features, sampled.rois))
+            logits, deltas = head(extractor(features, sampled.rois))
             parts = head.losses(logits, deltas, sampled) | self._mask_losses(stage, features, sampled, targets)
             losses |= {f"s{stage}.{name}": loss * weight for name, loss in parts.items()}
             proposals = _refine_sampled(head, sampled, deltas, sizes)
@@ -89,37 +90,45 @@ class CascadeRoIHead(nn.Module):
         pooled = self.mask_roi_extractor(features, sampled.rois[sampled.positive])
         return head.losses(head(pooled), sampled, targets)
 
-    def predict(self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageFrames) -> list[Detections]:
-        """Detections of every image from its proposals ``[R_i, 4]``, in pixels of ``images.output_sizes``."""
-        candidates = self.candidates(features, proposals, images)
-        found = select_per_image(candidates, images.score_threshold, self.nms_iou, self.max_detections)
-        return self.draw_masks(found, features, images)
+    def predict(
+        self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
+    ) -> PaddedDetections:
+        """Detections of every image, with masks' probabilities averaged over the stages where there are mask heads.
 
-    def candidates(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageFrames
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Boxes ``[R_i, 1, 4]`` in pixels of ``images.output_sizes`` and scores ``[R_i, C]``, before any choice.
+        Args:
+            features: maps ``[N, C, H_l, W_l]``, finest first.
+            proposals: of the ``N`` images.
+            frames: their sizes.
+            score_threshold: scores must be larger.
+        """
+        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
+        candidates, scores = self.candidates(features, proposals, frames)
+        found = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
+        return with_masks(found, features, frames, self.mask_roi_extractor, self.mask_heads)
+
+    def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Boxes ``[N, P, 1, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
         Each stage scores the boxes it was given; the three rows of logits that descend from one proposal are averaged.
+        Scores are -1 in empty places.
         """
-        counts = [proposal.shape[0] for proposal in proposals]
+        valid = proposals.valid
         total: Tensor | None = None
-        for head in self.bbox_head:
+        for extractor, head in zip(self.bbox_roi_extractor, self.bbox_head, strict=True):
             assert isinstance(head, BoxHead)
-            logits, deltas = head(self.bbox_roi_extractor(features, to_rois(proposals)))
+            logits, deltas = head(extractor(features, proposals.rois()))
             total = logits if total is None else total + logits
-            refined = zip(proposals, deltas.split(counts), images.sizes, strict=True)
-            proposals = [head.decode(box, delta, size)[:, 0] for box, delta, size in refined]
+            decoded = head.decode(proposals.boxes, deltas.unflatten(0, valid.shape))[:, :, 0]
+            proposals = Proposals(boxes.clip_batch(decoded, frames.sizes), valid)
         assert total is not None
-        scores = (total / len(self.bbox_head)).softmax(1)[:, :-1].split(counts)
-        rows = zip(proposals, images.sizes, images.output_sizes, strict=True)
-        return list(zip([boxes.scale(box[:, None], old, new) for box, old, new in rows], scores, strict=True))
+        scores = (total / len(self.bbox_head)).softmax(1)[:, :-1].unflatten(0, valid.shape)
+        output = proposals.boxes * boxes.per_image(frames.factors, proposals.boxes)
+        return output[:, :, None], scores.masked_fill(~valid[..., None], -1.0)
 
-    def draw_masks(self, found: list[Detections], features: Sequence[Tensor], images: ImageFrames) -> list[Detections]:
-        """The same detections with masks averaged over the stages; unchanged without mask heads."""
-        if self.mask_head is None or self.mask_roi_extractor is None:
-            return found
-        return add_masks(found, features, images, self.mask_roi_extractor, list(self.mask_head))
+    @property
+    def mask_heads(self) -> list[nn.Module]:
+        """The mask heads whose probabilities are averaged; none without masks."""
+        return [] if self.mask_head is None else list(self.mask_head)
 
 
 @torch.no_grad()
@@ -128,5 +137,5 @@ def _refine_sampled(head: BoxHead, sampled: SampledRois, deltas: Tensor, sizes: 
     refined = []
     for index, size in enumerate(sizes):
         chosen = (sampled.rois[:, 0] == index) & ~sampled.is_object
-        refined.append(head.decode(sampled.rois[chosen, 1:], deltas[chosen], size)[:, 0])
+        refined.append(boxes.clip(head.decode(sampled.rois[chosen, 1:], deltas[chosen])[:, 0], size))
     return refined

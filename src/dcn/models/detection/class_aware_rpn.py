@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes
-from dcn.models.backbones.original import DeformLayers, original_resnet
+from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
 from dcn.models.backbones.resnet import NormRule, Style
-from dcn.models.detection.original_detector import select_inclusive
-from dcn.models.detection.original_rpn import OriginalRPNHead, OriginalRPNOutput, decode, initialise
+from dcn.models.detection.original_rpn import OriginalRPNHead, decode, initialise
 from dcn.models.detection.original_targets import assign_anchors, objects_of
+from dcn.models.detection.padded import Frames, PaddedDetections, Size, make_frames
+from dcn.models.detection.selection import SelectionRule, select_detections
 from dcn.models.preprocess import Preprocess, PreprocessName
 from dcn.structures import Detections, Target
 
-Size = tuple[int, int]
+NMS_IOU = 0.3
+"""Overlap above which a detection suppresses another of its class."""
 
 
 class ReducedMap(nn.Module):
@@ -102,9 +103,9 @@ class ClassAwareRPN(nn.Module):
         found: dict[int, Detections] = {}
         for members in self.preprocess.groups(images):
             batch = self.preprocess([images[index] for index in members])
-            output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
-            for place, index in enumerate(members):
-                found[index] = self._select(output, place, batch.sizes[place], output_sizes[index])
+            frames = make_frames(batch.sizes, [output_sizes[index] for index in members], batch.pixels.device)
+            detections = self.detect(batch.pixels, frames, self.score_threshold).per_image()[0]
+            found.update(zip(members, detections, strict=True))
         return [found[index] for index in range(len(images))]
 
     def _losses(self, images: Sequence[Tensor], targets: Sequence[Target] | None) -> dict[str, Tensor]:
@@ -129,24 +130,36 @@ class ClassAwareRPN(nn.Module):
         ]
         return self.rpn_head.losses(output, wanted)
 
-    @torch.no_grad()
-    def _select(self, output: OriginalRPNOutput, index: int, size: Size, output_size: Size) -> Detections:
-        """The best anchors by their best class, decoded; then the selection of every original detector."""
-        scores = output.logits[index].softmax(1)[:, 1:]
-        best = scores.amax(1).topk(min(self.rpn_head.before_nms, len(scores))).indices
-        decoded = decode(output.anchors[best], output.deltas[index, best], size)
-        return select_inclusive(
-            boxes.scale(decoded, size, output_size)[:, None],
-            scores[best],
-            output_size,
-            score_threshold=self.score_threshold,
-            max_detections=self.max_detections,
-        )
+    def detect(self, pixels: Tensor, frames: Frames, score_threshold: float) -> PaddedDetections:
+        """From normalised images to detections; nothing in it waits for the device.
+
+        Args:
+            pixels: ``[N, 3, H, W]``.
+            frames: sizes of the images.
+            score_threshold: detections have larger scores.
+        """
+        rule = SelectionRule(score_threshold, NMS_IOU, self.max_detections, original=True)
+        candidates, scores = self.candidates(pixels, frames)
+        return select_detections(candidates, scores, frames.output_sizes, rule)
+
+    def candidates(self, pixels: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """The best anchors by their best class: inclusive boxes ``[N, P, 1, 4]`` in pixels of the output, decoded.
+
+        The second result are their scores ``[N, P, C]``.
+        """
+        output = self.rpn_head([self.neck(self.backbone(pixels))])
+        scores = output.logits.softmax(2)[..., 1:]
+        best = scores.amax(2).topk(min(self.rpn_head.before_nms, scores.shape[1]), 1).indices
+        deltas = output.deltas.gather(1, best[..., None].expand(-1, -1, 4))
+        decoded = decode(output.anchors[best], deltas, frames.sizes)
+        output_boxes = decoded * boxes.per_image(frames.factors, decoded)
+        return output_boxes[:, :, None], scores.gather(1, best[..., None].expand(-1, -1, scores.shape[2]))
 
 
 def class_aware_rpn(
     num_classes: int = 80,
     *,
+    architecture: Architecture = "resnet",
     depth: int = 101,
     width: float = 1.0,
     stem_channels: int = 64,
@@ -170,6 +183,7 @@ def class_aware_rpn(
 
     Args:
         num_classes: without background.
+        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
         depth: of the ResNet: 18, 34, 50, 101.
         width: factor on the channels of its stages.
         stem_channels: channels of its first convolution.
@@ -189,7 +203,8 @@ def class_aware_rpn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
+    backbone = original_backbone(
+        architecture,
         depth,
         width=width,
         stem_channels=stem_channels,

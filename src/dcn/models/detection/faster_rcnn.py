@@ -6,6 +6,7 @@ The class puts the parts together; :func:`rcnn_fpn` makes the parts with the pub
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Literal
 
@@ -16,12 +17,13 @@ from dcn.models.backbones import ResNet, deformable_positions
 from dcn.models.backbones.resnet import BLOCKS, NormRule, Style
 from dcn.models.detection.box_head import BoxHead, above_threshold
 from dcn.models.detection.cascade_rcnn import STAGE_STDS, CascadeRoIHead
-from dcn.models.detection.mask_head import MaskHead
+from dcn.models.detection.mask_head import MaskHead, paste_masks
+from dcn.models.detection.padded import Frames, PaddedDetections, Size, make_frames, pad_detections
 from dcn.models.detection.roi_extractor import RoIAlign, RoIExtractor
-from dcn.models.detection.roi_heads import ImageFrames, Size, StandardRoIHead
+from dcn.models.detection.roi_heads import StandardRoIHead, with_masks
 from dcn.models.detection.rpn import RPNHead
 from dcn.models.necks import FPN
-from dcn.models.preprocess import Preprocess, PreprocessName
+from dcn.models.preprocess import ImageBatch, Preprocess, PreprocessName
 from dcn.nn import DeformConv2d, DeformRoIPool, ModulatedDeformRoIPool
 from dcn.structures import Detections, Target
 
@@ -99,30 +101,47 @@ class FasterRCNN(nn.Module):
                 "call .eval() first to predict"
             )
         batch = self.preprocess(images)
-        trained = [_trained_objects(target.to(batch.pixels.device)) for target in targets]
+        # Chosen where the annotations are: on a GPU the number of objects would have to be waited for.
+        trained = [_trained_objects(target).to(batch.pixels.device) for target in targets]
         features = self.neck(self.backbone(batch.pixels))
         output = self.rpn_head(features)
-        proposals = self.rpn_head.proposals(output, batch.sizes)
+        frames = make_frames(batch.sizes, batch.sizes, batch.pixels.device)
+        proposals = self.rpn_head.proposals(output, frames.sizes).per_image()
         return self.rpn_head.losses(output, batch, trained) | self.roi_head.losses(
             features, proposals, batch.sizes, trained
         )
 
-    def _predict(self, images: Sequence[Tensor], output_sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+    def detect(self, pixels: Tensor, frames: Frames, score_threshold: float) -> PaddedDetections:
+        """From normalised images to detections; nothing in it waits for the device.
+
+        Args:
+            pixels: ``[N, 3, H, W]``.
+            frames: sizes of the images.
+            score_threshold: detections have larger scores.
+        """
+        features = self.neck(self.backbone(pixels))
+        proposals = self.rpn_head.proposals(self.rpn_head(features), frames.sizes)
+        return self.roi_head.predict(features, proposals, frames, score_threshold)
+
+    def _predict(self, images: Sequence[Tensor], output_sizes: Sequence[Size]) -> list[Detections]:
         found: dict[int, Detections] = {}
-        for members, sizes, features in self._pyramids(images):
-            wanted = ImageFrames(sizes, [output_sizes[index] for index in members], self.score_threshold)
-            proposals = self.rpn_head.proposals(self.rpn_head(features), sizes)
-            found.update(zip(members, self.roi_head.predict(features, proposals, wanted), strict=True))
+        for members, batch, frames in self._batches(images, output_sizes):
+            detections, masks = self.detect(batch.pixels, frames, self.score_threshold).per_image()
+            for index, one, mask in zip(members, detections, masks, strict=True):
+                found[index] = _pasted(one, mask, output_sizes[index])
         return [found[index] for index in range(len(images))]
 
-    def _pyramids(self, images: Sequence[Tensor]) -> Iterator[tuple[list[int], list[Size], Sequence[Tensor]]]:
-        """Batches: places of their images, sizes, features.
+    def _batches(
+        self, images: Sequence[Tensor], output_sizes: Sequence[Size]
+    ) -> Iterator[tuple[list[int], ImageBatch, Frames]]:
+        """Batches: places of their images, pixels, sizes.
 
         Images that need the same padding share a batch; more padding would change what the borders show.
         """
         for members in self.preprocess.groups(images):
             batch = self.preprocess([images[index] for index in members])
-            yield members, batch.sizes, self.neck(self.backbone(batch.pixels))
+            wanted = [output_sizes[index] for index in members]
+            yield members, batch, make_frames(batch.sizes, wanted, batch.pixels.device)
 
     def raw_detections(
         self, images: Sequence[Tensor], output_sizes: Sequence[Size], score_threshold: float
@@ -135,10 +154,10 @@ class FasterRCNN(nn.Module):
             score_threshold: scores must be larger.
         """
         found: dict[int, Detections] = {}
-        for members, sizes, features in self._pyramids(images):
-            wanted = ImageFrames(sizes, [output_sizes[index] for index in members], score_threshold)
-            proposals = self.rpn_head.proposals(self.rpn_head(features), sizes)
-            rows = self.roi_head.candidates(features, proposals, wanted)
+        for members, batch, frames in self._batches(images, output_sizes):
+            features = self.neck(self.backbone(batch.pixels))
+            proposals = self.rpn_head.proposals(self.rpn_head(features), frames.sizes)
+            rows = zip(*self.roi_head.candidates(features, proposals, frames), strict=True)
             raw = [Detections(*above_threshold(box, scores, score_threshold)) for box, scores in rows]
             found.update(zip(members, raw, strict=True))
         return [found[index] for index in range(len(images))]
@@ -153,14 +172,23 @@ class FasterRCNN(nn.Module):
             found: per image, in pixels of ``output_sizes``.
             output_sizes: ``(height, width)`` per image.
         """
-        if self.roi_head.mask_head is None:
+        head = self.roi_head
+        if head.mask_head is None:
             return list(found)
         drawn: dict[int, Detections] = {}
-        for members, sizes, features in self._pyramids(images):
-            frames = ImageFrames(sizes, [output_sizes[index] for index in members], self.score_threshold)
-            masked = self.roi_head.draw_masks([found[index] for index in members], features, frames)
-            drawn.update(zip(members, masked, strict=True))
+        for members, batch, frames in self._batches(images, output_sizes):
+            features = self.neck(self.backbone(batch.pixels))
+            padded = pad_detections([found[index] for index in members])
+            drawn_on = with_masks(padded, features, frames, head.mask_roi_extractor, head.mask_heads)
+            detections, masks = drawn_on.per_image()
+            for index, one, mask in zip(members, detections, masks, strict=True):
+                drawn[index] = _pasted(one, mask, output_sizes[index])
         return [drawn[index] for index in range(len(images))]
+
+
+def _pasted(found: Detections, masks: Tensor | None, size: Size) -> Detections:
+    """The same detections with masks at ``(height, width)`` from probabilities ``[D, m, m]``, if there are any."""
+    return found if masks is None else replace(found, masks=paste_masks(masks, found.boxes, size))
 
 
 def _trained_objects(target: Target) -> Target:
@@ -250,14 +278,16 @@ def rcnn_fpn(
         inside_only=cascade,
         beta=1 / 9 if cascade else 0.0,
     )
-    extractor = _box_extractor(roi_pooling, fpn_channels, fc_channels)
+    extractors = [
+        _box_extractor(roi_pooling, fpn_channels, fc_channels) for _ in range(len(STAGE_STDS) if cascade else 1)
+    ]
     make_head = _cascade_head if cascade else _standard_head
     return FasterRCNN(
         Preprocess(preprocess),
         backbone,
         FPN(backbone.out_channels, fpn_channels),
         rpn_head,
-        make_head(extractor, num_classes, fpn_channels, fc_channels, masks, rois_per_image, max_detections),
+        make_head(extractors, num_classes, fpn_channels, fc_channels, masks, rois_per_image, max_detections),
         classes=[f"class_{index}" for index in range(num_classes)],
         test_size=test_size,
         score_threshold=score_threshold,
@@ -278,10 +308,16 @@ def _mask_extractor(masks: bool) -> RoIExtractor | None:
 
 
 def _standard_head(
-    extractor: RoIExtractor, num_classes: int, channels: int, fc_channels: int, masks: bool, rois: int, detections: int
+    extractors: list[RoIExtractor],
+    num_classes: int,
+    channels: int,
+    fc_channels: int,
+    masks: bool,
+    rois: int,
+    detections: int,
 ) -> StandardRoIHead:
     return StandardRoIHead(
-        extractor,
+        extractors[0],
         BoxHead(channels * 7 * 7, num_classes, fc_channels=fc_channels),
         _mask_extractor(masks),
         MaskHead(channels, num_classes, channels=channels) if masks else None,
@@ -292,7 +328,13 @@ def _standard_head(
 
 
 def _cascade_head(
-    extractor: RoIExtractor, num_classes: int, channels: int, fc_channels: int, masks: bool, rois: int, detections: int
+    extractors: list[RoIExtractor],
+    num_classes: int,
+    channels: int,
+    fc_channels: int,
+    masks: bool,
+    rois: int,
+    detections: int,
 ) -> CascadeRoIHead:
     heads = [
         BoxHead(channels * 7 * 7, num_classes, fc_channels=fc_channels, class_agnostic=True, stds=stds, beta=1.0)
@@ -300,7 +342,7 @@ def _cascade_head(
     ]
     mask_heads = [MaskHead(channels, num_classes, channels=channels) for _ in STAGE_STDS] if masks else None
     return CascadeRoIHead(
-        extractor,
+        extractors,
         heads,
         _mask_extractor(masks),
         mask_heads,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes, ops
 from dcn.models.detection.original_rpn import initialise
+from dcn.models.detection.roi_extractor import pool_by_level
 
 BINS = 7
 SAMPLES_PER_PART = 4
@@ -75,13 +75,7 @@ class LevelRoIPool(nn.Module):
 
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Maps ``[N, C, H_l, W_l]`` and inclusive regions ``[R, 5]`` to ``[R, C, 7, 7]`` in their order."""
-        level_of = self.level_of(rois)
-        order, parts = [], []
-        for level, (pool, feature) in enumerate(zip(self.levels, features, strict=True)):
-            chosen = (level_of == level).nonzero()[:, 0]
-            order.append(chosen)
-            parts.append(pool(feature, rois[chosen]))
-        return torch.cat(parts)[torch.cat(order).argsort()]
+        return pool_by_level(features, rois, self.level_of(rois), self.levels)
 
 
 class TwoLayerHead(nn.Module):

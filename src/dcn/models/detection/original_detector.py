@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from dcn import boxes, ops
+from dcn import boxes
 from dcn.models.detection.ohem import hard_examples
 from dcn.models.detection.original_rpn import OriginalRPNHead, OriginalRPNOutput, decode
 from dcn.models.detection.original_targets import (
@@ -22,11 +22,12 @@ from dcn.models.detection.original_targets import (
     assign_regions,
     objects_of,
 )
+from dcn.models.detection.padded import Frames, PaddedDetections, Size, make_frames
+from dcn.models.detection.roi_extractor import to_rois
+from dcn.models.detection.selection import SelectionRule, select_detections
 from dcn.models.losses import box_loss, class_loss
 from dcn.models.preprocess import ImageBatch, Preprocess
 from dcn.structures import Detections, Target
-
-Size = tuple[int, int]
 
 
 class OriginalDetector(nn.Module):
@@ -116,9 +117,42 @@ class OriginalDetector(nn.Module):
         found: dict[int, Detections] = {}
         for members in self.preprocess.groups(images):
             batch = self.preprocess([images[index] for index in members])
-            wanted = [output_sizes[index] for index in members]
-            found.update(zip(members, self._predict(batch, wanted), strict=True))
+            frames = self.frames(batch, [output_sizes[index] for index in members])
+            detections = self.detect(batch.pixels, frames, self.score_threshold).per_image()[0]
+            found.update(zip(members, detections, strict=True))
         return [found[index] for index in range(len(images))]
+
+    def frames(self, batch: ImageBatch, output_sizes: Sequence[Size]) -> Frames:
+        """The sizes of a batch, with the padding where that counts."""
+        return make_frames(batch.sizes, output_sizes, batch.pixels.device, self._sizes(batch))
+
+    def detect(self, pixels: Tensor, frames: Frames, score_threshold: float) -> PaddedDetections:
+        """From normalised images to detections; nothing in it waits for the device.
+
+        Args:
+            pixels: ``[N, 3, H, W]``.
+            frames: sizes of the images.
+            score_threshold: detections have larger scores.
+        """
+        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections, original=True)
+        candidates, scores = self.candidates(pixels, frames)
+        return select_detections(candidates, scores, frames.output_sizes, rule)
+
+    def candidates(self, pixels: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Inclusive boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
+
+        Scores are -1 in empty places.
+        """
+        rpn_maps, roi_maps = self.features(pixels)
+        proposals = self.rpn_head.proposals(self.rpn_head(rpn_maps), frames.sizes)
+        logits, deltas = self.roi_head(roi_maps, proposals.rois())
+        images = proposals.valid.shape
+        # Index 1 of a class-agnostic head serves every class; index 0 is the background.
+        moves = (deltas[:, 1:2] if self.roi_head.class_agnostic else deltas[:, 1:]).unflatten(0, images)
+        decoded = decode(proposals.boxes[:, :, None], moves, frames.sizes, STDS)
+        scores = logits.softmax(1)[:, 1:].unflatten(0, images)
+        output = decoded * boxes.per_image(frames.factors, decoded)
+        return output, scores.masked_fill(~proposals.valid[..., None], -1.0)
 
     def features(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images ``[N, 3, H, W]`` to the maps of the proposal network and those of the second stage."""
@@ -186,73 +220,9 @@ class OriginalDetector(nn.Module):
     def _regions(
         self, output: OriginalRPNOutput, sizes: Sequence[Size], objects: Sequence[Objects]
     ) -> list[RegionTargets]:
+        frames = make_frames(sizes, sizes, output.logits.device)
+        found = self.rpn_head.filled_proposals(output, frames.sizes)
         return [
             assign_regions(proposals, wanted, samples=self.rois_per_image, lowest_negative_iou=self.lowest_negative_iou)
-            for proposals, wanted in zip(self.rpn_head.proposals(output, sizes), objects, strict=True)
+            for proposals, wanted in zip(found, objects, strict=True)
         ]
-
-    def _predict(self, batch: ImageBatch, output_sizes: Sequence[Size]) -> list[Detections]:
-        rpn_maps, roi_maps = self.features(batch.pixels)
-        sizes = self._sizes(batch)
-        proposals = self.rpn_head.proposals(self.rpn_head(rpn_maps), sizes)
-        logits, deltas = self.roi_head(roi_maps, to_rois(proposals))
-        counts = [len(proposal) for proposal in proposals]
-        rows = zip(proposals, logits.softmax(1).split(counts), deltas.split(counts), strict=True)
-        found = []
-        for index, (proposal, scores, moves) in enumerate(rows):
-            # Index 1 of a class-agnostic head serves every class.
-            chosen = moves[:, 1:2] if self.roi_head.class_agnostic else moves[:, 1:]
-            decoded = decode(proposal[:, None], chosen, sizes[index], STDS)
-            candidates = boxes.scale(decoded, batch.sizes[index], output_sizes[index])
-            found.append(self.select(candidates, scores[:, 1:], output_sizes[index]))
-        return found
-
-    def select(self, candidates: Tensor, scores: Tensor, size: Size) -> Detections:
-        """The final detections of one image: threshold, suppression per class, the best of what is left.
-
-        Args:
-            candidates: ``[R, K, 4]`` inclusive; ``K`` is 1 or the number of classes.
-            scores: ``[R, C]``.
-            size: ``(height, width)`` of the image in whose pixels ``candidates`` are.
-        """
-        return select_inclusive(
-            candidates,
-            scores,
-            size,
-            score_threshold=self.score_threshold,
-            nms_iou=self.nms_iou,
-            max_detections=self.max_detections,
-        )
-
-
-def to_rois(per_image: Sequence[Tensor]) -> Tensor:
-    """Boxes ``[R_i, 4]`` per image as ``[R, 5]`` with the index of the image first."""
-    return torch.cat([torch.cat((b.new_full((len(b), 1), index), b), 1) for index, b in enumerate(per_image)])
-
-
-def select_inclusive(
-    candidates: Tensor,
-    scores: Tensor,
-    size: Size,
-    *,
-    score_threshold: float,
-    nms_iou: float = 0.3,
-    max_detections: int = 100,
-) -> Detections:
-    """Post-processing of the original code: all overlaps with inclusive boxes, ties with the last detection kept.
-
-    Args:
-        candidates: ``[R, K, 4]`` inclusive; ``K`` is 1 or the number of classes.
-        scores: ``[R, C]``, without background.
-        size: ``(height, width)`` of the image; results are clipped to it.
-        score_threshold: scores must be larger.
-        nms_iou: overlap above which a box suppresses a weaker one of its class.
-        max_detections: how many are kept, more if some tie with the last of them.
-    """
-    row, label = (scores > score_threshold).nonzero().unbind(1)
-    box = candidates[row, label if candidates.shape[1] > 1 else torch.zeros_like(label)]
-    score = scores[row, label]
-    keep = ops.nms(box, score, nms_iou, label, plus_one=True)
-    if keep.numel() > max_detections:
-        keep = keep[score[keep] >= score[keep[max_detections - 1]]]
-    return Detections(boxes.clip(boxes.from_inclusive(box[keep]), size), score[keep], label[keep])

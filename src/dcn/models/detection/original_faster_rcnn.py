@@ -8,7 +8,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import DeformLayers, original_resnet
+from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
 from dcn.models.backbones.resnet import NormRule, Style
 from dcn.models.detection.original_box_head import BINS, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original_detector import OriginalDetector
@@ -51,6 +51,7 @@ class SingleLevelHead(nn.Module):
 def original_faster_rcnn(
     num_classes: int = 80,
     *,
+    architecture: Architecture = "resnet",
     depth: int = 101,
     width: float = 1.0,
     stem_channels: int = 64,
@@ -77,6 +78,7 @@ def original_faster_rcnn(
 
     Args:
         num_classes: without background.
+        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
         depth: of the ResNet: 18, 34, 50, 101.
         width: factor on the channels of its stages.
         stem_channels: channels of its first convolution.
@@ -99,7 +101,8 @@ def original_faster_rcnn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
+    backbone = original_backbone(
+        architecture,
         depth,
         width=width,
         stem_channels=stem_channels,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import DeformLayers, original_resnet
+from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
 from dcn.models.backbones.resnet import NormRule, Style
 from dcn.models.detection.original_box_head import BINS, LevelRoIPool, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original_detector import OriginalDetector
@@ -43,6 +43,7 @@ class PyramidHead(nn.Module):
 def original_fpn(
     num_classes: int = 80,
     *,
+    architecture: Architecture = "resnet",
     depth: int = 101,
     width: float = 1.0,
     stem_channels: int = 64,
@@ -70,6 +71,7 @@ def original_fpn(
 
     Args:
         num_classes: without background.
+        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
         depth: of the ResNet: 18, 34, 50, 101.
         width: factor on the channels of its stages.
         stem_channels: channels of its first convolution.
@@ -91,7 +93,8 @@ def original_fpn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
+    backbone = original_backbone(
+        architecture,
         depth,
         width=width,
         stem_channels=stem_channels,

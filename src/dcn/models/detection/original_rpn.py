@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dcn import boxes, ops
 from dcn.models.detection.anchors import grid_anchors, original_cell_anchors
 from dcn.models.detection.original_targets import AnchorTargets
+from dcn.models.detection.padded import Proposals, best_proposals
 from dcn.models.losses import box_loss, class_loss
 
 Size = tuple[int, int]
@@ -55,6 +56,8 @@ class OriginalRPNHead(nn.Module):
         inside_only: trains only anchors inside the image; the pyramid trains all.
     """
 
+    cells: Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -76,9 +79,12 @@ class OriginalRPNHead(nn.Module):
         self.rpn_cls = nn.Conv2d(channels, (num_classes + 1) * self.shapes_per_cell, 1)
         self.rpn_reg = nn.Conv2d(channels, 4 * self.shapes_per_cell, 1)
         initialise(self)
-        self.strides, self.scales, self.ratios = tuple(strides), tuple(scales), tuple(ratios)
+        self.strides = tuple(strides)
         self.before_nms, self.after_nms, self.nms_iou = before_nms, after_nms, nms_iou
         self.samples, self.inside_only = samples, inside_only
+        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        cells = torch.stack([original_cell_anchors(stride, scales, ratios) for stride in strides])
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> OriginalRPNOutput:
         """Maps ``[N, in_channels, H_l, W_l]``, one per stride, to scores and deltas of all anchors.
@@ -91,46 +97,55 @@ class OriginalRPNHead(nn.Module):
                 f"features: expected {len(self.strides)} maps (strides {self.strides}), got {len(features)}"
             )
         logits, deltas, anchors = [], [], []
-        for feature, stride in zip(features, self.strides, strict=True):
-            hidden = F.relu(self.rpn_conv(feature))
+        for feature, stride, cell in zip(features, self.strides, self.cells, strict=True):
+            hidden = F.relu_(self.rpn_conv(feature))
             scores = self.rpn_cls(hidden).float().unflatten(1, (-1, self.shapes_per_cell))
             logits.append(scores.permute(0, 3, 4, 2, 1).flatten(1, 3))
             deltas.append(self.rpn_reg(hidden).float().permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
-            cell = original_cell_anchors(stride, self.scales, self.ratios).to(feature.device)
             anchors.append(grid_anchors(cell, (feature.shape[2], feature.shape[3]), stride))
         shapes = [(feature.shape[2], feature.shape[3]) for feature in features]
         return OriginalRPNOutput(torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors), shapes)
 
     @torch.no_grad()
-    def proposals(self, output: OriginalRPNOutput, sizes: Sequence[Size]) -> list[Tensor]:
-        """The proposals ``[R_i, 4]`` of each image, best first, inclusive and clipped to its ``(height, width)``.
+    def proposals(self, output: OriginalRPNOutput, sizes: Tensor) -> Proposals:
+        """The proposals of each image, best first, inclusive and clipped to its ``(height, width)``.
 
-        In training each image gets exactly ``after_nms`` of them: missing ones are repeats of others, drawn at random,
-        as in the original. In evaluation repeats would change nothing and are left out.
+        Args:
+            output: of :meth:`forward`.
+            sizes: ``[N, 2]``.
         """
-        return [self._proposals_of(output, index, size) for index, size in enumerate(sizes)]
+        scores = output.logits.softmax(2)[..., 1:].sum(2)
+        usable = self._whole_cells(output, sizes)
+        best, order = torch.where(usable, scores, -1.0).topk(min(self.before_nms, scores.shape[1]), 1)
+        deltas = output.deltas.gather(1, order[..., None].expand(-1, -1, 4))
+        candidates = decode(output.anchors[order], deltas, sizes)
+        keep = ops.nms_keep(candidates, best, self.nms_iou, valid=usable.gather(1, order), plus_one=True)
+        return best_proposals(candidates, best, keep, self.after_nms).trimmed()
 
-    def _proposals_of(self, output: OriginalRPNOutput, index: int, size: Size) -> Tensor:
-        scores = output.logits[index].softmax(1)[:, 1:].sum(1)
-        usable = self._whole_cells(output, size).nonzero()[:, 0]
-        best, order = scores[usable].topk(min(self.before_nms, usable.numel()))
-        chosen = usable[order]
-        candidates = decode(output.anchors[chosen], output.deltas[index, chosen], size)
-        keep = ops.nms(candidates, best, self.nms_iou, plus_one=True, max_output=self.after_nms)
-        missing = self.after_nms - keep.numel()
-        if self.training and missing > 0 and keep.numel() > 0:
-            repeats = torch.randint(keep.numel(), (missing,)).to(keep.device)
-            keep = torch.cat((keep, keep[repeats]))
-        return candidates[keep]
+    def filled_proposals(self, output: OriginalRPNOutput, sizes: Tensor) -> list[Tensor]:
+        """Exactly ``after_nms`` proposals ``[after_nms, 4]`` of each image, as the original trains on.
 
-    def _whole_cells(self, output: OriginalRPNOutput, size: Size) -> Tensor:
-        """``[M]`` bool: anchors of cells that lie in the image as a whole; the original crops its maps to these."""
+        Missing ones are repeats of others, drawn at random; in evaluation repeats would change nothing.
+        """
+        return [self._filled(found) for found in self.proposals(output, sizes).per_image()]
+
+    def _filled(self, found: Tensor) -> Tensor:
+        missing = self.after_nms - len(found)
+        if missing <= 0 or len(found) == 0:
+            return found
+        repeats = torch.randint(len(found), (missing,)).to(found.device)
+        return torch.cat((found, found[repeats]))
+
+    def _whole_cells(self, output: OriginalRPNOutput, sizes: Tensor) -> Tensor:
+        """``[N, M]`` bool: anchors of cells that lie in the image as a whole; the original crops its maps to these."""
         flags = []
         for (rows, columns), stride in zip(output.shapes, self.strides, strict=True):
-            valid = torch.zeros(rows, columns, self.shapes_per_cell, dtype=torch.bool, device=output.logits.device)
-            valid[: size[0] // stride, : size[1] // stride] = True
-            flags.append(valid.flatten())
-        return torch.cat(flags)
+            last = sizes.div(stride, rounding_mode="floor")
+            row = torch.arange(rows, device=sizes.device) < last[:, :1]
+            column = torch.arange(columns, device=sizes.device) < last[:, 1:]
+            cells = row[:, :, None, None] & column[:, None, :, None]
+            flags.append(cells.expand(-1, -1, -1, self.shapes_per_cell).flatten(1))
+        return torch.cat(flags, 1)
 
     def losses(self, output: OriginalRPNOutput, targets: Sequence[AnchorTargets]) -> dict[str, Tensor]:
         """``loss_rpn_cls`` (mean over sampled anchors) and ``loss_rpn_bbox`` (sum / ``samples``), averaged over images.
@@ -147,10 +162,13 @@ class OriginalRPNHead(nn.Module):
         return {"loss_rpn_cls": torch.stack(cls).mean(), "loss_rpn_bbox": torch.stack(reg).mean()}
 
 
-def decode(references: Tensor, deltas: Tensor, size: Size, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
-    """Inclusive boxes ``[..., 4]`` from deltas without a bound on their size, clipped to ``(height, width)``."""
+def decode(references: Tensor, deltas: Tensor, sizes: Tensor, stds: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> Tensor:
+    """Inclusive boxes ``[N, ..., 4]`` from deltas without a bound on their size.
+
+    They are clipped to the images, whose (height, width) are the rows of ``sizes`` ``[N, 2]``.
+    """
     decoded = boxes.decode(references, deltas, stds=stds, pixel_offset=1, max_log_ratio=None)
-    return boxes.clip(decoded, size, pixel_offset=1)
+    return boxes.clip_batch(decoded, sizes, pixel_offset=1)
 
 
 def initialise(module: nn.Module) -> None:

@@ -61,12 +61,14 @@ class RegionTargets:
 def objects_of(target: Target, device: torch.device) -> Objects:
     """The objects of an annotation that are trained on: no crowd or difficult ones, none without area.
 
-    Boxes become inclusive and are rounded (half to even) and clipped, as the original does after resizing.
+    Boxes become inclusive and are rounded (half to even) and clipped, as the original does after resizing. All this
+    happens where the annotation is: on a GPU the number of objects would have to be waited for.
     """
-    target = target.to(device).select(~target.ignored.to(device))
+    target = target.select(~target.ignored)
     rounded = boxes.clip(boxes.to_inclusive(target.boxes.float()).round(), target.size, pixel_offset=1)
     kept = (boxes.sizes(target.boxes) > 0).all(1) & (boxes.sizes(rounded, 1) > 0).all(1)
-    return Objects(rounded[kept], target.labels[kept] + 1)
+    found = rounded[kept], target.labels[kept] + 1
+    return Objects(*(value.to(device, non_blocking=device.type != "cpu") for value in found))
 
 
 def assign_anchors(

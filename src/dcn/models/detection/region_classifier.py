@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dcn.models.backbones.original import original_resnet
-from dcn.models.detection.original_detector import to_rois
 from dcn.models.detection.rfcn import RFCNHead
+from dcn.models.detection.roi_extractor import to_rois
 from dcn.models.preprocess import Preprocess
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import ops
-from dcn.models.backbones.original import DeformLayers, original_resnet
+from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
 from dcn.models.backbones.resnet import NormRule, Style
 from dcn.models.detection.original_detector import OriginalDetector
 from dcn.models.detection.original_rpn import OriginalRPNHead, initialise
@@ -137,6 +137,7 @@ class RFCNHead(nn.Module):
 def rfcn(
     num_classes: int = 80,
     *,
+    architecture: Architecture = "resnet",
     depth: int = 101,
     width: float = 1.0,
     stem_channels: int = 64,
@@ -165,6 +166,7 @@ def rfcn(
 
     Args:
         num_classes: without background.
+        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
         depth: of the ResNet: 18, 34, 50, 101.
         width: factor on the channels of its stages.
         stem_channels: channels of its first convolution.
@@ -189,7 +191,8 @@ def rfcn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
+    backbone = original_backbone(
+        architecture,
         depth,
         width=width,
         stem_channels=stem_channels,

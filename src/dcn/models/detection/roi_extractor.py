@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dcn import boxes, ops
+from dcn.models.detection.padded import shapes_are_fixed
 
 
 def to_rois(proposals: Sequence[Tensor]) -> Tensor:
@@ -58,10 +59,30 @@ class RoIExtractor(nn.Module):
     def forward(self, features: Sequence[Tensor], rois: Tensor) -> Tensor:
         """Maps (the first ``len(roi_layers)`` are used) and regions ``[R, 5]`` to ``[R, C, k, k]`` in their order."""
         level = pyramid_level(rois[:, 1:], len(self.roi_layers), self.finest_scale)
-        # Every level is called even without regions, so that every parameter always has a gradient.
-        members = [(level == index).nonzero()[:, 0] for index in range(len(self.roi_layers))]
-        pooled = [
-            layer(feature, rois[chosen])
-            for layer, feature, chosen in zip(self.roi_layers, features, members, strict=False)
-        ]
-        return torch.cat(pooled)[torch.cat(members).argsort()]
+        return pool_by_level(features, rois, level, self.roi_layers)
+
+
+def pool_by_level(features: Sequence[Tensor], rois: Tensor, level: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+    """Pools every region from its level.
+
+    Every level is called even without regions, so that every parameter always has a gradient. Where shapes are fixed,
+    each level pools all regions, those of other levels as empty boxes, which cost next to nothing.
+
+    Args:
+        features: maps ``[N, C, H_l, W_l]``, at least one per layer.
+        rois: ``[R, 5]``.
+        level: ``[R]`` int64.
+        layers: for each level a module ``(map, rois) -> [R, C, k, k]``.
+    """
+    pairs = list(zip(layers, features, strict=False))
+    if not shapes_are_fixed(rois):
+        members = [(level == index).nonzero()[:, 0] for index in range(len(pairs))]
+        parts = [layer(feature, rois[chosen]) for (layer, feature), chosen in zip(pairs, members, strict=True)]
+        return torch.cat(parts)[torch.cat(members).argsort()]
+    pooled: Tensor | None = None
+    for index, (layer, feature) in enumerate(pairs):
+        own = level == index
+        found = layer(feature, torch.cat((rois[:, :1], rois[:, 1:] * own[:, None]), 1))
+        pooled = found if pooled is None else torch.where(own[:, None, None, None], found, pooled)
+    assert pooled is not None
+    return pooled

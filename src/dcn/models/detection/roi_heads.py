@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dcn import boxes
-from dcn.models.detection.box_head import BoxHead, select_detections
-from dcn.models.detection.mask_head import MaskHead, paste_masks
+from dcn.models.detection.box_head import BoxHead
+from dcn.models.detection.mask_head import MaskHead
 from dcn.models.detection.matcher import LowQuality
-from dcn.models.detection.roi_extractor import RoIExtractor, to_rois
+from dcn.models.detection.padded import Frames, PaddedDetections, Proposals, Size
+from dcn.models.detection.roi_extractor import RoIExtractor
 from dcn.models.detection.roi_sampling import sample_rois
-from dcn.structures import Detections, Target
-
-Size = tuple[int, int]
-
-
-@dataclass(frozen=True)
-class ImageFrames:
-    """What the second stage needs to know in evaluation.
-
-    Attributes:
-        sizes: ``(height, width)`` of each image as the network sees it.
-        output_sizes: ``(height, width)`` in whose pixels the detections are wanted.
-        score_threshold: scores must be larger.
-    """
-
-    sizes: Sequence[Size]
-    output_sizes: Sequence[Size]
-    score_threshold: float
+from dcn.models.detection.selection import SelectionRule, select_detections
+from dcn.structures import Target
 
 
 class StandardRoIHead(nn.Module):
@@ -87,61 +72,58 @@ class StandardRoIHead(nn.Module):
             losses |= self.mask_head.losses(self.mask_head(pooled), sampled, targets)
         return losses
 
-    def predict(self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageFrames) -> list[Detections]:
-        """Detections of every image from its proposals ``[R_i, 4]``, in pixels of ``images.output_sizes``."""
-        candidates = self.candidates(features, proposals, images)
-        found = select_per_image(candidates, images.score_threshold, self.nms_iou, self.max_detections)
-        return self.draw_masks(found, features, images)
+    def predict(
+        self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
+    ) -> PaddedDetections:
+        """Detections of every image, with masks' probabilities where there is a mask head.
 
-    def candidates(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], images: ImageFrames
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Boxes ``[R_i, K, 4]`` in pixels of ``images.output_sizes`` and scores ``[R_i, C]``, before any choice."""
-        logits, deltas = self.bbox_head(self.bbox_roi_extractor(features, to_rois(proposals)))
-        counts = [proposal.shape[0] for proposal in proposals]
-        rows = zip(proposals, deltas.split(counts), images.sizes, images.output_sizes, strict=True)
-        decoded = [boxes.scale(self.bbox_head.decode(box, delta, old), old, new) for box, delta, old, new in rows]
-        return list(zip(decoded, logits.softmax(1)[:, :-1].split(counts), strict=True))
+        Args:
+            features: maps ``[N, C, H_l, W_l]``, finest first.
+            proposals: of the ``N`` images.
+            frames: their sizes.
+            score_threshold: scores must be larger.
+        """
+        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
+        candidates, scores = self.candidates(features, proposals, frames)
+        found = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
+        return with_masks(found, features, frames, self.mask_roi_extractor, self.mask_heads)
 
-    def draw_masks(self, found: list[Detections], features: Sequence[Tensor], images: ImageFrames) -> list[Detections]:
-        """The same detections with masks; unchanged without a mask head."""
-        if self.mask_head is None or self.mask_roi_extractor is None:
-            return found
-        return add_masks(found, features, images, self.mask_roi_extractor, [self.mask_head])
+    def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
+        Scores are -1 in empty places.
+        """
+        images = proposals.valid.shape
+        logits, deltas = self.bbox_head(self.bbox_roi_extractor(features, proposals.rois()))
+        decoded = self.bbox_head.decode(proposals.boxes, deltas.unflatten(0, images))
+        scores = logits.softmax(1)[:, :-1].unflatten(0, images)
+        return to_output(decoded, frames), scores.masked_fill(~proposals.valid[..., None], -1.0)
 
-def select_per_image(
-    candidates: Sequence[tuple[Tensor, Tensor]], score_threshold: float, nms_iou: float, max_detections: int
-) -> list[Detections]:
-    """The final detections of every image from its boxes and scores, see :func:`select_detections`."""
-    return [
-        Detections(
-            *select_detections(
-                box, scores, score_threshold=score_threshold, nms_iou=nms_iou, max_detections=max_detections
-            )
-        )
-        for box, scores in candidates
-    ]
+    @property
+    def mask_heads(self) -> list[nn.Module]:
+        """The mask heads whose probabilities are averaged; none without masks."""
+        return [] if self.mask_head is None else [self.mask_head]
 
 
-def add_masks(
-    found: Sequence[Detections],
+def to_output(decoded: Tensor, frames: Frames) -> Tensor:
+    """Boxes ``[N, ..., 4]`` clipped to their images, then in pixels of the output."""
+    clipped = boxes.clip_batch(decoded, frames.sizes)
+    return clipped * boxes.per_image(frames.factors, clipped)
+
+
+def with_masks(
+    found: PaddedDetections,
     features: Sequence[Tensor],
-    images: ImageFrames,
-    extractor: RoIExtractor,
+    frames: Frames,
+    extractor: RoIExtractor | None,
     heads: Sequence[nn.Module],
-) -> list[Detections]:
-    """The same detections with masks: the probabilities of several heads averaged, pasted at the output sizes."""
-    regions = [
-        boxes.scale(detections.boxes, new, old)
-        for detections, old, new in zip(found, images.sizes, images.output_sizes, strict=True)
-    ]
-    labels = torch.cat([detections.labels for detections in found])
-    pooled = extractor(features, to_rois(regions))
+) -> PaddedDetections:
+    """The same detections with the probabilities of several mask heads averaged; unchanged without heads."""
+    if extractor is None:
+        return found
+    regions = Proposals(found.boxes / boxes.per_image(frames.factors, found.boxes), found.valid)
+    pooled = extractor(features, regions.rois())
+    labels = found.labels.flatten()
     own = torch.arange(labels.numel(), device=labels.device), labels
     masks = torch.stack([head(pooled)[own].float().sigmoid() for head in heads]).mean(0)
-    parts = masks.split([len(detections) for detections in found])
-    return [
-        Detections(d.boxes, d.scores, d.labels, paste_masks(mask, d.boxes, size))
-        for d, mask, size in zip(found, parts, images.output_sizes, strict=True)
-    ]
+    return replace(found, masks=masks.unflatten(0, found.valid.shape))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dcn import boxes, ops
 from dcn.models.detection.anchors import cell_anchors, grid_anchors
 from dcn.models.detection.matcher import IGNORED, match
+from dcn.models.detection.padded import Proposals, best_proposals
 from dcn.models.detection.sampler import sample
 from dcn.models.losses import binary_loss, box_loss
 from dcn.models.preprocess import ImageBatch
@@ -53,6 +54,8 @@ class RPNHead(nn.Module):
         beta: of the smooth L1 loss; 0 is L1.
     """
 
+    cells: Tensor
+
     def __init__(
         self,
         channels: int = 256,
@@ -78,10 +81,13 @@ class RPNHead(nn.Module):
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
         self.strides = tuple(strides)
-        self.scale, self.ratios = scale, tuple(ratios)
+        self.ratios = tuple(ratios)
         self.train_proposals, self.test_proposals, self.nms_iou = train_proposals, test_proposals, nms_iou
         self.positive_iou, self.negative_iou, self.samples = positive_iou, negative_iou, samples
         self.inside_only, self.beta = inside_only, beta
+        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        cells = torch.stack([cell_anchors(stride, (scale,), ratios) for stride in strides])
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> RPNOutput:
         """Maps ``[N, channels, H_l, W_l]``, one per stride, to scores and deltas of all anchors."""
@@ -90,34 +96,30 @@ class RPNHead(nn.Module):
                 f"features: expected {len(self.strides)} maps (strides {self.strides}), got {len(features)}"
             )
         logits, deltas, anchors, shapes = [], [], [], []
-        for feature, stride in zip(features, self.strides, strict=True):
-            hidden = F.relu(self.rpn_conv(feature))
+        for feature, stride, cell in zip(features, self.strides, self.cells, strict=True):
+            hidden = F.relu_(self.rpn_conv(feature))
             logits.append(self.rpn_cls(hidden).permute(0, 2, 3, 1).flatten(1).float())
             deltas.append(self.rpn_reg(hidden).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)).float())
             shapes.append((feature.shape[2], feature.shape[3]))
-            cell = cell_anchors(stride, (self.scale,), self.ratios).to(feature.device)
             anchors.append(grid_anchors(cell, shapes[-1], stride))
         return RPNOutput(logits, deltas, anchors, shapes)
 
     @torch.no_grad()
-    def proposals(self, output: RPNOutput, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """The proposals ``[R_i, 4]`` of each image, best first, clipped to its ``(height, width)``."""
-        return [self._proposals_of(output, index, size) for index, size in enumerate(sizes)]
-
-    def _proposals_of(self, output: RPNOutput, index: int, size: tuple[int, int]) -> Tensor:
+    def proposals(self, output: RPNOutput, sizes: Tensor) -> Proposals:
+        """The proposals of each image, best first, clipped to its (height, width), a row of ``sizes`` ``[N, 2]``."""
         before, after = self.train_proposals if self.training else self.test_proposals
         scores, found, levels = [], [], []
         for level, (logits, deltas, anchors) in enumerate(
             zip(output.logits, output.deltas, output.anchors, strict=True)
         ):
-            best, order = logits[index].topk(min(before, anchors.shape[0]))
+            best, order = logits.topk(min(before, anchors.shape[0]), 1)
             scores.append(best)
-            found.append(boxes.decode(anchors[order], deltas[index, order]))
+            found.append(boxes.decode(anchors[order], deltas.gather(1, order[..., None].expand(-1, -1, 4))))
             levels.append(torch.full_like(order, level))
-        candidates, score, level_of = boxes.clip(torch.cat(found), size), torch.cat(scores), torch.cat(levels)
-        valid = (boxes.sizes(candidates) > 0).all(1)
-        candidates, score, level_of = candidates[valid], score[valid].sigmoid(), level_of[valid]
-        return candidates[ops.nms(candidates, score, self.nms_iou, level_of, max_output=after)]
+        candidates, score = boxes.clip_batch(torch.cat(found, 1), sizes), torch.cat(scores, 1).sigmoid()
+        valid = (boxes.sizes(candidates) > 0).all(-1)
+        keep = ops.nms_keep(candidates, score, self.nms_iou, torch.cat(levels, 1), valid)
+        return best_proposals(candidates, score, keep, after).trimmed()
 
     def losses(self, output: RPNOutput, batch: ImageBatch, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_rpn_cls`` and ``loss_rpn_bbox``, both divided by the number of sampled anchors of the batch.

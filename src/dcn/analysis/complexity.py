@@ -1,0 +1,145 @@
+"""Parameters and multiply-adds of networks, counted from the operators that really run.
+
+The unit is the one of the field (torchvision, mmdetection, fvcore): what tables call "GFLOPs" are 10^9 multiply-adds,
+one multiplication and one addition together. Counted are convolutions, matrix products, and the sampling of deformable
+layers and of RoI pooling: an interpolated value is 4 multiply-adds (its four neighbours), also where the offset is
+zero. Not counted are offsets' coordinates, normalisation, activations, max pooling, sorting and suppression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+NEIGHBOURS = 4
+"""Multiply-adds of one bilinear interpolation."""
+
+ADAPTIVE_SAMPLES = 2
+"""Samples per bin and axis that are counted where a pooling chooses their number by the size of the region."""
+
+
+@dataclass
+class Count:
+    """Multiply-adds.
+
+    Attributes:
+        by_part: for each direct child of the network, in the order in which they first ran.
+        by_operator: for each operator.
+    """
+
+    by_part: dict[str, float] = field(default_factory=dict)
+    by_operator: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Of everything."""
+        return sum(self.by_operator.values())
+
+
+def count_parameters(module: nn.Module) -> int:
+    """How many numbers its parameters have, trained or not; statistics of batch norm are not parameters."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_multiply_adds(
+    module: nn.Module, run: Callable[[], object], shared: Mapping[type[nn.Module], int] | None = None
+) -> Count:
+    """Counts what happens inside of ``module`` while ``run()`` runs.
+
+    On tensors of the device ``meta`` nothing is computed and the count takes milliseconds.
+
+    Args:
+        module: the network that ``run`` calls, wholly or in part.
+        run: calls it.
+        shared: types of modules whose inner work is counted that many times too often. With fixed shapes the pooling of
+            a pyramid with ``n`` levels runs for all regions on each level, though a region belongs to one of them.
+    """
+    counter = _Counter(shared or {})
+    handles = [handle for name, child in module.named_modules() for handle in counter.watch(name, child)]
+    try:
+        with torch.no_grad(), counter:
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.count
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operator; hooks on the modules tell which of them runs."""
+
+    def __init__(self, shared: Mapping[type[nn.Module], int]) -> None:
+        super().__init__()
+        self.count = Count()
+        self.shared = shared
+        self.running: list[tuple[str, float]] = [("", 1.0)]
+
+    def watch(self, name: str, module: nn.Module) -> list[Any]:
+        """Hooks that note when ``module`` begins and ends."""
+        factor = 1.0 / self.shared.get(type(module), 1)
+
+        def enter(module: nn.Module, inputs: object) -> None:
+            self.running.append((name.partition(".")[0], self.running[-1][1] * factor))
+
+        def leave(module: nn.Module, inputs: object, output: object) -> None:
+            self.running.pop()
+
+        return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        name = func._schema.name
+        if name in _RULES:
+            part, factor = self.running[-1]
+            amount = _RULES[name](args, output) * factor
+            self.count.by_part[part] = self.count.by_part.get(part, 0.0) + amount
+            self.count.by_operator[name] = self.count.by_operator.get(name, 0.0) + amount
+        return output
+
+
+def _convolution(args: tuple[Any, ...], output: Tensor) -> int:
+    """A weight is used once per place: of the output, or of the input of a transposed convolution."""
+    image, weight, transposed = args[0], args[1], args[6]
+    places = prod((image if transposed else output).shape[2:]) * image.shape[0]
+    return places * weight.numel()
+
+
+def _matrix_product(args: tuple[Any, ...], output: Tensor) -> int:
+    return output.numel() * args[0].shape[-1]
+
+
+def _matrix_product_and_bias(args: tuple[Any, ...], output: Tensor) -> int:
+    return output.numel() * args[1].shape[-1]
+
+
+def _deform_conv(args: tuple[Any, ...], output: Tensor) -> int:
+    image, weight = args[0], args[2]
+    places = output.shape[0] * prod(output.shape[2:])
+    samples = image.shape[1] * prod(weight.shape[2:])
+    return places * (weight.numel() + NEIGHBOURS * samples)
+
+
+def _roi_mean(args: tuple[Any, ...], output: Tensor) -> int:
+    form, samples = args[4], args[8]
+    if form.startswith("cells"):
+        return 0  # sums of whole cells: nothing is interpolated
+    return output.numel() * NEIGHBOURS * (samples if samples > 0 else ADAPTIVE_SAMPLES) ** 2
+
+
+_RULES: dict[str, Callable[[tuple[Any, ...], Tensor], int]] = {
+    "aten::convolution": _convolution,
+    "aten::mm": _matrix_product,
+    "aten::bmm": _matrix_product,
+    "aten::addmm": _matrix_product_and_bias,
+    "aten::baddbmm": _matrix_product_and_bias,
+    "dcn::deform_conv": _deform_conv,
+    "dcn::roi_mean": _roi_mean,
+}

@@ -1,0 +1,16 @@
+"""The table of costs against the counts of all networks: a minute."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcn.cli.model_costs import model_costs
+from dcn.models import MODELS
+from dcn.models.costs import COSTS
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_costs_are_counted(name: str) -> None:
+    parameters, count = model_costs(name)
+    found = (parameters, round(count.total / 1e9, 1))
+    assert COSTS.get(name) == found, f'write "{name}": {found}, into the table'
