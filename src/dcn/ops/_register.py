@@ -114,7 +114,7 @@ class Operator:
         if transformed and _beyond_rules():
             with fixed_order():
                 return self.reference_forward(tensors, options)
-        if _traced(tensors):
+        if traced(tensors):
             return self.registered(*tensors, *options)
         if transformed:
             return _Transformed.apply(self, options, *tensors)
@@ -130,7 +130,7 @@ class Operator:
         return self.autocast(tensors, torch.get_autocast_dtype(device))
 
 
-def _traced(tensors: Tensors) -> bool:
+def traced(tensors: Tensors) -> bool:
     """Whether someone records or replaces operators, so that only a registered one will do."""
     if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing():
         return True

@@ -19,6 +19,7 @@ from dcn.kernels.triton import nms as triton
 from dcn.kernels.triton import soft_nms as triton_soft
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
+from dcn.ops._register import traced
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 SOFT_BACKENDS: Table = (("triton", triton_soft), ("reference", reference_soft))
@@ -125,7 +126,7 @@ def nms(
         labels = labels.long()
     most = -1 if max_output is None else max_output
     call = (boxes.detach(), scores.detach(), labels, float(iou_threshold), plus_one, suppress_equal, most)
-    if torch.compiler.is_compiling() or boxes.is_meta:
+    if torch.compiler.is_compiling() or traced((boxes, scores)):
         return _nms(*call, backend)
     return choose(BACKENDS, backend, *call).forward(*call)
 
@@ -224,7 +225,7 @@ def nms_keep(
     if labels is not None:
         labels = labels.long()
     call = (boxes.detach(), scores.detach(), labels, valid, float(iou_threshold), plus_one, suppress_equal, backend)
-    if torch.compiler.is_compiling() or boxes.is_meta:
+    if torch.compiler.is_compiling() or traced((boxes, scores)):
         return _nms_keep(*call)
     return _keep(*call)
 
