@@ -131,20 +131,6 @@ def nms(
     return choose(BACKENDS, backend, *call).forward(*call)
 
 
-@torch.library.custom_op("dcn::nms_keep", mutates_args=())
-def _nms_keep(
-    boxes: Tensor,
-    scores: Tensor,
-    labels: Tensor | None,
-    valid: Tensor | None,
-    iou_threshold: float,
-    plus_one: bool,
-    suppress_equal: bool,
-    backend: str | None,
-) -> Tensor:
-    return _keep(boxes, scores, labels, valid, iou_threshold, plus_one, suppress_equal, backend)
-
-
 def _keep(
     boxes: Tensor,
     scores: Tensor,
@@ -163,6 +149,9 @@ def _keep(
     else:
         sets = [None if t is None else t.flatten(0, scores.ndim - 2) for t in (boxes, scores, labels, valid)]
     return module.keep(*sets, *rule).view(scores.shape)
+
+
+_nms_keep = torch.library.custom_op("dcn::nms_keep", _keep, mutates_args=())
 
 
 @_nms_keep.register_fake
