@@ -38,7 +38,7 @@ def test_a_recipe_says_what_was_published(recipe: str) -> None:
 
 
 # The tables themselves: the number of rows that each has for the networks of this package.
-TABLES = {"table 1": 15 + 10, "table 3": 7 + 7 + 5 + 10, "table 5": 12, "README": 4 + 2 + 4 + 4, "mmdetection": 17}
+TABLES = {"table 1": 15 + 10, "table 3": 7 + 7 + 5 + 10, "table 5": 14, "README": 4 + 2 + 4 + 4, "mmdetection": 17}
 
 
 @pytest.mark.parametrize("table", TABLES)

@@ -98,6 +98,8 @@ COSTS: dict[str, tuple[int, float]] = {
     "deeplab_r101_atrous8": (44_637_267, 425.6),
     "rfcn_aligned_inception_resnet": (73_509_617, 200.0),
     "rfcn_aligned_inception_resnet_dcn": (83_613_405, 224.7),
+    "rcnn_aligned_inception_resnet": (81_776_765, 189.8),
+    "rcnn_aligned_inception_resnet_dcn": (84_873_063, 195.4),
     "rfcn_r50": (34_832_273, 100.6),
     "rfcn_r50_dcn": (44_064_717, 123.0),
     "rcnn_r50": (43_099_421, 90.4),

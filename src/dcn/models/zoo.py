@@ -137,6 +137,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     # Table 5: the reconstructed Aligned-Inception-ResNet
     "rfcn_aligned_inception_resnet": partial(rfcn, **_ALIGNED),
     "rfcn_aligned_inception_resnet_dcn": partial(rfcn, **_ALIGNED, deform_layers=3, deform_pool=True),
+    "rcnn_aligned_inception_resnet": partial(original_faster_rcnn, **_ALIGNED),
+    "rcnn_aligned_inception_resnet_dcn": partial(original_faster_rcnn, **_ALIGNED, deform_layers=3, deform_pool=True),
     # The same on smaller backbones (ours)
     "rfcn_r50": partial(rfcn, depth=50),
     "rfcn_r50_dcn": partial(rfcn, depth=50, deform_layers=3, deform_pool=True),
