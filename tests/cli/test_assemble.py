@@ -16,7 +16,7 @@ OPTIONS = "model.options={width: 0.125, stem_channels: 8, fpn_channels: 16, fc_c
 
 def test_part_of_a_set_is_spread_over_it() -> None:
     recipe = load_recipe("synthetic_plain", SMALL)
-    whole = assemble.open_split(recipe.data, "val")
+    whole = assemble.open_split(recipe, "val")
     part = assemble.spread(whole, 3)
     ids = [whole[index].target.image_id for index in (0, 3, 6)]
     assert [part[index].target.image_id for index in range(len(part))] == ids
@@ -24,9 +24,21 @@ def test_part_of_a_set_is_spread_over_it() -> None:
     assert assemble.spread(whole, 10) is whole
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [([], False), (["model.name=mask_rcnn_r18_fpn"], True), (["data.options.masks=true"], True)],
+    ids=["boxes alone", "a network with masks", "asked for"],
+)
+def test_masks_are_decoded_for_networks_that_find_them(overrides: list[str], wanted: bool) -> None:
+    dataset = assemble.open_split(load_recipe("synthetic_plain", [*SMALL, *overrides]), "val")
+    target = dataset[0].target
+    assert isinstance(target, Target)
+    assert (target.masks is not None) == wanted
+
+
 def test_evaluation_sees_resized_images_and_original_targets() -> None:
     recipe = load_recipe("synthetic_plain", [*SMALL, "transforms.test_short=96"])
-    dataset = assemble.open_split(recipe.data, "val")
+    dataset = assemble.open_split(recipe, "val")
     world = World(torch.device("cpu"))
     first = next(assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world))[0]
     assert first.image.shape == (3, 96, 96)
@@ -36,7 +48,7 @@ def test_evaluation_sees_resized_images_and_original_targets() -> None:
 
 def test_processes_share_the_batch() -> None:
     recipe = load_recipe("synthetic_plain", SMALL)
-    dataset = assemble.open_split(recipe.data, "train", training=True)
+    dataset = assemble.open_split(recipe, "train", training=True)
     device = torch.device("cpu")
     whole = next(assemble.training_batches(recipe, dataset, World(device))[0](0))
     parts = [next(assemble.training_batches(recipe, dataset, World(device, rank, 2))[0](0)) for rank in range(2)]
@@ -63,4 +75,4 @@ def test_fine_tuning_keeps_what_fits(tmp_path: Path, caplog: pytest.LogCaptureFi
 def test_classes_of_the_recipe_must_be_those_of_the_data() -> None:
     recipe = load_recipe("synthetic_plain", [*SMALL, "data.classes=[cat]"])
     with pytest.raises(ValueError, match=r"data\.classes: .* not \['cat'\]"):
-        assemble.open_split(recipe.data, "val")
+        assemble.open_split(recipe, "val")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dcn.cli.assemble import model_options
+from dcn.data.catalog import options_of as options_of_format
 from dcn.engine.recipe import load_recipe, recipe_names
 from dcn.models import options_of
 
@@ -16,6 +17,12 @@ LATER = [name for name in recipe_names() if name.endswith("_1x") and name != "co
 def test_every_recipe_names_a_model_and_its_options(name: str) -> None:
     recipe = load_recipe(name)
     assert model_options(recipe).keys() <= options_of(recipe.model.name).keys()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_names_a_format_and_its_options(name: str) -> None:
+    data = load_recipe(name).data
+    assert data.options.keys() <= set(options_of_format(data.format))
 
 
 @pytest.mark.parametrize("name", LATER)
@@ -33,6 +40,7 @@ def test_a_row_of_the_original_code_is_trained_by_its_rule(name: str) -> None:
     assert ("_dcn" in name) == recipe.model.name.endswith("_dcn")
     schedule = recipe.schedule
     assert (schedule.momentum_form, schedule.decay_bias, schedule.warmup.kind) == ("mxnet", False, "constant")
+    assert schedule.lr * schedule.weight_decay == pytest.approx(1e-6 if "fpn" in name else 5e-4 * 5e-4)
     assert schedule.lr * schedule.warmup.factor == pytest.approx(1e-3 if "fpn" in name else 5e-5 * schedule.batch_size)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcn.vis import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall
+from dcn.vis import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
 from dcn.vis.plots import _points, _smoothed
 
 ROWS: list[dict[str, object]] = [
@@ -55,6 +55,30 @@ def test_precision_recall_and_histogram_draw_something() -> None:
     assert _shows(histogram([3, 1], [0.0, 0.5, 1.0], xlabel="length"), (0, 0x72, 0xB2))
 
 
+def _height(png: bytes, color: tuple[int, int, int]) -> int:
+    """Pixels of the tallest column of a colour; the legend's patches are low."""
+    return int((_pixels(png) == np.array(color)).all(2).sum(0).max())
+
+
+def test_bars_are_as_high_as_their_means(tmp_path: Path) -> None:
+    """Without spread, whose lines would cover them; the second kind has no value in the first group."""
+    none = (math.nan, math.nan)
+    rows = {"a": {"x": (2.0, 0.0), "y": none, "z": none}, "b": {"x": (1.0, 0.0), "y": (4.0, 0.0), "z": none}}
+    png = spread_bars(rows, ylabel="cells", path=tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").read_bytes() == png
+    assert _height(png, (0, 0x72, 0xB2)) / _height(png, (0xD5, 0x5E, 0)) == pytest.approx(0.5, abs=0.03)
+    assert not _shows(png, (0, 0x9E, 0x73)), "a kind without any value has no place in the legend"
+
+
+def test_marks_lie_across_the_bars_of_their_group() -> None:
+    rows = {"a": {"x": (2.0, 0.0)}, "b": {"x": (2.0, 0.0)}}
+    bare, marked = (_pixels(spread_bars(rows, ylabel="y", marks=m, mark_label="z")) for m in (None, {"b": 1.0}))
+    bar = np.array((0, 0x72, 0xB2))
+    tall = [(picture == bar).all(2).sum(0) for picture in (bare, marked)]
+    left, right = np.split(np.flatnonzero(tall[1] > tall[1].max() / 2), 2)
+    assert tall[1][left].min() > tall[1][right].min() > 0
+
+
 @pytest.mark.parametrize("normalize", [True, False], ids=["shares", "counts"])
 def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
     pixels = _pixels(confusion_matrix(np.eye(3) * 7, ["a", "b", "c"], normalize=normalize)).astype(int)
@@ -69,6 +93,7 @@ def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
         pytest.param(lambda: loss_curves(ROWS, prefix="error"), r"rows: .*'AP50', 'loss'", id="prefix"),
         pytest.param(lambda: metric_curves({"a": ROWS}, "AP75"), r"key: .*'AP50'", id="key"),
         pytest.param(lambda: loss_curves(ROWS, smooth=1.0), "smooth", id="smooth"),
+        pytest.param(lambda: spread_bars({}, ylabel="cells"), "rows: expected at least one", id="bars"),
         pytest.param(lambda: confusion_matrix(np.eye(2), ["a"]), "counts", id="classes"),
     ],
 )

@@ -3,5 +3,21 @@
 from __future__ import annotations
 
 from dcn.analysis.complexity import Count, count_multiply_adds, count_parameters
+from dcn.analysis.effective_dilation import (
+    LayerDilation,
+    Spread,
+    dilation_statistics,
+    effective_dilation,
+    places_of,
+)
 
-__all__ = ["Count", "count_multiply_adds", "count_parameters"]
+__all__ = [
+    "Count",
+    "LayerDilation",
+    "Spread",
+    "count_multiply_adds",
+    "count_parameters",
+    "dilation_statistics",
+    "effective_dilation",
+    "places_of",
+]

@@ -20,7 +20,7 @@ from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
 from dcn.data.images import write_image
 from dcn.data.transforms import Compose, RandomCrop, RandomFlip, RandomScale, Resize
-from dcn.engine.config import DataConfig, Recipe, TransformsConfig
+from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.evaluate import evaluate
 from dcn.engine.predict import Predictor
@@ -89,12 +89,15 @@ def spread(dataset: Dataset, count: int | None) -> Dataset:
     return Part(dataset, [place * len(dataset) // count for place in range(count)])
 
 
-def open_split(config: DataConfig, split: str, *, training: bool = False) -> Dataset:
+def open_split(recipe: Recipe, split: str, *, training: bool = False) -> Dataset:
     """A split of the recipe's data; for training, without images that have nothing to train on.
+
+    Masks are decoded only for networks that find masks, unless ``data.options`` says otherwise.
 
     Raises:
         ValueError: the folder is missing, or the classes found are not those of the recipe.
     """
+    config = recipe.data
     if config.root is not None and not Path(config.root).is_dir():
         raise ValueError(
             f"data.root: no folder {config.root!r} (looked for from {Path.cwd()}); "
@@ -104,6 +107,8 @@ def open_split(config: DataConfig, split: str, *, training: bool = False) -> Dat
     options = dict(config.options)
     if training and "keep_empty" in known:
         options.setdefault("keep_empty", False)
+    if "masks" in known:
+        options.setdefault("masks", bool(model_option(recipe, "masks", False)))
     if config.classes is not None and "classes" in known:
         options.setdefault("classes", list(config.classes))
     dataset = open_dataset(config.format, config.root, split, **options)
@@ -118,6 +123,11 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     if "test_size" in options_of(recipe.model.name):
         options.setdefault("test_size", recipe.transforms.test_size)
     return options
+
+
+def model_option(recipe: Recipe, name: str, otherwise: object) -> object:
+    """What one option of the recipe's network is, said or by default; ``otherwise`` where it has no such option."""
+    return recipe.model.options.get(name, options_of(recipe.model.name).get(name, otherwise))
 
 
 def test_size(recipe: Recipe) -> tuple[int, int]:

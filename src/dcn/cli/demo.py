@@ -196,7 +196,7 @@ def judge(recipe: Recipe, model: Any, world: World) -> tuple[dict[str, float], d
     from dcn.engine.evaluate import detect
     from dcn.metrics import CocoAP, VocAP
 
-    dataset = assemble.open_split(recipe.data, recipe.data.test)
+    dataset = assemble.open_split(recipe, recipe.data.test)
     batches = assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world)
     voc, coco = VocAP(dataset.classes), CocoAP(dataset.classes)
     for found, targets in detect(model, batches, world.device, recipe.amp):

@@ -47,7 +47,7 @@ def write_page(path: Path, trained: list[Trained], plan: Plan, clock: Clock, dev
         device: where the networks run.
     """
     recipe = trained[0].recipe
-    dataset = open_split(recipe.data, recipe.data.test)
+    dataset = open_split(recipe, recipe.data.test)
     networks = {one.name: load(one.folder, device=str(device)) for one in trained}
     report = Report("Deformable and plain detector, trained alike", _LEAD)
     _add_results(report, trained, plan, dataset)

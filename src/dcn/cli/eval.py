@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ examples:
   dcn eval runs/bccd_deformable/0 --split val --save transforms.test_short=640
   dcn eval runs/cards_plain/0 eval.testing.flip=true eval.testing.scales='[[240, 400], [320, 534]]'
   dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
+  dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
   dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point
 """
@@ -64,7 +65,10 @@ def add_parser(subparsers: Any) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     figures = _judge_network(arguments) if arguments.results is None else _judge_files(arguments)
-    print(json.dumps(_plain(figures), indent=2) if arguments.json else table(figures))
+    if figures or arguments.json:
+        print(json.dumps(_plain(figures), indent=2) if arguments.json else table(figures))
+    else:
+        print("no annotations to judge by; the detections are written")
     return 0
 
 
@@ -92,16 +96,19 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     from dcn.engine.evaluate import detect
     from dcn.engine.log import progress
 
-    checkpoint, recipe, output = _find(arguments)
-    recipe = _with_options(recipe, arguments)
+    checkpoint, recipe, folder = find_run(arguments.words, arguments.recipe)
+    recipe, output = _with_options(recipe, arguments), arguments.output or folder / "eval"
     world = World(choose_device(arguments.device))
     if recipe.eval.metric == "miou":
         return _judge_maps(arguments, checkpoint, recipe, output, world)
     merging = recipe.eval.testing != InferenceConfig()
     model = inference.prepared(load_model(checkpoint), arguments, merging=merging)
     model = with_testing(model, recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
-    dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
-    _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    dataset = assemble.open_split(recipe, split_name(recipe, arguments.split))
+    check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    annotated = getattr(dataset, "annotated", True)
+    if not annotated and not arguments.save:
+        raise ValueError(f"{dataset.name} has no annotations to judge by; --save writes the files for a test server")
     metric = assemble.make_metric(recipe, dataset, model)
     # With test-time options the network resizes images itself.
     size = None if merging else assemble.test_size(recipe)
@@ -110,15 +117,18 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     ids: list[int | str] = []
     total = -(-len(dataset) // recipe.eval.batch_size)
     for detections, targets in progress(detect(model, batches, world.device, recipe.amp), total, dataset.name):
-        metric.update(detections, targets)
+        if annotated:
+            metric.update(detections, targets)
         if arguments.save:
             found += detections
             ids += [target.image_id for target in targets]
-    figures = metric.compute()
     output.mkdir(parents=True, exist_ok=True)
-    (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
     if arguments.save:
         _save(output, arguments.split, found, ids, dataset)
+    if not annotated:
+        return {}
+    figures = metric.compute()
+    (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
     return figures
 
 
@@ -130,8 +140,8 @@ def _judge_maps(
     from dcn.engine.log import progress
 
     model = label_maps.as_segmenter(inference.prepared(load_model(checkpoint), arguments)).to(world.device)
-    dataset = assemble.open_split(recipe.data, _split(recipe, arguments.split))
-    _check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)
+    dataset = assemble.open_split(recipe, split_name(recipe, arguments.split))
+    check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)
     batches = assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world)
     pairs = progress(label_maps.predicted(recipe, model, batches, world), len(dataset), dataset.name)
     figures = label_maps.judge_maps(recipe, pairs, dataset, output, arguments.split, arguments.save)
@@ -154,17 +164,22 @@ def _with_options(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
     return replace(recipe, eval=replace(recipe.eval, batch_size=arguments.batch))
 
 
-def _split(recipe: Recipe, name: str) -> str:
+def split_name(recipe: Recipe, name: str) -> str:
     """The data set's name of a split that the recipe may call train, val or test."""
     return {"train": recipe.data.train, "val": recipe.data.val, "test": recipe.data.test}.get(name, name)
 
 
-def _find(arguments: argparse.Namespace) -> tuple[Path, Recipe, Path]:
-    """Checkpoint, recipe and output folder that the arguments mean."""
+def find_run(words: Sequence[str], recipe: str | None) -> tuple[Path, Recipe, Path]:
+    """Checkpoint, recipe and folder of a run that the command line means.
+
+    Args:
+        words: one run folder or weights file, and overrides ``key=value`` of the recipe.
+        recipe: name or file of the one that describes the data; ``None``: that of the run.
+    """
     from dcn.engine import load_recipe
 
-    named = [word for word in arguments.words if "=" not in word]
-    overrides = [word for word in arguments.words if "=" in word]
+    named = [word for word in words if "=" not in word]
+    overrides = [word for word in words if "=" in word]
     if len(named) != 1:
         raise ValueError(f"checkpoint: expected one run folder or weights file, got {named or 'none'}")
     checkpoint = Path(named[0])
@@ -172,13 +187,13 @@ def _find(arguments: argparse.Namespace) -> tuple[Path, Recipe, Path]:
         raise ValueError(f"checkpoint: {checkpoint} is neither a run folder nor a weights file")
     run = checkpoint if checkpoint.is_dir() else checkpoint.resolve().parent.parent
     own = run / "recipe.yaml"
-    if arguments.recipe is None and not own.is_file():
+    if recipe is None and not own.is_file():
         raise ValueError(f"checkpoint: {checkpoint} is not in a run folder; say what to judge it on with --recipe")
-    recipe = load_recipe(arguments.recipe or own, overrides)
-    return checkpoint, recipe, arguments.output or (run if own.is_file() else checkpoint.parent) / "eval"
+    return checkpoint, load_recipe(recipe or own, overrides), run if own.is_file() else checkpoint.parent
 
 
-def _check_classes(data: tuple[str, ...], model: tuple[str, ...], name: str) -> None:
+def check_classes(data: tuple[str, ...], model: tuple[str, ...], name: str) -> None:
+    """Refuse data set ``name`` for a network that knows other classes."""
     if data != model:
         raise ValueError(f"classes: the network knows {list(model)}, {name} has {list(data)}")
 

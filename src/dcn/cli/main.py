@@ -21,6 +21,7 @@ VERBS = {
     "data": "check, show or write data",
     "models": "list the networks",
     "bench": "measure the speed of a network",
+    "analyze": "how far deformable layers look, on objects and background",
     "import": "turn weights of other programs into ours",
     "doctor": "what runs here, and why the rest does not",
 }

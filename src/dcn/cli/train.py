@@ -102,8 +102,8 @@ def train_recipe(recipe: Recipe, folder: Path, world: World) -> Outcome:
     from dcn.cli import assemble
     from dcn.engine import train
 
-    training = assemble.open_split(recipe.data, recipe.data.train, training=True)
-    judged = assemble.open_split(recipe.data, recipe.data.val)
+    training = assemble.open_split(recipe, recipe.data.train, training=True)
+    judged = assemble.open_split(recipe, recipe.data.val)
     if tuple(judged.classes) != tuple(training.classes):
         raise ValueError(f"data: {training.name} and {judged.name} have different classes; set data.classes")
     model = assemble.build_model(recipe, tuple(training.classes))

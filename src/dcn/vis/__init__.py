@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcn.nn.grids import Grid
 from dcn.vis.detections import contact_sheet, draw_detections
 from dcn.vis.masks import color_map, draw_segmentation, write_index_png
 from dcn.vis.offsets import (
@@ -14,8 +15,8 @@ from dcn.vis.offsets import (
     sampling_points,
 )
 from dcn.vis.palette import cityscapes_palette, class_color, voc_palette
-from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall
-from dcn.vis.recording import Grid, LayerOffsets, record_offsets
+from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
+from dcn.vis.recording import LayerOffsets, record_offsets
 from dcn.vis.report import Report
 from dcn.vis.rois import draw_roi_parts, roi_parts
 
@@ -44,6 +45,7 @@ __all__ = [
     "record_offsets",
     "roi_parts",
     "sampling_points",
+    "spread_bars",
     "voc_palette",
     "write_index_png",
 ]

@@ -113,6 +113,51 @@ def histogram(counts: npt.ArrayLike, edges: npt.ArrayLike, *, xlabel: str, path:
     return _png(figure, path)
 
 
+def spread_bars(
+    rows: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    ylabel: str,
+    marks: Mapping[str, float] | None = None,
+    mark_label: str = "",
+    path: StrPath | None = None,
+) -> bytes:
+    """Groups of bars with their standard deviations, as `dcn.analysis.dilation_statistics` gives them.
+
+    Args:
+        rows: by group, such as a layer, by kind: mean and standard deviation; NaN leaves a gap. The kinds of the first
+            group are those of all, a colour each.
+        ylabel: what is measured.
+        marks: a value by group to compare with, drawn as a line across its bars.
+        mark_label: what the marks are.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one group, got none")
+    kinds = list(next(iter(rows.values())))
+    inches = 0.24 * (len(kinds) + 1)  # of a group
+    figure, axes = _axes((min(24.0, 2.4 + inches * len(rows)), 4.2))
+    places, width = np.arange(len(rows)), 0.8 / len(kinds)
+    for number, kind in enumerate(kinds):
+        means, spreads = np.array([row[kind] for row in rows.values()], dtype=np.float64).T
+        x = places + (number - (len(kinds) - 1) / 2) * width
+        color = _LINE_COLORS[number % len(_LINE_COLORS)]
+        label = kind if np.isfinite(means).any() else None
+        axes.bar(x, means, 0.9 * width, yerr=spreads, label=label, color=color, ecolor="#333333", capsize=2)
+    if marks is not None:
+        values = [marks.get(group, math.nan) for group in rows]
+        axes.hlines(values, places - 0.45, places + 0.45, colors="k", linestyles=(0, (2, 1.5)), label=mark_label)
+    turned = max(map(len, rows)) > 15 * inches  # letters of 8 points in an inch
+    axes.set_xticks(places, list(rows), rotation=90 if turned else 0, fontsize=8)
+    axes.grid(visible=False, axis="x")
+    axes.set(ylabel=ylabel)
+    axes.set_ylim(bottom=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=9, frameon=False)
+    return _png(figure, path)
+
+
 def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float, path: StrPath | None) -> bytes:
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth: expected a number in [0, 1), got {smooth}")

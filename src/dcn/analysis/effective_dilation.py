@@ -1,0 +1,234 @@
+"""Effective dilation: how far deformable filters spread on small, medium and large objects, and on background.
+
+Dai et al., "Deformable Convolutional Networks" (ICCV 2017), section 3 and table 2: the effective dilation of a
+deformable filter at one place is the mean distance between all adjacent pairs of its sampling locations, a rough
+measure of its receptive field. A pair is adjacent when its taps are neighbours in a row or a column of the kernel; 3x3
+taps have 12. Distances are in cells of the layer's input map, so a filter whose offsets are zero has its dilation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dcn.nn.grids import Call, Grid, pair, watch_deformable
+from dcn.structures import Sample, Target
+
+PLACES = ("small", "medium", "large", "background")
+"""What can lie at the centre of a filter."""
+
+COCO_SIDES = (32.0, 96.0)
+"""An object is small below 32 x 32 pixels of the original image, large from 96 x 96 on: COCO's classes."""
+
+LEFT_OUT = -1
+_BACKGROUND = PLACES.index("background")
+
+
+@dataclass
+class Spread:
+    """Mean and standard deviation of numbers that come in parts, in float64 (the update of Chan et al. 1979).
+
+    Attributes:
+        count: how many there were.
+        mean: of all; NaN while there are none.
+    """
+
+    count: int = 0
+    mean: float = math.nan
+    _squares: float = field(default=0.0, repr=False)  # of distances from the mean
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of all (divided by their number); NaN while there are none."""
+        return math.sqrt(self._squares / self.count) if self.count else math.nan
+
+    def add(self, values: Tensor) -> None:
+        """Take in numbers of any shape."""
+        new = values.numel()
+        if not new:
+            return
+        values = values.double()
+        mean = float(values.mean())
+        squares, total = float((values - mean).square().sum()), self.count + new
+        step = mean - self.mean if self.count else 0.0
+        self._squares += squares + step * step * self.count * new / total
+        self.mean = self.mean + step * new / total if self.count else mean
+        self.count = total
+
+
+@dataclass(frozen=True)
+class LayerDilation:
+    """The filters of one deformable layer over a data set.
+
+    Attributes:
+        layer: name in the network; a call after the first in one pass has its number in brackets.
+        group: offset group, from 0; ``None`` for all of them, or the only one.
+        undeformed: effective dilation with offsets of zero: the layer's dilation, where it is the same on both axes.
+        effective: effective dilation by what lies at the filter's centre, keys as `PLACES`.
+        modulation: mean factor of a filter's taps, ``0 .. mask_scale``, by the same; ``None`` without modulation.
+    """
+
+    layer: str
+    group: int | None
+    undeformed: float
+    effective: dict[str, Spread]
+    modulation: dict[str, Spread] | None
+
+
+def effective_dilation(offset: Tensor, kernel_size: tuple[int, int], dilation: tuple[int, int] = (1, 1)) -> Tensor:
+    """Effective dilation of every filter.
+
+    Args:
+        offset: ``[N, 2*G*K, Ho, Wo]`` as `dcn.ops.deform_conv2d` takes it: per group and tap ``y, x``, in cells of the
+            input, taps row by row.
+        kernel_size: ``(vertical, horizontal)``, two taps or more.
+        dilation: ``(vertical, horizontal)``.
+
+    Returns:
+        ``[N, G, Ho, Wo]`` float32, or float64 for such offsets, in cells of the input.
+
+    Raises:
+        ValueError: another number of channels, or a kernel of one tap.
+    """
+    rows, columns = kernel_size
+    if rows * columns < 2:
+        raise ValueError(f"kernel_size: expected two taps or more, for one has no neighbour, got {rows}x{columns}")
+    if offset.ndim != 4 or offset.shape[1] % (2 * rows * columns):
+        raise ValueError(
+            f"offset: expected [N, 2*G*{rows * columns}, Ho, Wo] for a kernel of {rows}x{columns}, "
+            f"got {list(offset.shape)}"
+        )
+    offset = offset if offset.dtype == torch.float64 else offset.float()
+    taps = offset.unflatten(1, (-1, rows, columns, 2))
+    down, across = taps.diff(dim=2), taps.diff(dim=3)
+    down[:, :, :, :, 0] += dilation[0]
+    across[:, :, :, :, 1] += dilation[1]
+    return torch.cat([pairs.norm(dim=4).flatten(2, 3) for pairs in (down, across)], 2).mean(2)
+
+
+def places_of(centers: Tensor, target: Target, sides: Sequence[float] = COCO_SIDES) -> Tensor:
+    """What lies at each filter's centre.
+
+    A centre belongs to the objects whose box it is in (left and top edge included, right and bottom not), of several
+    to the one of the smallest area. Its size is judged by its annotated area in pixels of the original image, as COCO
+    does. Difficult objects are objects; centres in crowd regions, which are neither objects nor background, are left
+    out.
+
+    Args:
+        centers: ``[..., 2]`` (x, y) in continuous pixels of ``target.size``.
+        target: the annotation.
+        sides: from the first on, squared, an object is medium, from the second on large.
+
+    Returns:
+        ``[...]`` int64, index into `PLACES`, or -1 for centres that are left out.
+    """
+    assert target.area is not None
+    assert target.crowd is not None
+    inside = ((centers[..., None, :] >= target.boxes[:, :2]) & (centers[..., None, :] < target.boxes[:, 2:])).all(-1)
+    areas = torch.where(inside, target.area, math.inf)
+    # A last column for "none of them", which is also there when there are no objects.
+    areas, found = torch.cat((areas, areas.new_full((*areas.shape[:-1], 1), math.inf)), -1).min(-1)
+    result = torch.bucketize(areas, areas.new_tensor([side * side for side in sides]), right=True)
+    result[areas.isinf()] = _BACKGROUND
+    crowd = torch.cat((target.crowd, target.crowd.new_zeros(1)))[found] & areas.isfinite()
+    return torch.where(crowd, LEFT_OUT, result)
+
+
+def dilation_statistics(
+    model: nn.Module,
+    batches: Iterable[Sequence[Sample]],
+    sides: Sequence[float] = COCO_SIDES,
+    *,
+    by_group: bool = False,
+) -> list[LayerDilation]:
+    """Effective dilation of every deformable layer of a detector over a data set, a row of table 2 each.
+
+    Every filter counts once: each place of the layer's output whose centre lies in the image, not in the padding of
+    its batch, and each offset group there. Where maps lie in the image: see `dcn.nn.grids.watch_deformable`. Layers
+    that run on regions instead of whole images, and kernels of one tap, are passed over.
+
+    Args:
+        model: takes a list of images ``[3, h_i, w_i]`` uint8. It runs in evaluation mode, without gradients, and is
+            left in the mode it was in.
+        batches: samples whose image is as the network shall see it; the target may be in pixels of another size of
+            the same image, such as that of the file.
+        sides: as in `places_of`.
+        by_group: a row for every offset group of a layer that has several, instead of one for all.
+
+    Raises:
+        ValueError: no deformable layer, no images, samples without boxes, or sides that are not in order.
+    """
+    if len(sides) != 2 or not 0 <= sides[0] <= sides[1]:
+        raise ValueError(f"sides: expected two lengths in pixels, the smaller first, got {list(sides)}")
+    device = next(model.parameters(), torch.empty(0)).device
+    gatherer = _Gatherer(sides, by_group)
+    was_training = model.training
+    model.eval()
+    try:
+        for samples in batches:
+            gatherer.begin(samples)
+            with watch_deformable(model, gatherer.see), torch.no_grad():
+                model([sample.image.to(device) for sample in samples])
+    finally:
+        model.train(was_training)
+    if not gatherer.rows:
+        raise ValueError("batches: expected images that run through a deformable layer, there were none")
+    return list(gatherer.rows.values())
+
+
+class _Gatherer:
+    """The rows so far, and the batch that is running."""
+
+    def __init__(self, sides: Sequence[float], by_group: bool) -> None:
+        self.sides, self.by_group = sides, by_group
+        self.rows: dict[tuple[str, int | None], LayerDilation] = {}
+
+    def begin(self, samples: Sequence[Sample]) -> None:
+        self._samples = samples
+        self._places: dict[Grid, list[Tensor]] = {}  # layers of one stage share theirs
+
+    def see(self, call: Call) -> None:
+        layer, grid = call.layer, call.output_grid
+        kernel, dilation = pair(layer.kernel_size), pair(layer.dilation)
+        if kernel == (1, 1) or len(call.features) != len(self._samples):
+            return
+        if grid not in self._places:
+            self._places[grid] = [_places_in(sample, grid, self.sides) for sample in self._samples]
+        offset, mask = layer.offsets(call.features)
+        effective = effective_dilation(offset, kernel, dilation)
+        factors = None if mask is None else mask.float().unflatten(1, (layer.offset_groups, -1)).mean(2)
+        still = float(effective_dilation(torch.zeros(1, 2 * kernel[0] * kernel[1], 1, 1), kernel, dilation))
+        separate = self.by_group and layer.offset_groups > 1
+        for group in range(layer.offset_groups) if separate else (None,):
+            new = LayerDilation(call.name, group, still, _spreads(), None if factors is None else _spreads())
+            row = self.rows.setdefault((call.name, group), new)
+            own = slice(None) if group is None else slice(group, group + 1)
+            self._add(row.effective, grid, effective[:, own])
+            if row.modulation is not None and factors is not None:
+                self._add(row.modulation, grid, factors[:, own])
+
+    def _add(self, spreads: dict[str, Spread], grid: Grid, values: Tensor) -> None:
+        """Values ``[N, groups, Ho, Wo]`` of one call."""
+        for own, places in zip(values.cpu().flatten(2), self._places[grid], strict=True):
+            for index, place in enumerate(PLACES):
+                spreads[place].add(own[:, places == index])
+
+
+def _spreads() -> dict[str, Spread]:
+    return {place: Spread() for place in PLACES}
+
+
+def _places_in(sample: Sample, grid: Grid, sides: Sequence[float]) -> Tensor:
+    """``[Ho*Wo]``, as `places_of`; centres in the padding are left out."""
+    if not isinstance(sample.target, Target):
+        raise ValueError(f"batches: expected samples with boxes, got a {type(sample.target).__name__}")
+    units = torch.cartesian_prod(*(torch.arange(side) for side in grid.size))
+    centers = (grid.to_image(units) + 0.5).flip(1)
+    (height, width), (tall, wide) = sample.image.shape[1:], sample.target.size
+    found = places_of(centers * torch.tensor([wide / width, tall / height]), sample.target, sides)
+    shown = ((centers >= 0) & (centers < torch.tensor([width, height]))).all(1)
+    return torch.where(shown, found, LEFT_OUT)
