@@ -106,6 +106,29 @@ def test_eval_applies_them_and_its_files_say_the_same(
     assert again["AP50"] == pytest.approx(figures["AP50"], abs=1e-6 if layout == "coco" else 0.02)
 
 
+def test_files_for_a_test_server_need_no_annotations(
+    weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "coco"
+    annotated = next((data / "coco").rglob("*.json"))
+    content = json.loads(annotated.read_text())
+    del content["annotations"]
+    (root / "annotations").mkdir(parents=True)
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(content))
+    pictures = next((data / "coco").rglob("*.jpg")).parent
+    (root / "test2017").symlink_to(pictures)
+    command = ["eval", str(weights), "--recipe", str(_recipe(data, "coco")), f"data.root={root}", "--device", "cpu"]
+    command += ["--split", "test-dev2017", "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "coco:test-dev2017 has no annotations to judge by; --save writes" in capsys.readouterr().err
+    assert main([*command, "--save"]) == 0
+    assert "no annotations to judge by" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "out" / "test-dev2017_detections.json").read_text())
+    assert {row["image_id"] for row in rows} == {image["id"] for image in content["images"]}
+    assert {row["category_id"] for row in rows} <= {category["id"] for category in content["categories"]}
+    assert [path.name for path in (tmp_path / "out").glob("*.json")] == ["test-dev2017_detections.json"]
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_predict_applies_them(config: str, weights: Path, data: Path, tmp_path: Path) -> None:
     images = sorted(str(path) for path in (data / "voc").rglob("*.jpg"))

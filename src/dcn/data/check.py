@@ -195,7 +195,8 @@ def _check_coco(root: Path, split: str | None, annotations: str | None, images: 
 def _coco_splits(root: Path, split: str | None, annotations: str | None) -> list[tuple[str, str | None]]:
     """Split names and, where it is not the one the name leads to, the annotation file."""
     if split is not None or annotations is not None:
-        return [(split or Path(annotations or "").stem.removeprefix("instances_"), annotations)]
+        names = split or Path(annotations or "").stem.removeprefix("instances_")
+        return [(name, annotations) for name in names.split("+")]
     paths = coco_files.instance_files(root)
     if not paths:
         return [("train", None)]  # which is not there: locating it says so

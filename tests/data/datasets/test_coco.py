@@ -96,6 +96,7 @@ def test_small_overhang_is_clipped(tmp_path: Path) -> None:
         pytest.param("train.json", ".", "train", {}, id="beside"),
         pytest.param("annotations/instances_val_100.json", "val", "val_100", {}, id="prefix"),
         pytest.param("annotations/instances_val.json", "images/val", "val", {}, id="images-split"),
+        pytest.param("annotations/image_info_test-dev2017.json", "test2017", "test-dev2017", {}, id="test-dev"),
         pytest.param("deep/x.json", "pics", "any", {"annotations": "deep/x.json", "images": "pics"}, id="named"),
     ],
 )
@@ -107,6 +108,47 @@ def test_layouts(tmp_path: Path, file: str, folder: str, split: str, options: di
     data = Coco(tmp_path, split, **options)
     assert len(data) == 3
     assert data.image_path(0) == tmp_path / folder / "5.png"
+
+
+def test_splits_are_joined(tmp_path: Path) -> None:
+    root = make_coco(tmp_path)
+    other = coco_data()
+    for entry in other["images"]:
+        entry["id"] += 100
+    for entry in other["annotations"]:
+        entry["image_id"] += 100
+    make_coco(root, other, "val")
+    both, train, val = (Coco(root, split) for split in ("train+val", "train", "val"))
+    assert [both.target(index).image_id for index in range(6)] == [5, 9, 2, 105, 109, 102]
+    for index, (part, place) in enumerate([(train, 0), (train, 1), (train, 2), (val, 0), (val, 1), (val, 2)]):
+        torch.testing.assert_close(both.target(index).boxes, part.target(place).boxes)
+        assert both.image_path(index) == part.image_path(place)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data["categories"][0].update(name="kiwi"), "expected the categories of .*instances_train.json"),
+        (lambda data: None, "image id 5 is in a split before it too"),
+    ],
+    ids=["categories", "images"],
+)
+def test_splits_that_cannot_be_joined(tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str) -> None:
+    other = coco_data()
+    change(other)
+    with pytest.raises(ValueError, match=message):
+        Coco(make_coco(make_coco(tmp_path), other, "val"), "train+val")
+
+
+def test_test_images_have_no_annotations(tmp_path: Path) -> None:
+    content = coco_data()
+    del content["annotations"]
+    root = make_coco(tmp_path, content, "test2017")
+    (root / "annotations" / "instances_test2017.json").rename(root / "annotations" / "image_info_test2017.json")
+    data = Coco(root, "test2017")
+    assert not data.annotated
+    assert [len(data.target(index)) for index in range(3)] == [0, 0, 0]
+    assert data.category_ids == (3, 7, 90)
 
 
 def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
@@ -232,7 +274,7 @@ def test_real_coco_equals_the_reference_reader(shared: Path, year: str, objects:
     assert sum(int(target.ignored.sum()) for target in targets) == crowds
     trainable = [bool((~target.ignored).any()) for target in targets]
     assert len(Coco(shared / "data" / "coco128", f"{year}_100", keep_empty=False)) == sum(trainable) == 100 - empty
-    reference = COCO(str(data.annotation_file))
+    reference = COCO(str(data.annotation_files[0]))
     for target in targets[::10]:
         rows = reference.loadAnns(reference.getAnnIds(target.image_id))
         assert [data.category_ids[label] for label in target.labels] == [row["category_id"] for row in rows]
@@ -247,7 +289,7 @@ def test_polygons_of_a_plain_folder(shared: Path) -> None:
     data = Coco(shared / "data" / "fruits_nuts", "trainval")
     assert (len(data), data.classes) == (18, ("date", "fig", "hazelnut"))
     assert sum(len(data.target(i)) for i in range(18)) == 165
-    reference = COCO(str(data.annotation_file))
+    reference = COCO(str(data.annotation_files[0]))
     target = data[3].target
     assert isinstance(target, Target)
     assert target.masks is not None

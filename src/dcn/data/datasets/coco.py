@@ -13,7 +13,15 @@ from pathlib import Path
 
 import torch
 
-from dcn.data.datasets.coco_files import CocoFile, CocoRecord, flat_boxes, locate, read_instances, size_problem
+from dcn.data.datasets.coco_files import (
+    CocoFile,
+    CocoRecord,
+    flat_boxes,
+    join,
+    locate,
+    read_instances,
+    size_problem,
+)
 from dcn.data.images import read_image
 from dcn.data.masks import decode_mask
 from dcn.data.problems import attempt, refuse
@@ -25,12 +33,13 @@ class Coco:
 
     Args:
         root: the folder of the data.
-        split: ``"train2017"``, say.
+        split: ``"train2017"``, say, or several with a plus: ``"train2014+val2014"``.
         annotations: the annotation file, relative to ``root``; otherwise ``annotations/instances_<split>.json`` or
-            ``<split>.json``, whichever exists.
+            ``<split>.json`` or ``annotations/image_info_<split>.json``, whichever exists. The last one,
+            published for test images, may go without annotations.
         images: the image folder, relative to ``root``; otherwise the first that exists of ``<split>``,
-            ``images/<split>``, a folder whose name ``<split>`` begins with (``val2017`` for ``val2017_100``),
-            ``images``, and ``root`` itself.
+            ``images/<split>``, a folder whose name ``<split>`` begins with (``val2017`` for ``val2017_100``,
+            ``test2017`` for ``test-dev2017``), ``images``, and ``root`` itself.
         masks: decode the segmentations (polygons, RLE). Where no object of the file has one, masks are ``None``.
         keep_empty: keep images without an object that training may use. ``False`` drops them, as the original code
             does for training (crowds do not count).
@@ -38,7 +47,9 @@ class Coco:
             it.
 
     Attributes:
+        annotation_files: one per split that was joined.
         category_ids: the file's category id of every label.
+        annotated: whether the file has annotations at all, be it for no image.
 
     Raises:
         ValueError: the first problem met, naming file and entry; ``dcn data check`` lists all of them. Segmentations
@@ -58,11 +69,14 @@ class Coco:
     ) -> None:
         if flat not in ("skip", "keep"):
             raise ValueError(f"flat: expected 'skip' or 'keep', got {flat!r}")
-        path, folder = locate(Path(root), split, annotations, images)
-        file = read_instances(path, folder, refuse)
+        places = [locate(Path(root), part, annotations, images) for part in split.split("+")]
+        files = [read_instances(path, folder, refuse) for path, folder in places]
+        file = join(files)
         self.name = f"{Path(root).name}:{split}"
-        self.annotation_file = path
+        self.annotation_files = tuple(part.path for part in files)
+        self._source = {record.id: part.path for part in files for record in part.records}
         self.category_ids = tuple(file.categories)
+        self.annotated = file.annotated
         self.classes = tuple(file.categories.values())
         self.has_masks = masks and file.has_masks
         records = list(file.records) if flat == "keep" else _without_flat(file, self.name)
@@ -97,7 +111,7 @@ class Coco:
         masks = torch.zeros(len(record.objects), *record.size, dtype=torch.bool)
         for mask, item in zip(masks, record.objects, strict=True):
             decode = partial(decode_mask, item.segmentation, record.size)
-            decoded = attempt(decode, refuse, self.annotation_file, f"annotation id {item.id}")
+            decoded = attempt(decode, refuse, self._source[record.id], f"annotation id {item.id}")
             assert decoded is not None  # refuse raises
             mask.copy_(decoded)
         return masks
@@ -106,7 +120,7 @@ class Coco:
         record = self.records[index]
         image = read_image(record.image)
         if tuple(image.shape[1:]) != record.size:
-            refuse(size_problem(self.annotation_file, record, (image.shape[1], image.shape[2])))
+            refuse(size_problem(self._source[record.id], record, (image.shape[1], image.shape[2])))
         return Sample(image, self.target(index))
 
 

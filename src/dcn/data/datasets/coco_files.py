@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,11 +44,15 @@ class CocoRecord:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """A whole annotation file after checking: categories ``{id: name}`` in ascending order, and the images."""
+    """A whole annotation file after checking: categories ``{id: name}`` in ascending order, and the images.
+
+    ``annotated`` is false for a file ``image_info_*.json`` without annotations: what COCO publishes for test images.
+    """
 
     path: Path
     categories: dict[int, str]
     records: tuple[CocoRecord, ...]
+    annotated: bool = True
 
     @property
     def has_masks(self) -> bool:
@@ -161,6 +165,10 @@ def _placed_object(
     return item
 
 
+def _annotated(data: dict[str, Any], path: Path) -> bool:
+    return "annotations" in data or not path.name.startswith("image_info_")
+
+
 def _annotations(
     data: dict[str, Any], sizes: dict[int, tuple[int, int]], categories: dict[int, str], path: Path, report: Report
 ) -> dict[int, list[CocoObject]]:
@@ -168,6 +176,8 @@ def _annotations(
     images = data.get("images")
     known = {str(entry.get("id")) for entry in images if isinstance(entry, dict)} if isinstance(images, list) else set()
     objects: dict[int, list[CocoObject]] = {identifier: [] for identifier in sizes}
+    if not _annotated(data, path):
+        return objects
     for place, entry, _ in _entries(data, "annotations", path, report):
         found = attempt(partial(_placed_object, entry, known, sizes, categories), report, path, place)
         if found is not None:
@@ -206,7 +216,25 @@ def read_instances(path: Path, folder: Path, report: Report) -> CocoFile:
     sizes = {identifier: size for identifier, (_, size) in images.items()}
     objects = _annotations(data, sizes, categories, path, report)
     records = [CocoRecord(i, image, size, tuple(objects[i])) for i, (image, size) in images.items()]
-    return CocoFile(path, categories, tuple(records))
+    return CocoFile(path, categories, tuple(records), _annotated(data, path))
+
+
+def join(files: Sequence[CocoFile]) -> CocoFile:
+    """Several splits as one, under the path of the first.
+
+    Raises:
+        ValueError: their categories differ, or they share the id of an image.
+    """
+    first = files[0]
+    for number, other in enumerate(files[1:], 1):
+        if other.categories != first.categories:
+            raise ValueError(f"{other.path}: expected the categories of {first.path} to join them, got others")
+        known = {record.id for file in files[:number] for record in file.records}
+        twice = [record.id for record in other.records if record.id in known]
+        if twice:
+            raise ValueError(f"{other.path}: image id {twice[0]} is in a split before it too; they cannot be joined")
+    records = tuple(record for file in files for record in file.records)
+    return CocoFile(first.path, first.categories, records, all(file.annotated for file in files))
 
 
 def flat_boxes(file: CocoFile, report: Report) -> int:
@@ -225,9 +253,9 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
     """
     if not root.is_dir():
         raise ValueError(f"root: {root} is not a folder")
-    file = root / (annotations or f"annotations/instances_{split}.json")
-    if annotations is None and not file.is_file() and (root / f"{split}.json").is_file():
-        file = root / f"{split}.json"
+    names = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
+    choices = [root / name for name in ((annotations,) if annotations else names)]
+    file = next((path for path in choices if path.is_file()), choices[0])
     folder = _image_folder(root, split) if images is None else root / images
     if not file.is_file():
         found = ", ".join(str(path.relative_to(root)) for path in annotation_files(root)) or "no JSON file"
@@ -239,7 +267,8 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
 
 
 def _image_folder(root: Path, split: str) -> Path:
-    begun = sorted((path for path in root.glob("*/") if split.startswith(path.name)), reverse=True)
+    plain = split.replace("test-dev", "test")  # the images of test-dev2017 are some of test2017
+    begun = sorted((path for path in root.glob("*/") if plain.startswith(path.name)), reverse=True)
     choices = [root / split, root / "images" / split, *begun, root / "images"]
     return next((path for path in choices if path.is_dir()), root)
 
