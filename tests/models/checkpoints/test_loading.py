@@ -37,6 +37,24 @@ def test_problems_are_listed_by_name_and_nothing_is_loaded() -> None:
     torch.testing.assert_close(dict(module.state_dict()), before)
 
 
+@pytest.mark.parametrize(
+    ("unusual", "word"),
+    [
+        (torch.zeros(3).to_sparse(), "sparse"),
+        (torch.zeros(3, device="meta"), "without values"),
+        (torch.zeros(3, dtype=torch.complex64), "complex"),
+    ],
+    ids=["sparse", "meta", "complex"],
+)
+def test_values_that_are_no_plain_numbers_are_refused_before_any_is_copied(unusual: torch.Tensor, word: str) -> None:
+    module = _module()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = {name: torch.full_like(value, 7) for name, value in before.items()} | {"1.running_var": unusual}
+    with pytest.raises(ValueError, match=f"nothing was loaded. 1 entries:\n  {word}: 1.running_var"):
+        load_state(module, state, "file")
+    torch.testing.assert_close(dict(module.state_dict()), before)
+
+
 def test_optional_names_keep_their_values() -> None:
     module = _module()
     state = {name: value for name, value in module.state_dict().items() if name != "0.bias"}

@@ -48,6 +48,24 @@ def test_only_offset_branches_are_renamed() -> None:
     assert list(got) == ["backbone.layer4.0.conv2.conv_offset.weight", *names[1:]]
 
 
+def test_a_tensor_under_both_names_is_refused() -> None:
+    names = ["backbone.layer4.0.conv2.conv_offset.weight", "backbone.layer4.0.conv2_offset.weight"]
+    for order in (names, names[::-1]):
+        with pytest.raises(
+            ValueError, match=r"conv2\.conv_offset\.weight: expected once, got it under its old and its new"
+        ):
+            mmdet.rename({name: torch.zeros(1) for name in order})
+
+
+def test_averages_beside_the_weights_are_left_out_and_new_meta_is_read(tmp_path: Path) -> None:
+    state = {"backbone.conv1.weight": torch.ones(1), "ema_backbone_conv1_weight": torch.zeros(1)}
+    meta = {"dataset_meta": {"CLASSES": ("cat", "dog"), "PALETTE": None}}
+    torch.save({"state_dict": state | {"ema_other": torch.zeros(1)}, "meta": meta}, tmp_path / "x.pth")
+    tensors, classes = read_detector(tmp_path / "x.pth")
+    assert list(tensors) == ["backbone.conv1.weight", "ema_other"]  # what mirrors nothing stays, to be refused by name
+    assert classes == ("cat", "dog")
+
+
 @pytest.mark.parametrize(
     ("rows", "first"),
     [(81, "person"), (21, "aeroplane"), (4, "class_0"), (None, None)],

@@ -55,14 +55,25 @@ class _Evil:
 def test_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": {"w": _Evil()}}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=r"x.pth: expected a PyTorch file with tensors only"):
+    with pytest.raises(ValueError, match=r"x.pth: expected a PyTorch file with tensors only") as info:
         read_state(tmp_path / "x.pth")
+    assert "it needs the object getattr" in str(info.value)
+    assert "weights_only" not in str(info.value)  # torch's advice is to run the code
     assert not (tmp_path / "should-not-exist").exists()
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"", b"not a checkpoint", pickle.dumps([1, 2], protocol=2)], ids=["empty", "text", "pickle"]
+    "content",
+    [
+        b"",
+        b"not a checkpoint",
+        pickle.dumps([1, 2], protocol=2),
+        b"hello world, this is no pickle",
+        b"\x80",
+        b"\x80\x02h\x05.",
+    ],
+    ids=["empty", "text", "pickle", "text that begins like a pickle", "one byte", "nothing remembered"],
 )
 def test_garbage_is_one_message(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -73,6 +84,12 @@ def test_garbage_is_one_message(name: str, content: bytes, tmp_path: Path) -> No
 def test_no_state_dict(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "lr": 0.1}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"expected a state dict .* got a dict with the entries epoch, lr"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_names_are_texts(tmp_path: Path) -> None:
+    torch.save({"state_dict": {1: torch.zeros(1)}}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"expected a state dict \(names and tensors\), got a dict with the entries 1"):
         read_state(tmp_path / "x.pth")
 
 

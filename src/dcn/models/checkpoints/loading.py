@@ -12,6 +12,17 @@ def _nothing_optional(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
+def _unusual(value: Tensor) -> str | None:
+    """What keeps a tensor from being copied as numbers."""
+    if value.is_meta:
+        return "without values"
+    if value.layout != torch.strided:
+        return "sparse"
+    if value.is_quantized:
+        return "quantized"
+    return "complex" if value.is_complex() else None
+
+
 def load_state(
     module: nn.Module,
     state: Mapping[str, Tensor],
@@ -32,7 +43,8 @@ def load_state(
         Names that kept their values, counters excepted.
 
     Raises:
-        ValueError: names every missing, unexpected and misshapen entry; ``module`` is then unchanged.
+        ValueError: names every missing, unexpected, misshapen and unusual entry (sparse, quantized, complex, without
+            values); ``module`` is then unchanged.
     """
     own = module.state_dict()
     kept = [name for name in own if name not in state and not _nothing_optional(name)]
@@ -43,6 +55,7 @@ def load_state(
         for name, value in state.items()
         if name in own and own[name].shape != value.shape
     ]
+    problems += [f"{unusual}: {name}" for name, value in state.items() if (unusual := _unusual(value))]
     if problems:
         raise ValueError(
             f"{source} does not fit the model; nothing was loaded. {len(problems)} entries:\n  " + "\n  ".join(problems)

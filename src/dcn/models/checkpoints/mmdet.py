@@ -1,4 +1,4 @@
-"""Checkpoints of mmdetection 2.x: the names are ours but for the oldest form of the offset branches."""
+"""Checkpoints of mmdetection 2.x and 3.x: the names are ours but for the oldest form of the offset branches."""
 
 from __future__ import annotations
 
@@ -16,8 +16,24 @@ _OLD_BRANCH = re.compile(r"(\.conv\d)_offset\.(weight|bias)$")
 
 
 def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under today's names."""
-    return {_OLD_BRANCH.sub(r"\1.conv_offset.\2", name): value for name, value in state.items()}
+    """The same tensors under today's names.
+
+    Raises:
+        ValueError: a tensor is there under its old and its new name.
+    """
+    renamed: dict[str, Tensor] = {}
+    for name, value in state.items():
+        new = _OLD_BRANCH.sub(r"\1.conv_offset.\2", name)
+        if new in renamed or (new != name and new in state):
+            raise ValueError(f"{new}: expected once, got it under its old and its new name")
+        renamed[new] = value
+    return renamed
+
+
+def _without_averages(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the running averages ``ema_backbone_conv1_weight`` that mmcv's hook keeps beside the weights."""
+    averages = {"ema_" + name.replace(".", "_") for name in state}
+    return {name: value for name, value in state.items() if name not in averages}
 
 
 def is_detector(state: Mapping[str, Tensor]) -> bool:
@@ -37,7 +53,9 @@ def classes_of(file: StateFile) -> tuple[str, ...] | None:
     Without them, those of the data set that has as many classes as the classifier has rows for (80: COCO, 20: VOC),
     else numbers; ``None`` for a network without such a classifier.
     """
-    names = file.meta.get("CLASSES", file.meta.get("classes"))
+    stated = file.meta.get("dataset_meta")  # mmdetection 3
+    meta = dict(stated) if isinstance(stated, Mapping) else file.meta
+    names = meta.get("CLASSES", meta.get("classes"))
     if isinstance(names, (list, tuple)):
         return tuple(map(str, names))
     rows = [len(value) for name, value in file.tensors.items() if name.endswith("fc_cls.bias")]
@@ -46,6 +64,8 @@ def classes_of(file: StateFile) -> tuple[str, ...] | None:
 
 def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
     """A whole detector: tensors under our names, and the names of its classes (:func:`classes_of`).
+
+    Running averages beside the weights are left out.
 
     Raises:
         ValueError: for a file that cannot be read (:func:`dcn.models.checkpoints.read_state`) or holds no detector.
@@ -56,4 +76,4 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] 
             f"{path}: expected a detector of mmdetection (names 'backbone. ...'), "
             f"got names such as {', '.join(list(file.tensors)[:3])}"
         )
-    return rename(file.tensors), classes_of(file)
+    return rename(_without_averages(file.tensors)), classes_of(file)

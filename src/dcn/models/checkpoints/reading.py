@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,19 +68,32 @@ def _parsed(value: str) -> object:
 def _read_torch(path: Path) -> StateFile:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # noqa: BLE001 (a damaged pickle fails in any way: KeyError, IndexError, MemoryError)
         raise ValueError(
-            f"{path}: expected a PyTorch file with tensors only, and it cannot be opened as one ({reason}); "
-            "files that need other Python objects are refused because loading them would run their code"
-        ) from error
+            f"{path}: expected a PyTorch file with tensors only, and it cannot be opened as one ({_reason(error)}); "
+            "files that need other Python objects are refused because loading them would run their code. "
+            "Where the file was made, save its state_dict alone"
+        ) from None
     meta: object = {}
     if isinstance(content, Mapping):
         meta = content.get("meta", {})
         content = content.get("state_dict", content.get("model", content))
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not content or not _names_and_tensors(content):
         raise ValueError(f"{path}: expected a state dict (names and tensors), got {_describe(content)}")
     return StateFile(_widen(content), dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, without torch's advice to load the file with its code."""
+    text = str(error)
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it needs the object {found[1]}"
+    found = re.search(r"Unsupported [^.\n]+|PytorchStreamReader [^.\n]+", text)
+    return found[0].strip() if found else type(error).__name__
+
+
+def _names_and_tensors(content: Mapping[object, object]) -> bool:
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
 
 
 def _describe(content: object) -> str:
