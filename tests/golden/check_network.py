@@ -180,6 +180,20 @@ def head_values(head: nn.Module, record: Recorder, maps: list[Tensor], rois: Ten
     return values
 
 
+def outputs(logits: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+    """What a second stage says, under every name that the original has for it."""
+    moves, probabilities = deltas.flatten(1), logits.softmax(1)
+    return {
+        "cls_score": logits,
+        "cls_prob": probabilities,
+        "cls_prob_reshape": probabilities[None],
+        "bbox_pred": moves,
+        "bbox_pred_reshape": moves[None],
+        "ave_cls_scors_rois": logits[:, :, None, None],
+        "ave_bbox_pred_rois": moves[:, :, None, None],
+    }
+
+
 def rpn_values(record: Recorder) -> dict[str, Tensor]:
     scores = record.outputs["rpn_cls_score"]
     if len(scores) == 1:
@@ -258,8 +272,7 @@ def detector_values(model: OriginalDetector, file: Mapping[str, Array], record: 
     output = model.rpn_head(rpn_maps)
     rois = stored_regions(file)
     logits, deltas = model.roi_head(roi_maps, rois)
-    values = rpn_values(record) | head_values(model.roi_head, record, roi_maps, rois)
-    values |= {"cls_prob_reshape": logits.softmax(1)[None], "bbox_pred_reshape": deltas.flatten(1)[None]}
+    values = rpn_values(record) | head_values(model.roi_head, record, roi_maps, rois) | outputs(logits, deltas)
     if "rois_output" in file:
         values["rois"] = torch.tensor(proposal_error(model, output, file))
     if "in_label" not in file:
@@ -299,8 +312,27 @@ def region_values(model: nn.Module, file: Mapping[str, Array], record: Recorder)
     maps = [model.get_submodule("backbone")(torch.from_numpy(file["in_data"]))[-1]]
     rois = stored_regions(file)
     logits, deltas = head(maps, rois)
-    values = {"cls_prob_reshape": logits.softmax(1)[None], "bbox_pred_reshape": deltas.flatten(1)[None]}
-    return values | head_values(head, record, maps, rois)
+    values = outputs(logits, deltas) | head_values(head, record, maps, rois)
+    if "grad_names" not in file:
+        return values
+    labels, kept = (region_labels(file, name) for name in ("in_label", "custom0_labels_ohem"))
+    target, weight = (
+        torch.from_numpy(file[name]).reshape(len(labels), -1) for name in ("in_bbox_target", "in_bbox_weight")
+    )
+    weight = weight * (kept >= 0)[:, None]
+    box_loss = weight * smooth_l1(deltas.flatten(1) - target, 1)
+    (F.cross_entropy(logits, kept, ignore_index=-1) + box_loss.sum() / 128).backward()
+    return values | {
+        "bbox_loss_reshape": box_loss[None],
+        "blockgrad0": kept[None].float(),
+        "custom0_labels_ohem": kept.float(),
+        "custom0_bbox_weights_ohem": weight,
+    }
+
+
+def region_labels(file: Mapping[str, Array], name: str) -> Tensor:
+    """Labels ``[R]`` of the regions; those that mining kept are all where it is not recorded."""
+    return torch.from_numpy(file[name if name in file else "in_label"]).flatten().long()
 
 
 def run_network(model: nn.Module, file: Mapping[str, Array], record: Recorder) -> dict[str, Tensor]:
@@ -379,8 +411,11 @@ def compare(model: nn.Module, file: Mapping[str, Array], report: Callable[[str],
         except ValueError as problem:
             judge(name, float("inf"), TOLERANCE, f"({problem})")
     if "grad_names" in file:
-        for kind, (error, parameter) in gradient_errors(model, file).items():
-            judge(kind, error, GRADIENT_TOLERANCE, f"(worst: {parameter})")
+        try:
+            for kind, (error, parameter) in gradient_errors(model, file).items():
+                judge(kind, error, GRADIENT_TOLERANCE, f"(worst: {parameter})")
+        except ValueError as problem:
+            judge("gradients", float("inf"), GRADIENT_TOLERANCE, f"({problem})")
     return good
 
 

@@ -214,6 +214,17 @@ def test_a_difference_is_found(array: str, place: int) -> None:
     assert not compare(model, file, lambda line: None)
 
 
+def test_a_gradient_of_no_parameter_is_one_line() -> None:
+    model = _small("rfcn_r101_dcn")
+    _randomise(model)
+    file = _train_file(model, 3)
+    model.zero_grad()
+    file["grad_names"] = np.append(file["grad_names"][:-1], "other_weight")
+    lines: list[str] = []
+    assert not compare(model, file, lines.append)
+    assert "gradients of parameters that the network does not have: other_weight" in lines[-1]
+
+
 def test_a_segmentation_step() -> None:
     model = _small("deeplab_r101_dcn")
     _randomise(model)
@@ -249,6 +260,33 @@ def test_given_regions() -> None:
     assert compare(model, file, lambda line: None)
     file["rfcn_cls_offset_output"] = file["rfcn_cls_offset_output"] + 0.01
     assert not compare(model, file, lambda line: None)
+
+
+@pytest.mark.parametrize("mined", [False, True], ids=["all", "one left out"])
+def test_a_training_step_of_given_regions(mined: bool) -> None:
+    model = deform_psroi_demo(3, depth=50, width=0.125)
+    _randomise(model)
+    random = np.random.default_rng(0)
+    data, rois = torch.randn(1, 3, *SIZE) * 50, torch.from_numpy(_rois(random))
+    label = torch.from_numpy(random.integers(0, 4, len(rois)))
+    weight = torch.zeros(len(rois), 2, 4)
+    weight[label > 0, 1] = 1
+    target = torch.randn(len(rois), 8) * weight.flatten(1)
+    kept = label.index_fill(0, torch.tensor([2]), -1) if mined else label
+    model.requires_grad_(True).train()
+    logits, deltas = model.roi_head([model.backbone(data)[-1]], rois)
+    loss = weight.flatten(1) * (kept >= 0)[:, None] * _smooth_l1(deltas.flatten(1) - target, 1)
+    (_softmax_output(logits, kept) + loss.sum() / 128).backward()
+    file = {"in_data": data.numpy(), "in_rois": rois[None].numpy(), "in_label": label[None].float().numpy()}
+    file |= {"in_bbox_target": target[None].numpy(), "in_bbox_weight": weight.flatten(1)[None].numpy()}
+    file |= {"cls_prob_reshape_output": logits.detach().softmax(1)[None].numpy()}
+    file |= {"bbox_loss_reshape_output": loss.detach()[None].numpy()} | _gradients(model)
+    if mined:
+        file["custom0_labels_ohem"] = kept.float().numpy()
+    model.zero_grad()
+    lines: list[str] = []
+    assert compare(model, file, lines.append), "\n".join(lines)
+    assert len(lines) == 5
 
 
 def test_an_array_of_unknown_name_is_an_error() -> None:
