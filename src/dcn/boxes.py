@@ -10,7 +10,7 @@ the choice takes ``pixel_offset``:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def encode(references: Tensor, boxes: Tensor, *, stds: Sequence[float] = _UNIT, 
     old_size, old_centre = _size_and_centre(references, pixel_offset)
     new_size, new_centre = _size_and_centre(boxes, pixel_offset)
     deltas = torch.cat(((new_centre - old_centre) / old_size, torch.log(new_size / old_size)), -1)
-    return deltas / deltas.new_tensor(stds)
+    return _each(deltas, stds, torch.div)
 
 
 def decode(
@@ -112,7 +112,7 @@ def decode(
         pixel_offset: 0 or 1, see the module.
         max_log_ratio: bound of ``|dw|`` and ``|dh|`` after the multiplication; ``None`` (the original code): none.
     """
-    deltas = _times(deltas, stds)
+    deltas = _each(deltas, stds, torch.mul)
     shift, log_ratio = deltas[..., :2], deltas[..., 2:]
     if max_log_ratio is not None:
         log_ratio = log_ratio.clamp(-max_log_ratio, max_log_ratio)
@@ -122,11 +122,11 @@ def decode(
     return torch.cat((centre - half, centre + half), -1)
 
 
-def _times(values: Tensor, factors: Sequence[float]) -> Tensor:
-    """``[..., 4]`` times four numbers; a tensor of them would have to be copied to the device, which waits for it."""
+def _each(values: Tensor, factors: Sequence[float], operation: Callable[[Tensor, float], Tensor]) -> Tensor:
+    """``[..., 4]`` times or over four numbers; a tensor of them would be copied to the device, which waits for it."""
     if all(factor == 1.0 for factor in factors):
         return values
-    return torch.stack([value * factor for value, factor in zip(values.unbind(-1), factors, strict=True)], -1)
+    return torch.stack([operation(value, factor) for value, factor in zip(values.unbind(-1), factors, strict=True)], -1)
 
 
 def _size_and_centre(boxes: Tensor, pixel_offset: int) -> tuple[Tensor, Tensor]:

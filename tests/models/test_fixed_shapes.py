@@ -15,13 +15,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcn.models import optimized
-from dcn.models.detection.class_aware_rpn import class_aware_rpn
+from dcn.models.detection.class_aware_rpn import ClassAwareRPN, class_aware_rpn
+from dcn.models.detection.faster_rcnn import FasterRCNN
 from dcn.models.detection.original_faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original_fpn import original_fpn
+from dcn.models.detection.original_targets import objects_of
 from dcn.models.detection.padded import Frames, fixed_shapes, make_frames
 from dcn.models.detection.rfcn import rfcn
 from dcn.models.segmentation.deeplab import deeplab
 from dcn.models.segmentation.deeplabv3 import deeplabv3
+from dcn.structures import Target
 from tests.models.detection.conftest import tiny
 
 aten = torch.ops.aten
@@ -51,6 +54,13 @@ DETECTORS: dict[str, Callable[[], nn.Module]] = {
         **_SMALL,
     ),
     "rpn": partial(class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), candidates=50, **_SMALL),
+}
+# As large as the pictures below need to have anchors that are objects, and a chance in every stage.
+TRAINED = DETECTORS | {
+    "cascade": partial(tiny, cascade=True),
+    "faster-few": partial(tiny, rois_per_image=100, train_proposals=(20, 10)),
+    "rcnn-sampled": partial(original_faster_rcnn, 2, head_channels=16, fc_channels=32, rois_per_image=16, **_ORIGINAL),
+    "rfcn-mined": partial(rfcn, 2, head_channels=16, hardest=24, **_ORIGINAL),
 }
 SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
     "deeplab": partial(deeplab, 3, head_channels=16, deform_layers=1, **_SMALL),
@@ -127,6 +137,51 @@ def test_a_detector_does_not_wait(name: str) -> None:
         assert (mask is None) == (expected is None)
         if mask is not None:
             torch.testing.assert_close(mask, expected, rtol=1e-4, atol=1e-4)
+
+
+def _annotated(model: Any) -> tuple[Any, ...]:
+    """What ``batch_losses`` takes: two images of different sizes, one with three objects, one with none."""
+    sizes = [(64, 90), (60, 96)]
+    batch = model.preprocess([torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in sizes])
+    boxes = torch.tensor([[8.0, 8, 48, 40], [50, 20, 88, 56], [20, 30, 44, 60]])
+    masks = torch.zeros(3, *sizes[0], dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[y1 : (y1 + y2) // 2, x1:x2] = True
+    full = Target(boxes, torch.tensor([0, 1, 1]), sizes[0], masks=masks)
+    empty = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), sizes[1], masks=masks.new_zeros(0, *sizes[1]))
+    if isinstance(model, FasterRCNN):
+        return batch, make_frames(sizes, sizes, torch.device("cpu")), [full, empty]
+    objects = [objects_of(target, torch.device("cpu")) for target in (full, empty)]
+    return (batch, objects) if isinstance(model, ClassAwareRPN) else (batch, model.frames(batch, sizes), objects)
+
+
+def _step(model: Any, given: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The losses and the gradients of one step of training."""
+    torch.manual_seed(7)
+    model.zero_grad()
+    losses = model.batch_losses(*given)
+    sum(losses.values()).backward()
+    return losses, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_does_not_wait(name: str) -> None:
+    """With fixed shapes the losses and gradients are those of the CPU's way, where empty places are cut off."""
+    model = _make(TRAINED[name]).train()
+    for parameter_name, parameter in model.named_parameters():
+        if parameter_name.endswith("bias"):
+            parameter.data.add_(0.02)  # no output is exactly 0, whatever the maps are
+    given = _annotated(model)
+    wanted, wanted_gradients = _step(model, given)
+    with fixed_shapes(), NoWaiting():
+        found, gradients = _step(model, given)
+    for loss, value in wanted.items():
+        assert found[loss].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), loss
+    assert [loss for loss, value in wanted.items() if value <= 0] == []
+    assert set(gradients) == set(wanted_gradients)
+    for parameter, gradient in wanted_gradients.items():
+        scale = max(float(gradient.abs().max()), 1e-3)
+        assert float((gradients[parameter] - gradient).abs().max()) < 1e-3 * scale, parameter
 
 
 @pytest.mark.parametrize("name", SEGMENTERS)

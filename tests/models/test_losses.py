@@ -69,3 +69,23 @@ def test_nothing_gives_zero_with_a_gradient(kind: str) -> None:
 def test_half_precision_is_summed_in_float32() -> None:
     logits = torch.zeros(5000, 4, dtype=torch.bfloat16)
     assert losses.box_loss(logits, torch.ones(5000, 4), 1).item() == 20000
+
+
+def test_what_is_not_valid_has_neither_loss_nor_gradient() -> None:
+    nan = float("nan")
+    valid = torch.tensor([True, False, False])
+    deltas = torch.tensor([[1.0, 2, 0, 0], [3, 4, 5, 6], [nan, 0, 0, 0]], requires_grad=True)
+    wanted = torch.tensor([[0.0] * 4, [float("-inf"), nan, 0, 0], [0.0] * 4])
+    box = losses.box_loss(deltas, wanted, torch.tensor(2), valid=valid)
+    logits = torch.tensor([0.5, 3.0, nan], requires_grad=True)
+    binary = losses.binary_loss(logits, torch.tensor([1, 0, 1]), torch.tensor(0), valid)
+    maps = torch.randn(3, 2, 4, 5, requires_grad=True)
+    mask = losses.mask_loss(maps, torch.ones(3, 4, 5, dtype=torch.bool), torch.tensor([1, -1, -1]))
+    (box + binary + mask).backward()
+    torch.testing.assert_close(box, torch.tensor(1.5))
+    torch.testing.assert_close(binary, torch.nn.functional.softplus(torch.tensor(-0.5)))
+    torch.testing.assert_close(mask, torch.nn.functional.softplus(-maps[0, 1]).mean())
+    for given in (deltas, logits, maps):
+        assert given.grad is not None
+        assert bool(given.grad[0].any())
+        assert given.grad[1:].count_nonzero() == 0

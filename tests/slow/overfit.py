@@ -34,14 +34,20 @@ IMAGES = (34, 36, 42, 73, 81, 92, 394, 502)
 """Of train2017: ten objects of ten classes that fill much of the picture, so that small pictures show them."""
 
 ENOUGH = 0.9
-SHORT, LONG = 128, 208
 BATCH = 2
 JUDGED_EVERY = 30
-MOST_STEPS = 360
+MOST_STEPS = 1500
+
+Sides = tuple[int, int]
+PYRAMID: Sides = (128, 208)
+ONE_MAP: Sides = (256, 416)
+"""Shorter and largest longer side. Networks that pool one map of stride 16 need more: at 128 pixels regions that
+overlap an object by half round to the same cells as the object itself."""
+LARGE: Sides = (640, 1040)
 
 _BACKBONE: dict[str, Any] = {"width": 0.5, "preprocess": "bgr_caffe", "frozen_stages": 1}
 _ORIGINAL: dict[str, Any] = {**_BACKBONE, "rpn_channels": 128, "proposals": (500, 100)}
-_SINGLE: dict[str, Any] = {"anchor_scales": (2, 4, 8)}
+_SINGLE: dict[str, Any] = {"anchor_scales": (4, 8, 16)}
 _LATER: dict[str, Any] = {
     **_BACKBONE,
     "style": "caffe",
@@ -108,11 +114,16 @@ class Outcome:
         return learned and not self.without_gradient and not self.changed
 
 
-def read_pictures(root: Path) -> tuple[list[Sample], tuple[str, ...]]:
-    """The eight pictures at their small size, with labels among the classes that occur, and those classes."""
+def sides_of(name: str) -> Sides:
+    """The size of the pictures that a network learns."""
+    return PYRAMID if "fpn" in name else ONE_MAP
+
+
+def read_pictures(root: Path, sides: Sides = PYRAMID) -> tuple[list[Sample], tuple[str, ...]]:
+    """The eight pictures, shrunk to ``sides``, with labels among the classes that occur, and those classes."""
     dataset = open_dataset("coco", root, "train2017", annotations="annotations/instances_train2017_100.json")
     wanted = [index for index, _ in enumerate(dataset.sizes) if int(str(_stem(dataset.image_path(index)))) in IMAGES]
-    samples = [Resize((SHORT,), LONG)(dataset[index], torch.Generator()) for index in wanted]
+    samples = [Resize((sides[0],), sides[1])(dataset[index], torch.Generator()) for index in wanted]
     present = sorted({int(label) for sample in samples for label in _target(sample).labels})
     place = torch.full((len(dataset.classes),), -1).scatter(0, torch.tensor(present), torch.arange(len(present)))
     kept = [Sample(s.image, replace(_target(s), labels=place[_target(s).labels])) for s in samples]
@@ -176,7 +187,7 @@ def judge(model: nn.Module, samples: list[Sample], classes: tuple[str, ...]) -> 
 def overfit(name: str, root: Path, backbone: Path) -> Outcome:
     """Train one network on the eight pictures until it knows them."""
     start = time.process_time()
-    samples, classes = read_pictures(root)
+    samples, classes = read_pictures(root, sides_of(name))
     training = Training(name, classes, backbone)
     figures: dict[str, float] = {"AP50": 0.0}
     steps = 0
@@ -202,7 +213,7 @@ def _show_large(training: Training, samples: list[Sample], steps: int) -> None:
     """Some layers pool large objects only (their offsets from 448 pixels on): show those until all have a gradient."""
     for number in range(len(samples)):
         if training.waiting:
-            large = Resize((5 * SHORT,), 5 * LONG)(samples[number], torch.Generator())
+            large = Resize((LARGE[0],), LARGE[1])(samples[number], torch.Generator())
             training.step(steps + number, [large])
 
 

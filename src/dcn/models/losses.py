@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def box_loss(predicted: Tensor, wanted: Tensor, normaliser: float, beta: float = 0.0) -> Tensor:
+def box_loss(
+    predicted: Tensor, wanted: Tensor, normaliser: float | Tensor, beta: float = 0.0, valid: Tensor | None = None
+) -> Tensor:
     """L1 or smooth L1 summed over boxes and coordinates.
 
     Args:
@@ -16,18 +18,35 @@ def box_loss(predicted: Tensor, wanted: Tensor, normaliser: float, beta: float =
         normaliser: what the sum is divided by; at least 1 is used.
         beta: 0 is L1; otherwise the loss is ``0.5 d² / beta`` below ``beta``. The original code's sigma is
             ``beta = 1 / sigma²``.
+        valid: ``[N]`` bool, which boxes count; whatever the others hold, their loss and gradient are 0.
 
     Returns:
         A scalar; 0, but connected to ``predicted``, without boxes.
     """
-    loss = F.smooth_l1_loss(predicted.float(), wanted.float(), reduction="sum", beta=beta)
-    return loss / max(normaliser, 1.0)
+    predicted, wanted = predicted.float(), wanted.float()
+    if valid is not None:
+        predicted, wanted = (values.masked_fill(~valid[:, None], 0.0) for values in (predicted, wanted))
+    return F.smooth_l1_loss(predicted, wanted, reduction="sum", beta=beta) / _at_least_one(normaliser)
 
 
-def binary_loss(logits: Tensor, wanted: Tensor, normaliser: float) -> Tensor:
-    """Binary cross entropy of ``logits`` ``[N]`` against ``wanted`` ``[N]`` in ``[0, 1]``, summed, then divided."""
-    loss = F.binary_cross_entropy_with_logits(logits.float(), wanted.float(), reduction="sum")
-    return loss / max(normaliser, 1.0)
+def binary_loss(logits: Tensor, wanted: Tensor, normaliser: float | Tensor, valid: Tensor | None = None) -> Tensor:
+    """Binary cross entropy of ``logits`` ``[N]`` against ``wanted`` ``[N]`` in ``[0, 1]``, summed, then divided.
+
+    Only those count that are true in ``valid`` ``[N]``, if it is given.
+    """
+    return _binary_sum(logits.float(), wanted.float(), valid) / _at_least_one(normaliser)
+
+
+def _binary_sum(logits: Tensor, wanted: Tensor, valid: Tensor | None) -> Tensor:
+    """The sum over what counts: ``valid`` has as many dimensions as the others."""
+    if valid is None:
+        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+    logits = logits.masked_fill(~valid, 0.0)
+    return F.binary_cross_entropy_with_logits(logits, wanted, weight=valid.float(), reduction="sum")
+
+
+def _at_least_one(normaliser: float | Tensor) -> float | Tensor:
+    return normaliser.clamp(min=1) if isinstance(normaliser, Tensor) else max(normaliser, 1.0)
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -46,12 +65,12 @@ def mask_loss(logits: Tensor, masks: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: ``[N, C, h, w]``, one mask per class.
         masks: ``[N, h, w]`` bool or float in ``[0, 1]``.
-        labels: ``[N]`` int64: the class whose mask is trained.
+        labels: ``[N]`` int64: the class whose mask is trained; negative: the object does not count.
 
     Returns:
         A scalar; 0, but connected to ``logits``, without objects.
     """
-    own = logits[torch.arange(labels.numel(), device=labels.device), labels].float()
-    if labels.numel() == 0:
-        return logits.float().sum() * 0
-    return F.binary_cross_entropy_with_logits(own, masks.float())
+    own = logits[torch.arange(labels.numel(), device=labels.device), labels.clamp(min=0)].float()
+    valid = labels >= 0
+    pixels = valid.sum() * own.shape[1] * own.shape[2]
+    return _binary_sum(own, masks.float(), valid[:, None, None]) / pixels.clamp(min=1)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dcn import boxes
 from dcn.models.detection.box_head import BoxHead
+from dcn.models.detection.padded import fixed_shapes
 from dcn.models.detection.roi_sampling import SampledRois
 
 
@@ -17,12 +20,14 @@ def _sampled() -> SampledRois:
     )
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["trimmed", "fixed"])
 @pytest.mark.parametrize("agnostic", [False, True], ids=["per-class", "agnostic"])
-def test_losses_equal_the_definition(agnostic: bool) -> None:
+def test_losses_equal_the_definition(agnostic: bool, fixed: bool) -> None:
     torch.manual_seed(0)
     head, sampled = BoxHead(12, 3, fc_channels=8, class_agnostic=agnostic), _sampled()
     logits, deltas = torch.randn(4, 4), torch.randn(4, 1 if agnostic else 3, 4)
-    losses = head.losses(logits, deltas, sampled)
+    with fixed_shapes() if fixed else nullcontext():
+        losses = head.losses(logits, deltas, sampled)
     total = torch.zeros(())
     for row in range(2):
         wanted = boxes.encode(sampled.rois[row, 1:], sampled.boxes[row], stds=(0.1, 0.1, 0.2, 0.2))
@@ -54,3 +59,25 @@ def test_outputs_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, deltas = head(torch.randn(2, 3, 2, 2))
     assert (logits.dtype, deltas.dtype) == (torch.float32, torch.float32)
+
+
+def test_an_empty_place_has_no_part_in_the_losses() -> None:
+    torch.manual_seed(0)
+    head, sampled = BoxHead(12, 3, fc_channels=8), _sampled()
+    logits, deltas = torch.randn(5, 4, requires_grad=True), torch.randn(5, 3, 4, requires_grad=True)
+    padded = SampledRois(
+        torch.cat((sampled.rois, torch.zeros(1, 5))),
+        torch.cat((sampled.labels, torch.tensor([-1]))),
+        torch.cat((sampled.objects, torch.tensor([-1]))),
+        torch.cat((sampled.boxes, torch.zeros(1, 4))),
+        torch.zeros(5, dtype=torch.bool),
+    )
+    wanted = head.losses(logits[:4], deltas[:4], sampled)
+    with fixed_shapes():
+        losses = head.losses(logits, deltas, padded)
+    torch.testing.assert_close(losses, wanted)
+    sum(losses.values(), torch.zeros(())).backward()
+    assert logits.grad is not None
+    assert deltas.grad is not None
+    assert logits.grad[4].count_nonzero() == deltas.grad[4].count_nonzero() == 0
+    assert bool(deltas.grad.isfinite().all())

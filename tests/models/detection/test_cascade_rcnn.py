@@ -64,19 +64,21 @@ def test_refinement_drops_annotated_boxes() -> None:
     flags = torch.tensor([True, False, False])
     sampled = SampledRois(rois, torch.zeros(3).long(), torch.zeros(3).long(), rois[:, 1:], flags)
     deltas = torch.tensor([[[0.0, 0, 0, 0]], [[1.0, 0, 0, 0]], [[0.0, 0, 0, 0]]])
-    got = _refine_sampled(head, sampled, deltas, [(100, 51), (100, 100)])
+    got, valid = _refine_sampled(head, sampled, deltas, [(100, 51), (100, 100)], 2)
     assert [part.tolist() for part in got] == [[[32, 30, 51, 50]], [[5, 5, 15, 25]]]
+    assert [part.tolist() for part in valid] == [[True], [True]]
 
 
 def test_losses_carry_the_weights_of_the_stages(target: Target) -> None:
     head, features = _head().train(), [f[:1] for f in _features()]
     # The same regions and the same head at every stage: only the weights differ in the class loss of stage 1.
     head.positive_ious = (0.5, 0.5, 0.5)
+    proposals = Proposals(PROPOSALS[0][None], torch.ones(1, 2, dtype=torch.bool))
     torch.manual_seed(0)
-    weighted = head.losses(features, PROPOSALS[:1], SIZES[:1], [target])
+    weighted = head.losses(features, proposals, SIZES[:1], [target])
     head.loss_weights = (1.0, 1.0, 1.0)
     torch.manual_seed(0)
-    plain = head.losses(features, PROPOSALS[:1], SIZES[:1], [target])
+    plain = head.losses(features, proposals, SIZES[:1], [target])
     for stage, weight in enumerate((1.0, 0.5, 0.25)):
         for name in ("loss_cls", "loss_bbox"):
             torch.testing.assert_close(weighted[f"s{stage}.{name}"], plain[f"s{stage}.{name}"] * weight)

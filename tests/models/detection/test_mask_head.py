@@ -21,7 +21,7 @@ def _sampled(roi: list[float]) -> SampledRois:
 def test_targets_cut_the_object_out() -> None:
     masks = torch.zeros(1, 32, 48, dtype=torch.bool)
     masks[0, 4:20, 8:16] = True  # the left half of the box
-    got = mask_targets(_sampled([8, 4, 24, 20]), [_target(masks)], 8)
+    got = mask_targets(_sampled([8, 4, 24, 20]).positives(), [_target(masks)], 8)
     assert got.shape == (1, 8, 8)
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[:, :4] = True
@@ -30,7 +30,7 @@ def test_targets_cut_the_object_out() -> None:
 
 def test_targets_need_masks() -> None:
     with pytest.raises(ValueError, match=r"targets\[0\] .*expected masks, got None"):
-        mask_targets(_sampled([8, 4, 24, 20]), [_target(None)], 8)
+        mask_targets(_sampled([8, 4, 24, 20]).positives(), [_target(None)], 8)
 
 
 def test_head_doubles_the_resolution() -> None:

@@ -46,3 +46,10 @@ def test_impossible_and_endless_values() -> None:
     wanted[2, 0] = 1.0
     kept = hard_examples(logits, deltas, torch.tensor([0, 0, 1]), wanted, 2)
     assert kept.tolist() == [0, -1, 1]
+
+
+def test_what_is_left_out_already_stays_out() -> None:
+    logits = torch.tensor([[0.0, 9.0], [0.0, 0.0], [0.0, 1.0], [torch.nan, torch.nan]])
+    labels = torch.tensor([-1, 0, 0, -1])
+    assert hard_examples(logits, torch.zeros(4, 4), labels, torch.zeros(4, 4), 1).tolist() == [-1, -1, 0, -1]
+    assert hard_examples(logits, torch.zeros(4, 4), labels, torch.zeros(4, 4), 3).tolist() == [-1, 0, 0, -1]

@@ -89,7 +89,7 @@ def test_training_fills_up_with_repeats() -> None:
     head = _head()
     with torch.no_grad():
         output = head([torch.randn(1, 3, 5, 6)])
-    filled = head.train().filled_proposals(output, torch.tensor([[40, 48]]))[0]
+    filled = head.train().filled_proposals(output, torch.tensor([[40, 48]])).boxes[0]
     distinct = head.eval().proposals(output, torch.tensor([[40, 48]])).per_image()[0]
     assert len(distinct) < 300
     assert filled.shape == (300, 4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dcn.models.detection.anchors import grid_anchors, original_cell_anchors
 from dcn.models.detection.original_targets import Objects, assign_anchors, assign_regions, objects_of
+from dcn.models.detection.padded import fixed_shapes
 from dcn.structures import Target
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -127,3 +129,58 @@ def test_objects_are_rounded_inclusive_and_inside() -> None:
     assert got.labels.tolist() == [1, 4]
     # 10.5 - 1 = 9.5 and 4.5, 5.5 are halves: they go to the even neighbour.
     assert got.boxes.tolist() == [[1, 3, 10, 23], [4, 6, 10, 10]]
+
+
+@pytest.mark.parametrize("samples", [None, 16], ids=["all", "sampled"])
+@pytest.mark.parametrize("objects", [_OBJECT, Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))])
+def test_fixed_shapes_say_the_same(samples: int | None, objects: Objects) -> None:
+    """Empty places behind the proposals change nothing, and a seed means the same."""
+    random = torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) * 12
+    proposals = torch.cat((_REGIONS, torch.cat((random[:, :2], random[:, :2] + random[:, 2:]), 1)))
+    torch.manual_seed(2)
+    anchors = assign_anchors(proposals - 2, objects, (20, 20), samples=samples)
+    regions = assign_regions(proposals, objects, samples=samples, lowest_negative_iou=0.1)
+    torch.manual_seed(2)
+    with fixed_shapes():
+        same_anchors = assign_anchors(proposals - 2, objects, (20, 20), samples=samples)
+        same = assign_regions(proposals, objects, samples=samples, lowest_negative_iou=0.1)
+    assert same_anchors.labels.tolist() == anchors.labels.tolist()
+    torch.testing.assert_close(same_anchors.deltas, anchors.deltas)
+    valid = same.labels >= 0
+    assert same.labels[valid].tolist() == regions.labels.tolist()
+    torch.testing.assert_close(same.rois[valid], regions.rois)
+    torch.testing.assert_close(same.deltas[valid], regions.deltas)
+    assert bool(same.deltas.isfinite().all())
+    assert len(same.labels) == (samples or len(proposals) + len(objects.labels))
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["trimmed", "fixed"])
+def test_regions_without_any_proposal(fixed: bool) -> None:
+    with fixed_shapes() if fixed else nullcontext():
+        got = assign_regions(torch.zeros(3, 4), _OBJECT, samples=5, valid=torch.zeros(3, dtype=torch.bool))
+        nothing = assign_regions(
+            torch.zeros(3, 4),
+            Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)),
+            samples=5,
+            valid=torch.zeros(3, dtype=torch.bool),
+        )
+    assert got.labels.tolist() == [2, 0, 0, 0, 0]
+    assert got.rois.tolist() == _OBJECT.boxes.repeat(5, 1).tolist()
+    assert nothing.labels.tolist() == ([-1] * 5 if fixed else [])
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["trimmed", "fixed"])
+def test_what_fills_up_is_drawn_evenly(fixed: bool) -> None:
+    """Two objects and one region in the background range leave three places for three of the six regions."""
+    torch.manual_seed(0)
+    counts = torch.zeros(6)
+    everything = torch.cat((_REGIONS, _OBJECT.boxes))
+    with fixed_shapes() if fixed else nullcontext():
+        for _ in range(300):
+            got = assign_regions(_REGIONS, _OBJECT, samples=6, positive_fraction=0.25, lowest_negative_iou=0.1)
+            assert got.labels.tolist() == [2, 2, 0, 0, 0, 0]
+            repeats = (got.rois[3:, None] == everything).all(2)
+            # The object and region 0 are the same box: of two such rows the first is counted.
+            counts += torch.nn.functional.one_hot(repeats.int().argmax(1), 6).sum(0)
+    # 3 of 6 in 300 rounds: 150 each, 300 for the two that are equal; the standard deviation is sqrt(300 / 4) = 8.7.
+    assert counts.sub(torch.tensor([300.0, 150, 150, 150, 150, 0])).abs().max() < 5 * 8.7

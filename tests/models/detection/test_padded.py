@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -8,8 +10,11 @@ from dcn.models.detection.padded import (
     Proposals,
     best_proposals,
     fixed_shapes,
+    in_order,
+    joined,
     make_frames,
     pad_detections,
+    places_of,
     shapes_are_fixed,
 )
 from dcn.structures import Detections
@@ -65,3 +70,30 @@ def test_padding_goes_there_and_back() -> None:
         assert torch.equal(one.labels, given.labels)
     # Memory of its own: a detection must not keep the whole batch alive.
     assert found[0].boxes.untyped_storage().nbytes() == 2 * 4 * 4
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["trimmed", "fixed"])
+def test_places(forced: bool) -> None:
+    chosen = torch.tensor([False, True, True, False, True])
+    values = torch.arange(5.0)[:, None] * torch.tensor([1.0, 10.0])
+    with fixed_shapes() if forced else nullcontext():
+        places = places_of(chosen)
+        first, twice = places.first(2), joined(places, places).first(9)
+        ordered = in_order(torch.tensor([4, 0, 2]), torch.tensor([True, False, True]))
+    assert places.valid.numel() == (5 if forced else 3)
+    assert places.indices[places.valid].tolist() == [1, 2, 4]
+    assert first.indices.tolist() == [1, 2]
+    assert twice.indices[twice.valid].tolist() == [1, 2, 4, 1, 2, 4]
+    assert twice.valid.tolist() == [True] * 6 + [False] * (3 if forced else 0)
+    assert ordered.indices[ordered.valid].tolist() == [2, 4]
+    assert places.of(values, -1)[places.valid].tolist() == [[1, 10], [2, 20], [4, 40]]
+    assert bool((places.of(values, -1)[~places.valid] == -1).all())
+    assert places.spread(places.of(values, 99), 5, 7).tolist() == [[7, 7], [1, 10], [2, 20], [7, 7], [4, 40]]
+
+
+@pytest.mark.parametrize("forced", [False, True], ids=["trimmed", "fixed"])
+def test_no_places(forced: bool) -> None:
+    with fixed_shapes() if forced else nullcontext():
+        places = places_of(torch.zeros(0, dtype=torch.bool)).first(3)
+    assert places.of(torch.zeros(0, 4)).shape == (0, 4)
+    assert places.spread(torch.zeros(0, 4), 2, 1).tolist() == [[1] * 4] * 2

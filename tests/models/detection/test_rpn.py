@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from dcn import boxes
 from dcn.models.detection.matcher import IGNORED
+from dcn.models.detection.padded import fixed_shapes
 from dcn.models.detection.rpn import RPNHead, RPNOutput
 from dcn.models.preprocess import ImageBatch
 from dcn.structures import Target
@@ -72,11 +75,13 @@ def test_training_has_its_own_limits() -> None:
     assert counts == [7, 3]
 
 
-def test_losses_equal_the_definition_when_everything_is_sampled() -> None:
+@pytest.mark.parametrize("fixed", [False, True], ids=["trimmed", "fixed"])
+def test_losses_equal_the_definition_when_everything_is_sampled(fixed: bool) -> None:
     head, batch = _head(samples=100_000), _batch((64, 96), (64, 96))
     targets = [_target([[30.0, 14, 50, 34]]), _target([])]
     output = head(_features())
-    losses = head.losses(output, batch, targets)
+    with fixed_shapes() if fixed else nullcontext():
+        losses = head.losses(output, batch, targets)
     anchors = torch.cat(output.anchors)
     overlap = boxes.iou(targets[0].boxes, anchors)[0]
     positive = (overlap >= 0.7) | ((overlap == overlap.max()) & (overlap.max() >= 0.3))

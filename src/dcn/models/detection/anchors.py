@@ -59,3 +59,10 @@ def grid_anchors(cell: Tensor, size: tuple[int, int], stride: int) -> Tensor:
     y = torch.arange(height, device=cell.device, dtype=cell.dtype) * stride
     shift = torch.stack((x.expand(height, -1), y[:, None].expand(-1, width)), -1).repeat(1, 1, 2)
     return (shift[:, :, None] + cell).view(-1, 4)
+
+
+def inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[M]`` bool: which boxes ``[M, 4]`` lie in an image of ``(height, width)``: ``x1 >= 0``, ``x2 < width``."""
+    height, width = size
+    x1, y1, x2, y2 = anchors.unbind(1)
+    return (x1 >= 0) & (y1 >= 0) & (x2 < width) & (y2 < height)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes
+from dcn.models.detection.padded import places_of
 from dcn.models.detection.roi_sampling import SampledRois
 from dcn.models.losses import box_loss, class_loss
 
@@ -60,12 +61,13 @@ class BoxHead(nn.Module):
 
     def losses(self, logits: Tensor, deltas: Tensor, sampled: SampledRois) -> dict[str, Tensor]:
         """``loss_cls`` and ``loss_bbox``, both divided by the number of sampled regions."""
-        positive = sampled.positive.nonzero()[:, 0]
-        label = torch.zeros_like(positive) if self.class_agnostic else sampled.labels[positive]
-        wanted = boxes.encode(sampled.rois[positive, 1:], sampled.boxes[positive], stds=self.stds)
+        positive = places_of(sampled.positive)
+        rows = positive.indices
+        label = torch.zeros_like(rows) if self.class_agnostic else positive.of(sampled.labels)
+        wanted = boxes.encode(sampled.rois[rows, 1:], sampled.boxes[rows], stds=self.stds)
         return {
             "loss_cls": class_loss(logits, sampled.labels),
-            "loss_bbox": box_loss(deltas[positive, label], wanted, sampled.labels.numel(), self.beta),
+            "loss_bbox": box_loss(deltas[rows, label], wanted, sampled.valid.sum(), self.beta, positive.valid),
         }
 
     def decode(self, rois: Tensor, deltas: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dcn import boxes
 from dcn.models.detection.box_head import BoxHead
 from dcn.models.detection.mask_head import MaskHead
-from dcn.models.detection.padded import Frames, PaddedDetections, Proposals, Size
+from dcn.models.detection.padded import Frames, PaddedDetections, Proposals, Size, places_of
 from dcn.models.detection.roi_extractor import RoIExtractor
 from dcn.models.detection.roi_heads import with_masks
 from dcn.models.detection.roi_sampling import SampledRois, sample_rois
@@ -59,25 +59,28 @@ class CascadeRoIHead(nn.Module):
         self.nms_iou, self.max_detections = nms_iou, max_detections
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], targets: Sequence[Target]
+        self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[Size], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """``s{stage}.loss_cls``, ``.loss_bbox`` and, with mask heads, ``.loss_mask``, with the weights of the stages.
 
         Args:
             features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: ``[R_i, 4]`` per image.
+            proposals: of the ``N`` images.
             sizes: ``(height, width)`` of the images; refined boxes are clipped to them.
             targets: one per image.
         """
         losses: dict[str, Tensor] = {}
+        regions, valid = list(proposals.boxes.unbind()), list(proposals.valid.unbind())
         stages = zip(self.bbox_roi_extractor, self.bbox_head, self.positive_ious, self.loss_weights, strict=True)
         for stage, (extractor, head, iou, weight) in enumerate(stages):
             assert isinstance(head, BoxHead)
-            sampled = sample_rois(proposals, targets, head.num_classes, count=self.rois_per_image, positive_iou=iou)
+            sampled = sample_rois(
+                regions, targets, head.num_classes, count=self.rois_per_image, positive_iou=iou, valid=valid
+            )
             logits, deltas = head(extractor(features, sampled.rois))
             parts = head.losses(logits, deltas, sampled) | self._mask_losses(stage, features, sampled, targets)
             losses |= {f"s{stage}.{name}": loss * weight for name, loss in parts.items()}
-            proposals = _refine_sampled(head, sampled, deltas, sizes)
+            regions, valid = _refine_sampled(head, sampled, deltas, sizes, self.rois_per_image)
         return losses
 
     def _mask_losses(
@@ -87,8 +90,8 @@ class CascadeRoIHead(nn.Module):
             return {}
         head = self.mask_head[stage]
         assert isinstance(head, MaskHead)
-        pooled = self.mask_roi_extractor(features, sampled.rois[sampled.positive])
-        return head.losses(head(pooled), sampled, targets)
+        positives = sampled.positives()
+        return head.losses(head(self.mask_roi_extractor(features, positives.rois)), positives, targets)
 
     def predict(
         self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
@@ -132,10 +135,16 @@ class CascadeRoIHead(nn.Module):
 
 
 @torch.no_grad()
-def _refine_sampled(head: BoxHead, sampled: SampledRois, deltas: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
-    """The sampled regions after regression, per image, without the annotated boxes that were added."""
-    refined = []
-    for index, size in enumerate(sizes):
-        chosen = (sampled.rois[:, 0] == index) & ~sampled.is_object
-        refined.append(boxes.clip(head.decode(sampled.rois[chosen, 1:], deltas[chosen])[:, 0], size))
-    return refined
+def _refine_sampled(
+    head: BoxHead, sampled: SampledRois, deltas: Tensor, sizes: Sequence[Size], most: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The sampled regions after regression, at most ``most`` per image, without the annotated boxes that were added.
+
+    Returns:
+        ``[R_i, 4]`` per image, and ``[R_i]`` bool, which of them are not empty places.
+    """
+    decoded = head.decode(sampled.rois[:, 1:], deltas)[:, 0]
+    kept = sampled.valid & ~sampled.is_object
+    chosen = [places_of(kept & (sampled.rois[:, 0] == index)).first(most) for index in range(len(sizes))]
+    refined = [boxes.clip(decoded[own.indices], size) for own, size in zip(chosen, sizes, strict=True)]
+    return refined, [own.valid for own in chosen]

@@ -18,10 +18,10 @@ from dcn import boxes
 from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
 from dcn.models.backbones.resnet import NormRule, Style
 from dcn.models.detection.original_rpn import OriginalRPNHead, decode, initialise
-from dcn.models.detection.original_targets import assign_anchors, objects_of
+from dcn.models.detection.original_targets import Objects, assign_anchors, objects_of
 from dcn.models.detection.padded import Frames, PaddedDetections, Size, make_frames
 from dcn.models.detection.selection import SelectionRule, select_detections
-from dcn.models.preprocess import Preprocess, PreprocessName
+from dcn.models.preprocess import ImageBatch, Preprocess, PreprocessName
 from dcn.structures import Detections, Target
 
 NMS_IOU = 0.3
@@ -116,17 +116,27 @@ class ClassAwareRPN(nn.Module):
                 "call .eval() first to predict"
             )
         batch = self.preprocess(images)
+        # Chosen where the annotations are: on a GPU the number of objects would have to be waited for.
+        return self.batch_losses(batch, [objects_of(target, batch.pixels.device) for target in targets])
+
+    def batch_losses(self, batch: ImageBatch, objects: Sequence[Objects]) -> dict[str, Tensor]:
+        """From normalised images to losses; nothing in it waits for the device.
+
+        Args:
+            batch: the images.
+            objects: of each image, on the device of the network.
+        """
         output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
         wanted = [
             assign_anchors(
                 output.anchors,
-                objects_of(target, batch.pixels.device),
+                own,
                 size,
                 inside_only=self.rpn_head.inside_only,
                 samples=self.rpn_head.samples,
                 class_aware=True,
             )
-            for target, size in zip(targets, batch.sizes, strict=True)
+            for own, size in zip(objects, batch.sizes, strict=True)
         ]
         return self.rpn_head.losses(output, wanted)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from dcn import boxes
@@ -102,14 +103,22 @@ class FasterRCNN(nn.Module):
             )
         batch = self.preprocess(images)
         # Chosen where the annotations are: on a GPU the number of objects would have to be waited for.
-        trained = [_trained_objects(target).to(batch.pixels.device) for target in targets]
+        trained = [_trained_objects(target, batch.pixels.device) for target in targets]
+        return self.batch_losses(batch, make_frames(batch.sizes, batch.sizes, batch.pixels.device), trained)
+
+    def batch_losses(self, batch: ImageBatch, frames: Frames, targets: Sequence[Target]) -> dict[str, Tensor]:
+        """From normalised images to losses; nothing in it waits for the device.
+
+        Args:
+            batch: the images.
+            frames: their sizes.
+            targets: one per image, on the device of the network; every object counts.
+        """
         features = self.neck(self.backbone(batch.pixels))
         output = self.rpn_head(features)
-        frames = make_frames(batch.sizes, batch.sizes, batch.pixels.device)
-        proposals = self.rpn_head.proposals(output, frames.sizes).per_image()
-        return self.rpn_head.losses(output, batch, trained) | self.roi_head.losses(
-            features, proposals, batch.sizes, trained
-        )
+        proposals = self.rpn_head.proposals(output, frames.sizes)
+        second = self.roi_head.losses(features, proposals, batch.sizes, targets)
+        return self.rpn_head.losses(output, batch, targets) | second
 
     def detect(self, pixels: Tensor, frames: Frames, score_threshold: float) -> PaddedDetections:
         """From normalised images to detections; nothing in it waits for the device.
@@ -191,8 +200,12 @@ def _pasted(found: Detections, masks: Tensor | None, size: Size) -> Detections:
     return found if masks is None else replace(found, masks=paste_masks(masks, found.boxes, size))
 
 
-def _trained_objects(target: Target) -> Target:
-    return target.select(~target.ignored & (boxes.sizes(target.boxes) > 0).all(1))
+def _trained_objects(target: Target, device: torch.device) -> Target:
+    """The objects that are trained on, copied to ``device``; from memory that a GPU reads by itself if it is one."""
+    target = target.select(~target.ignored & (boxes.sizes(target.boxes) > 0).all(1))
+    if device.type == "cuda" and target.boxes.device.type == "cpu":
+        target = target.pin_memory()
+    return target.to(device)
 
 
 def rcnn_fpn(

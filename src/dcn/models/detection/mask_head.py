@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import ops
+from dcn.models.detection.padded import places_of
 from dcn.models.detection.roi_sampling import SampledRois
 from dcn.models.losses import mask_loss
 from dcn.models.necks.fpn import named_conv
@@ -43,35 +44,37 @@ class MaskHead(nn.Module):
             pooled = F.relu(conv(pooled))
         return self.conv_logits(F.relu(self.upsample(pooled)))
 
-    def losses(self, logits: Tensor, sampled: SampledRois, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, positives: SampledRois, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_mask`` of the logits ``[P, num_classes, m, m]`` of the positive regions, in their order."""
-        wanted = mask_targets(sampled, targets, logits.shape[-1])
-        return {"loss_mask": mask_loss(logits, wanted, sampled.labels[sampled.positive])}
+        wanted = mask_targets(positives, targets, logits.shape[-1])
+        return {"loss_mask": mask_loss(logits, wanted, positives.labels)}
 
 
-def mask_targets(sampled: SampledRois, targets: Sequence[Target], side: int) -> Tensor:
+def mask_targets(positives: SampledRois, targets: Sequence[Target], side: int) -> Tensor:
     """What is inside of each positive region: the object's mask, averaged over ``side x side`` bins, at least 0.5.
 
     Returns:
-        ``[P, side, side]`` bool.
+        ``[P, side, side]`` bool; false in empty places.
 
     Raises:
         ValueError: for a target without masks.
     """
-    parts = [sampled.positive.new_zeros(0, side, side)]
+    result = positives.valid.new_zeros(len(positives.rois), side, side)
     for index, target in enumerate(targets):
         if target.masks is None:
             raise ValueError(
                 f"targets[{index}] (image {target.image_id!r}): expected masks, got None; "
                 "train a model with masks on data with masks, for example COCO"
             )
-        chosen = (sampled.positive & (sampled.rois[:, 0] == index)).nonzero()[:, 0]
-        if chosen.numel() == 0:
+        own = places_of(positives.positive & (positives.rois[:, 0] == index))
+        if len(target) == 0 or own.valid.numel() == 0:
             continue
-        rois = torch.cat((sampled.objects[chosen, None].to(sampled.rois.dtype), sampled.rois[chosen, 1:]), 1)
+        rois = own.of(positives.rois)
+        rois = torch.cat((own.of(positives.objects)[:, None].to(rois.dtype), rois[:, 1:]), 1)
         masks = target.masks[:, None].to(rois.dtype)
-        parts.append(ops.roi_align(masks, rois, side, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5)
-    return torch.cat(parts)
+        inside = ops.roi_align(masks, rois, side, 1.0, sampling_ratio=0, aligned=True)[:, 0] >= 0.5
+        result[own.indices] = torch.where(own.valid[:, None, None], inside, result[own.indices])
+    return result
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:

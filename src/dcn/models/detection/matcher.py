@@ -10,6 +10,9 @@ from torch import Tensor
 NEGATIVE = -1
 IGNORED = -2
 
+NOWHERE = -1e6
+"""All four corners of a box that overlaps no object, in whichever convention."""
+
 LowQuality = Literal["none", "reassign", "keep"]
 
 
@@ -40,15 +43,20 @@ def match(
     if objects == 0 or candidates == 0:
         return torch.full((candidates,), NEGATIVE, dtype=torch.int64, device=iou.device)
     best, index = iou.max(0)
-    matched = torch.full_like(index, IGNORED)
-    matched[best < negative_iou] = NEGATIVE
-    matched = torch.where(best >= positive_iou, index, matched)
+    matched = torch.where(best >= positive_iou, index, torch.where(best < negative_iou, NEGATIVE, IGNORED))
     if low_quality == "none":
         return matched
-    best_of_object = iou.max(1, keepdim=True).values
-    # Few candidates tie, so their pairs are listed instead of working on [G, N] integers.
-    owner, tied = ((iou == best_of_object) & (best_of_object >= low_quality_iou)).nonzero().unbind(1)
+    best_of_object = iou.amax(1, keepdim=True)
+    tied = iou == torch.where(best_of_object >= low_quality_iou, best_of_object, torch.inf)
     if low_quality == "keep":
-        matched[tied] = index[tied]
-        return matched
-    return matched.scatter_reduce(0, tied, owner, "amax", include_self=False)
+        return torch.where(tied.any(0), index, matched)
+    # Half the memory of the overlaps, whose number is the largest of all.
+    number = torch.arange(objects, dtype=torch.int16, device=iou.device)
+    last = torch.where(tied, number[:, None], NEGATIVE).amax(0)
+    return torch.where(last >= 0, last.long(), matched)
+
+
+def target_rows(values: Tensor, owner: Tensor) -> Tensor:
+    """``[K, ...]``: rows ``owner`` ``[K]`` of ``values`` ``[G, ...]``, one per object; zeros where it is negative."""
+    padded = torch.cat((values, values.new_zeros(1, *values.shape[1:])))
+    return padded[torch.where(owner < 0, len(values), owner)]

@@ -16,7 +16,7 @@ def hard_examples(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor
     Args:
         logits: ``[R, C + 1]``, background first.
         deltas: ``[R, 4]``, those of the region's own class.
-        labels: ``[R]`` int64: 0 background, 1 and above the class.
+        labels: ``[R]`` int64: 0 background, 1 and above the class, -1 left out already.
         wanted: ``[R, 4]`` targets; used where the label is positive.
         count: how many stay.
 
@@ -26,11 +26,11 @@ def hard_examples(logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor
     if labels.numel() <= count:
         return labels
     # 1e-14 is the original's guard of the logarithm; it bounds the cross entropy at 32.2.
-    probability = logits.float().softmax(1).gather(1, labels[:, None])[:, 0]
+    probability = logits.float().softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
     loss = -torch.log(probability + 1e-14)
     boxes_loss = F.smooth_l1_loss(deltas.float(), wanted.float(), reduction="none").sum(1)
     loss = loss + torch.where(labels > 0, boxes_loss, torch.zeros_like(boxes_loss))
-    hardest = loss.topk(count).indices
+    hardest = torch.where(labels >= 0, loss, -1.0).topk(count).indices
     result = torch.full_like(labels, -1)
     result[hardest] = labels[hardest]
     return result

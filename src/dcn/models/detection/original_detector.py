@@ -176,8 +176,7 @@ class OriginalDetector(nn.Module):
             labels = hard_examples(logits, own, labels, wanted, self.hardest)
         divisor = self.hardest if self.hardest is not None else self.rois_per_image
         assert divisor is not None
-        positive = labels > 0
-        loss_bbox = box_loss(own[positive], wanted[positive], divisor, beta=1.0)
+        loss_bbox = box_loss(own, wanted, divisor, beta=1.0, valid=labels > 0)
         return {"loss_cls": class_loss(logits, labels), "loss_bbox": loss_bbox}, labels
 
     def _sizes(self, batch: ImageBatch) -> list[Size]:
@@ -193,10 +192,21 @@ class OriginalDetector(nn.Module):
                 "call .eval() first to predict"
             )
         batch = self.preprocess(images)
+        # Chosen where the annotations are: on a GPU the number of objects would have to be waited for.
         objects = [objects_of(target, batch.pixels.device) for target in targets]
+        return self.batch_losses(batch, self.frames(batch, batch.sizes), objects)
+
+    def batch_losses(self, batch: ImageBatch, frames: Frames, objects: Sequence[Objects]) -> dict[str, Tensor]:
+        """From normalised images to losses; nothing in it waits for the device.
+
+        Args:
+            batch: the images.
+            frames: their sizes.
+            objects: of each image, on the device of the network.
+        """
         rpn_maps, roi_maps = self.features(batch.pixels)
         output = self.rpn_head(rpn_maps)
-        regions = self._regions(output, self._sizes(batch), objects)
+        regions = self._regions(output, frames, objects)
         logits, deltas = self.roi_head(roi_maps, to_rois([region.rois for region in regions]))
         counts = [len(region.labels) for region in regions]
         parts = [
@@ -217,12 +227,15 @@ class OriginalDetector(nn.Module):
         return head.losses(output, targets)
 
     @torch.no_grad()
-    def _regions(
-        self, output: OriginalRPNOutput, sizes: Sequence[Size], objects: Sequence[Objects]
-    ) -> list[RegionTargets]:
-        frames = make_frames(sizes, sizes, output.logits.device)
+    def _regions(self, output: OriginalRPNOutput, frames: Frames, objects: Sequence[Objects]) -> list[RegionTargets]:
         found = self.rpn_head.filled_proposals(output, frames.sizes)
         return [
-            assign_regions(proposals, wanted, samples=self.rois_per_image, lowest_negative_iou=self.lowest_negative_iou)
-            for proposals, wanted in zip(found, objects, strict=True)
+            assign_regions(
+                proposals,
+                wanted,
+                samples=self.rois_per_image,
+                lowest_negative_iou=self.lowest_negative_iou,
+                valid=valid,
+            )
+            for proposals, valid, wanted in zip(found.boxes, found.valid, objects, strict=True)
         ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dcn import boxes, ops
 from dcn.models.detection.anchors import grid_anchors, original_cell_anchors
 from dcn.models.detection.original_targets import AnchorTargets
-from dcn.models.detection.padded import Proposals, best_proposals
+from dcn.models.detection.padded import Proposals, best_proposals, places_of, to_device
 from dcn.models.losses import box_loss, class_loss
 
 Size = tuple[int, int]
@@ -122,19 +122,24 @@ class OriginalRPNHead(nn.Module):
         keep = ops.nms_keep(candidates, best, self.nms_iou, valid=usable.gather(1, order), plus_one=True)
         return best_proposals(candidates, best, keep, self.after_nms).trimmed()
 
-    def filled_proposals(self, output: OriginalRPNOutput, sizes: Tensor) -> list[Tensor]:
-        """Exactly ``after_nms`` proposals ``[after_nms, 4]`` of each image, as the original trains on.
+    @torch.no_grad()
+    def filled_proposals(self, output: OriginalRPNOutput, sizes: Tensor) -> Proposals:
+        """Exactly ``after_nms`` proposals of each image in which there are any, as the original trains on.
 
         Missing ones are repeats of others, drawn at random; in evaluation repeats would change nothing.
         """
-        return [self._filled(found) for found in self.proposals(output, sizes).per_image()]
-
-    def _filled(self, found: Tensor) -> Tensor:
-        missing = self.after_nms - len(found)
-        if missing <= 0 or len(found) == 0:
+        found = self.proposals(output, sizes)
+        images, places = found.valid.shape
+        # Drawn on the host, so that a seed means the same everywhere, and as shares of a number that it does not know.
+        share = to_device(torch.rand(images, self.after_nms, dtype=torch.float64), found.boxes.device)
+        if places == 0:
             return found
-        repeats = torch.randint(len(found), (missing,)).to(found.device)
-        return torch.cat((found, found[repeats]))
+        count = found.valid.sum(1, keepdim=True)
+        place = torch.arange(self.after_nms, device=count.device)
+        repeat = (share * count).long().minimum(count - 1).clamp(min=0)
+        row = torch.where(place < count, place, repeat)
+        filled = found.boxes.gather(1, row[..., None].expand(-1, -1, 4))
+        return Proposals(filled, (count > 0).expand(-1, self.after_nms))
 
     def _whole_cells(self, output: OriginalRPNOutput, sizes: Tensor) -> Tensor:
         """``[N, M]`` bool: anchors of cells that lie in the image as a whole; the original crops its maps to these."""
@@ -157,8 +162,9 @@ class OriginalRPNHead(nn.Module):
         cls, reg = [], []
         for logits, deltas, target in zip(output.logits, output.deltas, targets, strict=True):
             cls.append(class_loss(logits, target.labels))
-            positive = target.labels > 0
-            reg.append(box_loss(deltas[positive], target.deltas[positive], self.samples, beta=1 / 9))
+            positive = places_of(target.labels > 0)
+            moves, wanted = deltas[positive.indices], target.deltas[positive.indices]
+            reg.append(box_loss(moves, wanted, self.samples, beta=1 / 9, valid=positive.valid))
         return {"loss_rpn_cls": torch.stack(cls).mean(), "loss_rpn_bbox": torch.stack(reg).mean()}
 
 

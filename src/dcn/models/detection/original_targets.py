@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from dcn import boxes
-from dcn.models.detection.matcher import match
-from dcn.models.detection.sampler import choose, sample
+from dcn.models.detection.anchors import inside
+from dcn.models.detection.matcher import IGNORED, NEGATIVE, NOWHERE, match, target_rows
+from dcn.models.detection.padded import Places, joined, places_of, to_device
+from dcn.models.detection.sampler import choose, random_keys, sample
 from dcn.structures import Target
 
 STDS = (0.1, 0.1, 0.2, 0.2)
@@ -48,8 +50,8 @@ class RegionTargets:
     """Regions of one image with what the second stage shall say about them.
 
     Attributes:
-        rois: ``[R, 4]`` inclusive.
-        labels: ``[R]`` int64: 0 background, 1 and above the class, -1 left out of the loss.
+        rois: ``[R, 4]`` inclusive; zeros in empty places.
+        labels: ``[R]`` int64: 0 background, 1 and above the class, -1 left out of the loss (or an empty place).
         deltas: ``[R, 4]``, divided by :data:`STDS`; defined where the label is positive.
     """
 
@@ -68,7 +70,7 @@ def objects_of(target: Target, device: torch.device) -> Objects:
     rounded = boxes.clip(boxes.to_inclusive(target.boxes.float()).round(), target.size, pixel_offset=1)
     kept = (boxes.sizes(target.boxes) > 0).all(1) & (boxes.sizes(rounded, 1) > 0).all(1)
     found = rounded[kept], target.labels[kept] + 1
-    return Objects(*(value.to(device, non_blocking=device.type != "cpu") for value in found))
+    return Objects(*(to_device(value, device) for value in found))
 
 
 def assign_anchors(
@@ -98,26 +100,22 @@ def assign_anchors(
         samples: how many count, at most half of them positive, chosen at random; ``None``: all.
         class_aware: positive anchors carry the class of their object instead of 1.
     """
-    usable = _inside(anchors, size) if inside_only else torch.ones_like(anchors[:, 0], dtype=torch.bool)
-    chosen = usable.nonzero()[:, 0]
-    overlap = boxes.iou(objects.boxes, anchors[chosen], pixel_offset=1)
-    matched = match(overlap, positive_iou=positive_iou, negative_iou=negative_iou, low_quality="keep")
+    usable = inside(anchors, size) if inside_only else torch.ones_like(anchors[:, 0], dtype=torch.bool)
+    chosen = places_of(usable)
+    overlap = boxes.iou(objects.boxes, chosen.of(anchors, NOWHERE), pixel_offset=1)
+    found = match(overlap, positive_iou=positive_iou, negative_iou=negative_iou, low_quality="keep")
+    matched = chosen.spread(found, len(anchors), IGNORED)
     if samples is None:
-        positive, negative = (matched >= 0).nonzero()[:, 0], (matched == -1).nonzero()[:, 0]
+        positive, negative = places_of(matched >= 0), places_of(matched == NEGATIVE)
     else:
         positive, negative = sample(matched, samples, 0.5)
-    owner = matched[positive]
-    labels = torch.full_like(usable, -1, dtype=torch.int64)
-    labels[chosen[negative]] = 0
-    labels[chosen[positive]] = objects.labels[owner] if class_aware else 1
-    deltas = torch.zeros_like(anchors)
-    deltas[chosen[positive]] = boxes.encode(anchors[chosen[positive]], objects.boxes[owner], pixel_offset=1)
-    return AnchorTargets(labels, deltas)
-
-
-def _inside(anchors: Tensor, size: tuple[int, int]) -> Tensor:
-    ends = anchors.new_tensor((size[1], size[0]))
-    return (anchors[:, :2] >= 0).all(1) & (anchors[:, 2:] < ends).all(1)
+    owner = matched[positive.indices]
+    classes = target_rows(objects.labels, owner) if class_aware else torch.ones_like(owner)
+    labels = torch.cat((classes, torch.zeros_like(negative.indices)))
+    deltas = boxes.encode(anchors[positive.indices], target_rows(objects.boxes, owner), pixel_offset=1)
+    return AnchorTargets(
+        joined(positive, negative).spread(labels, len(anchors), -1), positive.spread(deltas, len(anchors), 0)
+    )
 
 
 def assign_regions(
@@ -129,6 +127,7 @@ def assign_regions(
     positive_iou: float = 0.5,
     lowest_negative_iou: float = 0.0,
     stds: Sequence[float] = STDS,
+    valid: Tensor | None = None,
 ) -> RegionTargets:
     """Labels and regression targets of proposals and of the objects themselves, which are added; positives first.
 
@@ -141,30 +140,57 @@ def assign_regions(
         positive_iou: overlap from which a region is positive.
         lowest_negative_iou: overlap from which it is background.
         stds: what the deltas are divided by.
+        valid: ``[P]`` bool, which proposals there are; all by default.
     """
     rois = torch.cat((proposals, objects.boxes))
-    overlap = boxes.iou(rois, objects.boxes, pixel_offset=1)
-    best, owner = overlap.max(1) if objects.labels.numel() else (rois.new_zeros(len(rois)), None)
-    positive = (best >= positive_iou).nonzero()[:, 0]
-    negative = ((best < positive_iou) & (best >= lowest_negative_iou)).nonzero()[:, 0]
-    if samples is not None:
-        positive = choose(positive, round(samples * positive_fraction))
-        negative = choose(negative, samples - positive.numel())
-    chosen = torch.cat((positive, negative))
-    if samples is not None:
-        chosen = _fill(chosen, samples, len(rois))
-    labels = torch.zeros_like(chosen)
-    deltas = rois.new_zeros(chosen.numel(), 4)
-    if owner is not None:
-        labels[: positive.numel()] = objects.labels[owner[positive]]
-        wanted = objects.boxes[owner[positive]]
-        deltas[: positive.numel()] = boxes.encode(rois[positive], wanted, stds=stds, pixel_offset=1)
-    return RegionTargets(rois[chosen], labels, deltas)
+    usable = torch.ones_like(rois[:, 0], dtype=torch.bool)
+    if valid is not None:
+        usable[: len(valid)] = valid
+    best, owner = _best_object(rois, objects)
+    positive = usable & (best >= positive_iou)
+    negative = usable & (best < positive_iou) & (best >= lowest_negative_iou)
+    if samples is None:
+        first = places_of(positive)
+        chosen = joined(first, places_of(negative)).first(len(rois))
+    else:
+        first, second = _sample_regions(positive, negative, samples, positive_fraction)
+        chosen = _fill(joined(first, second), samples, usable)
+    # The objects come first; what fills up is background even on top of an object.
+    is_object = torch.arange(chosen.valid.numel(), device=rois.device) < first.valid.sum()
+    owner = torch.where(is_object, owner[chosen.indices], -1)
+    labels = torch.where(chosen.valid, target_rows(objects.labels, owner), -1)
+    wanted = target_rows(objects.boxes, owner)
+    deltas = boxes.encode(rois[chosen.indices], wanted, stds=stds, pixel_offset=1)
+    return RegionTargets(chosen.of(rois), labels, torch.where(is_object[:, None], deltas, 0.0))
 
 
-def _fill(chosen: Tensor, count: int, candidates: int) -> Tensor:
-    """``chosen`` extended to ``count`` by random indices below ``candidates``, without repetition in each round."""
-    while chosen.numel() < count and candidates > 0:
-        more = torch.randperm(candidates)[: count - chosen.numel()].to(chosen.device)
-        chosen = torch.cat((chosen, more))
-    return chosen
+def _best_object(rois: Tensor, objects: Objects) -> tuple[Tensor, Tensor]:
+    """``[R]``: the largest overlap of each region with an object, and that object (-1 without any)."""
+    if objects.labels.numel() == 0:
+        return torch.zeros_like(rois[:, 0]), torch.full_like(rois[:, 0], -1, dtype=torch.int64)
+    best, owner = boxes.iou(rois, objects.boxes, pixel_offset=1).max(1)
+    return best, owner
+
+
+def _sample_regions(positive: Tensor, negative: Tensor, count: int, fraction: float) -> tuple[Places, Places]:
+    keys = random_keys(positive.numel(), positive.device)
+    first = choose(positive, keys, round(count * fraction))
+    return first, choose(negative, keys, count, count - first.valid.sum())
+
+
+def _fill(chosen: Places, count: int, usable: Tensor) -> Places:
+    """``count`` places, the missing ones by random ``usable`` rows, each as often as the others or once more.
+
+    Without usable rows they stay empty.
+    """
+    filled = chosen.first(count)
+    missing = count - filled.valid.numel()
+    padding = filled.indices.new_zeros(missing)
+    indices, valid = torch.cat((filled.indices, padding)), torch.cat((filled.valid, padding.bool()))
+    keys = random_keys(usable.numel(), usable.device)
+    if usable.numel() == 0:
+        return Places(indices, valid).trimmed()
+    rows = torch.where(usable, keys, -1.0).argsort(descending=True)
+    place = torch.arange(count, device=usable.device) - valid.sum()
+    more = rows[place.remainder(usable.sum().clamp(min=1))]
+    return Places(torch.where(valid, indices, more), valid | usable.any()).trimmed()

@@ -1,4 +1,4 @@
-"""Proposals and detections of a batch as tensors whose shapes do not depend on what was found.
+"""Choices, proposals and detections of a batch as tensors whose shapes do not depend on what was found.
 
 A device of its own computes while the host runs ahead. Asking how many boxes there are would make the host wait, so
 between image and final result the number of places is fixed and a mask says which are filled; the filled ones come
@@ -41,6 +41,67 @@ def shapes_are_fixed(tensor: Tensor) -> bool:
 
 
 @dataclass(frozen=True)
+class Places:
+    """Some rows of a tensor.
+
+    Attributes:
+        indices: ``[K]`` int64, of the rows; in empty places those of any rows.
+        valid: ``[K]`` bool: the place is filled.
+    """
+
+    indices: Tensor
+    valid: Tensor
+
+    def trimmed(self) -> Places:
+        """Without empty places, unless shapes are fixed."""
+        if shapes_are_fixed(self.valid):
+            return self
+        filled = self.valid.nonzero()[:, 0]
+        return Places(self.indices[filled], self.valid[filled])
+
+    def first(self, count: int) -> Places:
+        """At most ``count`` filled places, the first ones, in their order; empty ones, if any, come last."""
+        order = in_order(torch.arange(self.valid.numel(), device=self.valid.device), self.valid)
+        return Places(self.indices[order.indices[:count]], order.valid[:count])
+
+    def of(self, values: Tensor, empty: float = 0) -> Tensor:
+        """``[K, ...]``: these rows of ``values`` ``[N, ...]``, with ``empty`` in empty places."""
+        return values[self.indices].masked_fill(~self.valid.view(-1, *[1] * (values.ndim - 1)), empty)
+
+    def spread(self, values: Tensor, count: int, rest: float) -> Tensor:
+        """``[count, ...]``: ``values`` ``[K, ...]`` in these rows, ``rest`` elsewhere; the reverse of :meth:`of`."""
+        result = values.new_full((count + 1, *values.shape[1:]), rest)
+        # Empty places write into one row more, which is cut off.
+        result[torch.where(self.valid, self.indices, count)] = values
+        return result[:count]
+
+
+def places_of(chosen: Tensor) -> Places:
+    """The rows that are true in ``chosen`` ``[N]``, in their order; where shapes are fixed, others are empty places."""
+    return Places(torch.arange(chosen.numel(), device=chosen.device), chosen).trimmed()
+
+
+def in_order(indices: Tensor, valid: Tensor) -> Places:
+    """Rows ``[K]`` in the order of their indices, empty places (trimmed, unless shapes are fixed) at the end."""
+    last = torch.iinfo(torch.int64).max
+    order = torch.where(valid, indices, last).sort().values
+    filled = order < last
+    return Places(torch.where(filled, order, 0), filled).trimmed()
+
+
+def joined(*parts: Places) -> Places:
+    """The places of one after those of another."""
+    return Places(torch.cat([part.indices for part in parts]), torch.cat([part.valid for part in parts]))
+
+
+def to_device(value: Tensor, device: torch.device) -> Tensor:
+    """A copy that nothing waits for of what lies on the host."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
+@dataclass(frozen=True)
 class Frames:
     """Sizes of the images of a batch as tensors on its device.
 
@@ -70,9 +131,7 @@ def make_frames(
     for (height, width), (tall, wide), seen in zip(sizes, output_sizes, clipped or sizes, strict=True):
         x, y = wide / width, tall / height
         rows.append((*seen, x, y, x, y, tall, wide))
-    table = torch.tensor(rows, dtype=torch.float32).view(-1, 8)
-    if device.type == "cuda":
-        table = table.pin_memory().to(device, non_blocking=True)
+    table = to_device(torch.tensor(rows, dtype=torch.float32).view(-1, 8), device)
     return Frames(table[:, :2], table[:, 2:6], table[:, 6:])
 
 

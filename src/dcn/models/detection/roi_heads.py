@@ -52,24 +52,30 @@ class StandardRoIHead(nn.Module):
         self.nms_iou, self.max_detections = nms_iou, max_detections
 
     def losses(
-        self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[Size], targets: Sequence[Target]
+        self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[Size], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """``loss_cls``, ``loss_bbox`` and, with a mask head, ``loss_mask`` of sampled regions.
 
         Args:
             features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: ``[R_i, 4]`` per image.
+            proposals: of the ``N`` images.
             sizes: of the images; not needed here, but by heads that refine boxes in training.
             targets: one per image.
         """
         sampled = sample_rois(
-            proposals, targets, self.bbox_head.num_classes, count=self.rois_per_image, low_quality=self.low_quality
+            proposals.boxes.unbind(),
+            targets,
+            self.bbox_head.num_classes,
+            count=self.rois_per_image,
+            low_quality=self.low_quality,
+            valid=proposals.valid.unbind(),
         )
         logits, deltas = self.bbox_head(self.bbox_roi_extractor(features, sampled.rois))
         losses = self.bbox_head.losses(logits, deltas, sampled)
         if self.mask_head is not None and self.mask_roi_extractor is not None:
-            pooled = self.mask_roi_extractor(features, sampled.rois[sampled.positive])
-            losses |= self.mask_head.losses(self.mask_head(pooled), sampled, targets)
+            positives = sampled.positives()
+            masks = self.mask_head(self.mask_roi_extractor(features, positives.rois))
+            losses |= self.mask_head.losses(masks, positives, targets)
         return losses
 
     def predict(

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes, ops
-from dcn.models.detection.anchors import cell_anchors, grid_anchors
-from dcn.models.detection.matcher import IGNORED, match
-from dcn.models.detection.padded import Proposals, best_proposals
+from dcn.models.detection.anchors import cell_anchors, grid_anchors, inside
+from dcn.models.detection.matcher import IGNORED, NOWHERE, match, target_rows
+from dcn.models.detection.padded import Proposals, best_proposals, joined, places_of
 from dcn.models.detection.sampler import sample
 from dcn.models.losses import binary_loss, box_loss
 from dcn.models.preprocess import ImageBatch
@@ -131,33 +131,40 @@ class RPNHead(nn.Module):
         """
         anchors = torch.cat(output.anchors)
         logits, deltas = torch.cat(output.logits, 1), torch.cat(output.deltas, 1)
-        scores, wanted_scores, moves, wanted_moves = [], [], [], []
+        columns: list[tuple[Tensor, ...]] = []
         for index, target in enumerate(targets):
             matched = self._match(anchors, self._usable(output, batch, index), target)
             positive, negative = sample(matched, self.samples, 0.5)
-            scores.append(logits[index, torch.cat((positive, negative))])
-            wanted_scores.append(torch.cat((torch.ones_like(positive), torch.zeros_like(negative))))
-            moves.append(deltas[index, positive])
-            wanted_moves.append(boxes.encode(anchors[positive], target.boxes[matched[positive]].to(anchors.dtype)))
-        count = sum(score.numel() for score in scores)
+            both = joined(positive, negative)
+            own = target_rows(target.boxes.to(anchors.dtype), matched[positive.indices])
+            columns.append(
+                (
+                    logits[index, both.indices],
+                    torch.cat((torch.ones_like(positive.indices), torch.zeros_like(negative.indices))),
+                    both.valid,
+                    deltas[index, positive.indices],
+                    boxes.encode(anchors[positive.indices], own),
+                    positive.valid,
+                )
+            )
+        scores, wanted, sampled, moves, wanted_moves, objects = (torch.cat(c) for c in zip(*columns, strict=True))
+        count = sampled.sum()
         return {
-            "loss_rpn_cls": binary_loss(torch.cat(scores), torch.cat(wanted_scores), count),
-            "loss_rpn_bbox": box_loss(torch.cat(moves), torch.cat(wanted_moves), count, self.beta),
+            "loss_rpn_cls": binary_loss(scores, wanted, count, sampled),
+            "loss_rpn_bbox": box_loss(moves, wanted_moves, count, self.beta, objects),
         }
 
     def _match(self, anchors: Tensor, usable: Tensor, target: Target) -> Tensor:
         """``[N]``: object of each anchor; ``IGNORED`` where not ``usable``."""
-        chosen = usable.nonzero()[:, 0]
-        overlap = boxes.iou(target.boxes.to(anchors.dtype), anchors[chosen])
-        matched = torch.full_like(usable, IGNORED, dtype=torch.int64)
-        matched[chosen] = match(
-            overlap,
+        chosen = places_of(usable)
+        matched = match(
+            boxes.iou(target.boxes.to(anchors.dtype), chosen.of(anchors, NOWHERE)),
             positive_iou=self.positive_iou,
             negative_iou=self.negative_iou,
             low_quality="reassign",
             low_quality_iou=self.negative_iou,
         )
-        return matched
+        return chosen.spread(matched, len(anchors), IGNORED)
 
     def _usable(self, output: RPNOutput, batch: ImageBatch, index: int) -> Tensor:
         """``[N]`` bool: anchors whose cell belongs to the image (mmdetection's valid flags), or that lie inside it."""
@@ -165,11 +172,9 @@ class RPNHead(nn.Module):
         flags = []
         for (rows, columns), stride, anchors in zip(output.shapes, self.strides, output.anchors, strict=True):
             valid = torch.zeros(rows, columns, len(self.ratios), dtype=torch.bool, device=anchors.device)
-            valid[: -(-height // stride), : -(-width // stride)] = True
+            valid[: -(-height // stride), : -(-width // stride)].fill_(True)
             flags.append(valid.flatten())
         usable = torch.cat(flags)
         if self.inside_only:
-            anchors, (height, width) = torch.cat(output.anchors), batch.sizes[index]
-            edges = anchors.new_tensor((width, height))
-            usable &= (anchors[:, :2] >= 0).all(1) & (anchors[:, 2:] < edges).all(1)
+            usable &= inside(torch.cat(output.anchors), batch.sizes[index])
         return usable

@@ -1,4 +1,4 @@
-"""Random choice of the candidates that enter a loss."""
+"""Random choice of the candidates that enter a loss, in tensors whose shapes do not depend on what there is."""
 
 from __future__ import annotations
 
@@ -6,34 +6,56 @@ import torch
 from torch import Tensor
 
 from dcn.models.detection.matcher import NEGATIVE
+from dcn.models.detection.padded import Places, in_order, to_device
 
 
-def choose(candidates: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """At most ``count`` of the indices ``candidates`` ``[N]``, without repetition; all, in order, if they are fewer.
+def random_keys(count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """``[count]`` float64 in ``[0, 1)``.
 
-    The random numbers are drawn on the CPU whatever the device, so that a seed means the same everywhere; without
-    ``generator`` they come from torch's own (``torch.manual_seed``).
+    They are drawn on the CPU whatever the device, so that a seed means the same everywhere; without ``generator`` they
+    come from torch's own (``torch.manual_seed``). A call takes a single number from there, however many keys it makes,
+    and the first keys do not depend on ``count``: empty places at the end, which only some devices have, do not matter.
     """
-    if candidates.numel() <= count:
-        return candidates
-    picked = torch.randperm(candidates.numel(), generator=generator)[:count]
-    return candidates[picked.to(candidates.device)]
+    seed = torch.empty(1, dtype=torch.int64).random_(generator=generator)
+    own = torch.Generator().manual_seed(int(seed.numpy()[0]))
+    return to_device(torch.rand(count, dtype=torch.float64, generator=own), device)
+
+
+def choose(eligible: Tensor, keys: Tensor, count: int, limit: Tensor | None = None) -> Places:
+    """At most ``count`` of the true rows of ``eligible``, without repetition.
+
+    Args:
+        eligible: ``[N]`` bool.
+        keys: ``[N]`` of :func:`random_keys`: those with the largest keys are chosen.
+        count: how many; all if there are fewer.
+        limit: scalar int64, a smaller number than ``count`` that only the device knows.
+
+    Returns:
+        Rows in their order, ``min(count, N)`` places; empty ones come last.
+    """
+    best = torch.where(eligible, keys, -1.0).topk(min(count, eligible.numel()))
+    chosen = best.values >= 0
+    if limit is not None:
+        chosen &= torch.arange(chosen.numel(), device=chosen.device) < limit
+    return in_order(best.indices, chosen)
 
 
 def sample(
     matched: Tensor, count: int, positive_fraction: float, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Places, Places]:
     """Chooses positives and fills up with negatives.
 
     Args:
         matched: ``[N]`` result of :func:`dcn.models.detection.matcher.match`.
         count: how many in all.
         positive_fraction: largest share of positives.
-        generator: see :func:`choose`.
+        generator: see :func:`random_keys`.
 
     Returns:
-        Indices of the positives and of the negatives, int64; fewer than ``count`` together if there are fewer.
+        The positives, at most ``int(count * positive_fraction)``, and the negatives; together at most ``count`` are
+        filled, fewer if there are fewer.
     """
-    positive = choose((matched >= 0).nonzero()[:, 0], int(count * positive_fraction), generator)
-    negative = choose((matched == NEGATIVE).nonzero()[:, 0], count - positive.numel(), generator)
+    keys = random_keys(matched.numel(), matched.device, generator)
+    positive = choose(matched >= 0, keys, int(count * positive_fraction))
+    negative = choose(matched == NEGATIVE, keys, count, count - positive.valid.sum())
     return positive, negative
