@@ -116,6 +116,17 @@ def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsy
         load_backbone(wrong, output)
 
 
+def test_a_network_without_a_name_here_becomes_a_backbone_and_the_rest_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The original's demo of pooling has a head for given regions and no proposal network."""
+    arrays = export_mxnet(ResNet(50, width=0.125, style="caffe", pool="ceil"))
+    arrays |= {"arg:fc1000_bias": torch.zeros(1000), "arg:rfcn_cls_weight": torch.zeros(3, 3, 1, 1)}
+    write_params(tmp_path / "demo.params", arrays)
+    assert main(["import", str(tmp_path / "demo.params"), "-o", str(tmp_path / "demo.safetensors")]) == 0
+    assert capsys.readouterr().out.rstrip().endswith("pool=ceil; left out: arg:rfcn_cls_weight")
+
+
 class _Hostile:
     """Unpickling it would make a file."""
 

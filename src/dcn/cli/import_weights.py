@@ -51,10 +51,12 @@ def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, 
     from dcn.engine import save_weights
     from dcn.models import build
     from dcn.models.checkpoints import is_network, load_mxnet, network_of, read_params
+    from dcn.models.checkpoints.mxnet import beside_backbone
 
     arrays = read_params(file)
     if name is None and classes is None and not is_network(arrays):
-        return _backbone(file, output)
+        rest = beside_backbone(arrays)
+        return _backbone(file, output) + (f"; left out: {', '.join(rest)}" if rest else "")
     found, count, options = network_of(arrays)
     if name not in (None, found):
         raise ValueError(f"--name: {file} holds {found}, not {name}")

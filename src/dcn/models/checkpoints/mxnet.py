@@ -179,6 +179,11 @@ def backbone_of(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def beside_backbone(arrays: Mapping[str, Tensor]) -> list[str]:
+    """The names that :func:`backbone_of` leaves out, but for the classifier of ImageNet."""
+    return [name for name in arrays if _backbone_key(name) is None and not name.startswith("arg:fc1000_")]
+
+
 def _backbone_key(name: str) -> str | None:
     stem = {"conv1": "conv1", "bn_conv1": "bn1"}
     found = _ORIGINAL_NAME.match(name)
