@@ -39,15 +39,14 @@ JUDGED_EVERY = 30
 MOST_STEPS = 1500
 
 Sides = tuple[int, int]
-PYRAMID: Sides = (128, 208)
-ONE_MAP: Sides = (256, 416)
-"""Shorter and largest longer side. Networks that pool one map of stride 16 need more: at 128 pixels regions that
-overlap an object by half round to the same cells as the object itself."""
+SMALL: Sides = (128, 208)
+LARGER: Sides = (256, 416)
+"""Shorter and largest longer side. Networks that pool one map of stride 16 get the larger one: at 128 pixels regions
+that overlap an object by half round to the same cells as the object itself."""
 LARGE: Sides = (640, 1040)
 
 _BACKBONE: dict[str, Any] = {"width": 0.5, "preprocess": "bgr_caffe", "frozen_stages": 1}
 _ORIGINAL: dict[str, Any] = {**_BACKBONE, "rpn_channels": 128, "proposals": (500, 100)}
-_SINGLE: dict[str, Any] = {"anchor_scales": (4, 8, 16)}
 _LATER: dict[str, Any] = {
     **_BACKBONE,
     "style": "caffe",
@@ -59,10 +58,16 @@ _LATER: dict[str, Any] = {
     "test_proposals": (200, 100),
     "rois_per_image": 64,
 }
-_RFCN: dict[str, Any] = {**_ORIGINAL, **_SINGLE, "head_channels": 256}
-_RCNN: dict[str, Any] = {**_ORIGINAL, **_SINGLE, "head_channels": 64, "fc_channels": 256}
+_RFCN: dict[str, Any] = {**_ORIGINAL, "anchor_scales": (4, 8, 16), "head_channels": 256}
+_RCNN: dict[str, Any] = {**_ORIGINAL, "anchor_scales": (4, 8, 16), "head_channels": 64, "fc_channels": 256}
 _FPN: dict[str, Any] = {**_ORIGINAL, "fpn_channels": 64, "fc_channels": 256, "hardest": 128}
-_RPN: dict[str, Any] = {**_BACKBONE, **_SINGLE, "rpn_channels": 128, "head_channels": 256, "candidates": 1000}
+_RPN: dict[str, Any] = {
+    **_BACKBONE,
+    "anchor_scales": (2, 4, 8),
+    "rpn_channels": 128,
+    "head_channels": 256,
+    "candidates": 1000,
+}
 
 _VARIANTS = ("", "_dconv_c3-c5", "_mdconv_c3-c5", "_mdconv_c3-c5_group4", "_dpool", "_mdpool")
 _FAMILIES = ("faster_rcnn", "mask_rcnn", "cascade_rcnn", "cascade_mask_rcnn")
@@ -116,10 +121,10 @@ class Outcome:
 
 def sides_of(name: str) -> Sides:
     """The size of the pictures that a network learns."""
-    return PYRAMID if "fpn" in name else ONE_MAP
+    return LARGER if name.startswith(("rfcn", "rcnn")) else SMALL
 
 
-def read_pictures(root: Path, sides: Sides = PYRAMID) -> tuple[list[Sample], tuple[str, ...]]:
+def read_pictures(root: Path, sides: Sides = SMALL) -> tuple[list[Sample], tuple[str, ...]]:
     """The eight pictures, shrunk to ``sides``, with labels among the classes that occur, and those classes."""
     dataset = open_dataset("coco", root, "train2017", annotations="annotations/instances_train2017_100.json")
     wanted = [index for index, _ in enumerate(dataset.sizes) if int(str(_stem(dataset.image_path(index)))) in IMAGES]
