@@ -282,17 +282,18 @@ def test_threads_do_not_change_a_bit(outputs: int, backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("direct", [False, True], ids=["function", "registered"])
-def test_autocast_casts_data_and_keeps_coordinates(direct: bool, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_casts_data_and_keeps_coordinates(backend: str, direct: bool, dtype: torch.dtype) -> None:
     args = make(AWKWARD, dtype=torch.float32)
     data = [None if t is None else t.to(dtype) for t in args.tensors]
-    wanted = call(AWKWARD, (data[0], args.offset, *data[2:]))
+    wanted = call(AWKWARD, (data[0], args.offset, *data[2:]), backend=backend)
     leaf = args.weight.clone().requires_grad_()
     tensors = (args.x, args.offset, leaf, args.bias, args.mask)
     with torch.autocast("cpu", dtype):
         if direct:
-            found = torch.ops.dcn.deform_conv(*tensors, [2, 1], [1, 0], [2, 1], "v2", None)
+            found = torch.ops.dcn.deform_conv(*tensors, [2, 1], [1, 0], [2, 1], "v2", backend)
         else:
-            found = call(AWKWARD, tensors)
+            found = call(AWKWARD, tensors, backend=backend)
     assert found.dtype == dtype
     assert torch.equal(found, wanted)
     found.sum().backward()

@@ -114,11 +114,14 @@ def test_a_wild_offset_empties_its_bin_only(backend: str) -> None:
         assert torch.equal(out, plain)
 
 
-def test_autocast_keeps_offsets_exact() -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_keeps_offsets_exact(backend: str) -> None:
     x, rois, offset, mask = make(torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        got = deform_roi_pool(x, rois, offset.bfloat16(), SIZE, SCALE, mask.bfloat16())
-    expected = deform_roi_pool(x, rois, offset.bfloat16().float(), SIZE, SCALE, mask.bfloat16().float())
+        got = deform_roi_pool(x, rois, offset.bfloat16(), SIZE, SCALE, mask.bfloat16(), backend=backend)
+    expected = deform_roi_pool(
+        x, rois, offset.bfloat16().float(), SIZE, SCALE, mask.bfloat16().float(), backend=backend
+    )
     assert torch.equal(got, expected)
 
 

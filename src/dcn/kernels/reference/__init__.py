@@ -6,9 +6,19 @@ Clear before fast. Half precision data are computed in float32, coordinates too;
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Without autocast, which would round what matrix products read: inputs were cast before they came here."""
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from dcn.kernels.reference import fixed_order
+from dcn.kernels.reference import fixed_order, full_precision
 from dcn.kernels.reference._sampling import Corner, compute_dtype, corners
 
 
@@ -112,6 +112,7 @@ def unsupported(
     return None
 
 
+@full_precision()
 @fixed_order()
 def forward(
     input: Tensor,
@@ -133,6 +134,7 @@ def forward(
     return output.to(input.dtype)
 
 
+@full_precision()
 @fixed_order()
 def backward(
     grad_output: Tensor,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcn.kernels.reference import fixed_order
+from dcn.kernels.reference import fixed_order, full_precision
 from dcn.kernels.reference._sampling import compute_dtype
 from dcn.kernels.roi_grid import Grid, RoiRule, build, group_index, offset_gradient, places
 
@@ -114,6 +114,7 @@ def _prepare(input: Tensor, boxes: Tensor, offset: Tensor | None, rule: RoiRule)
     return grid, _bins(input, grid, rule)
 
 
+@full_precision()
 @fixed_order()
 def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | None, rule: RoiRule) -> Tensor:
     """``[R, D, P, Q]`` in the type of ``input``: the mean of each bin's samples, times the mask."""
@@ -129,6 +130,7 @@ def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | 
     return output.contiguous().to(input.dtype)
 
 
+@full_precision()
 @fixed_order()
 def backward(
     grad_output: Tensor,
