@@ -7,6 +7,8 @@ import csv
 import importlib
 import os
 import sys
+import time
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -54,8 +56,21 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(given)
 
 
+def _attempt(suite: str, settings: Settings) -> bool:
+    """Whether a suite came to its end; an error is printed, and the next suite has its turn."""
+    start = time.perf_counter()
+    try:
+        run(suite, settings)
+    except Exception:  # noqa: BLE001 - whatever it was, the other suites still have their turn
+        traceback.print_exc()
+        return False
+    finally:
+        print(f"{suite}: {time.perf_counter() - start:.0f} s", flush=True)
+    return True
+
+
 def main(given: list[str] | None = None) -> int:
-    """Measure what is asked for; 1 where there is no GPU."""
+    """Measure what is asked for; 1 where there is no GPU or a suite ended with an error."""
     arguments = _arguments(given)
     if arguments.dry:
         os.environ["TRITON_INTERPRET"] = "1"
@@ -66,9 +81,8 @@ def main(given: list[str] | None = None) -> int:
     device = torch.device("cpu" if arguments.dry else "cuda:0")
     repetitions = min(arguments.repetitions, 15) if arguments.quick else arguments.repetitions
     settings = Settings(device, arguments.output, arguments.quick, repetitions, arguments.profile)
-    for suite in arguments.suite:
-        run(suite, settings)
-    return 0
+    ended_well = [_attempt(suite, settings) for suite in arguments.suite]
+    return 0 if all(ended_well) else 1
 
 
 if __name__ == "__main__":

@@ -24,9 +24,8 @@ NAMES = ("output", "input", "offset", "weight")
 
 def rows(settings: Settings) -> Iterator[Row]:
     """One row per case, type, boundary and result."""
-    cases = (replace(CASES[-1], channels=5, height=3, width=4, batch=1, kernel=1),) if settings.dry else CASES
-    for case in cases:
-        for kind in ("float32", "float16") if settings.dry else LIMIT:
+    for case, kinds in _cases(settings):
+        for kind in kinds:
             for boundary in ("v1", "v2"):
                 with products_in(kind):
                     errors = _errors(case, kind, boundary, settings)
@@ -34,6 +33,15 @@ def rows(settings: Settings) -> Iterator[Row]:
                     row = {**machine(settings.device), "suite": "accuracy", "case": case.label, "kind": kind}
                     row |= {"boundary": boundary, "result": name, "error": f"{error:.1e}", "limit": LIMIT[kind]}
                     yield row | {"verdict": "right" if error < LIMIT[kind] else "WRONG"}
+
+
+def _cases(settings: Settings) -> list[tuple[ConvCase, tuple[str, ...]]]:
+    """Cases and their types. Most of the time is the compiler's: fewer of both if quick."""
+    if settings.dry:
+        return [(replace(CASES[-1], channels=5, height=3, width=4, batch=1, kernel=1), ("float32", "float16"))]
+    if settings.quick:
+        return [(CASES[0], ("float32", "tf32", "bfloat16")), *((case, ("bfloat16",)) for case in CASES[3:])]
+    return [(case, tuple(LIMIT)) for case in CASES]
 
 
 def _errors(case: ConvCase, kind: str, boundary: str, settings: Settings) -> dict[str, float]:

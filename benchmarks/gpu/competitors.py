@@ -114,8 +114,19 @@ def _deformops(problem: Problem) -> Contender:
 def contenders(problem: Problem) -> list[Contender]:
     """Ours in both memory formats, the ordinary convolution, and whoever else is installed and runs on a GPU."""
     found = [_ours(problem, True), _ours(problem, False), _cudnn(problem)]
-    if problem.tensors[0].is_cuda and importlib.util.find_spec("torchvision") is not None:
-        found.append(_torchvision(problem))
-    if problem.tensors[0].is_cuda and importlib.util.find_spec("deformops") is not None:
-        found.append(_deformops(problem))
+    for package, build in (("torchvision", _torchvision), ("deformops", _deformops)):
+        if problem.tensors[0].is_cuda and importlib.util.find_spec(package) is not None:
+            found.append(_built(package, build, problem))
     return found
+
+
+def _built(package: str, build: Callable[[Problem], Contender], problem: Problem) -> Contender:
+    try:
+        return build(problem)
+    except (ImportError, AttributeError, RuntimeError, OSError) as failure:
+        why = f"{package} cannot be called: {failure}"  # another version of it, or one for another torch
+
+    def run() -> Results:
+        raise ImportError(why)
+
+    return Contender(package, run)

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.cases import RESNET, ConvCase
 from benchmarks.gpu import Row, Settings
 from benchmarks.gpu.competitors import Problem, contenders
-from benchmarks.gpu.measure import Work
+from benchmarks.gpu.measure import Work, surviving
 from benchmarks.gpu.measure import rows as measured
 from benchmarks.gpu.profiles import write_profile
 from dcn.kernels.reference import deform_conv as reference
@@ -53,7 +53,7 @@ def rows(settings: Settings) -> Iterator[Row]:
         for kind in kinds:
             for direction in ("forward", "train"):
                 with products_in(kind):
-                    yield from _rows(case, kind, direction, settings)
+                    yield from surviving(f"{case.label} {kind}", _rows(case, kind, direction, settings))
 
 
 def _rows(case: ConvCase, kind: str, direction: str, settings: Settings) -> Iterator[Row]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -71,9 +73,11 @@ def relative_error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> flo
 
 
 def rows(work: Work, contenders: Sequence[Contender], expected: Sequence[Tensor], settings: Settings) -> Iterator[Row]:
-    """One row per contender; one whose result is wrong has an error and no time."""
-    errors = {c.name: relative_error(c.canonical(c.run()), expected) for c in contenders if c.compared}
-    right = [c for c in contenders if not c.compared or errors[c.name] < LIMIT[c.kind or work.kind]]
+    """One row per contender; one whose result is wrong has an error and no time, one that cannot run says why."""
+    found = {c.name: _attempt(c, expected) for c in contenders}
+    errors = {name: result for name, result in found.items() if isinstance(result, float)}
+    notes = {name: result for name, result in found.items() if isinstance(result, str)}
+    right = [c for c in contenders if c.name not in notes and errors.get(c.name, 0.0) < LIMIT[c.kind or work.kind]]
     calls: dict[str, Callable[[], object]] = {c.name: c.run for c in right}
     modes = dict.fromkeys(calls, "eager")
     if settings.device.type == "cuda":
@@ -85,18 +89,36 @@ def rows(work: Work, contenders: Sequence[Contender], expected: Sequence[Tensor]
     for contender in contenders:
         row = {**machine(settings.device), "suite": work.suite, "case": work.case, "direction": work.direction}
         row |= {"kind": contender.kind or work.kind, "contender": contender.name}
-        row |= {"error": f"{errors[contender.name]:.1e}" if contender.compared else ""}
+        row |= {"error": f"{errors[contender.name]:.1e}" if contender.name in errors else ""}
         row |= dict.fromkeys(("mode", "median_us", "p20_us", "p80_us", "floor_us", "reached"), "")
         row |= dict.fromkeys(("extra_mib", "share_of_columns"), "")
         if contender in right:
-            found = times[contender.name]
-            row |= {"mode": modes[contender.name], "median_us": round(found.median, 2), "p20_us": round(found.low, 2)}
-            row |= {"p80_us": round(found.high, 2), "floor_us": round(least, 2)}
-            row |= {"reached": round(least / found.median, 3)}
+            taken = times[contender.name]
+            row |= {"mode": modes[contender.name], "median_us": round(taken.median, 2), "p20_us": round(taken.low, 2)}
+            row |= {"p80_us": round(taken.high, 2), "floor_us": round(least, 2)}
+            row |= {"reached": round(least / taken.median, 3)}
             extra = extra_memory(contender.run, settings.device)
             row |= {"extra_mib": round(extra / 2**20, 3)}
             row |= {"share_of_columns": round(extra / work.columns, 4)} if work.columns else {}
-        yield row
+        yield row | {"note": notes.get(contender.name, "")}
+
+
+def _attempt(contender: Contender, expected: Sequence[Tensor]) -> float | str | None:
+    """The error of a call, None for one that is not compared, or why it cannot be made."""
+    try:
+        results = contender.run()
+        return relative_error(contender.canonical(results), expected) if contender.compared else None
+    except Exception as failure:  # noqa: BLE001 - whatever an implementation raises, it loses only its own row
+        return f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
+
+
+def surviving(name: str, found: Iterator[Row]) -> Iterator[Row]:
+    """The rows of one case; an error ends them and is printed, and the next case has its turn."""
+    try:
+        yield from found
+    except Exception:  # noqa: BLE001 - as above
+        print(f"{name} ended with an error", file=sys.stderr)
+        traceback.print_exc()
 
 
 def machine(device: torch.device) -> Row:

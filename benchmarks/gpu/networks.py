@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.gpu import Row, Settings
-from benchmarks.gpu.measure import machine, relative_error
+from benchmarks.gpu.measure import machine, relative_error, surviving
 from dcn.cli.bench import Row as Measured
 from dcn.cli.bench import measure
 from dcn.cli.workload import Task, make_network, plain_name, random_images
@@ -82,10 +82,14 @@ def ways(settings: Settings) -> list[Way]:
 def rows(settings: Settings) -> Iterator[Row]:
     """A row for every network and way; what cannot run says why in ``note``."""
     for name, size in cases(settings):
-        error, waits = _checked(name, size, settings)
-        for way in ways(settings):
-            task = Task(size, way.batch, way.precision, settings.device, way.train, cuda_graph=way.graph)
-            yield from _rows(name, way, task, settings, {"error": error, "waits": waits})
+        yield from surviving(name, _network_rows(name, size, settings))
+
+
+def _network_rows(name: str, size: tuple[int, int], settings: Settings) -> Iterator[Row]:
+    error, waits = _checked(name, size, settings)
+    for way in ways(settings):
+        task = Task(size, way.batch, way.precision, settings.device, way.train, cuda_graph=way.graph)
+        yield from _rows(name, way, task, settings, {"error": error, "waits": waits})
 
 
 def _rows(name: str, way: Way, task: Task, settings: Settings, checks: Row) -> Iterator[Row]:

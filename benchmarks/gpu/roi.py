@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu import Row, Settings
-from benchmarks.gpu.measure import Contender, Results, Work
+from benchmarks.gpu.measure import Contender, Results, Work, surviving
 from benchmarks.gpu.measure import rows as measured
 from dcn import ops
 
@@ -104,7 +104,7 @@ def rows(settings: Settings) -> Iterator[Row]:
     for pool in _TINY if settings.dry else POOLS:
         for kind in kinds:
             for train in (False, True):
-                yield from _pool_rows(pool, kind, train, settings)
+                yield from surviving(f"{pool.name} {kind}", _pool_rows(pool, kind, train, settings))
     yield from _suppression_rows(settings)
 
 
@@ -166,7 +166,7 @@ def _torchvision(settings: Settings) -> object | None:
         return None
     try:
         return importlib.import_module("torchvision.ops")
-    except ImportError:
+    except (ImportError, RuntimeError, OSError):  # built for another torch
         return None
 
 
@@ -179,8 +179,8 @@ def _suppression_rows(settings: Settings) -> Iterator[Row]:
         boxes = places + (torch.randn(count, 4, generator=random) * 8).to(settings.device)
         scores = torch.rand(count, generator=random).to(settings.device)
         labels = (torch.rand(count, generator=random) * 80).long().to(settings.device)
-        yield from _greedy_rows(count, boxes, scores, labels, settings)
-        yield from _soft_rows(count, boxes, scores, labels, settings)
+        yield from surviving(f"nms of {count}", _greedy_rows(count, boxes, scores, labels, settings))
+        yield from surviving(f"soft_nms of {count}", _soft_rows(count, boxes, scores, labels, settings))
 
 
 def _greedy_rows(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, settings: Settings) -> Iterator[Row]:

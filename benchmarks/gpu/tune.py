@@ -5,11 +5,16 @@ Rows are what to put into `dcn/kernels/triton/_tiles.py`; nothing is tuned while
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, suppress
 from itertools import product
 
 import torch
 
+from benchmarks.cases import ConvCase
 from benchmarks.gpu import Row, Settings
 from benchmarks.gpu.conv import LAYERS, cases, make_problem, products_in
 from benchmarks.gpu.measure import machine
@@ -21,11 +26,12 @@ KERNELS = {"forward": -1, "input": 0, "offset": 1, "weight": 2}  # which gradien
 _KINDS = ("bfloat16", "tf32", "float32")
 
 
-def candidates(kernel: str, itemsize: int) -> list[Tile]:
-    """Tiles worth a try."""
+def candidates(kernel: str, itemsize: int, quick: bool = False) -> list[Tile]:
+    """Tiles worth a try; ``quick``: a third of them, with the smaller step of the product left out."""
     rows, columns = ((64, 128), (64, 128, 256)) if kernel != "input" else ((32, 64, 128), (64, 128, 256))
     inner = (32, 64) if itemsize == 2 else (16, 32)
-    return [Tile(*numbers) for numbers in product(rows, columns, inner, (4, 8), (1, 2, 3))]
+    stages = (2, 3) if quick else (1, 2, 3)
+    return [Tile(*numbers) for numbers in product(rows, columns, inner[1:] if quick else inner, (4, 8), stages)]
 
 
 def rows(settings: Settings) -> Iterator[Row]:
@@ -34,20 +40,57 @@ def rows(settings: Settings) -> Iterator[Row]:
     table = _tiles.TABLES.setdefault(generation, dict(_tiles.table(generation)))
     chosen = cases(settings) if settings.dry else [case.in_batch(2) for case in LAYERS if case.stride == 1]
     kinds = ("float16",) if settings.dry else _KINDS[:1] if settings.quick else _KINDS
+    tried = {
+        (kind, kernel): [] if settings.dry else candidates(kernel, 2 if kind == "bfloat16" else 4, settings.quick)
+        for kind, kernel in product(kinds, KERNELS)
+    }
+    _compile_at_once([(case, *key, tile) for case in chosen for key, tiles in tried.items() for tile in tiles])
     for case, kind, kernel in product(chosen, kinds, KERNELS):
         with products_in(kind):
             problem = make_problem(case, kind, True, settings.device)
             itemsize = problem.tensors[0].element_size()
             before = table[kernel, itemsize]
             call = _call(problem.tensors, kernel, case.stride)
-            for tile in [before, *([] if settings.dry else candidates(kernel, itemsize))]:
-                table[kernel, itemsize] = tile
-                deform_conv.forget_plans()
-                row = {**machine(settings.device), "suite": "tune", "generation": generation, "kernel": kernel}
-                row |= {"case": case.label, "kind": kind, **tile._asdict(), "now": int(tile == before)}
-                yield row | {"median_us": _time(call, settings)}
-            table[kernel, itemsize] = before
-            deform_conv.forget_plans()
+            for tile in [before, *tried[kind, kernel]]:
+                with _tile_in_use(table, (kernel, itemsize), tile):
+                    row = {**machine(settings.device), "suite": "tune", "generation": generation, "kernel": kernel}
+                    row |= {"case": case.label, "kind": kind, **tile._asdict(), "now": int(tile == before)}
+                    yield row | {"median_us": _time(call, settings)}
+
+
+@contextmanager
+def _tile_in_use(table: _tiles.Table, key: tuple[str, int], tile: Tile) -> Iterator[None]:
+    before = table[key]
+    table[key] = tile
+    deform_conv.forget_plans()
+    try:
+        yield
+    finally:
+        table[key] = before
+        deform_conv.forget_plans()
+
+
+Trial = tuple[ConvCase, str, str, Tile]
+
+
+def _compile_at_once(trials: list[Trial]) -> None:
+    """Fill Triton's cache from several processes: the compiler takes seconds for a tile, the card microseconds."""
+    if not trials:
+        return
+    workers = max(1, min(16, os.cpu_count() or 1) - 1)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_compile, trials))
+
+
+def _compile(trial: Trial) -> None:
+    case, kind, kernel, tile = trial
+    device = torch.device("cuda:0")
+    generation = _runtime.generation(device)
+    table = _tiles.TABLES.setdefault(generation, dict(_tiles.table(generation)))
+    with products_in(kind):
+        tensors = make_problem(case, kind, True, device).tensors
+        with _tile_in_use(table, (kernel, tensors[0].element_size()), tile), suppress(RuntimeError):
+            _call(tensors, kernel, case.stride)()  # a tile that cannot run says so when it is timed
 
 
 def _call(tensors: tuple[torch.Tensor, ...], kernel: str, stride: int) -> Callable[[], object]:

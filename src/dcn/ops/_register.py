@@ -6,7 +6,8 @@
 * with gradients: an ``autograd.Function`` whose ``forward`` takes ``ctx`` (about a third of the cost per call of a
   registered operator);
 * under ``torch.compile``, ``torch.export``, fake or meta tensors, tensor subclasses and dispatch modes: the registered
-  operators ``dcn::<name>`` and ``dcn::<name>_backward``;
+  operators ``dcn::<name>`` and ``dcn::<name>_backward``; the compiler behind ``torch.compile`` takes them apart into
+  launches of Triton kernels where these are what would run (:func:`_show_kernels`);
 * under ``torch.func`` ``vmap`` and one level of ``grad`` (``vjp``, ``jacrev``): a ``Function`` whose ``vmap`` rules lay
   all calls side by side in one call of the kernel;
 * in forward mode (``jvp``, dual numbers), under two and more levels of ``grad`` (``hessian``) and under
@@ -23,10 +24,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from dcn.kernels.reference import fixed_order
+from dcn.kernels.triton._runtime import record
 
 Tensors = tuple[Tensor | None, ...]
 Options = tuple[Any, ...]
@@ -87,6 +92,8 @@ class Operator:
         fold: ``(dims, needs) -> Fold``: how to lay calls side by side whose tensors are vmapped along ``dims``, for the
             output or, with ``needs``, for gradients, each of which is wanted once per call.
         autocast: ``(tensors, dtype) -> tensors``: what autocast to ``dtype`` casts.
+        recordable: ``(tensors, options) -> bool``: whether ``forward`` and ``backward`` can be traced down to launches
+            of kernels that a compiler makes itself; ``None`` for never.
     """
 
     name: str
@@ -99,6 +106,7 @@ class Operator:
     fake: Callable[[Tensors, Options], Tensor]
     fold: Callable[[Sequence[int | None], Needs | None], Fold]
     autocast: Callable[[Tensors, torch.dtype], Tensors] | None = None
+    recordable: Callable[[Tensors, Options], bool] | None = None
     registered: Callable[..., Tensor] = field(init=False, repr=False)
     registered_backward: Callable[..., list[Tensor]] = field(init=False, repr=False)
 
@@ -312,8 +320,39 @@ def _register_forward(op: Operator) -> Callable[..., Tensor]:
     custom.register_fake(fake)
     custom.register_autograd(backward, setup_context=setup)
     custom.register_vmap(vmap)
+    _show_kernels(op, custom, compute, slice(0, count), slice(count, None))
     _register_autocast(op, count)
     return getattr(torch.ops.dcn, op.name).default
+
+
+def _show_kernels(
+    op: Operator, custom: CustomOpDef, compute: Callable[..., Any], tensors: slice, options: slice
+) -> None:
+    """Let a compiler launch the kernels itself: the operator in its graph gives way to what ``compute`` does.
+
+    That happens where AOTAutograd makes a graph functional, below autograd and autocast, and not for ``torch.export``,
+    whose programs shall run elsewhere. ``torch.library.triton_op`` does the same, but for every device.
+
+    Args:
+        op: the operator.
+        custom: its registration, of the forward or of the backward pass.
+        compute: what it does.
+        tensors: which arguments of ``custom`` are those of ``op``.
+        options: which are its options.
+    """
+    recordable = op.recordable
+    if recordable is None:
+        return
+
+    def trace(mode: Any, func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        foreign = any(not issubclass(t, FakeTensor) and t not in (Tensor, FunctionalTensor) for t in types)
+        exported = not getattr(torch._functorch.config, "decompose_custom_triton_ops", False)
+        if foreign or exported or kwargs or not recordable(args[tensors], args[options]):
+            return mode.__torch_dispatch__(func, types, args, kwargs)
+        with mode, record():
+            return compute(*args)
+
+    custom.register_torch_dispatch(FunctionalTensorMode, trace)
 
 
 def _register_autocast(op: Operator, count: int) -> None:
@@ -335,12 +374,14 @@ def _register_backward(op: Operator) -> Callable[..., list[Tensor]]:
     count = 1 + len(op.tensors)
     schema = f"({', '.join(('Tensor grad', *op.tensors, *op.options))}, bool[] needs) -> Tensor[]"
 
-    def compute(*args: Any) -> list[Tensor]:
+    def gradients(*args: Any) -> list[Tensor]:
         grad, tensors, options, needs = args[0], args[1:count], args[count:-1], tuple(args[-1])
         wanted = tuple(need and t is not None for need, t in zip(needs, tensors, strict=True))
-        found = op.backward(grad, tensors, options, wanted)
+        return [grad.new_empty(0) if g is None else g for g in op.backward(grad, tensors, options, wanted)]
+
+    def compute(*args: Any) -> list[Tensor]:
         # Contiguous, as the fake kernel promises to the compiler whatever the inputs look like.
-        return [grad.new_empty(0) if g is None else g.contiguous() for g in found]
+        return [g.contiguous() for g in gradients(*args)]
 
     def fake(*args: Any) -> list[Tensor]:
         grad, tensors, needs = args[0], args[1:count], args[-1]
@@ -378,4 +419,5 @@ def _register_backward(op: Operator) -> Callable[..., list[Tensor]]:
     custom.register_fake(fake)
     custom.register_autograd(backward, setup_context=setup)
     custom.register_vmap(vmap)
+    _show_kernels(op, custom, gradients, slice(1, count), slice(count, -1))
     return getattr(torch.ops.dcn, f"{op.name}_backward").default

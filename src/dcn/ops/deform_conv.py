@@ -16,6 +16,7 @@ from torch import Tensor
 
 from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
+from dcn.kernels.triton import _runtime
 from dcn.kernels.triton import deform_conv as triton
 from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
@@ -181,6 +182,11 @@ def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
     return data[0], offset, data[1], data[2], data[3]
 
 
+def _recordable(tensors: Tensors, options: Options) -> bool:
+    *call, backend = options
+    return _runtime.recordable(_unpack(tensors)[0]) and choose(BACKENDS, backend, *tensors, *call) is triton
+
+
 _OPERATOR = Operator(
     name="deform_conv",
     tensors=("Tensor input", "Tensor offset", "Tensor weight", "Tensor? bias", "Tensor? mask"),
@@ -192,6 +198,7 @@ _OPERATOR = Operator(
     fake=_fake,
     fold=_fold,
     autocast=_autocast,
+    recordable=_recordable,
 )
 
 

@@ -1,6 +1,7 @@
 """Compiles one kernel of deformable convolution for a generation of cards and prints what came out, as JSON.
 
-`python tests/kernels/triton/compile_deform_conv.py 90 forward`: bfloat16, two axes, channels-last, tiles of the table.
+`python tests/kernels/triton/compile_deform_conv.py 90 forward [float32]`: bfloat16 if no type is named; two axes, 3x3,
+channels-last, tiles of the table. `all` compiles every kernel, a line of JSON each; `gfx942` for 90: an AMD card.
 """
 
 from __future__ import annotations
@@ -15,75 +16,94 @@ from typing import Any
 
 _ALIGNED = [["tt.divisibility", 16]]
 _NUMBERS_ALIGNED = ("channels", "outputs", "in_group", "out_group", "in_offset_group")
-_INDICES = ("lists_pointer", "sorted_pointer")
+_INDICES = ("lists_pointer", "sorted_pointer", "unsorted_pointer")
 _FLOATS = ("offset_pointer", "grad_offset_pointer", "shares_pointer")
-# The geometry of a 3x3 convolution as the launcher sees it: ones become constants.
-_GEOMETRY = (("i32", "i32"), ("constexpr",) * 3, ("i32", "constexpr", "constexpr"), ("constexpr",) * 3)
-_ONES = [(1, 0), (1, 1), (1, 2), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
+_CONSTANTS = {"bias_pointer": None, "span": 1, "geometry": ((3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1))}
+KINDS = {"bfloat16": ("*bf16", 2), "float32": ("*fp32", 4), "float64": ("*fp64", 8)}
+LISTS = ("count", "fill", "settle")
 
 
-def _kernel(name: str, generation: str) -> tuple[Any, dict[str, object], Any]:
+def _target(generation: str) -> Any:
+    from triton.backends.compiler import GPUTarget
+
+    return GPUTarget("hip", generation, 64) if generation.startswith("gfx") else GPUTarget("cuda", int(generation), 32)
+
+
+def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, object], dict[str, int]]:
+    """Kernel, constants and options: ``forward``, ..., with ``-depthwise`` for groups of one channel, or of `LISTS`."""
     from dcn.kernels.triton import _deform_conv_forward_kernels as forward
     from dcn.kernels.triton import _deform_conv_input_kernels as by_input
     from dcn.kernels.triton import _deform_conv_offset_kernels as by_offset
     from dcn.kernels.triton import _deform_conv_weight_kernels as by_weight
-    from dcn.kernels.triton import _tiles
+    from dcn.kernels.triton import _tiles, deform_conv
 
-    tile = _tiles.table(generation)[name, 2]
-    common = {"AXES": 2, "V1": False, "LAST": True, "WIDE": False, "PRECISION": "ieee"}
-    even = {"EVEN": True, "EVEN_OUTPUTS": True}
+    common: dict[str, object] = {"AXES": 2, "V1": False, "WIDE": False}
+    if name in LISTS:
+        return getattr(by_input, name), {**common, "BLOCK": deform_conv._LIST_BLOCK}, {"num_warps": 4, "num_stages": 3}
+    name, _, depthwise = name.partition("-")
+    tile = _tiles.table(generation if generation.startswith("gfx") else f"sm_{generation}")[
+        depthwise or name, KINDS[kind][1]
+    ]
+    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    precise = "tf32x3" if kind == "float32" and not generation.startswith("gfx") else "ieee"
+    common |= {"LAST": True, "EVEN": True, "EVEN_OUTPUTS": True, "MERGED": False}
+    common |= {"DEPTHWISE": bool(depthwise), "PRECISION": precise}
     blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     if name == "forward":
         blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "BLOCK_CHANNELS": tile.inner}
-        return forward.dense, {**common, **blocks, "EVEN": True, "MERGED": False}, tile
-    if name == "offset":
-        return by_offset.offset_and_mask, {**common, **even, **blocks, "DEPTHWISE": False}, tile
-    if name == "input":
-        return by_input.gather, {**common, **blocks, "EVEN_OUTPUTS": True, "DEPTHWISE": False}, tile
-    blocks = {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_PLACES": tile.inner}
-    return by_weight.dense, {**common, **even, **blocks}, tile
+    elif name == "weight":
+        blocks = {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_PLACES": tile.inner}
+        if depthwise:
+            blocks["BLOCK_OUTPUTS"] = tile.columns
+    kernel = {
+        "forward": forward.depthwise if depthwise else forward.dense,
+        "offset": by_offset.offset_and_mask,
+        "input": by_input.gather,
+        "weight": by_weight.depthwise if depthwise else by_weight.dense,
+    }[name]
+    taken = {key: value for key, value in {**common, **blocks}.items() if key in kernel.arg_names}
+    return kernel, taken, options
 
 
-def _describe(kernel: Any, constants: dict[Any, object]) -> tuple[dict[str, object], dict[Any, object], dict[Any, Any]]:
+def _describe(
+    kernel: Any, constants: dict[str, object], pointer: str
+) -> tuple[dict[str, str], dict[str, object], dict[Any, Any]]:
     """Signature, constants and alignments of a launch with tensors of many channels and no bias."""
-    signature: dict[str, object] = {}
+    constants = {**constants, **{name: value for name, value in _CONSTANTS.items() if name in kernel.arg_names}}
+    signature: dict[str, str] = {}
     attributes: dict[Any, Any] = {}
     for position, name in enumerate(kernel.arg_names):
         if name in constants:
             signature[name] = "constexpr"
-        elif name in ("bias_pointer", "span"):
-            signature[name] = "constexpr"
-            constants = {**constants, name: None if name == "bias_pointer" else 1}
-        elif name.endswith("_pointer"):
-            signature[name] = "*i32" if name in _INDICES else "*fp32" if name in _FLOATS else "*bf16"
+            continue
+        wide = pointer if pointer == "*fp64" else "*fp32"
+        kinds = {**dict.fromkeys(_INDICES, "*i32"), **dict.fromkeys(_FLOATS, wide)}
+        signature[name] = kinds.get(name, pointer) if name.endswith("_pointer") else "i32"
+        if name.endswith("_pointer") or name in _NUMBERS_ALIGNED:
             attributes[position,] = _ALIGNED
-        elif name == "geometry":
-            signature[name] = _GEOMETRY
-            constants = {**constants, **{(position, *at): 1 for at in _ONES}}
-        else:
-            signature[name] = "i32"
-            if name in _NUMBERS_ALIGNED:
-                attributes[position,] = _ALIGNED
     return signature, constants, attributes
 
 
-def report(name: str, capability: int) -> dict[str, object]:
-    """Shared memory, spills, wide loads and matrix instructions of the compiled kernel."""
+def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, object]:
+    """Registers, shared memory, spills, wide loads and matrix instructions of the compiled kernel."""
     import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    kernel, constants, tile = _kernel(name, f"sm_{capability}")
-    signature, constants, attributes = _describe(kernel, constants)
+    kernel, constants, options = _kernel(name, generation, kind)
+    signature, constants, attributes = _describe(kernel, constants, KINDS[kind][0])
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    compiled = triton.compile(source, target=_target(generation), options=options)
+    found: dict[str, object] = {"kernel": name, "generation": generation, "kind": kind}
+    found["shared"] = compiled.metadata.shared
+    if generation.startswith("gfx"):
+        numbers = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count):\s+(\d+)", compiled.asm["amdgcn"]))
+        return found | {"registers": int(numbers["vgpr_count"]), "spills": int(numbers["vgpr_spill_count"])}
     code = _disassembled(Path(triton.__file__).parent, compiled.asm["cubin"])
-    return {
-        "shared": compiled.metadata.shared,
+    return found | {
+        "registers": max(int(number) for number in re.findall(r"\bR(\d+)\b", code)) + 1,
         "spills": len(re.findall(r"\bSTL\b", code)),
         "wide_loads": len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code)),
-        "instructions": sorted(set(re.findall(r"\bH?G?MMA\b|HGMMA|HMMA|DMMA", code))),
+        "instructions": sorted(set(re.findall(r"HGMMA|HMMA|DMMA|UTC\w*MMA", code))),
     }
 
 
@@ -95,5 +115,12 @@ def _disassembled(triton_folder: Path, binary: bytes) -> str:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
+def main(generation: str, name: str, kind: str = "bfloat16") -> None:
+    """Print a line for each kernel."""
+    layers = [f"{kernel}{form}" for form in ("", "-depthwise") for kernel in ("forward", "offset", "input", "weight")]
+    for each in [*layers, *LISTS] if name == "all" else [name]:
+        print(json.dumps(report(each, generation, kind)), flush=True)
+
+
 if __name__ == "__main__":
-    print(json.dumps(report(sys.argv[2], int(sys.argv[1]))))
+    main(*sys.argv[1:])

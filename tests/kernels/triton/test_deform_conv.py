@@ -6,7 +6,7 @@ machine with a GPU the same tests run on the card.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import pytest
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dcn.kernels.reference import deform_conv as reference
-from dcn.kernels.triton import _deform_conv_call, _runtime, deform_conv
+from dcn.kernels.triton import _deform_conv_call, _runtime, _tiles, deform_conv
 from dcn.ops import deform_conv2d
 
 # Largest error over largest value, against float64. float32: sums in another order; half: samples and results are each
@@ -177,6 +177,7 @@ def test_sixty_four_bit_addresses_change_nothing(
     monkeypatch.setattr(_deform_conv_call, "_NARROW", 0)
     deform_conv.forget_plans()
     wide = [_forward(case, device), *_backward(case, device)]
+    deform_conv.forget_plans()
     assert all(_same(a, b) for a, b in zip(narrow, wide, strict=True))
 
 
@@ -294,7 +295,9 @@ def test_shares_of_the_weights_gradient_add_up(device: torch.device, monkeypatch
     case = Case(size=(6, 7), kernel=(1, 1), batch=2)
     whole = _backward(case, device, NEEDS[2])[2]
     monkeypatch.setattr(deform_conv, "_shares", lambda call, programs, steps: 2)
+    deform_conv.forget_plans()
     divided = _backward(case, device, NEEDS[2])[2]
+    deform_conv.forget_plans()
     assert whole is not None
     assert divided is not None
     torch.testing.assert_close(whole, divided, rtol=1e-5, atol=1e-5)
@@ -324,3 +327,23 @@ def test_the_operator_takes_it_by_name_and_under_autograd(device: torch.device) 
     wanted = torch.autograd.grad(expected, leaves, grad)
     for a, b in zip((output, *found), (expected, *wanted), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_launches_are_planned_once_for_calls_alike(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(size=(3, 4), batch=1)
+    first = _backward(case, device)
+
+    def planned(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a second call alike was planned again")
+
+    monkeypatch.setattr(_tiles, "choose", planned)
+    assert all(_same(a, b) for a, b in zip(first, _backward(case, device), strict=True))
+
+
+def test_the_gradient_of_an_offset_that_images_share_is_addressed_with_64_bits() -> None:
+    """Its own elements are few, those of its gradient are 2 * 9 * 128 * 128 for each image."""
+    x, offset, weight = torch.zeros(2, 1, 4, 4), torch.zeros(1, 18, 4, 4).expand(2, -1, -1, -1), torch.zeros(1, 1, 3, 3)
+    call, _ = _deform_conv_call.describe(x, offset, weight, None, (1, 1), (1, 1), (1, 1), "v2")
+    large = replace(call, size=(1, 128, 128), out=(1, 128, 128))
+    assert not replace(large, batch=7000).wide
+    assert replace(large, batch=7500).wide

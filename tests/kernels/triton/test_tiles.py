@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, power_of_two, spread, table
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, spread, table
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -14,7 +14,7 @@ def test_a_table_has_every_kernel_and_size_in_powers_of_two(generation: str) -> 
     found = table(generation)
     assert set(found) == {(kernel, size) for kernel in KERNELS for size in (2, 4, 8)}
     numbers = [number for tile in found.values() for number in (tile.rows, tile.columns, tile.inner)]
-    assert all(number >= 16 and number == power_of_two(number) for number in numbers)
+    assert all(number >= 16 and number.bit_count() == 1 for number in numbers)
 
 
 def test_a_tile_is_no_wider_than_the_problem_and_no_narrower_than_the_matrix_units() -> None:
@@ -29,6 +29,6 @@ def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
     assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 places
 
 
-@pytest.mark.parametrize(("value", "expected"), [(1, 1), (2, 2), (3, 4), (64, 64), (65, 128)])
-def test_powers_of_two(value: int, expected: int) -> None:
-    assert power_of_two(value) == expected
+@pytest.mark.parametrize(("count", "side"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (10**9, 256)])
+def test_a_side_holds_the_count_in_a_power_of_two(count: int, side: int) -> None:
+    assert choose("sm_90", "forward", 2, columns=count, inner=16).columns == side

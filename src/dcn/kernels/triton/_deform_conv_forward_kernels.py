@@ -30,7 +30,7 @@ from dcn.kernels.triton._sampling import along, multiply
 def dense(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, span, taps,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, MERGED: tl.constexpr,
     WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -93,7 +93,7 @@ def dense(
 def depthwise(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
     count, places, pixels, channels, outputs, multiplier, in_offset_group, taps,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,

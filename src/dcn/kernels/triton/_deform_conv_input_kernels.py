@@ -19,10 +19,12 @@ from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
     connected,
     factor,
+    first_shift,
     map_start,
     numbers,
     positions,
     read_map,
+    shifted,
     sides,
     weight_start,
     write_map,
@@ -31,19 +33,25 @@ from dcn.kernels.triton._sampling import multiply
 
 
 @triton.jit
-def _cell_of(
-    offset_pointer, steps, count, places, slots, slot, taps, size, out, geometry,
-    AXES: tl.constexpr, V1: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    """``(place, key, valid)`` of a block of places under one slot: ``key`` counts cells, slots and images.
-
-    Cells are ``size + 1`` along every axis: the first lies below grid point 0.
-    """
+def _places(count, places, slots, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """``(image, place, live)`` of a program's places: neighbouring programs have the same ones under other slots."""
     number = numbers(tl.program_id(0) // slots, BLOCK, WIDE)
-    live = number < count
     image = number // places
-    place = number - image * places
-    x, y, z = positions(offset_pointer, steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
+    return image, number - image * places, number < count
+
+
+@triton.jit
+def _cell_of(
+    shift, image, place, live, slots, slot, taps, size, out, geometry: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr,
+):  # fmt: skip
+    """``(key, valid)`` of some places under one slot: ``key`` counts cells, slots and images.
+
+    Cells are ``size + 1`` along every axis: the first lies below grid point 0. The kernels below read ``shift``
+    themselves: a compiler that looks for what they change would take the offsets for changed if they were read here.
+    """
+    COMPUTE: tl.constexpr = tl.float64 if shift[0].dtype == tl.float64 else tl.float32
+    x, y, z = shifted(place, slot % taps, shift, out, geometry, AXES, COMPUTE)
     side_x, side_y, side_z = sides(x, y, z, live, size, AXES, V1)
     cell = side_x[0] + 1
     cells = size[2] + 1
@@ -53,21 +61,25 @@ def _cell_of(
     if AXES == 3:
         cell += (side_z[0] + 1) * cells
         cells *= size[0] + 1
-    return place, (image * slots + slot) * cells + cell, side_x[3] | side_x[4]
+    return (image * slots + slot) * cells + cell, side_x[3] | side_x[4]
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def count(
-    offset_pointer, lists_pointer, count, places, slots, taps, depth, height, width, out_height, out_width, geometry,
-    offset_image, offset_channel, offset_place,
+    offset_pointer, lists_pointer, count, places, slots, taps,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr, offset_image, offset_channel, offset_place,
     AXES: tl.constexpr, V1: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Adds the number of samples in cell ``key`` to entry ``key + 2``."""
-    COMPUTE: tl.constexpr = tl.float64 if offset_pointer.dtype.element_ty == tl.float64 else tl.float32
-    _, key, valid = _cell_of(
-        offset_pointer, (offset_image, offset_channel, offset_place), count, places, slots,
-        tl.program_id(0) % slots, taps, (depth, height, width), (out_height, out_width), geometry,
-        AXES, V1, WIDE, COMPUTE, BLOCK,
+    slot = tl.program_id(0) % slots
+    image, place, live = _places(count, places, slots, WIDE, BLOCK)
+    at = first_shift(offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, AXES)
+    x = tl.load(at + (AXES - 1) * offset_channel, mask=live, other=0.0)
+    y = tl.load(at + (AXES - 2) * offset_channel, mask=live, other=0.0) if AXES >= 2 else x
+    z = tl.load(at, mask=live, other=0.0) if AXES == 3 else x
+    key, valid = _cell_of(
+        (x, y, z), image, place, live, slots, slot, taps, (depth, height, width), (out_height, out_width), geometry,
+        AXES, V1,
     )  # fmt: skip
     tl.atomic_add(lists_pointer + key + 2, 1, mask=valid, sem="relaxed")
 
@@ -75,15 +87,19 @@ def count(
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def fill(
     offset_pointer, lists_pointer, unsorted_pointer, count, places, slots, taps,
-    depth, height, width, out_height, out_width, geometry, offset_image, offset_channel, offset_place,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr, offset_image, offset_channel, offset_place,
     AXES: tl.constexpr, V1: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Puts every place into the list of its cell; entry ``key + 1`` moves from the beginning of a list to its end."""
-    COMPUTE: tl.constexpr = tl.float64 if offset_pointer.dtype.element_ty == tl.float64 else tl.float32
-    place, key, valid = _cell_of(
-        offset_pointer, (offset_image, offset_channel, offset_place), count, places, slots,
-        tl.program_id(0) % slots, taps, (depth, height, width), (out_height, out_width), geometry,
-        AXES, V1, WIDE, COMPUTE, BLOCK,
+    slot = tl.program_id(0) % slots
+    image, place, live = _places(count, places, slots, WIDE, BLOCK)
+    at = first_shift(offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, AXES)
+    x = tl.load(at + (AXES - 1) * offset_channel, mask=live, other=0.0)
+    y = tl.load(at + (AXES - 2) * offset_channel, mask=live, other=0.0) if AXES >= 2 else x
+    z = tl.load(at, mask=live, other=0.0) if AXES == 3 else x
+    key, valid = _cell_of(
+        (x, y, z), image, place, live, slots, slot, taps, (depth, height, width), (out_height, out_width), geometry,
+        AXES, V1,
     )  # fmt: skip
     at = tl.atomic_add(lists_pointer + key + 1, 1, mask=valid, sem="relaxed")
     tl.store(unsorted_pointer + at, place, mask=valid)
@@ -92,18 +108,22 @@ def fill(
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def settle(
     offset_pointer, lists_pointer, unsorted_pointer, sorted_pointer, count, places, slots, taps,
-    depth, height, width, out_height, out_width, geometry, offset_image, offset_channel, offset_place,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr, offset_image, offset_channel, offset_place,
     AXES: tl.constexpr, V1: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Every list in ascending order: a place goes where as many entries stand before it as are smaller.
 
     Lists are short, one entry on average; a list of n costs n * n comparisons.
     """
-    COMPUTE: tl.constexpr = tl.float64 if offset_pointer.dtype.element_ty == tl.float64 else tl.float32
-    place, key, valid = _cell_of(
-        offset_pointer, (offset_image, offset_channel, offset_place), count, places, slots,
-        tl.program_id(0) % slots, taps, (depth, height, width), (out_height, out_width), geometry,
-        AXES, V1, WIDE, COMPUTE, BLOCK,
+    slot = tl.program_id(0) % slots
+    image, place, live = _places(count, places, slots, WIDE, BLOCK)
+    at = first_shift(offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, AXES)
+    x = tl.load(at + (AXES - 1) * offset_channel, mask=live, other=0.0)
+    y = tl.load(at + (AXES - 2) * offset_channel, mask=live, other=0.0) if AXES >= 2 else x
+    z = tl.load(at, mask=live, other=0.0) if AXES == 3 else x
+    key, valid = _cell_of(
+        (x, y, z), image, place, live, slots, slot, taps, (depth, height, width), (out_height, out_width), geometry,
+        AXES, V1,
     )  # fmt: skip
     first = tl.load(lists_pointer + key, mask=valid, other=0)
     last = tl.load(lists_pointer + key + 1, mask=valid, other=0)
@@ -125,7 +145,7 @@ def nearness(position, point, size, V1: tl.constexpr):
 @triton.jit
 def arriving(
     grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-    image, point, live, key, slot, taps, size, out, geometry, places, outputs, output, output_inside,
+    image, point, live, key, slot, taps, size, out, geometry: tl.constexpr, places, outputs, output, output_inside,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -163,7 +183,7 @@ def arriving(
 def gather(
     grad_pointer, offset_pointer, mask_pointer, weight_pointer, lists_pointer, sorted_pointer, grad_input_pointer,
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, DEPTHWISE: tl.constexpr,
     WIDE: tl.constexpr, PRECISION: tl.constexpr,

@@ -67,7 +67,7 @@ def column_gradient_depthwise(
 def offset_and_mask(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, grad_pointer, grad_offset_pointer, grad_mask_pointer,
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     DEPTHWISE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,

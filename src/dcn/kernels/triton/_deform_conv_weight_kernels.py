@@ -25,7 +25,7 @@ from dcn.kernels.triton._sampling import multiply
 @triton.jit
 def _samples(
     input_pointer, offset_pointer, steps, mask_pointer, mask_steps, number, count, places, pixels, channels,
-    slot, taps, size, out, geometry, channel, channel_inside,
+    slot, taps, size, out, geometry: tl.constexpr, channel, channel_inside,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):  # fmt: skip
@@ -49,7 +49,7 @@ def _samples(
 def dense(
     input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     WIDE: tl.constexpr, PRECISION: tl.constexpr,
@@ -96,7 +96,7 @@ def dense(
 def depthwise(
     input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
     count, places, pixels, channels, outputs, multiplier, in_offset_group, taps, share,
-    depth, height, width, out_height, out_width, geometry,
+    depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_OUTPUTS: tl.constexpr, BLOCK_PLACES: tl.constexpr,

@@ -5,6 +5,8 @@ Nothing here imports Triton until a tensor that could use it is seen: ``import d
 Environment variables (Triton's own):
     ``TRITON_INTERPRET=1``, set before Triton is imported: kernels run in Python on the CPU (tests).
     ``TRITON_CACHE_DIR``: where compiled kernels are kept between processes; default ``~/.triton/cache``.
+Ours:
+    ``DCN_OPAQUE_KERNELS=1``: ``torch.compile`` calls every operator as a unit instead of launching its kernels itself.
 """
 
 from __future__ import annotations
@@ -12,14 +14,17 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 OLDEST = (8, 0)  # compute capability: bfloat16 and TF32 matrix units came with it
 INTERPRETER = "interpreter"
+Result = TypeVar("Result")
 
 
 @functools.cache
@@ -112,6 +117,45 @@ def precision(tensor: Tensor) -> str:
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
+class _Recording(threading.local):
+    on = False
+
+
+_RECORDING = _Recording()
+
+
+def recording() -> bool:
+    """Whether a compiler records launches in this thread: sizes may be symbols, and nothing is computed."""
+    return _RECORDING.on
+
+
+@contextmanager
+def record() -> Iterator[None]:
+    """Within it, :func:`launcher` gives launches to the compiler that traces."""
+    before, _RECORDING.on = _RECORDING.on, True
+    try:
+        yield
+    finally:
+        _RECORDING.on = before
+
+
+def recordable(tensor: Tensor) -> bool:
+    """Whether a compiler could launch kernels for this tensor: they are not interpreted, and nobody forbids it."""
+    wanted = os.environ.get("DCN_OPAQUE_KERNELS", "0") in ("", "0") and not interpreted()
+    present = tensor.device.type != "cuda" or torch.cuda.is_available()  # it may be the device of a fake tensor
+    return wanted and present and _reason(tensor.device) is None
+
+
+def once(cached: functools._lru_cache_wrapper[Result]) -> Callable[..., Result]:
+    """The cached function; while a compiler records the plain one, because symbols cannot be looked up."""
+    return cached.__wrapped__ if _RECORDING.on else cached
+
+
+def launcher(kernel: Any) -> Any:
+    """What ``[grid](...)`` launches: the kernel itself, or, for a compiler, a node of its graph."""
+    return torch.library.wrap_triton(kernel) if _RECORDING.on else kernel
+
+
 @contextmanager
 def launching(tensor: Tensor, name: Callable[[], str]) -> Iterator[None]:
     """Make the tensor's device current, and let an error of the compiler or of a launch say which call it was.
@@ -123,6 +167,9 @@ def launching(tensor: Tensor, name: Callable[[], str]) -> Iterator[None]:
     Raises:
         RuntimeError: with the name, the device and what to do.
     """
+    if _RECORDING.on:  # nothing is launched
+        yield
+        return
     from triton.errors import TritonError
 
     try:

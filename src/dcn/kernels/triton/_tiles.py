@@ -54,16 +54,17 @@ _LARGE: Table = {
 
 _SMALL: Table = {
     ("forward", 2): Tile(64, 128, 64, 4, 2),
-    ("forward", 4): Tile(64, 64, 32, 4, 2),
+    ("forward", 4): Tile(64, 64, 32, 8, 2),
     ("offset", 2): Tile(64, 64, 64, 4, 2),
     ("offset", 4): Tile(32, 64, 32, 4, 2),
     ("input", 2): Tile(64, 128, 64, 4, 2),
-    ("input", 4): Tile(64, 64, 32, 4, 2),
+    ("input", 4): Tile(64, 64, 32, 8, 2),
     ("weight", 2): Tile(64, 64, 64, 4, 2),
     ("weight", 4): Tile(32, 64, 32, 4, 2),
     **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
 }
-"""99 KiB: the desktop cards of the 30 and 40 series and all that is not in the table."""
+"""99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
+tiles of forward and input would spill."""
 
 _AMPERE: Table = _LARGE | {("offset", 2): Tile(64, 64, 64, 8, 2), ("weight", 4): _SMALL["weight", 4]}
 """163 KiB, matrix instructions of 16 rows: A100. The wider tile of the offset's gradient would spill a register."""
@@ -82,6 +83,7 @@ TABLES: dict[str, Table] = {
     "sm_89": _SMALL,
     "sm_90": _LARGE,
     "sm_100": _LARGE,
+    "sm_120": _SMALL,
     "gfx90a": _CDNA,
     "gfx942": _CDNA,
     "gfx950": _CDNA,
@@ -108,15 +110,18 @@ def choose(generation: str, kernel: str, itemsize: int, *, columns: int, inner: 
     """
     tile = table(generation)[kernel, itemsize]
     return tile._replace(
-        rows=tile.rows if rows is None else max(_SMALLEST, min(tile.rows, power_of_two(rows))),
-        columns=max(_SMALLEST, min(tile.columns, power_of_two(columns))),
-        inner=max(_SMALLEST, min(tile.inner, power_of_two(inner))),
+        rows=tile.rows if rows is None else _narrowed(tile.rows, rows),
+        columns=_narrowed(tile.columns, columns),
+        inner=_narrowed(tile.inner, inner),
     )
 
 
-def power_of_two(value: int) -> int:
-    """The least power of two that is not smaller."""
-    return 1 << max(value - 1, 0).bit_length()
+def _narrowed(side: int, count: int) -> int:
+    """The least side that holds ``count``, no wider than ``side``. Only comparisons: ``count`` may be a symbol."""
+    found = _SMALLEST
+    while found < side and found < count:
+        found *= 2
+    return found
 
 
 def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Tile:

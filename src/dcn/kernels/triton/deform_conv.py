@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -100,37 +100,38 @@ def backward(
     return grad_input, grad_offset, grad_weight, grad_mask
 
 
+class Launch(NamedTuple):
+    """What a kernel is launched with beside its tensors; computed once for all calls alike."""
+
+    grid: tuple[int]
+    numbers: tuple[Any, ...]
+    variant: dict[str, Any]
+
+
 def _forward(call: Call, operands: Operands, weight: Tensor, bias: Tensor | None, output: Tensor) -> None:
     from dcn.kernels.triton import _deform_conv_forward_kernels as kernels
 
-    grid, numbers, variant = _forward_plan(call)
-    kernel = kernels.depthwise if call.depthwise else kernels.dense
-    kernel[grid](*operands, weight, bias, output, *numbers, **variant)
+    plan = _runtime.once(_forward_plan)(call)
+    kernel = _runtime.launcher(kernels.depthwise if call.depthwise else kernels.dense)
+    kernel[plan.grid](*operands, weight, bias, output, *plan.numbers, **plan.variant)
 
 
 @functools.lru_cache(maxsize=4096)
-def _forward_plan(call: Call) -> tuple[tuple[int], tuple[Any, ...], dict[str, Any]]:
-    """Grid, numbers and variant of the forward kernel; computed once for all calls alike."""
+def _forward_plan(call: Call) -> Launch:
     columns = call.in_offset_group * call.out_group if call.depthwise else call.span * call.out_group
     tile = _tile(call, "forward", columns, min(call.span * call.in_group, call.in_offset_group))
     programs = blocks_of(call.count, tile.rows)
     programs *= call.offset_groups if call.depthwise else blocks_of(call.groups, call.span)
     tile = _tiles.spread(tile, columns, programs, _runtime.multiprocessors(call.device))
     grid = (programs * blocks_of(columns, tile.columns),)
-    variant: dict[str, Any] = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide}
-    variant |= {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, **_launch(tile)}
+    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
-        return grid, numbers, variant | {"EVEN": columns % tile.columns == 0}
+        return Launch(grid, numbers, variant | {"EVEN": columns % tile.columns == 0})
     groups = (call.in_group, call.out_group, call.in_offset_group, call.span, call.taps)
     variant |= {"EVEN": gcd(call.in_group, call.in_offset_group) % tile.inner == 0, "MERGED": call.span > 1}
     variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner}
-    return grid, (*call.counts(), *groups, *call.geometry_numbers()), variant
-
-
-def forget_plans() -> None:
-    """Let the next calls see a changed table of tiles."""
-    _forward_plan.cache_clear()
+    return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
 def _backward_offset(
@@ -143,51 +144,43 @@ def _backward_offset(
 ) -> None:
     from dcn.kernels.triton import _deform_conv_offset_kernels as kernels
 
-    tile = _tile(call, "offset", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
     if grad_offset is None:  # the mask's alone is wanted: rare, and not worth a kernel of its own
         grad_offset = torch.empty_like(operands.offset, memory_format=torch.contiguous_format)
-    kernels.offset_and_mask[(blocks_of(call.count, tile.rows) * call.offset_groups * call.taps,)](
-        *(*operands, weight, grad_output, grad_offset, grad_mask, *call.counts()),
-        *(call.in_group, call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers()),
-        AXES=call.axes,
-        V1=call.v1,
-        LAST=call.last,
-        EVEN=call.in_offset_group % tile.columns == 0,
-        EVEN_OUTPUTS=call.out_group % tile.inner == 0,
-        DEPTHWISE=call.depthwise,
-        WIDE=call.wide,
-        PRECISION=call.precision,
-        BLOCK_PLACES=tile.rows,
-        BLOCK_CHANNELS=tile.columns,
-        BLOCK_OUTPUTS=tile.inner,
-        **_launch(tile),
-    )
+    plan = _runtime.once(_offset_plan)(call)
+    tensors = (*operands, weight, grad_output, grad_offset, grad_mask)
+    _runtime.launcher(kernels.offset_and_mask)[plan.grid](*tensors, *plan.numbers, **plan.variant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _offset_plan(call: Call) -> Launch:
+    tile = _tile(call, "offset", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
+    groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
+    variant = _variant(call, tile) | _backward_blocks(call, tile)
+    variant |= {"EVEN": call.in_offset_group % tile.columns == 0, "EVEN_OUTPUTS": call.out_group % tile.inner == 0}
+    grid = (blocks_of(call.count, tile.rows) * call.offset_groups * call.taps,)
+    return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
 def _backward_input(call: Call, operands: Operands, weight: Tensor, grad_output: Tensor, grad_input: Tensor) -> None:
     from dcn.kernels.triton import _deform_conv_input_kernels as kernels
 
     lists, arranged = _lists(call, operands.offset)
+    plan = _runtime.once(_input_plan)(call)
+    tensors = (grad_output, operands.offset, operands.mask, weight, lists, arranged, grad_input)
+    _runtime.launcher(kernels.gather)[plan.grid](*tensors, *plan.numbers, **plan.variant)
+
+
+@functools.lru_cache(maxsize=4096)
+def _input_plan(call: Call) -> Launch:
     tile = _tile(call, "input", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
     pixels = call.batch * call.pixels
     programs = blocks_of(pixels, tile.rows) * call.offset_groups
     tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
     even = call.in_offset_group % tile.columns == 0 if call.depthwise else call.out_group % tile.inner == 0
-    kernels.gather[(programs * blocks_of(call.in_offset_group, tile.columns),)](
-        *(grad_output, operands.offset, operands.mask, weight, lists, arranged, grad_input, pixels, *call.counts()[1:]),
-        *(call.in_group, call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers()),
-        AXES=call.axes,
-        V1=call.v1,
-        LAST=call.last,
-        EVEN_OUTPUTS=even,
-        DEPTHWISE=call.depthwise,
-        WIDE=call.wide,
-        PRECISION=call.precision,
-        BLOCK_PLACES=tile.rows,
-        BLOCK_CHANNELS=tile.columns,
-        BLOCK_OUTPUTS=tile.inner,
-        **_launch(tile),
-    )
+    groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
+    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN_OUTPUTS": even}
+    grid = (programs * blocks_of(call.in_offset_group, tile.columns),)
+    return Launch(grid, (pixels, *call.counts()[1:], *groups, *call.geometry_numbers()), variant)
 
 
 def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,24 +191,42 @@ def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
     """
     from dcn.kernels.triton import _deform_conv_input_kernels as kernels
 
-    slots = call.offset_groups * call.taps
+    (grid, numbers, variant), cells, samples = _runtime.once(_lists_plan)(call)
     kind, device = torch.int64 if call.wide else torch.int32, call.device
-    lists = torch.zeros(call.batch * slots * call.cells + 2, dtype=kind, device=device)
-    entries = torch.empty(call.count * slots, dtype=kind, device=device)
+    lists = torch.zeros(cells, dtype=kind, device=device)
+    entries = torch.empty(samples, dtype=kind, device=device)
     arranged = torch.empty_like(entries)
-    grid = (blocks_of(call.count, _LIST_BLOCK) * slots,)
-    numbers = (call.count, call.places, slots, call.taps, *call.geometry_numbers()[:-3])
-    variant = {"AXES": call.axes, "V1": call.v1, "WIDE": call.wide, "BLOCK": _LIST_BLOCK}
-    kernels.count[grid](offset, lists, *numbers, **variant)
+    _runtime.launcher(kernels.count)[grid](offset, lists, *numbers, **variant)
     lists.cumsum_(0)
-    kernels.fill[grid](offset, lists, entries, *numbers, **variant)
-    kernels.settle[grid](offset, lists, entries, arranged, *numbers, **variant)
+    _runtime.launcher(kernels.fill)[grid](offset, lists, entries, *numbers, **variant)
+    _runtime.launcher(kernels.settle)[grid](offset, lists, entries, arranged, *numbers, **variant)
     return lists, arranged
+
+
+@functools.lru_cache(maxsize=4096)
+def _lists_plan(call: Call) -> tuple[Launch, int, int]:
+    """How to launch the kernels that make lists, the number of these lists, and how many entries they have at most."""
+    slots = call.offset_groups * call.taps
+    numbers = (call.count, call.places, slots, call.taps, *call.geometry_numbers()[:-3])
+    variant = {"AXES": call.axes, "V1": call.v1, "WIDE": call.wide, "BLOCK": _LIST_BLOCK, "num_warps": 4}
+    launch = Launch((blocks_of(call.count, _LIST_BLOCK) * slots,), numbers, variant)
+    return launch, call.batch * slots * call.cells + 2, call.count * slots
 
 
 def _backward_weight(call: Call, operands: Operands, grad_output: Tensor, grad_weight: Tensor) -> None:
     from dcn.kernels.triton import _deform_conv_weight_kernels as kernels
 
+    plan, parts = _runtime.once(_weight_plan)(call)
+    sums = grad_weight if parts == 1 else _new_shares(parts, grad_weight)
+    kernel = _runtime.launcher(kernels.depthwise if call.depthwise else kernels.dense)
+    kernel[plan.grid](*operands, grad_output, sums, *plan.numbers, **plan.variant)
+    if parts > 1:
+        grad_weight.copy_(sums.sum(0))
+
+
+@functools.lru_cache(maxsize=4096)
+def _weight_plan(call: Call) -> tuple[Launch, int]:
+    """How to launch the kernel, and into how many shares the places are divided."""
     columns = call.in_offset_group * (call.out_group if call.depthwise else 1)
     tile = _tile(call, "weight", columns, call.count, rows=_connected_outputs(call, call.in_offset_group))
     output_blocks = 1 if call.depthwise else blocks_of(_connected_outputs(call, tile.columns), tile.rows)
@@ -223,28 +234,20 @@ def _backward_weight(call: Call, operands: Operands, grad_output: Tensor, grad_w
     steps = blocks_of(call.count, tile.inner)
     share = blocks_of(steps, _shares(call, programs, steps)) * tile.inner
     parts = blocks_of(call.count, share)
-    sums = grad_weight if parts == 1 else _new_shares(parts, grad_weight)
-    tensors = (*operands, grad_output, sums, *call.counts())
-    variant = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide} | _launch(tile)
-    variant |= {"EVEN": columns % tile.columns == 0, "BLOCK_PLACES": tile.inner}
+    variant = _variant(call, tile) | {"EVEN": columns % tile.columns == 0, "BLOCK_PLACES": tile.inner}
     if call.depthwise:
-        kernels.depthwise[(programs * parts,)](
-            *(*tensors, call.out_group, call.in_offset_group, call.taps, share, *call.geometry_numbers()),
-            BLOCK_OUTPUTS=tile.columns,
-            **variant,
-        )
-    else:
-        kernels.dense[(programs * parts,)](
-            *(*tensors, call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks),
-            *call.geometry_numbers(),
-            EVEN_OUTPUTS=call.out_group % tile.rows == 0,
-            PRECISION=call.precision,
-            BLOCK_OUTPUTS=tile.rows,
-            BLOCK_CHANNELS=tile.columns,
-            **variant,
-        )
-    if parts > 1:
-        grad_weight.copy_(sums.sum(0))
+        numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, share, *call.geometry_numbers())
+        return Launch((programs * parts,), numbers, variant | {"BLOCK_OUTPUTS": tile.columns}), parts
+    groups = (call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks)
+    variant |= {"EVEN_OUTPUTS": call.out_group % tile.rows == 0, "PRECISION": call.precision}
+    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns}
+    return Launch((programs * parts,), (*call.counts(), *groups, *call.geometry_numbers()), variant), parts
+
+
+def forget_plans() -> None:
+    """Let the next calls see a changed table of tiles."""
+    for plan in (_forward_plan, _offset_plan, _input_plan, _lists_plan, _weight_plan):
+        plan.cache_clear()
 
 
 def _shares(call: Call, programs: int, steps: int) -> int:
@@ -270,8 +273,16 @@ def _tile(call: Call, kernel: str, columns: int, inner: int, rows: int | None = 
     return _tiles.choose(generation, kernel, call.dtype.itemsize, rows=rows, columns=columns, inner=inner)
 
 
-def _launch(tile: _tiles.Tile) -> dict[str, int]:
-    return {"num_warps": tile.warps, "num_stages": tile.stages}
+def _variant(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
+    """Constants that every kernel has, and how to compile it."""
+    constants = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide}
+    return constants | {"num_warps": tile.warps, "num_stages": tile.stages}
+
+
+def _backward_blocks(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
+    """Constants that the kernels of offset and input share."""
+    blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
+    return blocks | {"DEPTHWISE": call.depthwise, "PRECISION": call.precision}
 
 
 def blocks_of(count: int, block: int) -> int:
