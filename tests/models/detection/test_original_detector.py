@@ -210,3 +210,13 @@ def test_a_second_stage_needs_a_number_of_regions() -> None:
     parts = (model.preprocess, model.backbone, model.neck, model.rpn_head, model.roi_head)
     with pytest.raises(ValueError, match="rois_per_image, hardest: expected a number for at least one"):
         OriginalDetector(*parts, rpn_maps=(2,), roi_maps=(3,), classes=["a"], rois_per_image=None, hardest=None)
+
+
+def test_a_single_stage_trains_anchors_that_stick_out_of_the_image() -> None:
+    """All of them do here: with the rule of a first stage nothing would be learned."""
+    torch.manual_seed(0)
+    model = class_aware_rpn(2, head_channels=16, rpn_channels=16, anchor_scales=(16,), **_TINY)
+    target = Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]), size=(96, 96))
+    losses = model([torch.zeros(3, 96, 96, dtype=torch.uint8)], [target])
+    assert losses["loss_rpn_cls"] > 0.5
+    assert losses["loss_rpn_bbox"] > 0

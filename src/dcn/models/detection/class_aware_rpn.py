@@ -2,7 +2,8 @@
 
 The paper's only description is "a simplified SSD": a region proposal network on the reduced last map whose anchors
 are classified into all classes instead of object or not. There is no public code. Our choices: the anchors, the 3x3
-convolution of 512 channels, targets and sampling are those of the original Faster R-CNN; boxes are class-agnostic;
+convolution of 512 channels, targets and sampling are those of the original Faster R-CNN, except that anchors which
+stick out of the image are trained too (no second stage sorts out what an untrained one says); boxes are class-agnostic;
 detections of a class suppress one another at 0.3.
 """
 
@@ -228,7 +229,12 @@ def class_aware_rpn(
         dilated_offsets=True,
     )
     head = OriginalRPNHead(
-        head_channels, rpn_channels, scales=anchor_scales, num_classes=num_classes, before_nms=candidates
+        head_channels,
+        rpn_channels,
+        scales=anchor_scales,
+        num_classes=num_classes,
+        before_nms=candidates,
+        inside_only=False,
     )
     return ClassAwareRPN(
         Preprocess(preprocess, divisor=1),
