@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -220,3 +221,14 @@ def test_a_single_stage_trains_anchors_that_stick_out_of_the_image() -> None:
     losses = model([torch.zeros(3, 96, 96, dtype=torch.uint8)], [target])
     assert losses["loss_rpn_cls"] > 0.5
     assert losses["loss_rpn_bbox"] > 0
+
+
+def test_a_single_stage_labels_every_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = class_aware_rpn(2, head_channels=16, rpn_channels=16, anchor_scales=(1, 2, 4), **_TINY)
+    model.rpn_head.samples = 10_000  # more than there are
+    seen = Mock(wraps=model.rpn_head.losses)
+    monkeypatch.setattr(model.rpn_head, "losses", seen)
+    target = Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]), size=(96, 96))
+    model([torch.zeros(3, 96, 96, dtype=torch.uint8)], [target])
+    assert set(seen.call_args.args[1][0].labels.tolist()) == {0, 2}

@@ -2,9 +2,10 @@
 
 The paper's only description is "a simplified SSD": a region proposal network on the reduced last map whose anchors
 are classified into all classes instead of object or not. There is no public code. Our choices: the anchors, the 3x3
-convolution of 512 channels, targets and sampling are those of the original Faster R-CNN, except that anchors which
-stick out of the image are trained too (no second stage sorts out what an untrained one says); boxes are class-agnostic;
-detections of a class suppress one another at 0.3.
+convolution of 512 channels, targets and sampling are those of the original Faster R-CNN, except that every anchor has a
+label, also those that stick out of the image and those that overlap an object by half (there is no second stage to sort
+out what an untrained one says, and SSD does so too); boxes are class-agnostic; detections of a class suppress one
+another at 0.3.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from dcn.models.detection.padded import Frames, PaddedDetections, Size, make_fra
 from dcn.models.detection.selection import SelectionRule, select_detections
 from dcn.models.preprocess import ImageBatch, Preprocess, PreprocessName
 from dcn.structures import Detections, Target
+
+POSITIVE_IOU = 0.5
+"""Overlap with an object from which an anchor is positive; below it is background."""
 
 NMS_IOU = 0.3
 """Overlap above which a detection suppresses another of its class."""
@@ -136,6 +140,8 @@ class ClassAwareRPN(nn.Module):
                 inside_only=self.rpn_head.inside_only,
                 samples=self.rpn_head.samples,
                 class_aware=True,
+                positive_iou=POSITIVE_IOU,
+                negative_iou=POSITIVE_IOU,
             )
             for own, size in zip(objects, batch.sizes, strict=True)
         ]
