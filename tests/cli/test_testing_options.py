@@ -106,6 +106,19 @@ def test_eval_applies_them_and_its_files_say_the_same(
     assert again["AP50"] == pytest.approx(figures["AP50"], abs=1e-6 if layout == "coco" else 0.02)
 
 
+def test_masks_are_judged_whatever_network_the_recipe_names(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {**OPTIONS, "test_size": (64, 96)}
+    torch.manual_seed(0)
+    save_weights(
+        tmp_path / "m.safetensors", build("mask_rcnn_r18_fpn", CLASSES, **options), "mask_rcnn_r18_fpn", options
+    )
+    command = ["eval", str(tmp_path / "m.safetensors"), "--recipe", str(_recipe(data, "coco")), "--json"]
+    assert main([*command, "--device", "cpu", "--output", str(tmp_path)]) == 0
+    assert "mask/AP50" in json.loads(capsys.readouterr().out)
+
+
 def test_files_for_a_test_server_need_no_annotations(
     weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

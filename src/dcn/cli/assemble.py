@@ -89,10 +89,11 @@ def spread(dataset: Dataset, count: int | None) -> Dataset:
     return Part(dataset, [place * len(dataset) // count for place in range(count)])
 
 
-def open_split(recipe: Recipe, split: str, *, training: bool = False) -> Dataset:
+def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None) -> Dataset:
     """A split of the recipe's data; for training, without images that have nothing to train on.
 
-    Masks are decoded only for networks that find masks, unless ``data.options`` says otherwise.
+    Masks are decoded if the network finds masks, unless ``data.options`` says otherwise. ``masks`` says whether it does
+    where the network is not the recipe's own.
 
     Raises:
         ValueError: the folder is missing, or the classes found are not those of the recipe.
@@ -108,7 +109,8 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False) -> Dataset
     if training and "keep_empty" in known:
         options.setdefault("keep_empty", False)
     if "masks" in known:
-        options.setdefault("masks", bool(model_option(recipe, "masks", False)))
+        own = recipe.model.options.get("masks", options_of(recipe.model.name).get("masks", False))
+        options.setdefault("masks", bool(own) if masks is None else masks)
     if config.classes is not None and "classes" in known:
         options.setdefault("classes", list(config.classes))
     dataset = open_dataset(config.format, config.root, split, **options)
@@ -123,11 +125,6 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     if "test_size" in options_of(recipe.model.name):
         options.setdefault("test_size", recipe.transforms.test_size)
     return options
-
-
-def model_option(recipe: Recipe, name: str, otherwise: object) -> object:
-    """What one option of the recipe's network is, said or by default; ``otherwise`` where it has no such option."""
-    return recipe.model.options.get(name, options_of(recipe.model.name).get(name, otherwise))
 
 
 def test_size(recipe: Recipe) -> tuple[int, int]:
@@ -211,10 +208,11 @@ def make_metric(recipe: Recipe, dataset: Dataset, model: nn.Module) -> CocoAP | 
     """The recipe's metric; masks are judged where the network finds them and the data has them."""
     if recipe.eval.metric == "voc":
         return VocAP(dataset.classes, method=recipe.eval.voc_method)
-    return CocoAP(dataset.classes, masks=_finds_masks(model) and _has_masks(dataset))
+    return CocoAP(dataset.classes, masks=finds_masks(model) and _has_masks(dataset))
 
 
-def _finds_masks(model: nn.Module) -> bool:
+def finds_masks(model: nn.Module) -> bool:
+    """Whether a network has a mask head."""
     return any("mask_head" in name.split(".") for name, _ in model.named_modules())
 
 

@@ -104,7 +104,8 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     merging = recipe.eval.testing != InferenceConfig()
     model = inference.prepared(load_model(checkpoint), arguments, merging=merging)
     model = with_testing(model, recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
-    dataset = assemble.open_split(recipe, split_name(recipe, arguments.split))
+    split = split_name(recipe, arguments.split)
+    dataset = assemble.open_split(recipe, split, masks=assemble.finds_masks(model))
     check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     annotated = getattr(dataset, "annotated", True)
     if not annotated and not arguments.save:

@@ -24,7 +24,7 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
     for name, value in state.items():
         new = _OLD_BRANCH.sub(r"\1.conv_offset.\2", name)
-        if new in renamed or (new != name and new in state):
+        if new != name and new in state:
             raise ValueError(f"{new}: expected once, got it under its old and its new name")
         renamed[new] = value
     return renamed

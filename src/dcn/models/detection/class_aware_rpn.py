@@ -137,7 +137,7 @@ class ClassAwareRPN(nn.Module):
                 output.anchors,
                 own,
                 size,
-                inside_only=self.rpn_head.inside_only,
+                inside_only=False,
                 samples=self.rpn_head.samples,
                 class_aware=True,
                 positive_iou=POSITIVE_IOU,
@@ -240,7 +240,6 @@ def class_aware_rpn(
         scales=anchor_scales,
         num_classes=num_classes,
         before_nms=candidates,
-        inside_only=False,
     )
     return ClassAwareRPN(
         Preprocess(preprocess, divisor=1),
