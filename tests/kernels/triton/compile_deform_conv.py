@@ -37,8 +37,9 @@ def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, objec
     from dcn.kernels.triton import _deform_conv_weight_kernels as by_weight
     from dcn.kernels.triton import _tiles, deform_conv
 
-    common: dict[str, object] = {"AXES": 2, "V1": False, "WIDE": False}
+    common: dict[str, object] = {"AXES": 2, "V1": False, "WIDE": False, "STRIP": 8}
     if name in LISTS:
+        common.pop("STRIP")
         return getattr(by_input, name), {**common, "BLOCK": deform_conv._LIST_BLOCK}, {"num_warps": 4, "num_stages": 3}
     name, _, depthwise = name.partition("-")
     tile = _tiles.table(generation if generation.startswith("gfx") else f"sm_{generation}")[
@@ -61,6 +62,8 @@ def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, objec
         "input": by_input.gather,
         "weight": by_weight.depthwise if depthwise else by_weight.dense,
     }[name]
+    if depthwise:
+        common |= {"multiplier": 1, "out_group": 1}  # as a launch makes them constants
     taken = {key: value for key, value in {**common, **blocks}.items() if key in kernel.arg_names}
     return kernel, taken, options
 
@@ -85,7 +88,7 @@ def _describe(
 
 
 def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, object]:
-    """Registers, shared memory, spills, wide loads and matrix instructions of the compiled kernel."""
+    """Registers, shared memory, spills in loops, wide loads and matrix instructions of the compiled kernel."""
     import triton
     from triton.compiler import ASTSource
 
@@ -101,10 +104,19 @@ def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, obje
     code = _disassembled(Path(triton.__file__).parent, compiled.asm["cubin"])
     return found | {
         "registers": max(int(number) for number in re.findall(r"\bR(\d+)\b", code)) + 1,
-        "spills": len(re.findall(r"\bSTL\b", code)),
+        "spills": _spills_in_loops(code),
         "wide_loads": len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code)),
         "instructions": sorted(set(re.findall(r"HGMMA|HMMA|DMMA|UTC\w*MMA", code))),
     }
+
+
+def _spills_in_loops(code: str) -> int:
+    """Instructions that keep a register in memory and run in every step; a few before and after a loop cost nothing."""
+    lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", code)]
+    jumps = [(at, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for at, text in lines]
+    loops = [(int(jump[1], 16), at) for at, jump in jumps if jump is not None and int(jump[1], 16) < at]
+    kept = [at for at, text in lines if re.search(r"\b(STL|LDL)\b", text)]
+    return sum(any(first <= at <= last for first, last in loops) for at in kept)
 
 
 def _disassembled(triton_folder: Path, binary: bytes) -> str:

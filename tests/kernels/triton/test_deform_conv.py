@@ -80,6 +80,8 @@ class Case:
 CASES = {
     "many-blocks": Case(channels=17, outputs=18),
     "many-blocks-even": Case(channels=32, outputs=32, batch=1, kernel=(1, 1), channels_last=True, mask=False),
+    # 11 rows are a strip of 8 and one of 3, in each of two images; 2 x 33 places end within a block.
+    "patches": Case(channels=8, outputs=4, size=(11, 3), kernel=(2, 1), channels_last=True, spread=3.0),
     "v1": Case(boundary="v1", size=(3, 4)),
     "strided": Case(kernel=(3, 2), stride=(2, 1), dilation=(1, 2), size=(5, 4), batch=1),
     "integer-offsets": Case(spread=0.0, boundary="v1", size=(3, 4)),
@@ -87,7 +89,7 @@ CASES = {
     "one-axis-v1": Case(size=(20,), kernel=(3,), stride=(1,), dilation=(1,), boundary="v1"),
     "three-axes": Case(size=(2, 3, 3), kernel=(2, 1, 1), stride=(1, 1, 1), dilation=(1, 1, 1), batch=1),
     "three-axes-v1": Case(
-        size=(2, 3, 3),
+        size=(3, 3, 3),
         kernel=(1, 1, 2),
         stride=(1, 1, 1),
         dilation=(1, 1, 1),
@@ -101,6 +103,9 @@ CASES = {
     "bfloat16-channels-last": Case(dtype=torch.bfloat16, channels_last=True),
     "groups": Case(channels=12, outputs=6, groups=3, offset_groups=2, size=(3, 4)),
     "wide-groups": Case(channels=68, outputs=66, groups=2, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1),
+    "straddling-groups": Case(  # a group's 44 channels belong to two offset groups: 22 of each
+        channels=132, outputs=3, groups=3, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1
+    ),
     "depthwise": Case(channels=6, outputs=6, groups=6, offset_groups=2, size=(3, 4)),
     "depthwise-many-blocks": Case(channels=18, outputs=18, groups=18, size=(3, 4), batch=3, kernel=(1, 1)),
     "depthwise-channels-last": Case(channels=16, outputs=16, groups=16, channels_last=True, size=(3, 4), batch=1),

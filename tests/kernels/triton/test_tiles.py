@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, spread, table
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, halved, lowered, spread, table
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -18,7 +18,7 @@ def test_a_table_has_every_kernel_and_size_in_powers_of_two(generation: str) -> 
 
 
 def test_a_tile_is_no_wider_than_the_problem_and_no_narrower_than_the_matrix_units() -> None:
-    assert choose("sm_90", "forward", 2, columns=100, inner=3) == Tile(64, 128, 16, 8, 2)
+    assert choose("sm_90", "forward", 2, columns=100, inner=3) == Tile(128, 128, 16, 8, 2)
     assert choose("sm_90", "weight", 2, columns=9, inner=40, rows=20) == Tile(32, 16, 64, 8, 2)
 
 
@@ -27,6 +27,23 @@ def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
     assert spread(tile, 256, 132, 132).columns == 256
     assert spread(tile, 256, 66, 132).columns == 128  # C4 of 50 x 84 places
     assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 places
+
+
+def test_a_tile_of_few_columns_is_one_of_two_on_a_multiprocessor() -> None:
+    whole = Tile(128, 256, 64, 8, 2)
+    assert halved(whole, whole) == whole
+    assert halved(whole._replace(columns=128), whole) == Tile(64, 128, 64, 4, 2)
+    assert halved(Tile(64, 128, 64, 8, 2), whole).rows == 64  # no fewer than the matrix units take
+    assert halved(Tile(128, 64, 64, 4, 2), whole).warps == 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "programs", "left"),
+    [(33600, 1, 128), (8400, 1, 64), (8400, 2, 128), (10, 1, 64)],
+    ids=["C4 in 8", "C4 in 2", "twice as many columns", "nothing to divide"],
+)
+def test_rows_are_divided_until_every_multiprocessor_has_work(rows: int, programs: int, left: int) -> None:
+    assert lowered(Tile(128, 256, 64, 8, 2), rows, programs, 132).rows == left
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (10**9, 256)])

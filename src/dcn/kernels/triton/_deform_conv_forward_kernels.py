@@ -13,8 +13,11 @@ import triton.language as tl
 
 from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
+    blended,
     connected,
     factor,
+    laid_out,
+    located,
     map_start,
     numbers,
     positions,
@@ -26,6 +29,21 @@ from dcn.kernels.triton._deform_conv_taps import (
 from dcn.kernels.triton._sampling import along, multiply
 
 
+@triton.jit
+def _weights(
+    pointer, output, output_inside, channel, channel_inside, tap, taps, in_group, out_group,
+    EVEN: tl.constexpr, MERGED: tl.constexpr,
+):  # fmt: skip
+    """``[C, O]``: the weights between some channels and outputs under one tap."""
+    wanted = output_inside[None, :]
+    if not EVEN:
+        wanted = wanted & channel_inside[:, None]
+    if MERGED:
+        wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
+    at = weight_start(output[None, :], channel[:, None], tap, taps, in_group)
+    return tl.load(pointer + at, mask=wanted, other=0.0)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def dense(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
@@ -33,7 +51,7 @@ def dense(
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, MERGED: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    STRIP: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """``span`` groups share the programs of their outputs; MERGED: more than one, and their weights are masked."""
@@ -45,9 +63,7 @@ def dense(
     block = tl.program_id(0) % all_blocks  # the programs of one tile of places run together and share it in the cache
     number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
     live = number < count
-    image = number // places
-    place = number - image * places
-    base = image * (channels * pixels)
+    image, place = laid_out(number, places, out_width, STRIP)
 
     group = block // blocks * span
     last_output = min((group + span) * out_group, outputs)
@@ -55,37 +71,52 @@ def dense(
     output_inside = output < last_output
     first = group * in_group
     last = min((group + span) * in_group, channels)
+    offset_group = first // in_offset_group
+    runs = tl.cdiv(min(span * in_group, in_offset_group), BLOCK_CHANNELS)
+    steps = (tl.cdiv(last, in_offset_group) - offset_group) * taps * runs
 
     total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
-    for slot in range(first // in_offset_group * taps, tl.cdiv(last, in_offset_group) * taps):
-        offset_group = slot // taps
-        x, y, z = positions(
-            offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
-            AXES, COMPUTE,
-        )  # fmt: skip
-        around = sides(x, y, z, live, size, AXES, V1)
-        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
+    none = tl.zeros([BLOCK_PLACES], COMPUTE)
+    at = tl.zeros([BLOCK_PLACES], number.dtype)
+    flags = (live,) * 2**AXES
+    weights = (none,) * 2**AXES
+    tap = 0
+    run = 0
+    for _ in range(0, steps):  # one loop, so that loads of weights run ahead from tap to tap
+        if run == 0:
+            slot = offset_group * taps + tap
+            at, flags, weights = located(
+                offset_pointer, (offset_image, offset_channel, offset_place),
+                mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, taps, live, size, out,
+                channels, pixels, geometry, AXES, V1, LAST, COMPUTE,
+            )  # fmt: skip
+        begin = max(first, offset_group * in_offset_group)
         end = min(last, (offset_group + 1) * in_offset_group)
-        for start in range(max(first, offset_group * in_offset_group), end, BLOCK_CHANNELS):
-            channel = start + tl.arange(0, BLOCK_CHANNELS)
-            samples = sampled(
-                input_pointer, base, around, modulation, size, channel, channel < end, channels, pixels,
-                AXES, LAST, EVEN, WIDE, COMPUTE,
+        channel = begin + run * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+        samples = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], input_pointer.dtype.element_ty)
+        if count > 0:  # always. Within a branch loads go through the L1 cache, where most pixels are read many times;
+            # the compiler's pipeline would copy them past it
+            samples = blended(
+                input_pointer, at, flags, weights, size, channel, channel < end, channels, pixels,
+                AXES, LAST, EVEN, COMPUTE,
             ).to(input_pointer.dtype.element_ty)  # fmt: skip
             if not LAST:
                 samples = tl.trans(samples)
-            wanted = output_inside[None, :]
-            if not EVEN:
-                wanted = wanted & (channel < end)[:, None]
-            if MERGED:
-                wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
-            at = weight_start(output[None, :], channel[:, None], slot % taps, taps, in_group)
-            weight = tl.load(weight_pointer + at, mask=wanted, other=0.0)
-            total = multiply(samples, weight, total, PRECISION)
+        weight = _weights(
+            weight_pointer, output, output_inside, channel, channel < end, tap, taps, in_group, out_group, EVEN, MERGED
+        )
+        total = multiply(samples, weight, total, PRECISION)
+        run += 1
+        if run == runs:
+            run = 0
+            tap += 1
+            if tap == taps:
+                tap = 0
+                offset_group += 1
 
     if bias_pointer is not None:
         total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]
-    begin = map_start(number, image, place, outputs, places, LAST)
+    begin = map_start(image * places + place, image, place, outputs, places, LAST)
     write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)
 
 

@@ -31,6 +31,24 @@ def numbers(block, BLOCK: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
+def laid_out(number, places, width, STRIP: tl.constexpr):
+    """``(image, place)`` of the places of a batch, counted along strips of ``STRIP`` rows, column by column.
+
+    Consecutive numbers are then a patch of the map, whose samples share pixels along both axes: with unit offsets 128
+    places of one row read 520 pixels under all taps of 3x3, 16 x 8 places 209. The last strip has what rows are left.
+    ``STRIP`` 1 is the plain order. ``width``: of the map, ``places`` a multiple of it.
+    """
+    image = number // places
+    place = number - image * places
+    if STRIP > 1:
+        strip = place // (STRIP * width)
+        inside = place - strip * (STRIP * width)
+        rows = tl.minimum(places // width - strip * STRIP, STRIP)
+        place = (strip * STRIP + inside % rows) * width + inside // rows
+    return image, place
+
+
+@triton.jit
 def coordinate(place, tap, shift, AXIS: tl.constexpr, out, geometry: tl.constexpr, COMPUTE: tl.constexpr):
     """The sampled coordinate on axis 0 (x), 1 (y) or 2 (z): place * stride - padding + tap * dilation + ``shift``."""
     if AXIS == 0:
@@ -171,6 +189,64 @@ def sampled(
             pointer, base, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN, WIDE
         )
         total += values.to(COMPUTE) * along(weight * modulation, LAST)
+    return total
+
+
+@triton.jit
+def located(
+    offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, channels, pixels,
+    geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """The corners of some places under one tap: ``(at, flags, weights)``, the last two tuples of ``2**AXES`` vectors.
+
+    ``at`` counts the pixels (LAST) or elements before corner 0 in channel 0; only where its flag says so a corner
+    counts. Weights hold the modulation already.
+    """
+    x, y, z = positions(offset_pointer, offset_steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
+    x, y, z = sides(x, y, z, live, size, AXES, V1)
+    modulation = factor(mask_pointer, mask_steps, image, place, slot, live, COMPUTE)
+    index, inside, weight = corner(x, y, z, size[1], size[2], 0, AXES)
+    flags = (inside,)
+    weights = (weight * modulation,)
+    for number in tl.static_range(1, 2**AXES):
+        _, inside, weight = corner(x, y, z, size[1], size[2], number, AXES)
+        flags = flags + (inside,)  # type: ignore[assignment]  # noqa: RUF005  Triton knows no stars
+        weights = weights + (weight * modulation,)  # type: ignore[assignment]  # noqa: RUF005
+    return image * (pixels if LAST else channels * pixels) + index, flags, weights
+
+
+@triton.jit
+def _corner_part(
+    pointer, at, flags, weights, size, channel, channel_inside, channels, pixels,
+    NUMBER: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """What corner ``NUMBER`` adds to a sample. Multiplied by ``channels`` here, an index keeps its divisibility."""
+    pointer += (NUMBER % 2 + (NUMBER // 2 % 2) * size[2] + (NUMBER // 4) * (size[2] * size[1])) * (
+        channels if LAST else 1
+    )
+    if LAST:
+        values = read(pointer, at * channels, flags[NUMBER], channel, channel_inside, 1, LAST, EVEN)
+    else:
+        values = read(pointer, at, flags[NUMBER], channel, channel_inside, pixels, LAST, EVEN)
+    return values.to(COMPUTE) * along(weights[NUMBER], LAST)
+
+
+@triton.jit
+def blended(
+    pointer, at, flags, weights, size, channel, channel_inside, channels, pixels,
+    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Interpolated and modulated input: ``[P, C]`` where channels lie together (LAST), else ``[C, P]``.
+
+    ``at``, ``flags`` and ``weights`` as :func:`located` gave them.
+    """
+    total = _corner_part(
+        pointer, at, flags, weights, size, channel, channel_inside, channels, pixels, 0, LAST, EVEN, COMPUTE
+    )
+    for number in tl.static_range(1, 2**AXES):
+        total += _corner_part(
+            pointer, at, flags, weights, size, channel, channel_inside, channels, pixels, number, LAST, EVEN, COMPUTE
+        )
     return total
 
 

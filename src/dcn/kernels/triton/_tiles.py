@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 _SMALLEST = 16  # what tl.dot takes along every axis
 _NARROWEST = 64  # columns below which more programs are not worth sampling again
+_LOWEST = 64  # rows below which the matrix units of sm_90 are not full
 
 
 class Tile(NamedTuple):
@@ -34,7 +35,7 @@ class Tile(NamedTuple):
 Table = dict[tuple[str, int], Tile]
 
 _LARGE: Table = {
-    ("forward", 2): Tile(64, 256, 64, 8, 2),
+    ("forward", 2): Tile(128, 256, 64, 8, 2),
     ("forward", 4): Tile(64, 128, 32, 8, 2),
     ("forward", 8): Tile(32, 32, 16, 4, 1),
     ("offset", 2): Tile(64, 128, 64, 8, 2),
@@ -50,7 +51,11 @@ _LARGE: Table = {
     ("depthwise", 4): Tile(32, 64, 32, 4, 2),
     ("depthwise", 8): Tile(16, 64, 16, 4, 1),
 }
-"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200."""
+"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200.
+
+Forward, 64 x 256 tiles would read 32 KiB of weights for every 512 cycles of the matrix units, 64 bytes a cycle, where
+the second-level cache gives a multiprocessor about 40. With 128 rows it is half of that, and two stages are enough.
+"""
 
 _SMALL: Table = {
     ("forward", 2): Tile(64, 128, 64, 4, 2),
@@ -66,8 +71,13 @@ _SMALL: Table = {
 """99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
 tiles of forward and input would spill."""
 
-_AMPERE: Table = _LARGE | {("offset", 2): Tile(64, 64, 64, 8, 2), ("weight", 4): _SMALL["weight", 4]}
-"""163 KiB, matrix instructions of 16 rows: A100. The wider tile of the offset's gradient would spill a register."""
+_AMPERE: Table = _LARGE | {
+    ("forward", 2): Tile(64, 256, 64, 8, 2),
+    ("forward", 4): _SMALL["forward", 4],
+    ("offset", 2): Tile(64, 64, 64, 8, 2),
+    ("weight", 4): _SMALL["weight", 4],
+}
+"""163 KiB, matrix instructions of 16 rows: A100. The larger tiles would spill registers."""
 
 _CDNA: Table = {key: tile._replace(columns=min(tile.columns, 64), inner=32, stages=1) for key, tile in _SMALL.items()}
 """64 KiB and warps of 64 threads: AMD Instinct."""
@@ -122,6 +132,30 @@ def _narrowed(side: int, count: int) -> int:
     while found < side and found < count:
         found *= 2
     return found
+
+
+def halved(tile: Tile, whole: Tile) -> Tile:
+    """Half the rows and half the warps for a tile that needs at most half of the columns of ``whole``.
+
+    Two such programs share a multiprocessor and wait at different times; a thread has as much to do as before.
+    """
+    if 2 * tile.columns > whole.columns or tile.rows <= _LOWEST or tile.warps < 8:
+        return tile
+    return tile._replace(rows=tile.rows // 2, warps=tile.warps // 2)
+
+
+def lowered(tile: Tile, rows: int, programs: int, multiprocessors: int) -> Tile:
+    """Fewer rows while a launch would leave multiprocessors idle: no sample is made twice for it.
+
+    Args:
+        tile: as :func:`choose` gave it.
+        rows: how many there are.
+        programs: for each block of rows.
+        multiprocessors: of the device.
+    """
+    while tile.rows > _LOWEST and programs * -(-rows // tile.rows) < multiprocessors:
+        tile = tile._replace(rows=tile.rows // 2)
+    return tile
 
 
 def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Tile:

@@ -23,6 +23,7 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LIST_BLOCK = 128  # places per program of the small kernels that make lists
 _PROGRAMS_PER_UNIT = 2  # programs of the weight's gradient for each multiprocessor
 _MOST_SHARES = 16
+_STRIP = 8  # rows of a patch of places: a tile of 64 or 128 is then 8 x 8 or 16 x 8
 
 
 def unsupported(
@@ -120,9 +121,13 @@ def _forward(call: Call, operands: Operands, weight: Tensor, bias: Tensor | None
 def _forward_plan(call: Call) -> Launch:
     columns = call.in_offset_group * call.out_group if call.depthwise else call.span * call.out_group
     tile = _tile(call, "forward", columns, min(call.span * call.in_group, call.in_offset_group))
-    programs = blocks_of(call.count, tile.rows)
-    programs *= call.offset_groups if call.depthwise else blocks_of(call.groups, call.span)
-    tile = _tiles.spread(tile, columns, programs, _runtime.multiprocessors(call.device))
+    multiprocessors = _runtime.multiprocessors(call.device)
+    blocks = call.offset_groups if call.depthwise else blocks_of(call.groups, call.span)
+    if not call.depthwise:
+        tile = _tiles.halved(tile, _tiles.table(_runtime.generation(call.device))["forward", call.dtype.itemsize])
+    tile = _tiles.lowered(tile, call.count, blocks * blocks_of(columns, tile.columns), multiprocessors)
+    programs = blocks * blocks_of(call.count, tile.rows)
+    tile = _tiles.spread(tile, columns, programs, multiprocessors)
     grid = (programs * blocks_of(columns, tile.columns),)
     variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns}
     if call.depthwise:
@@ -130,7 +135,7 @@ def _forward_plan(call: Call) -> Launch:
         return Launch(grid, numbers, variant | {"EVEN": columns % tile.columns == 0})
     groups = (call.in_group, call.out_group, call.in_offset_group, call.span, call.taps)
     variant |= {"EVEN": gcd(call.in_group, call.in_offset_group) % tile.inner == 0, "MERGED": call.span > 1}
-    variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner}
+    variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner, "STRIP": _strip(call)}
     return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
@@ -283,6 +288,11 @@ def _backward_blocks(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
     """Constants that the kernels of offset and input share."""
     blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     return blocks | {"DEPTHWISE": call.depthwise, "PRECISION": call.precision}
+
+
+def _strip(call: Call) -> int:
+    """Rows of a map that programs walk over together; neighbours along x lie together in a contiguous map."""
+    return _STRIP if call.last else 1
 
 
 def blocks_of(count: int, block: int) -> int:
