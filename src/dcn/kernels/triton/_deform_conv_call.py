@@ -64,6 +64,15 @@ class Operands(NamedTuple):
     offset: Tensor
     mask: Tensor | None
 
+    def gathered(self) -> Operands:
+        """The same with a channels-last input, a copy of a contiguous one.
+
+        A corner of a sample is then one run of bytes. In a contiguous map it is one element per channel, each in a
+        cache line of its own: by count of cache accesses about twenty times the work, against a copy that reads and
+        writes the map once (a ninth of the column buffer of a 3x3 layer).
+        """
+        return self._replace(input=dense(self.input, True))
+
 
 @dataclass(frozen=True, eq=False)
 class Call:

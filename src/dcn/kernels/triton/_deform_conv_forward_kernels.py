@@ -15,18 +15,14 @@ from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
     blended,
     connected,
-    factor,
     laid_out,
     located,
     map_start,
     numbers,
-    positions,
-    sampled,
-    sides,
     weight_start,
     write_map,
 )
-from dcn.kernels.triton._sampling import along, multiply
+from dcn.kernels.triton._sampling import multiply
 
 
 @triton.jit
@@ -88,7 +84,7 @@ def dense(
             at, flags, weights = located(
                 offset_pointer, (offset_image, offset_channel, offset_place),
                 mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, taps, live, size, out,
-                channels, pixels, geometry, AXES, V1, LAST, COMPUTE,
+                channels, pixels, geometry, AXES, V1, COMPUTE,
             )  # fmt: skip
         begin = max(first, offset_group * in_offset_group)
         end = min(last, (offset_group + 1) * in_offset_group)
@@ -97,11 +93,8 @@ def dense(
         if count > 0:  # always. Within a branch loads go through the L1 cache, where most pixels are read many times;
             # the compiler's pipeline would copy them past it
             samples = blended(
-                input_pointer, at, flags, weights, size, channel, channel < end, channels, pixels,
-                AXES, LAST, EVEN, COMPUTE,
-            ).to(input_pointer.dtype.element_ty)  # fmt: skip
-            if not LAST:
-                samples = tl.trans(samples)
+                input_pointer, at, flags, weights, size, channel, channel < end, channels, AXES, EVEN, COMPUTE
+            ).to(input_pointer.dtype.element_ty)
         weight = _weights(
             weight_pointer, output, output_inside, channel, channel < end, tap, taps, in_group, out_group, EVEN, MERGED
         )
@@ -126,8 +119,8 @@ def depthwise(
     count, places, pixels, channels, outputs, multiplier, in_offset_group, taps,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, STRIP: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """One channel per group, ``multiplier`` outputs each: no matrices to multiply; weights are ``[taps, O]``."""
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -138,9 +131,7 @@ def depthwise(
     block = tl.program_id(0) % all_blocks
     number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
     live = number < count
-    image = number // places
-    place = number - image * places
-    base = image * (channels * pixels)
+    image, place = laid_out(number, places, out_width, STRIP)
 
     offset_group = block // blocks
     within_group = block % blocks * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
@@ -148,26 +139,20 @@ def depthwise(
     output = offset_group * in_offset_group * multiplier + within_group
     channel = output // multiplier
 
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS] if LAST else [BLOCK_OUTPUTS, BLOCK_PLACES], COMPUTE)
+    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
     for tap in range(0, taps):
-        slot = offset_group * taps + tap
-        x, y, z = positions(
-            offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
-            AXES, COMPUTE,
+        at, flags, weights = located(
+            offset_pointer, (offset_image, offset_channel, offset_place),
+            mask_pointer, (mask_image, mask_channel, mask_place), image, place, offset_group * taps + tap, taps, live,
+            size, out, channels, pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
-        around = sides(x, y, z, live, size, AXES, V1)
-        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
-        samples = sampled(
-            input_pointer, base, around, modulation, size, channel, output_inside, channels, pixels,
-            AXES, LAST, EVEN, WIDE, COMPUTE,
-        )  # fmt: skip
+        samples = blended(
+            input_pointer, at, flags, weights, size, channel, output_inside, channels, AXES, EVEN, COMPUTE
+        )
         weight = tl.load(weight_pointer + tap * outputs + output, mask=output_inside, other=0.0).to(COMPUTE)
-        total += samples * along(weight, not LAST)
+        total += samples * weight[None, :]
 
     if bias_pointer is not None:
-        bias = tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)
-        total += along(bias, not LAST)
-    begin = map_start(number, image, place, outputs, places, LAST)
-    if not LAST:
-        total = tl.trans(total)
+        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]
+    begin = map_start(image * places + place, image, place, outputs, places, LAST)
     write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)

@@ -195,12 +195,12 @@ def sampled(
 @triton.jit
 def located(
     offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, channels, pixels,
-    geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, COMPUTE: tl.constexpr,
+    geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The corners of some places under one tap: ``(at, flags, weights)``, the last two tuples of ``2**AXES`` vectors.
 
-    ``at`` counts the pixels (LAST) or elements before corner 0 in channel 0; only where its flag says so a corner
-    counts. Weights hold the modulation already.
+    ``at`` is the pixel of corner 0, counted over the batch; only where its flag says so a corner counts. Weights hold
+    the modulation already.
     """
     x, y, z = positions(offset_pointer, offset_steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
     x, y, z = sides(x, y, z, live, size, AXES, V1)
@@ -212,40 +212,33 @@ def located(
         _, inside, weight = corner(x, y, z, size[1], size[2], number, AXES)
         flags = flags + (inside,)  # type: ignore[assignment]  # noqa: RUF005  Triton knows no stars
         weights = weights + (weight * modulation,)  # type: ignore[assignment]  # noqa: RUF005
-    return image * (pixels if LAST else channels * pixels) + index, flags, weights
+    return image * pixels + index, flags, weights
 
 
 @triton.jit
 def _corner_part(
-    pointer, at, flags, weights, size, channel, channel_inside, channels, pixels,
-    NUMBER: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
+    pointer, at, flags, weights, size, channel, channel_inside, channels,
+    NUMBER: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """What corner ``NUMBER`` adds to a sample. Multiplied by ``channels`` here, an index keeps its divisibility."""
-    pointer += (NUMBER % 2 + (NUMBER // 2 % 2) * size[2] + (NUMBER // 4) * (size[2] * size[1])) * (
-        channels if LAST else 1
-    )
-    if LAST:
-        values = read(pointer, at * channels, flags[NUMBER], channel, channel_inside, 1, LAST, EVEN)
-    else:
-        values = read(pointer, at, flags[NUMBER], channel, channel_inside, pixels, LAST, EVEN)
-    return values.to(COMPUTE) * along(weights[NUMBER], LAST)
+    step = NUMBER % 2 + (NUMBER // 2 % 2) * size[2] + (NUMBER // 4) * (size[2] * size[1])
+    values = read(pointer + step * channels, at * channels, flags[NUMBER], channel, channel_inside, 1, True, EVEN)
+    return values.to(COMPUTE) * weights[NUMBER][:, None]
 
 
 @triton.jit
 def blended(
-    pointer, at, flags, weights, size, channel, channel_inside, channels, pixels,
-    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
+    pointer, at, flags, weights, size, channel, channel_inside, channels,
+    AXES: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Interpolated and modulated input: ``[P, C]`` where channels lie together (LAST), else ``[C, P]``.
+    """``[P, C]``: the interpolated and modulated channels-last input.
 
     ``at``, ``flags`` and ``weights`` as :func:`located` gave them.
     """
-    total = _corner_part(
-        pointer, at, flags, weights, size, channel, channel_inside, channels, pixels, 0, LAST, EVEN, COMPUTE
-    )
+    total = _corner_part(pointer, at, flags, weights, size, channel, channel_inside, channels, 0, EVEN, COMPUTE)
     for number in tl.static_range(1, 2**AXES):
         total += _corner_part(
-            pointer, at, flags, weights, size, channel, channel_inside, channels, pixels, number, LAST, EVEN, COMPUTE
+            pointer, at, flags, weights, size, channel, channel_inside, channels, number, EVEN, COMPUTE
         )
     return total
 

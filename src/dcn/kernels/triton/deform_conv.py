@@ -59,7 +59,7 @@ def forward(
     output = new_map(call, call.outputs, offset.shape[2:])
     if call.count:
         with _runtime.launching(input, lambda: call.name("forward")):
-            _forward(call, operands, call.pack(weight), bias, output)
+            _forward(call, operands.gathered(), call.pack(weight), bias, output)
     return output
 
 
@@ -129,13 +129,13 @@ def _forward_plan(call: Call) -> Launch:
     programs = blocks * blocks_of(call.count, tile.rows)
     tile = _tiles.spread(tile, columns, programs, multiprocessors)
     grid = (programs * blocks_of(columns, tile.columns),)
-    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns}
+    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "STRIP": _strip(call)}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
         return Launch(grid, numbers, variant | {"EVEN": columns % tile.columns == 0})
     groups = (call.in_group, call.out_group, call.in_offset_group, call.span, call.taps)
     variant |= {"EVEN": gcd(call.in_group, call.in_offset_group) % tile.inner == 0, "MERGED": call.span > 1}
-    variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner, "STRIP": _strip(call)}
+    variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner}
     return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
