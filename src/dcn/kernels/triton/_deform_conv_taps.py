@@ -49,17 +49,11 @@ def laid_out(number, places, width, STRIP: tl.constexpr):
 
 
 @triton.jit
-def coordinate(place, tap, shift, AXIS: tl.constexpr, out, geometry: tl.constexpr, COMPUTE: tl.constexpr):
-    """The sampled coordinate on axis 0 (x), 1 (y) or 2 (z): place * stride - padding + tap * dilation + ``shift``."""
-    if AXIS == 0:
-        at = place % out[1]
-        step = tap % geometry[0][1]
-    elif AXIS == 1:
-        at = (place // out[1]) % out[0]
-        step = (tap // geometry[0][1]) % geometry[0][0]
-    else:
-        at = place // (out[1] * out[0])
-        step = tap // (geometry[0][1] * geometry[0][0])
+def coordinate(at, step, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPUTE: tl.constexpr):
+    """Where place ``at`` of an axis samples under tap ``step`` of it: at * stride - padding + step * dilation + shift.
+
+    ``AXIS`` is 0 (x), 1 (y) or 2 (z); ``at`` and ``step`` count along it.
+    """
     base = at.to(tl.int32) * geometry[1][2 - AXIS] - geometry[2][2 - AXIS] + step * geometry[3][2 - AXIS]
     return base.to(COMPUTE) + shift.to(COMPUTE)
 
@@ -103,13 +97,20 @@ def first_shift(pointer, strides, image, place, slot, AXES: tl.constexpr):
 @triton.jit
 def shifted(place, tap, shift, out, geometry: tl.constexpr, AXES: tl.constexpr, COMPUTE: tl.constexpr):
     """Coordinates ``(x, y, z)`` of some places whose offsets are ``shift``, ``(x, y, z)`` too."""
-    x = coordinate(place, tap, shift[0], 0, out, geometry, COMPUTE)
-    y = x
-    z = x
-    if AXES >= 2:
-        y = coordinate(place, tap, shift[1], 1, out, geometry, COMPUTE)
-    if AXES == 3:
-        z = coordinate(place, tap, shift[2], 2, out, geometry, COMPUTE)
+    kernel = geometry[0]
+    if AXES == 1:
+        x = coordinate(place, tap, shift[0], 0, geometry, COMPUTE)
+        y = x
+        z = x
+    else:
+        row = place // out[1]
+        x = coordinate(place - row * out[1], tap % kernel[1], shift[0], 0, geometry, COMPUTE)
+        if AXES == 2:
+            y = coordinate(row, tap // kernel[1], shift[1], 1, geometry, COMPUTE)
+            z = x
+        else:
+            y = coordinate(row % out[0], tap // kernel[1] % kernel[0], shift[1], 1, geometry, COMPUTE)
+            z = coordinate(row // out[0], tap // (kernel[1] * kernel[0]), shift[2], 2, geometry, COMPUTE)
     return x, y, z
 
 
