@@ -71,6 +71,7 @@ def dense(
     runs = tl.cdiv(min(span * in_group, in_offset_group), BLOCK_CHANNELS)
     steps = (tl.cdiv(last, in_offset_group) - offset_group) * taps * runs
 
+    tl.assume(steps > 0)  # or sums that no step has touched would be copied around the loop, and each product awaited
     total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
     none = tl.zeros([BLOCK_PLACES], COMPUTE)
     at = tl.zeros([BLOCK_PLACES], number.dtype)
