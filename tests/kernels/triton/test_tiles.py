@@ -27,6 +27,7 @@ def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
     assert spread(tile, 256, 132, 132).columns == 256
     assert spread(tile, 256, 66, 132).columns == 128  # C4 of 50 x 84 places
     assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 places
+    assert spread(tile, 256, 128, 132).columns == 256  # C4 of 64 x 128 places: nearly all have work
 
 
 def test_a_tile_of_few_columns_is_one_of_two_on_a_multiprocessor() -> None:
@@ -39,8 +40,8 @@ def test_a_tile_of_few_columns_is_one_of_two_on_a_multiprocessor() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "programs", "left"),
-    [(33600, 1, 128), (8400, 1, 64), (8400, 2, 128), (10, 1, 64)],
-    ids=["C4 in 8", "C4 in 2", "twice as many columns", "nothing to divide"],
+    [(33600, 1, 128), (8400, 1, 64), (8400, 2, 128), (12800, 1, 128), (10, 1, 64)],
+    ids=["C4 in 8", "C4 in 2", "twice as many columns", "three quarters", "nothing to divide"],
 )
 def test_rows_are_divided_until_every_multiprocessor_has_work(rows: int, programs: int, left: int) -> None:
     assert lowered(Tile(128, 256, 64, 8, 2), rows, programs, 132).rows == left

@@ -145,7 +145,7 @@ def halved(tile: Tile, whole: Tile) -> Tile:
 
 
 def lowered(tile: Tile, rows: int, programs: int, multiprocessors: int) -> Tile:
-    """Fewer rows while a launch would leave multiprocessors idle: no sample is made twice for it.
+    """Fewer rows while a launch would leave a quarter of the device idle: no sample is made twice for it.
 
     Args:
         tile: as :func:`choose` gave it.
@@ -153,13 +153,18 @@ def lowered(tile: Tile, rows: int, programs: int, multiprocessors: int) -> Tile:
         programs: for each block of rows.
         multiprocessors: of the device.
     """
-    while tile.rows > _LOWEST and programs * -(-rows // tile.rows) < multiprocessors:
+    while tile.rows > _LOWEST and _idle(programs * -(-rows // tile.rows), multiprocessors):
         tile = tile._replace(rows=tile.rows // 2)
     return tile
 
 
+def _idle(programs: int, multiprocessors: int) -> bool:
+    """Whether a quarter of the device or more has nothing to do; 128 programs on 132 are no reason to sample twice."""
+    return 4 * programs <= 3 * multiprocessors
+
+
 def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Tile:
-    """Narrower columns while a launch would leave multiprocessors idle.
+    """Narrower columns while a launch would leave a quarter of the device idle.
 
     Samples are then made again for every block of columns, by programs that had nothing to do otherwise: the 50 x 84
     places of C4 are 66 blocks of 64, on 132 multiprocessors.
@@ -170,6 +175,6 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
         programs: of a launch with one block of columns.
         multiprocessors: of the device.
     """
-    while tile.columns > _NARROWEST and programs * -(-columns // tile.columns) < multiprocessors:
+    while tile.columns > _NARROWEST and _idle(programs * -(-columns // tile.columns), multiprocessors):
         tile = tile._replace(columns=tile.columns // 2)
     return tile
