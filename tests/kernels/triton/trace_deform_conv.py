@@ -68,31 +68,41 @@ def _stand_in(value: Any) -> Any:
     return torch.zeros(1, dtype=value.dtype).as_strided(size, [0] * len(stride)).contiguous().as_strided(size, stride)
 
 
+def instead(module: torch.fx.GraphModule) -> Callable[..., Any]:
+    """What runs for a graph: it returns tensors of the right shapes."""
+    (output,) = module.graph.find_nodes(op="output")
+    values = [None if node is None else node.meta["val"] for node in output.args[0]]
+
+    def run(inputs: list[Any]) -> list[Any]:
+        return [_stand_in(value) for value in values]
+
+    run._boxed_call = True  # type: ignore[attr-defined]
+    return run
+
+
+def layer_tensors(channels_last: bool) -> list[Tensor]:
+    """Input, offset, weight, bias and mask of a layer, which want gradients."""
+    shapes = ((2, 64, 20, 24), (2, 18, 20, 24), (128, 64, 3, 3), (128,), (2, 9, 20, 24))
+    tensors = [torch.zeros(shape, requires_grad=True) for shape in shapes]
+    if channels_last:
+        tensors[0] = tensors[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    return tensors
+
+
 def trace(dynamic: bool, channels_last: bool = True, backend: str | None = None) -> dict[str, list[dict[str, object]]]:
     """The calls of kernels and of operators of ours, and writes to inputs, in both graphs."""
     graphs: list[torch.fx.GraphModule] = []
 
     def keep(module: torch.fx.GraphModule, inputs: Any) -> Callable[..., Any]:
         graphs.append(module)
-        (output,) = module.graph.find_nodes(op="output")
-        values = [None if node is None else node.meta["val"] for node in output.args[0]]
-
-        def run(inputs: list[Any]) -> list[Any]:
-            return [_stand_in(value) for value in values]
-
-        run._boxed_call = True  # type: ignore[attr-defined]
-        return run
+        return instead(module)
 
     def layer(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, mask: Tensor) -> Tensor:
         return deform_conv2d(x * 2, offset, weight, bias, 1, 1, 1, mask, backend=backend).relu()
 
-    shapes = ((2, 64, 20, 24), (2, 18, 20, 24), (128, 64, 3, 3), (128,), (2, 9, 20, 24))
-    tensors = [torch.zeros(shape, requires_grad=True) for shape in shapes]
-    if channels_last:
-        tensors[0] = tensors[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     compiler = aot_autograd(fw_compiler=keep, bw_compiler=keep, partition_fn=min_cut_rematerialization_partition)
     torch._dynamo.reset()
-    output = torch.compile(layer, backend=compiler, dynamic=dynamic, fullgraph=True)(*tensors)
+    output = torch.compile(layer, backend=compiler, dynamic=dynamic, fullgraph=True)(*layer_tensors(channels_last))
     output.sum().backward()
     wanted = ("triton_kernel_wrapper", "dcn.", "copy_.")
     return {
