@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _LEAD = (
     "Two Faster R-CNN detectors, trained alike on drawn letters that are turned, bent and partly hidden. They differ "
-    "in one thing: in the deformable one the 3x3 convolutions of the stages c3 to c5 learn where to look."
+    "in one thing: in the deformable one the 3x3 convolutions of the stages c3 to c5 learn where to look, and how much "
+    "each place counts."
 )
 _OFFSETS = (
     "A deformable layer starts as an ordinary convolution: all offsets are zero. This is how far the trained layers "
