@@ -49,9 +49,15 @@ def _kernel(name: str) -> tuple[Any, dict[str, Any]]:
     if name.startswith("max"):
         return most.largest, {"P": 7, "Q": 7, "BACKWARD": backward, "B": 4, "C": 256, "by_channel": 1}
     if name == "bits":
-        return suppression.overlap_bits, {"LABELS": True, "EQUAL": False, "ROWS": nms._ROWS, "SPLIT": nms._SPLIT}
+        return suppression.overlap_bits, {
+            "LABELS": True,
+            "VALID": True,
+            "EQUAL": False,
+            "ROWS": nms._ROWS,
+            "SPLIT": nms._SPLIT,
+        }
     if name == "scan":
-        return suppression.scan, {"LABELS": True, "VALID": True, "CHUNK": nms._CHUNK}
+        return suppression.scan, {"LABELS": True, "VALID": True, "LIMITED": False, "CHUNK": nms._CHUNKS[-1]}
     return suppression.soft, {"GAUSSIAN": True, "CHUNK": soft_nms._CHUNK}
 
 
