@@ -21,10 +21,12 @@ from dcn.kernels.triton._whole_numbers import from_sums, unit_of
 _FORMS: tuple[Form, ...] = ("align", "half_pixel", "cells_first", "cells_after", "parts")
 """Their order is that of the constants in the kernels."""
 _COLUMNS = 4
-"""Neighbouring columns of a tile: a bin of 7 x 7 touches about as many."""
-_FORWARD_VALUES, _BACKWARD_VALUES = 2048, 512
-"""Elements of a tile: 16 and 4 per thread. On compute capability 9.0 they take 78 and 92 registers per thread with 128
-channels; 1024 backward take 126 and spill."""
+"""Neighbouring columns of a tile where a bin has few channels: a bin of 7 x 7 touches about as many."""
+_MANY_CHANNELS = 32
+"""From here on a tile has one column and more bins: what is worked out for a bin then serves more of them."""
+_FORWARD_VALUES, _GRADIENT_VALUES, _BACKWARD_VALUES = 2048, 2048, 1024
+"""Elements of a tile (half of them in float64): forward, backward for the map alone, and backward with sums for offsets
+or the mask. With 128 channels they take 94, 116 and 148 registers per thread on compute capability 9.0."""
 _MOST_CHANNELS, _MOST_BINS = 128, 128
 
 
@@ -73,14 +75,15 @@ def _prepare(
             *(_FORMS.index(rule.form), *rule.output_size, *rule.group),
             *(classes, offset is not None, mask is not None),
         ),
-        tile=_tile(depth, classes * rule.output_size[0] * rule.output_size[1], values),
+        tile=_tile(depth, classes * rule.output_size[0] * rule.output_size[1], values * 4 // dtype.itemsize),
     )
 
 
 def _tile(depth: int, bins: int, values: int) -> tuple[int, int, int]:
     """Bins, columns and channels that a program works on at a time."""
     channels = min(power_above(depth), _MOST_CHANNELS)
-    return min(power_above(bins), max(1, values // (_COLUMNS * channels)), _MOST_BINS), _COLUMNS, channels
+    columns = _COLUMNS if channels < _MANY_CHANNELS else 1
+    return min(power_above(bins), max(1, values // (columns * channels)), _MOST_BINS), columns, channels
 
 
 def _describe(input: Tensor, boxes: Tensor) -> str:
@@ -126,7 +129,7 @@ def backward(
             torch.zeros_like(t) if want and t is not None else None
             for want, t in zip(wanted, (input, offset, mask), strict=True)
         )  # type: ignore[return-value]
-    call = _prepare(input, boxes, offset, mask, rule, _BACKWARD_VALUES)
+    call = _prepare(input, boxes, offset, mask, rule, _BACKWARD_VALUES if any(wanted[1:]) else _GRADIENT_VALUES)
     grad = grad_output.detach().contiguous()
     exact = wanted[0] and torch.are_deterministic_algorithms_enabled()
     unit = unit_of(grad, call.mask, call.boxes.dtype) if exact else None
