@@ -103,7 +103,7 @@ def test_many_sets_with_padding(labelled: bool, device: torch.device, monkeypatc
 def test_hardly_any_valid_box(labelled: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of rows without a valid box nothing is written; memory that holds anything must not matter."""
     made = torch.empty
-    monkeypatch.setattr(nms.torch, "empty", lambda *size, **kind: made(*size, **kind).fill_(-1))
+    monkeypatch.setattr(torch, "empty", lambda *size, **kind: made(*size, **kind).fill_(-1))
     boxes, scores, labels = (t.view(2, 75, *t.shape[1:]) for t in make(device))
     valid = (scores > 0.9) & (torch.arange(2, device=device) == 0)[:, None]
     call = (boxes, scores, labels if labelled else None, valid, 0.1, *PLAIN)

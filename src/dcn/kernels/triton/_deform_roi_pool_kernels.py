@@ -22,6 +22,8 @@ CELLS_FIRST = tl.constexpr(2)
 CELLS_AFTER = tl.constexpr(3)
 PARTS = tl.constexpr(4)
 MOST_SAMPLES = tl.constexpr(2.0**24)
+# No kernel of its own where one of these is 1 or a multiple of 16: maps have other sizes from image to image.
+_ANY_NUMBER = ["images", "height", "width", "parts_y", "parts_x", "samples", "scale_bits", "gamma_bits"]
 
 
 @triton.jit
@@ -296,7 +298,7 @@ def _means(
     return tl.sum(total, 1) * mean[:, None]
 
 
-@triton.jit(do_not_specialize=["scale_bits", "gamma_bits"])
+@triton.jit(do_not_specialize=_ANY_NUMBER)
 def forward(
     data, boxes, offset, mask, output,
     images, height, width, by_image, by_channel, by_row, by_column,
@@ -374,7 +376,7 @@ def _gains(
     return tl.sum(by_weight, 1), tl.sum(by_down, 1), tl.sum(by_right, 1)
 
 
-@triton.jit(do_not_specialize=["scale_bits", "gamma_bits"])
+@triton.jit(do_not_specialize=_ANY_NUMBER)
 def backward(
     grad, data, boxes, offset, mask, unit, grad_data, grad_shift, grad_mask,
     images, height, width, by_image, by_channel, by_row, by_column, to_image, to_channel, to_row, to_column,

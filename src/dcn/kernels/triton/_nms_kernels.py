@@ -45,7 +45,7 @@ def _or(a, b):
     return a | b
 
 
-@triton.jit(do_not_specialize=["threshold_bits"])
+@triton.jit(do_not_specialize=["threshold_bits", "count", "words", "split", "extra"])
 def overlap_bits(
     boxes,
     labels,
@@ -54,21 +54,21 @@ def overlap_bits(
     bits,
     count,
     words,
+    split,
     extra,
     LABELS: tl.constexpr,
     VALID: tl.constexpr,
     EQUAL: tl.constexpr,
     ROWS: tl.constexpr,
-    SPLIT: tl.constexpr,
 ):
     """Bit ``c`` of ``bits[set, r, j]``: whether box ``r``, if it stays, drops the later box ``64 j + c``.
 
-    A program does ``ROWS`` rows of a block ``i`` of 64 of one set and every ``SPLIT``-th word ``j >= i``, as far as the
+    A program does ``ROWS`` rows of a block ``i`` of 64 of one set and every ``split``-th word ``j >= i``, as far as the
     block's last label reaches; words beyond are not written, nor those of rows none of which is valid.
     """
     own, group = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    row = own * BLOCK + tl.program_id(1) // SPLIT * ROWS + tl.arange(0, ROWS)
-    part = tl.program_id(1) % SPLIT
+    row = own * BLOCK + tl.program_id(1) // split * ROWS + tl.arange(0, ROWS)
+    part = tl.program_id(1) % split
     boxes += group * count * 4
     labels += group * count
     bits += (group * words * BLOCK + row) * words
@@ -101,7 +101,7 @@ def overlap_bits(
             if LABELS:
                 drops = drops & (label[:, None] == tl.load(labels + column, mask=column < count, other=0)[None])
             tl.store(halves + word * 2 + half, tl.sum(tl.where(drops, bit[None], 0), 1))
-        word += SPLIT
+        word += split
         if LABELS:
             begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
             word = tl.where(begins == last, word, words)
@@ -151,7 +151,7 @@ def _mine(box, labels, valid, count, begins, before, last, LABELS: tl.constexpr,
     return mine
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "words", "most"])
 def scan(
     bits,
     labels,
@@ -243,7 +243,7 @@ def _hand_on(rows, stays, labels, dropped, begin, last, count, words, LABELS: tl
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["sigma_bits", "threshold_bits", "least_bits"])
+@triton.jit(do_not_specialize=["sigma_bits", "threshold_bits", "least_bits", "steps", "extra"])
 def soft(
     boxes,
     left,
