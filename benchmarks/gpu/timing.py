@@ -30,8 +30,31 @@ def _summary(microseconds: list[float]) -> Times:
     return Times(statistics.median(microseconds), low, high)
 
 
+def waits(call: Call) -> str | None:
+    """The first message of CUDA's own watch over synchronising calls, or None: nothing in the call waits for the card.
+
+    The call is made once before, which may load libraries and compile.
+    """
+    call()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        call()
+    except RuntimeError as found:
+        return str(found).splitlines()[0]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return None
+
+
 def captured(call: Call) -> Call | None:
-    """The call as a CUDA graph, so that launch gaps stay out of its time; None where it cannot be captured."""
+    """The call as a CUDA graph, so that launch gaps stay out of its time; None where it cannot be captured.
+
+    A call that waits is not tried: a capture that fails leaves torch's random numbers and its allocator as if it still
+    went on, and everything after it in the process fails too.
+    """
+    if waits(call) is not None:
+        return None
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):

@@ -79,6 +79,8 @@ CASES = {
     "parts-bfloat16": Case("parts", samples=3, classes=1, dtype=torch.bfloat16, channels_last=True),
     "parts-without-offsets": Case("parts", samples=4, group=SIZE, depth=2),
     "parts-by-class": Case("parts", samples=3, group=SIZE, classes=3, depth=1, dtype=torch.float64),
+    "parts-by-class-channels-last": Case("parts", samples=3, group=SIZE, classes=2, depth=1, channels_last=True),
+    "many-channels": Case("half_pixel", samples=0, classes=1, depth=33, mask=True, channels_last=True),
     "parts-by-class-masked": Case("parts", samples=3, group=(2, 1), classes=2, depth=2, mask=True),
     "shared-parts": Case("parts", samples=3, classes=2, depth=1, parts=(3, 1)),
     "one-sample": Case("parts", samples=1, classes=1),

@@ -37,6 +37,31 @@ def test_the_same_boxes_stay(rule: tuple[bool, bool], labelled: str, device: tor
     assert 2 < expected.shape[0] < COUNT - 2
 
 
+@pytest.mark.parametrize("threshold", [0.05, 0.3, 0.45], ids=["one-in-three", "every-other", "all"])
+def test_boxes_that_drop_each_other_in_a_chain(threshold: float, device: torch.device) -> None:
+    """Each overlaps its neighbours alone or those one further: whether the last stays depends on all before it."""
+    left = torch.arange(140.0, device=device) * 4
+    boxes = torch.stack((left, torch.zeros_like(left), left + 10, torch.ones_like(left)), 1)
+    scores = torch.linspace(1, 0, 140, device=device)
+    kept = nms.forward(boxes, scores, None, threshold, *PLAIN, -1)
+    step = {0.05: 3, 0.3: 2, 0.45: 1}[threshold]
+    assert torch.equal(kept, torch.arange(0, 140, step, device=device))
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_more_words_than_are_read_at_a_time(
+    labelled: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nms, "_CHUNKS", (1,))
+    boxes, scores, labels = make(device, 260)
+    call = (boxes, scores, labels // 2 if labelled else None, 0.4, *PLAIN, -1)
+    assert torch.equal(nms.forward(*call), reference.forward(*call))
+
+
+def test_chunk_of_words() -> None:
+    assert [nms.chunk_of(words) for words in (1, 16, 17, 4096)] == [16, 16, 128, 128]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_other_types(dtype: torch.dtype, device: torch.device) -> None:
     boxes, scores, labels = make(device, 70, dtype)
@@ -72,6 +97,19 @@ def test_many_sets_with_padding(labelled: bool, device: torch.device, monkeypatc
     assert torch.equal(nms.keep(*call), expected)
     monkeypatch.setattr(nms, "_MEMORY", 1)  # set by set
     assert torch.equal(nms.keep(*call), expected)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_hardly_any_valid_box(labelled: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of rows without a valid box nothing is written; memory that holds anything must not matter."""
+    made = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *size, **kind: made(*size, **kind).fill_(-1))
+    boxes, scores, labels = (t.view(2, 75, *t.shape[1:]) for t in make(device))
+    valid = (scores > 0.9) & (torch.arange(2, device=device) == 0)[:, None]
+    call = (boxes, scores, labels if labelled else None, valid, 0.1, *PLAIN)
+    expected = reference.keep(*call)
+    assert torch.equal(nms.keep(*call), expected)
+    assert 0 < int(expected.sum()) <= int(valid.sum()) - (not labelled)
 
 
 def test_the_operators_take_it_by_name(device: torch.device) -> None:

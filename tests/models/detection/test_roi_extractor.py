@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from dcn import ops
+from dcn.models.detection.padded import fixed_shapes
 from dcn.models.detection.roi_extractor import RoIAlign, RoIExtractor, pyramid_level, to_rois
 
 
@@ -65,6 +67,22 @@ def test_regions_are_aligned_on_their_level() -> None:
         ops.roi_align(features[1], rois[1:], 7, 1 / 8, 0, True),
     ]
     torch.testing.assert_close(got, torch.cat(expected))
+
+
+def test_fixed_shapes_give_the_same_values_and_gradients() -> None:
+    """There every level is given all regions, those of other levels as boxes that are none."""
+    torch.manual_seed(0)
+    features = [torch.randn(2, 3, 160 // s, 160 // s, requires_grad=True) for s in (4, 8, 16, 32)]
+    rois = torch.tensor([[i % 2, 3.0 * i, 2.0, 3.0 * i + s, 2.0 + s] for i, s in enumerate((20, 130, 300, 500, 240))])
+    extractor = RoIExtractor([RoIAlign(7, s) for s in (4, 8, 16, 32)])
+    found = []
+    for way in (nullcontext, fixed_shapes):
+        with way():
+            pooled = extractor(features, rois)
+        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), features)))
+    assert set(pyramid_level(rois[:, 1:], 4).tolist()) == {0, 1, 2, 3}
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_no_regions() -> None:

@@ -22,6 +22,8 @@ CELLS_FIRST = tl.constexpr(2)
 CELLS_AFTER = tl.constexpr(3)
 PARTS = tl.constexpr(4)
 MOST_SAMPLES = tl.constexpr(2.0**24)
+# No kernel of its own where one of these is 1 or a multiple of 16: maps have other sizes from image to image.
+_ANY_NUMBER = ["images", "height", "width", "parts_y", "parts_x", "samples", "scale_bits", "gamma_bits"]
 
 
 @triton.jit
@@ -53,9 +55,7 @@ def _roi(boxes, images, scale, FORM: tl.constexpr):
     left, width = _extent(x1, x2, scale, FORM)
     valid = (image >= 0) & (image < images) & finite(x1) & finite(y1) & finite(x2) & finite(y2)
     valid = valid & finite(top) & finite(height) & finite(left) & finite(width)
-    image = tl.where(valid, image, 0.0).to(tl.int64)
-    top, left = tl.where(valid, top, 0.0), tl.where(valid, left, 0.0)
-    return image, top, left, tl.where(valid, height, 0.0), tl.where(valid, width, 0.0), valid
+    return tl.where(valid, image, 0.0).to(tl.int64), top, left, height, width, valid
 
 
 @triton.jit
@@ -67,7 +67,7 @@ def _part(index, parts, BINS: tl.constexpr):
 
 
 @triton.jit
-def _samples(begin, size, index, shift, valid, samples, extent, FORM: tl.constexpr, BINS: tl.constexpr):
+def _samples(begin, size, index, shift, samples, extent, FORM: tl.constexpr, BINS: tl.constexpr):
     """The samples of some bins along one axis: ``origin + i * step`` for ``i < count``, and what the mean divides by.
 
     ``origin``, ``count`` and the divisor have an entry per bin, ``step`` is one number.
@@ -105,7 +105,7 @@ def _samples(begin, size, index, shift, valid, samples, extent, FORM: tl.constex
         origin = origin + (first + 0.5) * step
         many = tl.zeros_like(place) + many
         count = tl.minimum(many, most)
-    return origin, step, tl.where(valid, count, 0.0).to(tl.int32), many
+    return origin, step, count.to(tl.int32), many
 
 
 @triton.jit
@@ -128,18 +128,27 @@ def _high(held, low, extent, FORM: tl.constexpr):
 
 @triton.jit
 def _reach(origin, step, count, extent, FORM: tl.constexpr):
-    """First and last pixel that each bin touches along one axis, and how many of its samples count."""
+    """First and last pixel that the samples of each bin can touch along one axis; those between need not count."""
+    begin = origin
+    end = origin + (count - 1).to(origin.dtype) * step
+    limit = tl.zeros_like(origin) + (extent - 1)
+    low, high = tl.where(step > 0, begin, end), tl.where(step > 0, end, begin)
+    low, high = tl.minimum(tl.where(low > 0, low, 0.0), limit), tl.minimum(tl.where(high > 0, high, 0.0), limit)
+    first, last = low.to(tl.int32), _high(high, high.to(tl.int32), extent, FORM)
+    return tl.where(count > 0, first, extent), tl.where(count > 0, last, -1)
+
+
+@triton.jit
+def _used(origin, step, count, extent, FORM: tl.constexpr):
+    """How many samples of each bin count along one axis."""
     most = tl.max(count, 0)
-    used, first, last = tl.zeros_like(count), tl.zeros_like(count) + extent, tl.zeros_like(count) - 1
+    used = tl.zeros_like(count)
     i = most * 0
     while i < most:
-        inside, held = _held(origin, step, tl.zeros_like(count) + i, count, extent, FORM)
-        low = held.to(tl.int32)
+        inside, _place = _held(origin, step, tl.zeros_like(count) + i, count, extent, FORM)
         used += inside.to(tl.int32)
-        first = tl.minimum(first, tl.where(inside, low, extent))
-        last = tl.maximum(last, tl.where(inside, _high(held, low, extent, FORM), -1))
         i += 1
-    return first, last, used
+    return used
 
 
 @triton.jit
@@ -150,56 +159,62 @@ def _weights(pixel, origin, step, count, most, extent, FORM: tl.constexpr):
     """
     weight = tl.zeros_like(origin + pixel.to(origin.dtype))
     slope = tl.zeros_like(weight)
-    near = tl.minimum(divide(tl.full((), 2.0, step.dtype), tl.abs(step)) + 3, most.to(step.dtype)).to(tl.int32)
+    near = most
+    if most > 3:
+        near = tl.minimum(divide(tl.full((), 2.0, step.dtype), tl.abs(step)) + 3, most.to(step.dtype)).to(tl.int32)
     base = pixel * 0
     if near < most:
         behind = tl.where(step > 0, -1.0, 1.0).to(step.dtype)
         start = tl.floor(divide(pixel.to(origin.dtype) + behind - origin, step + weight))
         base = tl.minimum(tl.maximum(start, 0.0), most.to(step.dtype)).to(tl.int32)
+    centre = pixel.to(origin.dtype)
     i = most * 0
     while i < near:
         inside, held = _held(origin, step, base + i, count, extent, FORM)
-        low = held.to(tl.int32)
-        fraction = held - low.to(held.dtype)
-        at_low = inside & (low == pixel)
-        at_high = inside & (_high(held, low, extent, FORM) == pixel)
-        weight += tl.where(at_low, 1 - fraction, 0.0) + tl.where(at_high, fraction, 0.0)
+        # No grid points are made of the sample: a conversion to integer costs as much as eight additions.
+        ahead = centre - held
+        weight += tl.where(inside, tl.maximum(1 - tl.abs(ahead), 0.0), 0.0)
         # A sample that is held at the border does not move.
-        moves = (held > 0).to(weight.dtype)
-        slope += tl.where(at_high, moves, 0.0) - tl.where(at_low, moves, 0.0)
+        moves = inside & (held > 0) & (held < extent - 1)
+        if FORM >= CELLS_FIRST:
+            moves = moves & (tl.abs(ahead) < 1) & (ahead != 0)
+        else:
+            moves = moves & (ahead > -1) & (ahead <= 1)
+        slope += tl.where(moves, tl.where(ahead > 0, 1.0, -1.0), 0.0).to(weight.dtype)
         i += 1
     return weight, slope
 
 
 @triton.jit
-def _axis(begin, size, index, shift, valid, samples, extent, FORM: tl.constexpr, BINS: tl.constexpr):
-    """One axis of bins: ``(origin, step, count, most samples, first pixel, last pixel)``, samples used, divisor."""
-    origin, step, count, many = _samples(begin, size, index, shift, valid, samples, extent, FORM, BINS)
-    first, last, used = _reach(origin, step, count, extent, FORM)
-    return (origin, step, count, tl.max(count, 0), first, last), used, many
+def _axis(begin, size, index, shift, samples, extent, FORM: tl.constexpr, BINS: tl.constexpr):
+    """One axis of bins: ``(origin, step, count, most samples, first pixel, last pixel)``, and the mean's divisor."""
+    origin, step, count, many = _samples(begin, size, index, shift, samples, extent, FORM, BINS)
+    first, last = _reach(origin, step, count, extent, FORM)
+    if FORM == PARTS:
+        many = _used(origin, step, count, extent, FORM).to(origin.dtype)
+    return (origin, step, count, tl.max(count, 0), first, last), many
 
 
 @triton.jit
 def _plan(
-    boxes, offset, bin, images, height, width, parts_y, parts_x, samples, scale, gamma,
+    top, left, tall, wide, offset, bin, height, width, parts_y, parts_x, samples, gamma,
     FORM: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, CLASSES: tl.constexpr, OFFSET: tl.constexpr,
 ):  # fmt: skip
-    """Everything about the bins of one RoI but the data: image, both axes, the mean's factor, height and width."""
-    image, top, left, tall, wide, valid = _roi(boxes, images, scale, FORM)
+    """Both axes of the bins of one RoI, and the factor of the mean."""
     p, q = bin % (P * Q) // Q, bin % Q
-    down = tl.zeros_like(p).to(scale.dtype)
+    down = tl.zeros_like(p).to(gamma.dtype)
     right = down
     if OFFSET:
         k = bin // (P * Q)
         exists = k < CLASSES
         at = offset + (k * 2 * parts_y + _part(p, parts_y, P)) * parts_x + _part(q, parts_x, Q)
-        right = tl.load(at, mask=exists, other=0.0).to(scale.dtype) * gamma * wide
-        down = tl.load(at + parts_y * parts_x, mask=exists, other=0.0).to(scale.dtype) * gamma * tall
-    rows, used_rows, many_rows = _axis(top, tall, p, down, valid, samples, height, FORM, P)
-    columns, used_columns, many_columns = _axis(left, wide, q, right, valid, samples, width, FORM, Q)
-    number_of = (used_rows * used_columns).to(scale.dtype) if FORM == PARTS else many_rows * many_columns
+        right = tl.load(at, mask=exists, other=0.0).to(gamma.dtype) * gamma * wide
+        down = tl.load(at + parts_y * parts_x, mask=exists, other=0.0).to(gamma.dtype) * gamma * tall
+    rows, many_rows = _axis(top, tall, p, down, samples, height, FORM, P)
+    columns, many_columns = _axis(left, wide, q, right, samples, width, FORM, Q)
+    number_of = many_rows * many_columns
     mean = divide(tl.zeros_like(number_of) + 1, tl.maximum(number_of, 1.0))
-    return image, rows, columns, mean, tall, wide
+    return rows, columns, mean
 
 
 @triton.jit
@@ -258,29 +273,13 @@ def _pooled(bin, channel, depth, CELLS: tl.constexpr):
     return bin[:, None] + (bin // CELLS * (depth - 1))[:, None] * CELLS + channel[None] * CELLS
 
 
-@triton.jit(do_not_specialize=["scale_bits", "gamma_bits"])
-def forward(
-    data, boxes, offset, mask, output,
-    images, height, width, by_image, by_channel, by_row, by_column,
-    depth, parts_y, parts_x, samples, scale_bits, gamma_bits,
-    FORM: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, GH: tl.constexpr, GW: tl.constexpr,
-    CLASSES: tl.constexpr, OFFSET: tl.constexpr, MASK: tl.constexpr,
-    B: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
+@triton.jit
+def _means(
+    data, rows, columns, mean, at, real, height, width, by_row, by_column,
+    FORM: tl.constexpr, B: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """``output[R, CLASSES * depth, P, Q]``: grid ``(R, bins / B, depth / C)``; ``data`` has any strides."""
-    roi = tl.program_id(0).to(tl.int64)
-    bin, channel = tl.program_id(1) * B + tl.arange(0, B), tl.program_id(2) * C + tl.arange(0, C)
-    exists = bin < CLASSES * P * Q
-    dtype: tl.constexpr = boxes.dtype.element_ty
-    scale, gamma = number(scale_bits, dtype), number(gamma_bits, dtype)
-    offset += roi * (2 * CLASSES) * parts_y * parts_x
-    image, rows, columns, mean, _, _ = _plan(
-        boxes + roi * 5, offset, bin, images, height, width, parts_y, parts_x, samples, scale, gamma,
-        FORM, P, Q, CLASSES, OFFSET,
-    )  # fmt: skip
-    real = exists[:, None, None] & (channel < depth)[None, None, :]
-    data += image * by_image
-    at = _channels(bin, channel, depth, P, Q, GH, GW, CLASSES) * by_channel
+    """``[B, C]``: the means of the bins for a block of channels, which lie ``at [B, 1, C]``."""
+    dtype: tl.constexpr = mean.dtype
     total = tl.zeros((B, T, C), dtype)
     wide, tall = _length(columns), _length(rows)
     x = wide * 0
@@ -293,15 +292,46 @@ def forward(
             # Not simply a weight of 0: 0 times a NaN of the map would spread it to bins that do not touch it.
             wanted = (weight != 0)[:, :, None] & real
             value = tl.load(data + _spot(row, column, by_row, by_column) + at, mask=wanted, other=0.0)
-            total += value.to(dtype) * weight[:, :, None]
+            total = tl.fma(value.to(dtype), tl.broadcast_to(weight[:, :, None], (B, T, C)), total)
             y += 1
         x += T
-    result = tl.sum(total, 1) * mean[:, None]
-    if MASK:
-        factor = tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0)
-        result *= factor.to(dtype)[:, None]
+    return tl.sum(total, 1) * mean[:, None]
+
+
+@triton.jit(do_not_specialize=_ANY_NUMBER)
+def forward(
+    data, boxes, offset, mask, output,
+    images, height, width, by_image, by_channel, by_row, by_column,
+    depth, parts_y, parts_x, samples, scale_bits, gamma_bits,
+    FORM: tl.constexpr, P: tl.constexpr, Q: tl.constexpr, GH: tl.constexpr, GW: tl.constexpr,
+    CLASSES: tl.constexpr, OFFSET: tl.constexpr, MASK: tl.constexpr,
+    B: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """``output[R, CLASSES * depth, P, Q]``: grid ``(R, bins / B, depth / C)``; ``data`` has any strides."""
+    roi = tl.program_id(0).to(tl.int64)
+    bin, channel = tl.program_id(1) * B + tl.arange(0, B), tl.program_id(2) * C + tl.arange(0, C)
+    exists, inside = bin < CLASSES * P * Q, channel < depth
+    dtype: tl.constexpr = boxes.dtype.element_ty
+    scale, gamma = number(scale_bits, dtype), number(gamma_bits, dtype)
+    image, top, left, tall, wide, valid = _roi(boxes + roi * 5, images, scale, FORM)
+    result = tl.zeros((B, C), dtype)
+    # What is no RoI, or is another level's, costs its zeros only.
+    if valid:
+        offset += roi * (2 * CLASSES) * parts_y * parts_x
+        rows, columns, mean = _plan(
+            top, left, tall, wide, offset, bin, height, width, parts_y, parts_x, samples, gamma,
+            FORM, P, Q, CLASSES, OFFSET,
+        )  # fmt: skip
+        at = _channels(bin, channel, depth, P, Q, GH, GW, CLASSES) * by_channel
+        real = exists[:, None, None] & inside[None, None, :]
+        result = _means(
+            data + image * by_image, rows, columns, mean, at, real, height, width, by_row, by_column, FORM, B, T, C
+        )
+        if MASK:
+            factor = tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0)
+            result *= factor.to(dtype)[:, None]
     target = output + roi * (CLASSES * P * Q) * depth + _pooled(bin, channel, depth, P * Q)
-    tl.store(target, result.to(output.dtype.element_ty), mask=exists[:, None] & (channel < depth)[None])
+    tl.store(target, result.to(output.dtype.element_ty), mask=exists[:, None] & inside[None])
 
 
 @triton.jit
@@ -338,15 +368,15 @@ def _gains(
                 wanted = (weight != 0) | (slope_down != 0) | (slope_right != 0)
                 source = data + _spot(row, column, by_row, by_column) + at
                 value = tl.load(source, mask=wanted[:, :, None] & real, other=0.0).to(dtype)
-                by_weight += value * weight[:, :, None]
-                by_down += value * slope_down[:, :, None]
-                by_right += value * slope_right[:, :, None]
+                by_weight = tl.fma(value, tl.broadcast_to(weight[:, :, None], (B, T, C)), by_weight)
+                by_down = tl.fma(value, tl.broadcast_to(slope_down[:, :, None], (B, T, C)), by_down)
+                by_right = tl.fma(value, tl.broadcast_to(slope_right[:, :, None], (B, T, C)), by_right)
             y += 1
         x += T
     return tl.sum(by_weight, 1), tl.sum(by_down, 1), tl.sum(by_right, 1)
 
 
-@triton.jit(do_not_specialize=["scale_bits", "gamma_bits"])
+@triton.jit(do_not_specialize=_ANY_NUMBER)
 def backward(
     grad, data, boxes, offset, mask, unit, grad_data, grad_shift, grad_mask,
     images, height, width, by_image, by_channel, by_row, by_column, to_image, to_channel, to_row, to_column,
@@ -367,40 +397,44 @@ def backward(
     exists = bin < CLASSES * P * Q
     dtype: tl.constexpr = boxes.dtype.element_ty
     scale, gamma = number(scale_bits, dtype), number(gamma_bits, dtype)
-    offset += roi * (2 * CLASSES) * parts_y * parts_x
-    image, rows, columns, mean, tall, wide = _plan(
-        boxes + roi * 5, offset, bin, images, height, width, parts_y, parts_x, samples, scale, gamma,
-        FORM, P, Q, CLASSES, OFFSET,
-    )  # fmt: skip
-    data += image * by_image
-    grad_data += image * to_image
-    grad += roi * (CLASSES * P * Q) * depth
-    factor = mean
-    if MASK:
-        factor *= tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0).to(dtype)
-    multiple = tl.full((), 1.0, dtype)
-    if grad_data.dtype.element_ty == tl.int64:
-        multiple = tl.load(unit)
+    image, top, left, tall, wide, valid = _roi(boxes + roi * 5, images, scale, FORM)
     sum_right, sum_down, sum_mask = tl.zeros((B,), dtype), tl.zeros((B,), dtype), tl.zeros((B,), dtype)
-    begin = tl.program_id(2) * C
-    while begin < depth:
-        channel = begin + tl.arange(0, C)
-        inside = channel < depth
-        wanted = exists[:, None] & inside[None]
-        gain = tl.load(grad + _pooled(bin, channel, depth, P * Q), mask=wanted, other=0.0).to(dtype)
-        own = _channels(bin, channel, depth, P, Q, GH, GW, CLASSES)
-        by_weight, by_down, by_right = _gains(
-            data, grad_data, rows, columns, gain * factor[:, None] * multiple, own * by_channel, own * to_channel,
-            exists[:, None, None] & inside[None, None, :], height, width, by_row, by_column, to_row, to_column,
-            FORM, DATA, SHIFT or FACTOR, B, T, C,
+    # As forward: what is no RoI adds nothing.
+    if valid:
+        offset += roi * (2 * CLASSES) * parts_y * parts_x
+        rows, columns, mean = _plan(
+            top, left, tall, wide, offset, bin, height, width, parts_y, parts_x, samples, gamma,
+            FORM, P, Q, CLASSES, OFFSET,
         )  # fmt: skip
-        sum_mask += tl.sum(by_weight * gain, 1)
-        sum_down += tl.sum(by_down * gain, 1)
-        sum_right += tl.sum(by_right * gain, 1)
-        begin += C * tl.num_programs(2)
+        factor = mean
+        if MASK:
+            factor *= tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0).to(dtype)
+        multiple = tl.full((), 1.0, dtype)
+        if grad_data.dtype.element_ty == tl.int64:
+            multiple = tl.load(unit)
+        grad += roi * (CLASSES * P * Q) * depth
+        begin = tl.program_id(2) * C
+        while begin < depth:
+            channel = begin + tl.arange(0, C)
+            inside = channel < depth
+            wanted = exists[:, None] & inside[None]
+            gain = tl.load(grad + _pooled(bin, channel, depth, P * Q), mask=wanted, other=0.0).to(dtype)
+            own = _channels(bin, channel, depth, P, Q, GH, GW, CLASSES)
+            by_weight, by_down, by_right = _gains(
+                data + image * by_image, grad_data + image * to_image, rows, columns,
+                gain * factor[:, None] * multiple, own * by_channel, own * to_channel,
+                exists[:, None, None] & inside[None, None, :], height, width, by_row, by_column, to_row, to_column,
+                FORM, DATA, SHIFT or FACTOR, B, T, C,
+            )  # fmt: skip
+            sum_mask += tl.sum(by_weight * gain, 1)
+            sum_down += tl.sum(by_down * gain, 1)
+            sum_right += tl.sum(by_right * gain, 1)
+            begin += C * tl.num_programs(2)
+        sum_right, sum_down = sum_right * factor * (wide * gamma), sum_down * factor * (tall * gamma)
+        sum_mask *= mean
     if SHIFT:
         at = grad_shift + roi * (2 * CLASSES) * (P * Q) + bin + bin // (P * Q) * (P * Q)
-        tl.store(at, sum_right * factor * (wide * gamma), mask=exists)
-        tl.store(at + P * Q, sum_down * factor * (tall * gamma), mask=exists)
+        tl.store(at, sum_right, mask=exists)
+        tl.store(at + P * Q, sum_down, mask=exists)
     if FACTOR:
-        tl.store(grad_mask + roi * CLASSES * (P * Q) + bin, sum_mask * mean, mask=exists)
+        tl.store(grad_mask + roi * CLASSES * (P * Q) + bin, sum_mask, mask=exists)

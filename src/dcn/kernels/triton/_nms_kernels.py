@@ -45,76 +45,113 @@ def _or(a, b):
     return a | b
 
 
-@triton.jit(do_not_specialize=["threshold_bits"])
+@triton.jit(do_not_specialize=["threshold_bits", "count", "words", "split", "extra"])
 def overlap_bits(
     boxes,
     labels,
+    valid,
     threshold_bits,
     bits,
     count,
     words,
+    split,
     extra,
     LABELS: tl.constexpr,
+    VALID: tl.constexpr,
     EQUAL: tl.constexpr,
     ROWS: tl.constexpr,
-    SPLIT: tl.constexpr,
 ):
-    """Bit ``c`` of ``bits[set, i, j, r]``: whether box ``64 i + r``, if it stays, drops the later box ``64 j + c``.
+    """Bit ``c`` of ``bits[set, r, j]``: whether box ``r``, if it stays, drops the later box ``64 j + c``.
 
-    A program does ``ROWS`` rows of a block ``i`` of one set and every ``SPLIT``-th word ``j >= i``, as far as the
-    block's last label reaches; words beyond are not written.
+    A program does ``ROWS`` rows of a block ``i`` of 64 of one set and every ``split``-th word ``j >= i``, as far as the
+    block's last label reaches; words beyond are not written, nor those of rows none of which is valid.
     """
     own, group = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    first, part = tl.program_id(1) // SPLIT * ROWS, tl.program_id(1) % SPLIT
+    row = own * BLOCK + tl.program_id(1) // split * ROWS + tl.arange(0, ROWS)
+    part = tl.program_id(1) % split
     boxes += group * count * 4
     labels += group * count
-    rows = first + tl.arange(0, ROWS)
-    bits += (group * words + own) * words * BLOCK
+    bits += (group * words * BLOCK + row) * words
     limit = number(threshold_bits, boxes.dtype.element_ty)
-    row = own * BLOCK + rows
-    x1, y1, x2, y2 = _load_boxes(boxes, row, row < count)
+    word = own + part
     if LABELS:
         label = tl.load(labels + row, mask=row < count, other=0)
         last = tl.load(labels + tl.minimum(own * BLOCK + BLOCK, count) - 1)
-    places = tl.arange(0, BLOCK)
-    bit = tl.full((BLOCK,), 1, tl.int64) << places.to(tl.int64)
-    word = own + part
-    if LABELS:
         # Sorted by label: the first later word that does not begin with this block's last label ends its reach.
         begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
         word = tl.where((part == 0) | (begins == last), word, words)
+    if VALID:
+        # Boxes below a threshold are most of a detector's: their programs end here.
+        usable = tl.load(valid + group * count + row, mask=row < count, other=0)
+        word = tl.where(tl.max(usable.to(tl.int32), 0) > 0, word, words)
+    x1, y1, x2, y2 = _load_boxes(boxes, row, row < count)
+    # Halves of 32 bits: a lane has a column of all rows, and one instruction adds a word up over a warp.
+    places = tl.arange(0, 32)
+    bit = tl.full((32,), 1, tl.int32) << places
+    halves = bits.to(tl.pointer_type(tl.int32), bitcast=True)
     while word < words:
-        column = word * BLOCK + places
-        u1, v1, u2, v2 = _load_boxes(boxes, column, column < count)
-        shared = overlap(
-            x1[:, None], y1[:, None], x2[:, None], y2[:, None], u1[None], v1[None], u2[None], v2[None], extra
-        )
-        drops = shared >= limit if EQUAL else shared > limit
-        drops = drops & (row[:, None] < column[None])
-        if LABELS:
-            drops = drops & (label[:, None] == tl.load(labels + column, mask=column < count, other=0)[None])
-        tl.store(bits + word * BLOCK + rows, tl.sum(tl.where(drops, bit[None], 0), 1))
-        word += SPLIT
+        for half in tl.static_range(2):
+            column = word * BLOCK + half * 32 + places
+            u1, v1, u2, v2 = _load_boxes(boxes, column, column < count)
+            shared = overlap(
+                x1[:, None], y1[:, None], x2[:, None], y2[:, None], u1[None], v1[None], u2[None], v2[None], extra
+            )
+            drops = shared >= limit if EQUAL else shared > limit
+            drops = drops & (row[:, None] < column[None])
+            if LABELS:
+                drops = drops & (label[:, None] == tl.load(labels + column, mask=column < count, other=0)[None])
+            tl.store(halves + word * 2 + half, tl.sum(tl.where(drops, bit[None], 0), 1))
+        word += split
         if LABELS:
             begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
             word = tl.where(begins == last, word, words)
 
 
 @triton.jit
-def _settle(bits, undecided):
-    """Which of the 64 boxes of a block stay, as a word: the best first, each dropping others by its word of ``bits``.
-
-    64 scalar steps; their loads do not depend on each other and are under way together.
-    """
-    dropped = ~undecided
-    for place in tl.static_range(64):
-        word = tl.load(bits + place)
-        stays = ((dropped >> place) & 1) == 0
-        dropped = tl.where(stays, dropped | word, dropped)
-    return undecided & ~dropped
+def _word(low, high):
+    """Two words of 32 bits as one of 64."""
+    return (low.to(tl.int64) & 0xFFFFFFFF) | (high.to(tl.int64) << 32)
 
 
 @triton.jit
+def _settle(low_drops, high_drops, undecided, lanes):
+    """Which of the 64 boxes of a block stay, as a word.
+
+    Greedy suppression is the only set ``stays`` with ``stays = undecided - dropped by stays``, as a box is only dropped
+    by those before it. So it is found by repeating that until nothing changes: one step more than the longest chain of
+    boxes that drop each other, 2 to 6 mostly, not 64.
+
+    Args:
+        low_drops: ``[32]``, what the first 32 boxes drop in the block; a warp has all of them, so that nothing waits
+            for another.
+        high_drops: ``[32]``, the same of the others.
+        undecided: those that may stay.
+        lanes: 0 to 31.
+    """
+    stays = undecided
+    before = ~undecided
+    while stays != before:
+        before = stays
+        found = tl.where(((stays >> lanes) & 1) != 0, low_drops, 0)
+        found |= tl.where(((stays >> (lanes + 32)) & 1) != 0, high_drops, 0)
+        low, high = tl.reduce(found.to(tl.int32), 0, _or), tl.reduce((found >> 32).to(tl.int32), 0, _or)
+        stays = undecided & ~_word(low, high)
+    return stays
+
+
+@triton.jit
+def _mine(box, labels, valid, count, begins, before, last, LABELS: tl.constexpr, VALID: tl.constexpr):
+    """Whether a program decides about some boxes of a block: labels that begin in it, or go on if not ``begins``."""
+    mine = box < count
+    if LABELS:
+        label = tl.load(labels + box, mask=mine, other=0)
+        mine = mine & tl.where(begins, (label != before) | (box < BLOCK), label == last)
+    if VALID:
+        mine = mine & (tl.load(valid + box, mask=box < count, other=0) != 0)
+    return mine
+
+
+@triton.jit(do_not_specialize=["count", "words", "most"])
 def scan(
     bits,
     labels,
@@ -126,23 +163,25 @@ def scan(
     most,
     LABELS: tl.constexpr,
     VALID: tl.constexpr,
+    LIMITED: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
     """Decide which boxes stay: ``keep[set, N]``, from :func:`overlap_bits`.
 
     A program owns the labels that begin in its block and follows the last of them into the blocks after; without labels
-    only the first has work. ``dropped[set, words]`` (zeros) collects what survivors drop in later blocks; of one word
-    every program reads and sets only bits of its own labels, and no two programs set bits of one word at a time.
-    ``keep`` comes as zeros. ``most``: stop after so many survivors of this program.
+    only the first has work. ``dropped[set, words]`` (zeros) collects what survivors drop in later blocks. A word of it
+    is written by one program only, the owner of the label that its block begins with; the program of that block may
+    read the word meanwhile, but looks only at bits of labels of its own, which nobody else sets. ``keep`` comes as
+    zeros. ``LIMITED``: a program may stop after ``most`` survivors.
     """
     first, group = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    bits += group * words * words * BLOCK
+    bits += group * words * BLOCK * words
     labels += group * count
     valid += group * count
     dropped += group * words
     keep += group * count
-    places = tl.arange(0, BLOCK)
-    one = tl.full((), 1, tl.int64)
+    lanes = tl.arange(0, 32)
+    wide, bit = lanes.to(tl.int64), tl.full((32,), 1, tl.int32) << lanes
     block = first
     last = tl.full((), 0, tl.int64)
     before = last
@@ -152,47 +191,50 @@ def scan(
         # Sorted: a block that ends with the label that came before it lies within that label, and owns nothing.
         block = tl.where((first == 0) | (last != before), first, words)
     found = 0
-    while (block < words) & (found < most):
-        box = block * BLOCK + places
-        mine = box < count
-        if LABELS:
-            label = tl.load(labels + box, mask=mine, other=0)
-            mine = mine & tl.where(block == first, (label != before) | (box < BLOCK), label == last)
-        if VALID:
-            mine = mine & (tl.load(valid + box, mask=box < count, other=0) != 0)
-        undecided = tl.sum(tl.where(mine, one << places.to(tl.int64), 0), 0) & ~tl.load(dropped + block)
-        stays = _settle(bits + (block.to(tl.int64) * words + block) * BLOCK, undecided)
-        kept = ((stays >> places.to(tl.int64)) & 1) != 0
-        total = tl.sum(kept.to(tl.int32), 0)
-        # `most` counts survivors over all labels: beyond it the caller cuts, here it only ends the walk.
-        tl.store(keep + box, kept, mask=mine & kept)
-        found += total
+    while block < words:
+        box = block * BLOCK + lanes
+        low = _mine(box, labels, valid, count, block == first, before, last, LABELS, VALID)
+        high = _mine(box + 32, labels, valid, count, block == first, before, last, LABELS, VALID)
+        # Of rows that are not mine nothing need have been written.
+        drops = bits + box.to(tl.int64) * words + block
+        low_drops, high_drops = tl.load(drops, mask=low, other=0), tl.load(drops + 32 * words, mask=high, other=0)
+        mine = _word(tl.sum(tl.where(low, bit, 0), 0), tl.sum(tl.where(high, bit, 0), 0))
+        stays = _settle(low_drops, high_drops, mine & ~tl.load(dropped + block), wide)
+        low, high = low & (((stays >> wide) & 1) != 0), high & (((stays >> (wide + 32)) & 1) != 0)
+        tl.store(keep + box, low, mask=low)
+        tl.store(keep + box + 32, high, mask=high)
         block += 1
+        follows = block < words
         if LABELS:
-            begins = tl.load(labels + tl.minimum(block * BLOCK, count - 1))
-            follows = (begins == last) & (block < words)
-        else:
-            follows = block < words
-        if follows & (total > 0):
-            _hand_on(bits, labels, dropped, block - 1, kept, last, count, words, LABELS, CHUNK)
+            follows = follows & (tl.load(labels + tl.minimum(block * BLOCK, count - 1)) == last)
+        if LIMITED:
+            # Survivors of all labels count: beyond `most` the caller cuts, here it only ends the walk.
+            found += tl.sum(low.to(tl.int32) + high.to(tl.int32), 0)
+            follows = follows & (found < most)
+        if follows & (stays != 0):
+            rows = bits + (block - 1).to(tl.int64) * BLOCK * words
+            _hand_on(rows, stays, labels, dropped, block, last, count, words, LABELS, CHUNK)
         block = tl.where(follows, block, words)
 
 
 @triton.jit
-def _hand_on(bits, labels, dropped, block, kept, last, count, words, LABELS: tl.constexpr, CHUNK: tl.constexpr):
-    """Mark in ``dropped`` what the survivors ``kept`` of ``block`` drop in the blocks after it."""
-    places = tl.arange(0, BLOCK)
-    bits += block.to(tl.int64) * words * BLOCK
-    begin = block + 1
+def _hand_on(rows, stays, labels, dropped, begin, last, count, words, LABELS: tl.constexpr, CHUNK: tl.constexpr):
+    """Mark in ``dropped`` what the survivors ``stays`` of a block, whose ``rows`` these are, drop from ``begin`` on.
+
+    A thread has one word of all rows, whose loads are under way together, 32 at a time.
+    """
     while begin < words:
         word = begin + tl.arange(0, CHUNK)
         reached = word < words
         if LABELS:
             reached = reached & (tl.load(labels + word * BLOCK, mask=reached, other=0) == last)
-        wanted = reached[:, None] & kept[None]
-        read = tl.load(bits + word[:, None] * BLOCK + places[None], mask=wanted, other=0)
-        before = tl.load(dropped + word, mask=reached, other=0)
-        tl.store(dropped + word, before | tl.reduce(read, 1, _or), mask=reached)
+        drops = tl.load(dropped + word, mask=reached, other=0)
+        for half in tl.static_range(2):
+            row = half * 32 + tl.arange(0, 32)
+            kept = ((stays >> row.to(tl.int64)) & 1) != 0
+            read = tl.load(rows + (row[:, None] * words + word[None]), mask=kept[:, None] & reached[None], other=0)
+            drops |= tl.reduce(read, 0, _or)
+        tl.store(dropped + word, drops, mask=reached)
         begin += CHUNK
         if LABELS:
             begins = tl.load(labels + tl.minimum(begin * BLOCK, count - 1))
@@ -201,7 +243,7 @@ def _hand_on(bits, labels, dropped, block, kept, last, count, words, LABELS: tl.
     tl.debug_barrier()
 
 
-@triton.jit(do_not_specialize=["sigma_bits", "threshold_bits", "least_bits"])
+@triton.jit(do_not_specialize=["sigma_bits", "threshold_bits", "least_bits", "steps", "extra"])
 def soft(
     boxes,
     left,

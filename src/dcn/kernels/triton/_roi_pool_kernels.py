@@ -39,7 +39,7 @@ def _spans(boxes, bin, images, height, width, scale, P: tl.constexpr, Q: tl.cons
     return tl.where(valid, image, 0.0).to(tl.int64), first_row, last_row, first_column, last_column
 
 
-@triton.jit(do_not_specialize=["scale_bits"])
+@triton.jit(do_not_specialize=["images", "height", "width", "scale_bits"])
 def largest(
     data, boxes, output, grad, unit, grad_data,
     images, channels, height, width, by_image, by_channel, by_row, by_column, to_image, to_channel, to_row, to_column,

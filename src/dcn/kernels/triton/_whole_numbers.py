@@ -25,6 +25,6 @@ def unit_of(grad: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     return (torch.ldexp(torch.ones_like(bound), exponent) + 0 * bound).view(1)
 
 
-def from_sums(total: Tensor, unit: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The sums in ``dtype``; ``unit`` is ``None`` for sums that are floating already."""
-    return total.to(dtype) if unit is None else (total.double() / unit.double()).to(dtype)
+def from_sums(total: Tensor, unit: Tensor | None) -> Tensor:
+    """The sums as floating-point numbers; ``unit`` is ``None`` for sums that are that already."""
+    return total if unit is None else total.double() / unit.double()

@@ -21,10 +21,12 @@ from dcn.kernels.triton._whole_numbers import from_sums, unit_of
 _FORMS: tuple[Form, ...] = ("align", "half_pixel", "cells_first", "cells_after", "parts")
 """Their order is that of the constants in the kernels."""
 _COLUMNS = 4
-"""Neighbouring columns of a tile: a bin of 7 x 7 touches about as many."""
-_FORWARD_VALUES, _BACKWARD_VALUES = 2048, 512
-"""Elements of a tile: 16 and 4 per thread. On compute capability 9.0 they take 78 and 92 registers per thread with 128
-channels; 1024 backward take 126 and spill."""
+"""Neighbouring columns of a tile where channels are few or lie apart: a bin of 7 x 7 touches about as many."""
+_MANY_CHANNELS = 32
+"""From here on a tile of neighbouring channels has one column and more bins: what is worked out once serves more."""
+_FORWARD_VALUES, _GRADIENT_VALUES, _BACKWARD_VALUES = 2048, 2048, 1024
+"""Elements of a tile (half of them in float64): forward, backward for the map alone, and backward with sums for offsets
+or the mask. With 128 channels they take 94, 116 and 148 registers per thread on compute capability 9.0."""
 _MOST_CHANNELS, _MOST_BINS = 128, 128
 
 
@@ -73,14 +75,30 @@ def _prepare(
             *(_FORMS.index(rule.form), *rule.output_size, *rule.group),
             *(classes, offset is not None, mask is not None),
         ),
-        tile=_tile(depth, classes * rule.output_size[0] * rule.output_size[1], values),
+        tile=tile_of(rule, depth, classes, values * 4 // dtype.itemsize),
     )
 
 
-def _tile(depth: int, bins: int, values: int) -> tuple[int, int, int]:
+def tile_of(rule: RoiRule, depth: int, classes: int, values: int) -> tuple[int, int, int]:
     """Bins, columns and channels that a program works on at a time."""
     channels = min(power_above(depth), _MOST_CHANNELS)
-    return min(power_above(bins), max(1, values // (_COLUMNS * channels)), _MOST_BINS), _COLUMNS, channels
+    columns = 1 if channels >= _MANY_CHANNELS and not _apart(rule) else _COLUMNS
+    bins = power_above(classes * rule.output_size[0] * rule.output_size[1])
+    return min(bins, max(1, values // (columns * channels)), _MOST_BINS), columns, channels
+
+
+def _apart(rule: RoiRule) -> bool:
+    """Whether the channels of a bin have those of others between them (position-sensitive pooling)."""
+    return rule.group != (1, 1)
+
+
+def _laid_out(input: Tensor, rule: RoiRule) -> Tensor:
+    """The map as the kernels read it: where channels lie apart, at least the columns must be neighbours in memory.
+
+    A copy of the map is cheap beside a 32-byte piece of memory for every single value that is read.
+    """
+    data = input.detach()
+    return data.contiguous() if _apart(rule) and data.stride(3) != 1 else data
 
 
 def _describe(input: Tensor, boxes: Tensor) -> str:
@@ -95,7 +113,7 @@ def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | 
         return output.zero_()
     from dcn.kernels.triton import _deform_roi_pool_kernels as kernels
 
-    call, data = _prepare(input, boxes, offset, mask, rule, _FORWARD_VALUES), input.detach()
+    call, data = _prepare(input, boxes, offset, mask, rule, _FORWARD_VALUES), _laid_out(input, rule)
     with _runtime.launching(input, lambda: _describe(input, boxes)):
         kernels.forward[(rois, call.bin_tiles, call.channel_tiles)](
             *(data, call.boxes, _or(call.offset, data), _or(call.mask, data), output),
@@ -126,31 +144,39 @@ def backward(
             torch.zeros_like(t) if want and t is not None else None
             for want, t in zip(wanted, (input, offset, mask), strict=True)
         )  # type: ignore[return-value]
-    call = _prepare(input, boxes, offset, mask, rule, _BACKWARD_VALUES)
+    call = _prepare(input, boxes, offset, mask, rule, _BACKWARD_VALUES if any(wanted[1:]) else _GRADIENT_VALUES)
     grad = grad_output.detach().contiguous()
     exact = wanted[0] and torch.are_deterministic_algorithms_enabled()
     unit = unit_of(grad, call.mask, call.boxes.dtype) if exact else None
-    sums = _launch_backward(grad, input, call, wanted, unit)
-    grad_input = None if sums[0] is None else from_sums(sums[0], unit, input.dtype)
+    data = _laid_out(input, rule)
+    sums = _launch_backward(grad, data, call, wanted, unit)
+    grad_input = None if sums[0] is None else _as_gradient(from_sums(sums[0], unit), input, data)
     grad_offset = None if sums[1] is None or offset is None else _by_part(sums[1], offset).to(offset.dtype)
     grad_mask = None if sums[2] is None or mask is None else sums[2].sum(1, keepdim=True).to(mask.dtype)
     return grad_input, grad_offset, grad_mask
 
 
+def _as_gradient(sums: Tensor, input: Tensor, data: Tensor) -> Tensor:
+    """The sums for ``data``, which may be a copy of ``input`` laid out anew, in the type and layout of ``input``."""
+    if data.stride() == input.stride():
+        return sums.to(input.dtype)
+    return torch.empty_like(input).copy_(sums)
+
+
 def _launch_backward(
-    grad: Tensor, input: Tensor, call: _Call, wanted: tuple[bool, bool, bool], unit: Tensor | None
+    grad: Tensor, data: Tensor, call: _Call, wanted: tuple[bool, bool, bool], unit: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Sums for the map (its shape), the bins' offsets ``[R, K, 2, P, Q]`` and the mask ``[R, K, P, Q]``."""
     from dcn.kernels.triton import _deform_roi_pool_kernels as kernels
 
-    rois, data = call.boxes.shape[0], input.detach()
+    rois = call.boxes.shape[0]
     _, p, q, _, _, classes, *_ = call.constants
     total = torch.zeros_like(data, dtype=call.boxes.dtype if unit is None else torch.int64) if wanted[0] else None
     shifts = call.boxes.new_empty((rois, classes, 2, p, q)) if wanted[1] else None
     factors = call.boxes.new_empty((rois, classes, p, q)) if wanted[2] else None
     # Sums over all channels of a bin stay in one program.
     sharers = 1 if wanted[1] or wanted[2] else call.channel_tiles
-    with _runtime.launching(input, lambda: f"gradient of {_describe(input, call.boxes)}"):
+    with _runtime.launching(data, lambda: f"gradient of {_describe(data, call.boxes)}"):
         kernels.backward[(rois, call.bin_tiles, sharers)](
             *(grad, data, call.boxes, _or(call.offset, data), _or(call.mask, data), _or(unit, call.boxes)),
             *(_or(t, call.boxes) for t in (total, shifts, factors)),

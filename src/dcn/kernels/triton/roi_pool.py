@@ -42,7 +42,7 @@ def backward(
     unit = unit_of(grad, None, dtype) if torch.are_deterministic_algorithms_enabled() else None
     total = torch.zeros_like(input, dtype=dtype if unit is None else torch.int64)
     _launch(input, boxes, grad, total, unit, spatial_scale)
-    return from_sums(total, unit, input.dtype)
+    return from_sums(total, unit).to(input.dtype)
 
 
 def _launch(

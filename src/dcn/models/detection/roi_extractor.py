@@ -66,13 +66,13 @@ def pool_by_level(features: Sequence[Tensor], rois: Tensor, level: Tensor, layer
     """Pools every region from its level.
 
     Every level is called even without regions, so that every parameter always has a gradient. Where shapes are fixed,
-    each level pools all regions, those of other levels as empty boxes, which cost next to nothing.
+    each level is given all regions, those of other levels as boxes that are none: they cost writing their zeros.
 
     Args:
         features: maps ``[N, C, H_l, W_l]``, at least one per layer.
         rois: ``[R, 5]``.
         level: ``[R]`` int64.
-        layers: for each level a module ``(map, rois) -> [R, C, k, k]``.
+        layers: for each level a module ``(map, rois) -> [R, C, k, k]``, which gives zeros for a box of NaN.
     """
     pairs = list(zip(layers, features, strict=False))
     if not shapes_are_fixed(rois):
@@ -81,8 +81,9 @@ def pool_by_level(features: Sequence[Tensor], rois: Tensor, level: Tensor, layer
         return torch.cat(parts)[torch.cat(members).argsort()]
     pooled: Tensor | None = None
     for index, (layer, feature) in enumerate(pairs):
-        own = level == index
-        found = layer(feature, torch.cat((rois[:, :1], rois[:, 1:] * own[:, None]), 1))
-        pooled = found if pooled is None else torch.where(own[:, None, None, None], found, pooled)
+        own = (level == index)[:, None]
+        found = layer(feature, torch.cat((rois[:, :1], torch.where(own, rois[:, 1:], torch.nan)), 1))
+        # A sum, not a choice: all but one are zeros, and its gradient is no work at all.
+        pooled = found if pooled is None else pooled + found
     assert pooled is not None
     return pooled
