@@ -294,7 +294,7 @@ def test_many_samples_in_one_cell(device: torch.device) -> None:
 def test_shares_of_the_weights_gradient_add_up(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(size=(6, 7), kernel=(1, 1), batch=2)
     whole = _backward(case, device, NEEDS[2])[2]
-    monkeypatch.setattr(deform_conv, "_shares", lambda call, programs, steps: 2)
+    monkeypatch.setattr(deform_conv, "_shares", lambda call, steps: 2)
     deform_conv.forget_plans()
     divided = _backward(case, device, NEEDS[2])[2]
     deform_conv.forget_plans()

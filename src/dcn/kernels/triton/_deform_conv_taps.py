@@ -15,7 +15,7 @@ from dcn.kernels.triton._sampling import along, corner, read, side, within
 
 # Numbers that change with the size of an image: no variant of a kernel of their own, so no compilation for a new size.
 UNSPECIALISED = [
-    *("count", "places", "pixels", "taps", "slots", "share", "output_blocks"),
+    *("count", "places", "pixels", "taps", "slots", "share", "shares", "output_blocks"),
     *("depth", "height", "width", "out_height", "out_width"),
     *("offset_image", "offset_channel", "offset_place", "mask_image", "mask_channel", "mask_place"),
 ]
@@ -35,12 +35,21 @@ def coordinate(place, tap, shift, AXIS: tl.constexpr, out, geometry: tl.constexp
     """The sampled coordinate on axis 0 (x), 1 (y) or 2 (z): place * stride - padding + tap * dilation + ``shift``."""
     if AXIS == 0:
         at = place % out[1]
-        step = tap % geometry[0][1]
     elif AXIS == 1:
         at = (place // out[1]) % out[0]
-        step = (tap // geometry[0][1]) % geometry[0][0]
     else:
         at = place // (out[1] * out[0])
+    return moved(at, tap, shift, AXIS, geometry, COMPUTE)
+
+
+@triton.jit
+def moved(at, tap, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPUTE: tl.constexpr):
+    """The same of output places that are at ``at`` on this axis."""
+    if AXIS == 0:
+        step = tap % geometry[0][1]
+    elif AXIS == 1:
+        step = (tap // geometry[0][1]) % geometry[0][0]
+    else:
         step = tap // (geometry[0][1] * geometry[0][0])
     base = at.to(tl.int32) * geometry[1][2 - AXIS] - geometry[2][2 - AXIS] + step * geometry[3][2 - AXIS]
     return base.to(COMPUTE) + shift.to(COMPUTE)
@@ -171,6 +180,39 @@ def sampled(
             pointer, base, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN, WIDE
         )
         total += values.to(COMPUTE) * along(weight * modulation, LAST)
+    return total
+
+
+@triton.jit
+def gathered(
+    pointer, image, around, modulation, size, channel, channel_inside, channels, pixels,
+    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """What :func:`sampled` gives, with one address per place, from which those of its corners are a step away."""
+    first = around[0][0]
+    if AXES >= 2:
+        first += around[1][0] * size[2]
+    if AXES == 3:
+        first += around[2][0] * (size[1] * size[2])
+    if WIDE:
+        first = first.to(tl.int64)
+    first += image * pixels
+    step = channels if LAST else 1
+    if LAST:
+        first = (first * channels)[:, None] + channel[None, :]
+    else:
+        first = (image * (channels - 1) * pixels + first)[None, :] + (channel * pixels)[:, None]
+    for number in tl.static_range(2**AXES):
+        _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], number, AXES)
+        apart = (number % 2 + (number // 2 % 2) * size[2] + (number // 4) * (size[1] * size[2])) * step
+        wanted = along(inside, LAST)
+        if not EVEN:
+            wanted = wanted & along(channel_inside, not LAST)
+        values = tl.load(pointer + apart + first, mask=wanted, other=0.0).to(COMPUTE)
+        if number == 0:
+            total = values * along(weight * modulation, LAST)
+        else:
+            total += values * along(weight * modulation, LAST)
     return total
 
 

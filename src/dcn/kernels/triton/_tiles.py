@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 _SMALLEST = 16  # what tl.dot takes along every axis
 _NARROWEST = 64  # columns below which more programs are not worth sampling again
+_FEWEST_CHANNELS = 32  # columns of the gradient of the weight: their samples are made once, however narrow they are
+_PLACE_COST = 24  # what finding the samples of a place costs, in channels of it to read and multiply
+_SHARE_COST = 0.01  # of the whole, for writing a share and reading it again
 
 
 class Tile(NamedTuple):
@@ -43,8 +46,8 @@ _LARGE: Table = {
     ("input", 2): Tile(64, 256, 64, 8, 2),
     ("input", 4): Tile(64, 128, 32, 8, 2),
     ("input", 8): Tile(32, 32, 16, 4, 1),
-    ("weight", 2): Tile(64, 128, 64, 8, 2),
-    ("weight", 4): Tile(32, 128, 64, 8, 2),
+    ("weight", 2): Tile(256, 128, 64, 8, 2),
+    ("weight", 4): Tile(128, 128, 32, 8, 2),
     ("weight", 8): Tile(16, 32, 32, 4, 1),
     ("depthwise", 2): Tile(32, 64, 32, 4, 2),
     ("depthwise", 4): Tile(32, 64, 32, 4, 2),
@@ -59,15 +62,19 @@ _SMALL: Table = {
     ("offset", 4): Tile(32, 64, 32, 4, 2),
     ("input", 2): Tile(64, 128, 64, 4, 2),
     ("input", 4): Tile(64, 64, 32, 8, 2),
-    ("weight", 2): Tile(64, 64, 64, 4, 2),
-    ("weight", 4): Tile(32, 64, 32, 4, 2),
+    ("weight", 2): Tile(128, 64, 64, 8, 2),
+    ("weight", 4): Tile(64, 64, 32, 4, 2),
     **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
 }
 """99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
 tiles of forward and input would spill."""
 
-_AMPERE: Table = _LARGE | {("offset", 2): Tile(64, 64, 64, 8, 2), ("weight", 4): _SMALL["weight", 4]}
-"""163 KiB, matrix instructions of 16 rows: A100. The wider tile of the offset's gradient would spill a register."""
+_AMPERE: Table = _LARGE | {
+    ("offset", 2): Tile(64, 64, 64, 8, 2),
+    ("weight", 2): Tile(128, 128, 64, 8, 2),
+    ("weight", 4): _SMALL["weight", 4],
+}
+"""163 KiB, matrix instructions of 16 rows: A100. The wider tiles of the gradients of offset and weight would spill."""
 
 _CDNA: Table = {key: tile._replace(columns=min(tile.columns, 64), inner=32, stages=1) for key, tile in _SMALL.items()}
 """64 KiB and warps of 64 threads: AMD Instinct."""
@@ -139,3 +146,33 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
     while tile.columns > _NARROWEST and programs * -(-columns // tile.columns) < multiprocessors:
         tile = tile._replace(columns=tile.columns // 2)
     return tile
+
+
+def narrower(tile: Tile) -> list[Tile]:
+    """The tile of the gradient of the weight, those with fewer channels, and all of them with half the outputs."""
+    found = [tile]
+    while found[-1].columns > _FEWEST_CHANNELS:
+        found.append(found[-1]._replace(columns=found[-1].columns // 2))
+    return found + [each._replace(rows=each.rows // 2) for each in found if each.rows > _NARROWEST]
+
+
+def divide(tiles: list[Tile], programs: list[int], most: int, multiprocessors: int) -> tuple[int, int]:
+    """Which tile, and into how many shares the places are divided, so that the gradient of the weight is soonest there.
+
+    A step of a program costs about as much as its channels and ``_PLACE_COST`` more, by the instructions that the
+    compiler makes: 956 of 128 channels by 256 outputs, 605 of 64, 444 of 32, on 64 places; outputs cost next to nothing
+    until the matrix units are full. What counts is the multiprocessor with most programs.
+
+    Args:
+        tiles: to choose from, the best first among equals.
+        programs: of each tile for one share.
+        most: shares that memory allows.
+        multiprocessors: of the device.
+    """
+
+    def cost(choice: tuple[int, int]) -> float:
+        index, parts = choice
+        busiest = -(-programs[index] * parts // multiprocessors)
+        return busiest * (tiles[index].columns + _PLACE_COST) * (1 / parts + _SHARE_COST)
+
+    return min(((index, parts) for index in range(len(tiles)) for parts in range(1, most + 1)), key=cost)
