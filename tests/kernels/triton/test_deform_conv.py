@@ -101,6 +101,8 @@ CASES = {
     "bfloat16-channels-last": Case(dtype=torch.bfloat16, channels_last=True),
     "groups": Case(channels=12, outputs=6, groups=3, offset_groups=2, size=(3, 4)),
     "wide-groups": Case(channels=68, outputs=66, groups=2, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1),
+    # A block of 16 channels from 36 on feeds two groups.
+    "crossing-groups": Case(channels=144, outputs=6, groups=3, offset_groups=4, size=(2, 3), kernel=(1, 1), batch=1),
     "depthwise": Case(channels=6, outputs=6, groups=6, offset_groups=2, size=(3, 4)),
     "depthwise-many-blocks": Case(channels=18, outputs=18, groups=18, size=(3, 4), batch=3, kernel=(1, 1)),
     "depthwise-channels-last": Case(channels=16, outputs=16, groups=16, channels_last=True, size=(3, 4), batch=1),

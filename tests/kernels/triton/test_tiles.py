@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, divide, narrower, spread, table
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, divide, narrower, shorter, spread, table
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -32,6 +32,13 @@ def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
 @pytest.mark.parametrize(("count", "side"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (10**9, 256)])
 def test_a_side_holds_the_count_in_a_power_of_two(count: int, side: int) -> None:
     assert choose("sm_90", "forward", 2, columns=count, inner=16).columns == side
+
+
+def test_few_programs_of_the_offsets_gradient_take_half_the_places() -> None:
+    tile = Tile(128, 128, 64, 8, 3)
+    assert shorter(tile, 33 * 9, 132).rows == 64  # C4 of 50 x 84 places
+    assert shorter(tile, 66 * 9, 132).rows == 128
+    assert shorter(tile._replace(rows=64), 9, 132).rows == 64
 
 
 def test_the_gradient_of_the_weight_may_take_fewer_channels_or_half_the_outputs() -> None:

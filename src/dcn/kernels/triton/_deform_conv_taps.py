@@ -184,35 +184,53 @@ def sampled(
 
 
 @triton.jit
+def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr):
+    """Element of channel 0 of the lowest corner of every place: the one address of a place."""
+    index = around[0][0]
+    if AXES >= 2:
+        index += around[1][0] * size[2]
+    if AXES == 3:
+        index += around[2][0] * (size[1] * size[2])
+    if WIDE:
+        index = index.to(tl.int64)
+    if LAST:
+        return (image * pixels + index) * channels
+    else:
+        return image * (channels * pixels) + index
+
+
+@triton.jit
+def corner_from(
+    pointer, first, around, size, channel, channel_inside, channels, pixels,
+    NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """What :func:`corner_values` gives, from :func:`first_corner`, of which every corner is a fixed step away."""
+    _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], NUMBER, AXES)
+    row = size[2].to(first.dtype)  # 64 bits where addresses have them
+    apart = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
+    if LAST:
+        values = read(pointer + apart * channels, first, inside, channel, channel_inside, 1, LAST, EVEN)
+    else:
+        values = read(pointer + apart, first, inside, channel, channel_inside, pixels, LAST, EVEN)
+    return values, weight
+
+
+@triton.jit
 def gathered(
     pointer, image, around, modulation, size, channel, channel_inside, channels, pixels,
     AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`sampled` gives, with one address per place, from which those of its corners are a step away."""
-    first = around[0][0]
-    if AXES >= 2:
-        first += around[1][0] * size[2]
-    if AXES == 3:
-        first += around[2][0] * (size[1] * size[2])
-    if WIDE:
-        first = first.to(tl.int64)
-    first += image * pixels
-    step = channels if LAST else 1
-    if LAST:
-        first = (first * channels)[:, None] + channel[None, :]
-    else:
-        first = (image * (channels - 1) * pixels + first)[None, :] + (channel * pixels)[:, None]
-    for number in tl.static_range(2**AXES):
-        _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], number, AXES)
-        apart = (number % 2 + (number // 2 % 2) * size[2] + (number // 4) * (size[1] * size[2])) * step
-        wanted = along(inside, LAST)
-        if not EVEN:
-            wanted = wanted & along(channel_inside, not LAST)
-        values = tl.load(pointer + apart + first, mask=wanted, other=0.0).to(COMPUTE)
-        if number == 0:
-            total = values * along(weight * modulation, LAST)
-        else:
-            total += values * along(weight * modulation, LAST)
+    """What :func:`sampled` gives, with one address for each place."""
+    first = first_corner(around, image, channels, pixels, size, AXES, LAST, WIDE)
+    values, weight = corner_from(
+        pointer, first, around, size, channel, channel_inside, channels, pixels, 0, AXES, LAST, EVEN
+    )
+    total = values.to(COMPUTE) * along(weight * modulation, LAST)
+    for number in tl.static_range(1, 2**AXES):
+        values, weight = corner_from(
+            pointer, first, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN
+        )
+        total += values.to(COMPUTE) * along(weight * modulation, LAST)
     return total
 
 

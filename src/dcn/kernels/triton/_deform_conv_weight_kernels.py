@@ -63,12 +63,13 @@ def dense(
     channel_step, tap_step, depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
 ):  # fmt: skip
     """Writes ``[shares, O]`` times ``C/g`` and taps, ``channel_step`` and ``tap_step`` elements apart.
 
-    A share is ``share`` places, a multiple of the block, and no share is empty.
+    A share is ``share`` places, a multiple of the block, and no share is empty. MERGED: a tile may have channels of
+    several groups.
     """
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
     size = (depth, height, width)
@@ -85,7 +86,8 @@ def dense(
     channel = start + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < end
     last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
-    output = start // in_group * out_group + output_block * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
+    first_output = start // in_group * out_group + output_block * BLOCK_OUTPUTS
+    output = first_output + tl.arange(0, BLOCK_OUTPUTS)
     output_inside = output < last
 
     begin = part.to(tl.int64) * share if WIDE else part * share
@@ -125,11 +127,28 @@ def dense(
         row, over = _stepped(row, row_step + over, rows)
         image += image_step + over
 
-    wanted = connected(output[None, :], channel[:, None], out_group, in_group)
-    wanted = wanted & output_inside[None, :] & inside[:, None]
-    first = (part * outputs + output) * (in_group * taps) + slot % taps * tap_step
-    tile = first[None, :] + (channel % in_group * channel_step)[:, None]
-    tl.store(shares_pointer + tile, total.to(shares_pointer.dtype.element_ty), mask=wanted)
+    _write(
+        shares_pointer, total, part * outputs, first_output, last, channel, inside, in_group, out_group, taps,
+        slot % taps * tap_step, channel_step, MERGED, BLOCK_OUTPUTS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    pointer, total, before, first, last, channel, inside, in_group, out_group, taps, tap_start, channel_step,
+    MERGED: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """Stores a tile ``[C, O]`` in two halves: the addresses of the whole beside its values would spill."""
+    HALF: tl.constexpr = BLOCK_OUTPUTS // 2
+    halves = tl.split(tl.trans(tl.reshape(total, [total.shape[0], 2, HALF]), [0, 2, 1]))
+    for half in tl.static_range(2):
+        output = first + half * HALF + tl.arange(0, HALF)
+        wanted = (output < last)[None, :] & inside[:, None]
+        if MERGED:
+            wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
+        start = (before + output) * (in_group * taps) + tap_start
+        at = start[None, :] + (channel % in_group * channel_step)[:, None]
+        tl.store(pointer + at, halves[half].to(pointer.dtype.element_ty), mask=wanted)
 
 
 @triton.jit

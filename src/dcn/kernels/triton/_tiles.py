@@ -40,7 +40,7 @@ _LARGE: Table = {
     ("forward", 2): Tile(64, 256, 64, 8, 2),
     ("forward", 4): Tile(64, 128, 32, 8, 2),
     ("forward", 8): Tile(32, 32, 16, 4, 1),
-    ("offset", 2): Tile(64, 128, 64, 8, 2),
+    ("offset", 2): Tile(128, 128, 64, 8, 3),
     ("offset", 4): Tile(64, 64, 32, 8, 2),
     ("offset", 8): Tile(16, 32, 16, 4, 1),
     ("input", 2): Tile(64, 256, 64, 8, 2),
@@ -70,11 +70,11 @@ _SMALL: Table = {
 tiles of forward and input would spill."""
 
 _AMPERE: Table = _LARGE | {
-    ("offset", 2): Tile(64, 64, 64, 8, 2),
+    ("offset", 2): Tile(64, 128, 64, 8, 2),
     ("weight", 2): Tile(128, 128, 64, 8, 2),
     ("weight", 4): _SMALL["weight", 4],
 }
-"""163 KiB, matrix instructions of 16 rows: A100. The wider tiles of the gradients of offset and weight would spill."""
+"""163 KiB, matrix instructions of 16 rows: A100. The wider tile of the weight's gradient would spill."""
 
 _CDNA: Table = {key: tile._replace(columns=min(tile.columns, 64), inner=32, stages=1) for key, tile in _SMALL.items()}
 """64 KiB and warps of 64 threads: AMD Instinct."""
@@ -146,6 +146,15 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
     while tile.columns > _NARROWEST and programs * -(-columns // tile.columns) < multiprocessors:
         tile = tile._replace(columns=tile.columns // 2)
     return tile
+
+
+def shorter(tile: Tile, programs: int, multiprocessors: int) -> Tile:
+    """Half the places for the gradient of the offset where programs are few: the last ones leave less of the card idle.
+
+    Weights are then read twice as often: ``programs`` of the whole tile beyond four for each multiprocessor keep it.
+    """
+    halved = tile.rows > _NARROWEST and programs < 4 * multiprocessors
+    return tile._replace(rows=tile.rows // 2) if halved else tile
 
 
 def narrower(tile: Tile) -> list[Tile]:

@@ -155,10 +155,13 @@ def _backward_offset(
 @functools.lru_cache(maxsize=4096)
 def _offset_plan(call: Call) -> Launch:
     tile = _tile(call, "offset", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
+    slots = call.offset_groups * call.taps
+    tile = _tiles.shorter(tile, blocks_of(call.count, tile.rows) * slots, _runtime.multiprocessors(call.device))
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
     variant = _variant(call, tile) | _backward_blocks(call, tile)
     variant |= {"EVEN": call.in_offset_group % tile.columns == 0, "EVEN_OUTPUTS": call.out_group % tile.inner == 0}
-    grid = (blocks_of(call.count, tile.rows) * call.offset_groups * call.taps,)
+    variant |= {"MERGED": _merged(call, tile)}
+    grid = (blocks_of(call.count, tile.rows) * slots,)
     return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
@@ -248,7 +251,7 @@ def _weight_plan(call: Call) -> tuple[Launch, int]:
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks)
     steps_of_result = (call.taps, 1) if parts == 1 else (1, call.in_group)  # from channel to channel, from tap to tap
     variant |= {"EVEN_OUTPUTS": call.out_group % tile.rows == 0, "PRECISION": call.precision}
-    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns}
+    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "MERGED": _merged(call, tile)}
     return Launch(grid, (*call.counts(), *groups, *steps_of_result, *call.geometry_numbers()), variant), parts
 
 
@@ -284,6 +287,11 @@ def _connected_outputs(call: Call, channels: int) -> int:
     """Outputs that a run of so many channels can feed."""
     groups = 1 if call.in_group % channels == 0 else min(call.groups, (channels - 1) // call.in_group + 2)
     return groups * call.out_group
+
+
+def _merged(call: Call, tile: _tiles.Tile) -> bool:
+    """Whether a block of channels may lie in more than one group; not if groups of both kinds are whole blocks."""
+    return call.groups > 1 and gcd(call.in_group, call.in_offset_group) % tile.columns != 0
 
 
 def _tile(call: Call, kernel: str, columns: int, inner: int, rows: int | None = None) -> _tiles.Tile:
