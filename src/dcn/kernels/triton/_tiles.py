@@ -71,10 +71,11 @@ tiles of forward and input would spill."""
 
 _AMPERE: Table = _LARGE | {
     ("offset", 2): Tile(64, 128, 64, 8, 2),
+    ("offset", 4): Tile(32, 64, 32, 8, 2),
     ("weight", 2): Tile(128, 128, 64, 8, 2),
     ("weight", 4): _SMALL["weight", 4],
 }
-"""163 KiB, matrix instructions of 16 rows: A100. The wider tile of the weight's gradient would spill."""
+"""163 KiB, matrix instructions of 16 rows: A100. The wider tiles would spill."""
 
 _CDNA: Table = {key: tile._replace(columns=min(tile.columns, 64), inner=32, stages=1) for key, tile in _SMALL.items()}
 """64 KiB and warps of 64 threads: AMD Instinct."""
