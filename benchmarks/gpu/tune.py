@@ -24,11 +24,13 @@ from dcn.kernels.triton._tiles import Tile
 
 KERNELS = {"forward": -1, "input": 0, "offset": 1, "weight": 2}  # which gradient is wanted; the forward pass none
 _KINDS = ("bfloat16", "tf32", "float32")
+# Rows and columns to try; what is chosen by the number of programs (`_tiles.narrower`, `shorter`, `spread`) stays on.
+_SIDES = {"input": ((32, 64, 128), (64, 128, 256)), "weight": ((64, 128, 256), (64, 128))}
 
 
 def candidates(kernel: str, itemsize: int, quick: bool = False) -> list[Tile]:
     """Tiles worth a try; ``quick``: a third of them, with the smaller step of the product left out."""
-    rows, columns = ((64, 128), (64, 128, 256)) if kernel != "input" else ((32, 64, 128), (64, 128, 256))
+    rows, columns = _SIDES.get(kernel, ((64, 128), (64, 128, 256)))
     inner = (32, 64) if itemsize == 2 else (16, 32)
     stages = (2, 3) if quick else (1, 2, 3)
     return [Tile(*numbers) for numbers in product(rows, columns, inner[1:] if quick else inner, (4, 8), stages)]

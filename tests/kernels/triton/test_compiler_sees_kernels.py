@@ -24,7 +24,9 @@ BACKWARD = [
     ("settle", ["sorted_pointer"]),
     ("gather", ["grad_input_pointer"]),
     ("dense", ["shares_pointer"]),
+    ("add", ["grad_pointer"]),
 ]
+FIXED = "add"  # sums shares of the weight's gradient: its programs do not depend on the size of an image
 
 
 def _traced(*modes: str, **environment: str) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def test_the_kernels_stand_in_the_graphs_and_change_only_their_results() -> None
         for direction, expected in (("forward", FORWARD), ("backward", BACKWARD)):
             nodes = found[mode][direction]
             assert [(node.get("kernel"), node.get("changes")) for node in nodes] == expected, (mode, direction)
-            assert {node["symbolic"] for node in nodes} == {mode == "dynamic"}
+            assert {node["symbolic"] for node in nodes if node["kernel"] != FIXED} == {mode == "dynamic"}
     assert [node["operator"] for node in found["reference"]["forward"]] == ["dcn.deform_conv.default"]
     assert [node["operator"] for node in found["reference"]["backward"]] == ["dcn.deform_conv_backward.default"]
     assert found["export"] == ["dcn.deform_conv.default"]

@@ -106,6 +106,8 @@ CASES = {
     "straddling-groups": Case(  # a group's 44 channels belong to two offset groups: 22 of each
         channels=132, outputs=3, groups=3, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1
     ),
+    # A block of 16 channels from 36 on feeds two groups.
+    "crossing-groups": Case(channels=144, outputs=6, groups=3, offset_groups=4, size=(2, 3), kernel=(1, 1), batch=1),
     "depthwise": Case(channels=6, outputs=6, groups=6, offset_groups=2, size=(3, 4)),
     "depthwise-many-blocks": Case(channels=18, outputs=18, groups=18, size=(3, 4), batch=3, kernel=(1, 1)),
     "depthwise-channels-last": Case(channels=16, outputs=16, groups=16, channels_last=True, size=(3, 4), batch=1),
@@ -299,7 +301,7 @@ def test_many_samples_in_one_cell(device: torch.device) -> None:
 def test_shares_of_the_weights_gradient_add_up(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     case = Case(size=(6, 7), kernel=(1, 1), batch=2)
     whole = _backward(case, device, NEEDS[2])[2]
-    monkeypatch.setattr(deform_conv, "_shares", lambda call, programs, steps: 2)
+    monkeypatch.setattr(deform_conv, "_shares", lambda call, steps: 2)
     deform_conv.forget_plans()
     divided = _backward(case, device, NEEDS[2])[2]
     deform_conv.forget_plans()

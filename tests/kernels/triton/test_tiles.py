@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, halved, lowered, spread, table
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, divide, halved, lowered, narrower, shorter, spread, table
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -50,3 +50,37 @@ def test_rows_are_divided_until_every_multiprocessor_has_work(rows: int, program
 @pytest.mark.parametrize(("count", "side"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (10**9, 256)])
 def test_a_side_holds_the_count_in_a_power_of_two(count: int, side: int) -> None:
     assert choose("sm_90", "forward", 2, columns=count, inner=16).columns == side
+
+
+def test_few_programs_of_the_offsets_gradient_take_half_the_places() -> None:
+    tile = Tile(128, 128, 64, 8, 3)
+    assert shorter(tile, 33 * 9, 132).rows == 64  # C4 of 50 x 84 places
+    assert shorter(tile, 66 * 9, 132).rows == 128
+    assert shorter(tile._replace(rows=64), 9, 132).rows == 64
+
+
+def test_the_gradient_of_the_weight_may_take_fewer_channels_or_half_the_outputs() -> None:
+    sides = [(tile.rows, tile.columns) for tile in narrower(Tile(256, 128, 64, 8, 2))]
+    assert sides == [(256, 128), (256, 64), (256, 32), (128, 128), (128, 64), (128, 32)]
+    assert narrower(Tile(32, 16, 16, 4, 1)) == [Tile(32, 16, 16, 4, 1)]
+
+
+# 3x3 layers: channels and outputs, shares that memory allows; the tile's outputs and channels, and shares taken.
+LAYERS = {
+    "C3 batch 1": (128, 2, (128, 32, 2)),
+    "C3 batch 8": (128, 23, (128, 128, 14)),
+    "C4 batch 1": (256, 1, (256, 32, 1)),
+    "C4 batch 8": (256, 3, (256, 64, 3)),
+    "C4, no bound": (256, 32, (256, 128, 7)),
+    "C5": (512, 1, (256, 128, 1)),
+}
+
+
+@pytest.mark.parametrize(("channels", "most", "wanted"), LAYERS.values(), ids=LAYERS.keys())
+def test_multiprocessors_get_work_by_shares_of_places_or_by_fewer_channels(
+    channels: int, most: int, wanted: tuple[int, int, int]
+) -> None:
+    tiles = narrower(choose("sm_90", "weight", 2, columns=channels, inner=10**6, rows=channels))
+    programs = [9 * -(-channels // tile.columns) * -(-channels // tile.rows) for tile in tiles]
+    found, parts = divide(tiles, programs, most, 132)
+    assert (tiles[found].rows, tiles[found].columns, parts) == wanted

@@ -82,7 +82,8 @@ def instead(module: torch.fx.GraphModule) -> Callable[..., Any]:
 
 def layer_tensors(channels_last: bool) -> list[Tensor]:
     """Input, offset, weight, bias and mask of a layer, which want gradients."""
-    shapes = ((2, 64, 20, 24), (2, 18, 20, 24), (128, 64, 3, 3), (128,), (2, 9, 20, 24))
+    # As many images as the gradient of the weight needs for more than one share of the places.
+    shapes = ((32, 64, 20, 24), (32, 18, 20, 24), (128, 64, 3, 3), (128,), (32, 9, 20, 24))
     tensors = [torch.zeros(shape, requires_grad=True) for shape in shapes]
     if channels_last:
         tensors[0] = tensors[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()

@@ -14,8 +14,9 @@ import triton.language as tl
 from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
     connected,
-    corner_values,
+    corner_from,
     factor,
+    first_corner,
     map_start,
     numbers,
     positions,
@@ -23,26 +24,32 @@ from dcn.kernels.triton._deform_conv_taps import (
     sides,
     weight_start,
 )
-from dcn.kernels.triton._sampling import multiply, slopes
+from dcn.kernels.triton._sampling import along, corner, multiply, slopes
 
 
 @triton.jit
 def column_gradient(
     grad_pointer, weight_pointer, begin, live, start, end, channel, tap, taps, places, outputs, in_group, out_group,
-    LAST: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
+    LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, MERGED: tl.constexpr,
+    PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """``[P, C]``: the gradient of the modulated samples of channels ``start`` to ``end`` under one tap."""
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     first = start // in_group * out_group
-    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    last = first + out_group if not MERGED else tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    tl.assume(first < last)  # else ptxas lets the matrix instructions wait for each other
     for at in range(first, last, BLOCK_OUTPUTS):
         output = at + tl.arange(0, BLOCK_OUTPUTS)
         output_inside = output < last
-        grad = read_map(grad_pointer, begin, live, output, output_inside, places, LAST, EVEN)
-        wanted = connected(output[:, None], channel[None, :], out_group, in_group) & (channel < end)[None, :]
+        grad = read_map(grad_pointer, begin, live, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        wanted = output_inside[:, None] & (channel < end)[None, :]
+        if MERGED:
+            wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
+        elif EVEN and EVEN_OUTPUTS:
+            wanted = None
         weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-        weight = tl.load(weight_pointer + weights, mask=wanted & output_inside[:, None], other=0.0)
+        weight = tl.load(weight_pointer + weights, mask=wanted, other=None if wanted is None else 0.0)
         total = multiply(grad, weight, total, PRECISION)
     return total
 
@@ -63,6 +70,67 @@ def column_gradient_depthwise(
     return total
 
 
+@triton.jit
+def _runs(tile, RUN: tl.constexpr):
+    """``[P, C / RUN, RUN]``: the channels that a thread reads at once along an axis of their own."""
+    return tl.reshape(tile, [tile.shape[0], tile.shape[1] // RUN, RUN])
+
+
+@triton.jit
+def _gained(
+    gains, pointer, first, around, size, column, channel, channel_inside, channels, pixels,
+    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """The gains of all corners, a column for each run of channels (one row where not LAST), with those of a block."""
+    g0, g1, g2, g3, g4, g5, g6, g7 = gains
+    at = (first, around, size, channel, channel_inside, channels, pixels)
+    g0 += _gain(pointer, at, column, 0, AXES, LAST, EVEN, COMPUTE, RUN)
+    g1 += _gain(pointer, at, column, 1, AXES, LAST, EVEN, COMPUTE, RUN)
+    if AXES >= 2:
+        g2 += _gain(pointer, at, column, 2, AXES, LAST, EVEN, COMPUTE, RUN)
+        g3 += _gain(pointer, at, column, 3, AXES, LAST, EVEN, COMPUTE, RUN)
+    if AXES == 3:
+        g4 += _gain(pointer, at, column, 4, AXES, LAST, EVEN, COMPUTE, RUN)
+        g5 += _gain(pointer, at, column, 5, AXES, LAST, EVEN, COMPUTE, RUN)
+        g6 += _gain(pointer, at, column, 6, AXES, LAST, EVEN, COMPUTE, RUN)
+        g7 += _gain(pointer, at, column, 7, AXES, LAST, EVEN, COMPUTE, RUN)
+    return g0, g1, g2, g3, g4, g5, g6, g7
+
+
+@triton.jit
+def _gain(
+    pointer, at, column, NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr,
+    COMPUTE: tl.constexpr, RUN: tl.constexpr,
+):  # fmt: skip
+    """What corner ``NUMBER`` gains from one block of channels."""
+    first, around, size, channel, channel_inside, channels, pixels = at
+    values, _ = corner_from(
+        pointer, first, around, size, channel, channel_inside, channels, pixels, NUMBER, AXES, LAST, EVEN
+    )
+    if LAST:
+        return tl.sum(_runs(values, RUN).to(COMPUTE) * column, 2)
+    else:
+        return tl.sum(values.to(COMPUTE) * column, 0)[None, :]
+
+
+@triton.jit
+def _derivatives(gains, around, AXES: tl.constexpr, LAST: tl.constexpr):
+    """``[P]`` derivatives by x, y, z and mask. Gains are put together first: three sums over threads, not four."""
+    by_x = gains[0] * 0
+    by_y = by_x
+    by_z = by_x
+    by_mask = by_x
+    for number in tl.static_range(2**AXES):
+        _, _, weight = corner(around[0], around[1], around[2], 1, 1, number, AXES)
+        slope_x, slope_y, slope_z = slopes(around[0], around[1], around[2], number, AXES)
+        by_x += gains[number] * along(slope_x, LAST)
+        by_y += gains[number] * along(slope_y, LAST)
+        by_z += gains[number] * along(slope_z, LAST)
+        by_mask += gains[number] * along(weight, LAST)
+    SIDE: tl.constexpr = 1 if LAST else 0
+    return tl.sum(by_x, SIDE), tl.sum(by_y, SIDE), tl.sum(by_z, SIDE), tl.sum(by_mask, SIDE)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def offset_and_mask(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, grad_pointer, grad_offset_pointer, grad_mask_pointer,
@@ -70,7 +138,7 @@ def offset_and_mask(
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
-    DEPTHWISE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    MERGED: tl.constexpr, DEPTHWISE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """Writes ``[N, AXES * slots, places]`` and, with a mask, ``[N, slots, places]``; slots = offset groups * taps."""
@@ -83,17 +151,17 @@ def offset_and_mask(
     live = number < count
     image = number // places
     place = number - image * places
-    base = image * (channels * pixels)
     begin = map_start(number, image, place, outputs, places, LAST)
     x, y, z = positions(
         offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
         AXES, COMPUTE,
     )  # fmt: skip
     around = sides(x, y, z, live, size, AXES, V1)
-    by_x = tl.zeros([BLOCK_PLACES], COMPUTE)
-    by_y = tl.zeros([BLOCK_PLACES], COMPUTE)
-    by_z = tl.zeros([BLOCK_PLACES], COMPUTE)
-    by_mask = tl.zeros([BLOCK_PLACES], COMPUTE)
+    # What a thread reads at once it sums at once; threads meet after the last block of channels, not in each.
+    RUN: tl.constexpr = 16 // (input_pointer.dtype.element_ty.primitive_bitwidth // 8)
+    first = first_corner(around, image, channels, pixels, size, AXES, LAST, WIDE)
+    zeros = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS // RUN] if LAST else [1, BLOCK_PLACES], COMPUTE)
+    gains = (zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
     end = (slot // taps + 1) * in_offset_group
     for start in range(end - in_offset_group, end, BLOCK_CHANNELS):
         channel = start + tl.arange(0, BLOCK_CHANNELS)
@@ -105,22 +173,16 @@ def offset_and_mask(
         else:
             column = column_gradient(
                 grad_pointer, weight_pointer, begin, live, start, end, channel, slot % taps, taps, places, outputs,
-                in_group, out_group, LAST, EVEN_OUTPUTS, PRECISION, COMPUTE,
+                in_group, out_group, LAST, EVEN, EVEN_OUTPUTS, MERGED, PRECISION, COMPUTE,
                 BLOCK_PLACES, BLOCK_CHANNELS, BLOCK_OUTPUTS,
             )  # fmt: skip
-        if not LAST:
-            column = tl.trans(column)
-        for corner in tl.static_range(2**AXES):
-            values, weight = corner_values(
-                input_pointer, base, around, size, channel, channel < end, channels, pixels,
-                corner, AXES, LAST, EVEN, WIDE,
+        column = _runs(column, RUN) if LAST else tl.trans(column)
+        if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
+            gains = _gained(
+                gains, input_pointer, first, around, size, column, channel, channel < end, channels, pixels,
+                AXES, LAST, EVEN, COMPUTE, RUN,
             )  # fmt: skip
-            gain = tl.sum(values.to(COMPUTE) * column, 1 if LAST else 0)
-            slope_x, slope_y, slope_z = slopes(around[0], around[1], around[2], corner, AXES)
-            by_x += gain * slope_x
-            by_y += gain * slope_y
-            by_z += gain * slope_z
-            by_mask += gain * weight
+    by_x, by_y, by_z, by_mask = _derivatives(gains, around, AXES, LAST)
 
     modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
     at = grad_offset_pointer + (image * slots + slot) * (AXES * places) + place

@@ -15,7 +15,7 @@ from dcn.kernels.triton._sampling import along, corner, read, side, within
 
 # Numbers that change with the size of an image: no variant of a kernel of their own, so no compilation for a new size.
 UNSPECIALISED = [
-    *("count", "places", "pixels", "taps", "slots", "share", "output_blocks"),
+    *("count", "places", "pixels", "taps", "slots", "share", "shares", "output_blocks"),
     *("depth", "height", "width", "out_height", "out_width"),
     *("offset_image", "offset_channel", "offset_place", "mask_image", "mask_channel", "mask_place"),
 ]
@@ -49,11 +49,17 @@ def laid_out(number, places, width, STRIP: tl.constexpr):
 
 
 @triton.jit
-def coordinate(at, step, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPUTE: tl.constexpr):
-    """Where place ``at`` of an axis samples under tap ``step`` of it: at * stride - padding + step * dilation + shift.
+def coordinate(at, tap, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPUTE: tl.constexpr):
+    """Where output place ``at`` of an axis samples: at * stride - padding + (step of the tap) * dilation + ``shift``.
 
-    ``AXIS`` is 0 (x), 1 (y) or 2 (z); ``at`` and ``step`` count along it.
+    ``AXIS`` is 0 (x), 1 (y) or 2 (z); ``at`` counts along it.
     """
+    if AXIS == 0:
+        step = tap % geometry[0][1]
+    elif AXIS == 1:
+        step = (tap // geometry[0][1]) % geometry[0][0]
+    else:
+        step = tap // (geometry[0][1] * geometry[0][0])
     base = at.to(tl.int32) * geometry[1][2 - AXIS] - geometry[2][2 - AXIS] + step * geometry[3][2 - AXIS]
     return base.to(COMPUTE) + shift.to(COMPUTE)
 
@@ -97,20 +103,19 @@ def first_shift(pointer, strides, image, place, slot, AXES: tl.constexpr):
 @triton.jit
 def shifted(place, tap, shift, out, geometry: tl.constexpr, AXES: tl.constexpr, COMPUTE: tl.constexpr):
     """Coordinates ``(x, y, z)`` of some places whose offsets are ``shift``, ``(x, y, z)`` too."""
-    kernel = geometry[0]
     if AXES == 1:
         x = coordinate(place, tap, shift[0], 0, geometry, COMPUTE)
         y = x
         z = x
     else:
         row = place // out[1]
-        x = coordinate(place - row * out[1], tap % kernel[1], shift[0], 0, geometry, COMPUTE)
+        x = coordinate(place - row * out[1], tap, shift[0], 0, geometry, COMPUTE)
+        z = x
         if AXES == 2:
-            y = coordinate(row, tap // kernel[1], shift[1], 1, geometry, COMPUTE)
-            z = x
+            y = coordinate(row, tap, shift[1], 1, geometry, COMPUTE)
         else:
-            y = coordinate(row % out[0], tap // kernel[1] % kernel[0], shift[1], 1, geometry, COMPUTE)
-            z = coordinate(row // out[0], tap // (kernel[1] * kernel[0]), shift[2], 2, geometry, COMPUTE)
+            y = coordinate(row % out[0], tap, shift[1], 1, geometry, COMPUTE)
+            z = coordinate(row // out[0], tap, shift[2], 2, geometry, COMPUTE)
     return x, y, z
 
 
@@ -241,6 +246,57 @@ def blended(
         total += _corner_part(
             pointer, at, flags, weights, size, channel, channel_inside, channels, number, EVEN, COMPUTE
         )
+    return total
+
+
+@triton.jit
+def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr):
+    """Element of channel 0 of the lowest corner of every place: the one address of a place."""
+    index = around[0][0]
+    if AXES >= 2:
+        index += around[1][0] * size[2]
+    if AXES == 3:
+        index += around[2][0] * (size[1] * size[2])
+    if WIDE:
+        index = index.to(tl.int64)
+    if LAST:
+        return (image * pixels + index) * channels
+    else:
+        return image * (channels * pixels) + index
+
+
+@triton.jit
+def corner_from(
+    pointer, first, around, size, channel, channel_inside, channels, pixels,
+    NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr,
+):  # fmt: skip
+    """What :func:`corner_values` gives, from :func:`first_corner`, of which every corner is a fixed step away."""
+    _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], NUMBER, AXES)
+    row = size[2].to(first.dtype)  # 64 bits where addresses have them
+    apart = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
+    if LAST:
+        values = read(pointer + apart * channels, first, inside, channel, channel_inside, 1, LAST, EVEN)
+    else:
+        values = read(pointer + apart, first, inside, channel, channel_inside, pixels, LAST, EVEN)
+    return values, weight
+
+
+@triton.jit
+def gathered(
+    pointer, image, around, modulation, size, channel, channel_inside, channels, pixels,
+    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """What :func:`sampled` gives, with one address for each place."""
+    first = first_corner(around, image, channels, pixels, size, AXES, LAST, WIDE)
+    values, weight = corner_from(
+        pointer, first, around, size, channel, channel_inside, channels, pixels, 0, AXES, LAST, EVEN
+    )
+    total = values.to(COMPUTE) * along(weight * modulation, LAST)
+    for number in tl.static_range(1, 2**AXES):
+        values, weight = corner_from(
+            pointer, first, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN
+        )
+        total += values.to(COMPUTE) * along(weight * modulation, LAST)
     return total
 
 

@@ -1,7 +1,9 @@
 """Deformable convolution, backward: the gradient of the weight.
 
-A program owns a tile of outputs and channels under one tap, for one share of the places; the shares are summed
-afterwards in a fixed order, so that every run gives the same bits.
+A program owns a tile of channels and outputs under one tap, for one share of the places. Each step samples ``[places,
+channels]`` into registers, turns the tile over and multiplies it with the gradient of the output there; with all
+outputs in one tile every sample is made once. Nothing is added with atomics: every element of a share is written by one
+program, and :func:`add`, launched behind them, sums the shares in their order, so that every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -12,14 +14,141 @@ import triton.language as tl
 from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
     connected,
+    coordinate,
     factor,
+    first_shift,
+    gathered,
     map_start,
+    numbers,
     positions,
     read_map,
     sampled,
     sides,
 )
 from dcn.kernels.triton._sampling import multiply
+
+
+@triton.jit
+def _around(
+    pointer, strides, image, row, x, slot, taps, live, size, out, geometry: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """Sides ``(x, y, z)`` of the samples of the places at ``x`` of a ``row``; ``row`` counts all axes above x."""
+    at = first_shift(pointer, strides, image, row * out[1] + x, slot, AXES)
+    tap = slot % taps
+    shift = tl.load(at + (AXES - 1) * strides[1], mask=live, other=0.0)
+    to_x = coordinate(x, tap, shift, 0, geometry, COMPUTE)
+    to_y = to_x
+    to_z = to_x
+    if AXES >= 2:
+        shift = tl.load(at + (AXES - 2) * strides[1], mask=live, other=0.0)
+        to_y = coordinate(row if AXES == 2 else row % out[0], tap, shift, 1, geometry, COMPUTE)
+    if AXES == 3:
+        to_z = coordinate(row // out[0], tap, tl.load(at, mask=live, other=0.0), 2, geometry, COMPUTE)
+    return sides(to_x, to_y, to_z, live, size, AXES, V1)
+
+
+@triton.jit
+def _stepped(value, by, limit):
+    """``(value + by, 1)`` less ``limit`` if that is reached, else ``(value + by, 0)``; ``by`` is below ``limit``."""
+    value += by
+    over = value >= limit
+    return tl.where(over, value - limit, value), over.to(value.dtype)
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def dense(
+    input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
+    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
+    channel_step, tap_step, depth, height, width, out_height, out_width, geometry: tl.constexpr,
+    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
+    MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
+):  # fmt: skip
+    """Writes ``[shares, O]`` times ``C/g`` and taps, ``channel_step`` and ``tap_step`` elements apart.
+
+    A share is ``share`` places, a multiple of the block, and no share is empty. MERGED: a tile may have channels of
+    several groups.
+    """
+    COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
+    size = (depth, height, width)
+    out = (out_height, out_width)
+    blocks = tl.cdiv(in_offset_group, BLOCK_CHANNELS)
+    slots = channels // in_offset_group * taps
+    program = tl.program_id(0)
+    output_block = program % output_blocks
+    slot = program // output_blocks % slots
+    channel_block = program // (output_blocks * slots) % blocks
+    part = program // (output_blocks * slots * blocks)
+    end = (slot // taps + 1) * in_offset_group
+    start = end - in_offset_group + channel_block * BLOCK_CHANNELS
+    channel = start + tl.arange(0, BLOCK_CHANNELS)
+    inside = channel < end
+    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    first_output = start // in_group * out_group + output_block * BLOCK_OUTPUTS
+    output = first_output + tl.arange(0, BLOCK_OUTPUTS)
+    output_inside = output < last
+
+    begin = part.to(tl.int64) * share if WIDE else part * share
+    stop = min(begin + share, count)
+    # Without this a loop of no steps would define the sums, and ptxas make the matrix instructions wait for each other.
+    tl.assume(begin < stop)
+    # Where a place is goes along from step to step: dividing again costs a fifth of the instructions of a step.
+    rows = places // out_width
+    image_step = BLOCK_PLACES // places
+    row_step = BLOCK_PLACES % places // out_width
+    x_step = BLOCK_PLACES % places % out_width
+    number = begin + tl.arange(0, BLOCK_PLACES)
+    image = number // places
+    row = number % places // out_width
+    x = number % places % out_width
+    total = tl.zeros([BLOCK_CHANNELS, BLOCK_OUTPUTS], COMPUTE)
+    for at in range(begin, stop, BLOCK_PLACES):
+        number = at + tl.arange(0, BLOCK_PLACES)
+        live = number < count
+        place = row * out_width + x
+        around = _around(
+            offset_pointer, (offset_image, offset_channel, offset_place), image, row, x, slot, taps, live, size, out,
+            geometry, AXES, V1, COMPUTE,
+        )  # fmt: skip
+        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
+        samples = tl.zeros([BLOCK_CHANNELS, BLOCK_PLACES], grad_pointer.dtype.element_ty)
+        if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
+            tile = gathered(
+                input_pointer, image, around, modulation, size, channel, inside, channels, pixels,
+                AXES, LAST, EVEN, WIDE, COMPUTE,
+            ).to(grad_pointer.dtype.element_ty)  # fmt: skip
+            samples = tl.trans(tile) if LAST else tile
+        grads = map_start(number, image, place, outputs, places, LAST)
+        grad = read_map(grad_pointer, grads, live, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        total = multiply(samples, grad, total, PRECISION)
+        x, over = _stepped(x, x_step, out_width)
+        row, over = _stepped(row, row_step + over, rows)
+        image += image_step + over
+
+    _write(
+        shares_pointer, total, part * outputs, first_output, last, channel, inside, in_group, out_group, taps,
+        slot % taps * tap_step, channel_step, MERGED, BLOCK_OUTPUTS,
+    )  # fmt: skip
+
+
+@triton.jit
+def _write(
+    pointer, total, before, first, last, channel, inside, in_group, out_group, taps, tap_start, channel_step,
+    MERGED: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+):  # fmt: skip
+    """Stores a tile ``[C, O]`` in two halves: the addresses of the whole beside its values would spill."""
+    HALF: tl.constexpr = BLOCK_OUTPUTS // 2
+    halves = tl.split(tl.trans(tl.reshape(total, [total.shape[0], 2, HALF]), [0, 2, 1]))
+    for half in tl.static_range(2):
+        output = first + half * HALF + tl.arange(0, HALF)
+        wanted = (output < last)[None, :] & inside[:, None]
+        if MERGED:
+            wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
+        start = (before + output) * (in_group * taps) + tap_start
+        at = start[None, :] + (channel % in_group * channel_step)[:, None]
+        tl.store(pointer + at, halves[half].to(pointer.dtype.element_ty), mask=wanted)
 
 
 @triton.jit
@@ -43,53 +172,6 @@ def _samples(
     if not LAST:
         samples = tl.trans(samples)
     return samples, image, place, live
-
-
-@triton.jit(do_not_specialize=UNSPECIALISED)
-def dense(
-    input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
-    depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
-):  # fmt: skip
-    """Writes ``[shares, O, C/g, taps]``; a share is ``share`` places, a multiple of the block."""
-    COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
-    blocks = tl.cdiv(in_offset_group, BLOCK_CHANNELS)
-    slots = channels // in_offset_group * taps
-    program = tl.program_id(0)
-    output_block = program % output_blocks
-    slot = program // output_blocks % slots
-    channel_block = program // (output_blocks * slots) % blocks
-    part = program // (output_blocks * slots * blocks)
-    end = (slot // taps + 1) * in_offset_group
-    start = end - in_offset_group + channel_block * BLOCK_CHANNELS
-    channel = start + tl.arange(0, BLOCK_CHANNELS)
-    inside = channel < end
-    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
-    output = start // in_group * out_group + output_block * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
-    output_inside = output < last
-
-    total = tl.zeros([BLOCK_OUTPUTS, BLOCK_CHANNELS], COMPUTE)
-    begin = part.to(tl.int64) * share if WIDE else part * share
-    for at in range(begin, min(begin + share, count), BLOCK_PLACES):
-        number = at + tl.arange(0, BLOCK_PLACES)
-        samples, image, place, live = _samples(
-            input_pointer, offset_pointer, (offset_image, offset_channel, offset_place),
-            mask_pointer, (mask_image, mask_channel, mask_place), number, count, places, pixels, channels,
-            slot, taps, (depth, height, width), (out_height, out_width), geometry, channel, inside,
-            AXES, V1, LAST, EVEN, WIDE, COMPUTE,
-        )  # fmt: skip
-        grads = map_start(number, image, place, outputs, places, LAST)
-        grad = read_map(grad_pointer, grads, live, output, output_inside, places, LAST, EVEN_OUTPUTS)
-        total = multiply(tl.trans(grad), samples.to(grad.dtype), total, PRECISION)
-
-    wanted = connected(output[:, None], channel[None, :], out_group, in_group)
-    wanted = wanted & output_inside[:, None] & inside[None, :]
-    tile = ((part * outputs + output)[:, None] * in_group + (channel % in_group)[None, :]) * taps + slot % taps
-    tl.store(shares_pointer + tile, total.to(shares_pointer.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -127,3 +209,19 @@ def depthwise(
     sums = tl.sum(total, 0)
     at = (part * outputs + output) * taps + slot % taps
     tl.store(shares_pointer + at, sums.to(shares_pointer.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=UNSPECIALISED)
+def add(
+    shares_pointer, grad_pointer, count, in_group, taps, shares,
+    WIDE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``[O, C/g, taps]`` from shares ``[shares, O, taps, C/g]``, added in their order; ``count`` elements each."""
+    at = numbers(tl.program_id(0), BLOCK, WIDE)
+    inside = at < count
+    row = at // taps
+    first = (row // in_group * taps + at % taps) * in_group + row % in_group
+    total = tl.load(shares_pointer + first, mask=inside, other=0.0)
+    for share in range(1, shares):
+        total += tl.load(shares_pointer + (first + share * count), mask=inside, other=0.0)
+    tl.store(grad_pointer + at, total.to(grad_pointer.dtype.element_ty), mask=inside)

@@ -11,6 +11,9 @@ from typing import NamedTuple
 _SMALLEST = 16  # what tl.dot takes along every axis
 _NARROWEST = 64  # columns below which more programs are not worth sampling again
 _LOWEST = 64  # rows below which the matrix units of sm_90 are not full
+_FEWEST_CHANNELS = 32  # columns of the gradient of the weight: their samples are made once, however narrow they are
+_PLACE_COST = 24  # what finding the samples of a place costs, in channels of it to read and multiply
+_SHARE_COST = 0.01  # of the whole, for writing a share and reading it again
 
 
 class Tile(NamedTuple):
@@ -38,14 +41,14 @@ _LARGE: Table = {
     ("forward", 2): Tile(128, 256, 64, 8, 2),
     ("forward", 4): Tile(64, 128, 32, 8, 2),
     ("forward", 8): Tile(32, 32, 16, 4, 1),
-    ("offset", 2): Tile(64, 128, 64, 8, 2),
+    ("offset", 2): Tile(128, 128, 64, 8, 3),
     ("offset", 4): Tile(64, 64, 32, 8, 2),
     ("offset", 8): Tile(16, 32, 16, 4, 1),
     ("input", 2): Tile(64, 256, 64, 8, 2),
     ("input", 4): Tile(64, 128, 32, 8, 2),
     ("input", 8): Tile(32, 32, 16, 4, 1),
-    ("weight", 2): Tile(64, 128, 64, 8, 2),
-    ("weight", 4): Tile(32, 128, 64, 8, 2),
+    ("weight", 2): Tile(256, 128, 64, 8, 2),
+    ("weight", 4): Tile(128, 128, 32, 8, 2),
     ("weight", 8): Tile(16, 32, 32, 4, 1),
     ("depthwise", 2): Tile(32, 64, 32, 4, 2),
     ("depthwise", 4): Tile(32, 64, 32, 4, 2),
@@ -64,8 +67,8 @@ _SMALL: Table = {
     ("offset", 4): Tile(32, 64, 32, 4, 2),
     ("input", 2): Tile(64, 128, 64, 4, 2),
     ("input", 4): Tile(64, 64, 32, 8, 2),
-    ("weight", 2): Tile(64, 64, 64, 4, 2),
-    ("weight", 4): Tile(32, 64, 32, 4, 2),
+    ("weight", 2): Tile(128, 64, 64, 8, 2),
+    ("weight", 4): Tile(64, 64, 32, 4, 2),
     **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
 }
 """99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
@@ -74,7 +77,9 @@ tiles of forward and input would spill."""
 _AMPERE: Table = _LARGE | {
     ("forward", 2): Tile(64, 256, 64, 8, 2),
     ("forward", 4): _SMALL["forward", 4],
-    ("offset", 2): Tile(64, 64, 64, 8, 2),
+    ("offset", 2): Tile(64, 128, 64, 8, 2),
+    ("offset", 4): Tile(32, 64, 32, 8, 2),
+    ("weight", 2): Tile(128, 128, 64, 8, 2),
     ("weight", 4): _SMALL["weight", 4],
 }
 """163 KiB, matrix instructions of 16 rows: A100. The larger tiles would spill registers."""
@@ -178,3 +183,42 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
     while tile.columns > _NARROWEST and _idle(programs * -(-columns // tile.columns), multiprocessors):
         tile = tile._replace(columns=tile.columns // 2)
     return tile
+
+
+def shorter(tile: Tile, programs: int, multiprocessors: int) -> Tile:
+    """Half the places for the gradient of the offset where programs are few: the last ones leave less of the card idle.
+
+    Weights are then read twice as often: ``programs`` of the whole tile beyond four for each multiprocessor keep it.
+    """
+    halved = tile.rows > _NARROWEST and programs < 4 * multiprocessors
+    return tile._replace(rows=tile.rows // 2) if halved else tile
+
+
+def narrower(tile: Tile) -> list[Tile]:
+    """The tile of the gradient of the weight, those with fewer channels, and all of them with half the outputs."""
+    found = [tile]
+    while found[-1].columns > _FEWEST_CHANNELS:
+        found.append(found[-1]._replace(columns=found[-1].columns // 2))
+    return found + [each._replace(rows=each.rows // 2) for each in found if each.rows > _NARROWEST]
+
+
+def divide(tiles: list[Tile], programs: list[int], most: int, multiprocessors: int) -> tuple[int, int]:
+    """Which tile, and into how many shares the places are divided, so that the gradient of the weight is soonest there.
+
+    A step of a program costs about as much as its channels and ``_PLACE_COST`` more, by the instructions that the
+    compiler makes: 956 of 128 channels by 256 outputs, 605 of 64, 444 of 32, on 64 places; outputs cost next to nothing
+    until the matrix units are full. What counts is the multiprocessor with most programs.
+
+    Args:
+        tiles: to choose from, the best first among equals.
+        programs: of each tile for one share.
+        most: shares that memory allows.
+        multiprocessors: of the device.
+    """
+
+    def cost(choice: tuple[int, int]) -> float:
+        index, parts = choice
+        busiest = -(-programs[index] * parts // multiprocessors)
+        return busiest * (tiles[index].columns + _PLACE_COST) * (1 / parts + _SHARE_COST)
+
+    return min(((index, parts) for index in range(len(tiles)) for parts in range(1, most + 1)), key=cost)

@@ -21,8 +21,9 @@ from dcn.kernels.triton._deform_conv_call import Call, Operands, dense, describe
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LIST_BLOCK = 128  # places per program of the small kernels that make lists
-_PROGRAMS_PER_UNIT = 2  # programs of the weight's gradient for each multiprocessor
-_MOST_SHARES = 16
+_SUM_BLOCK = 1024  # elements per program of the kernel that sums shares
+_MOST_SHARES = 32
+_SHARES_PART = 21  # shares of the weight's gradient take at most this part of what a column buffer would
 _STRIP = 8  # rows of a patch of places: a tile of 64 or 128 is then 8 x 8 or 16 x 8
 
 
@@ -159,10 +160,13 @@ def _backward_offset(
 @functools.lru_cache(maxsize=4096)
 def _offset_plan(call: Call) -> Launch:
     tile = _tile(call, "offset", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
+    slots = call.offset_groups * call.taps
+    tile = _tiles.shorter(tile, blocks_of(call.count, tile.rows) * slots, _runtime.multiprocessors(call.device))
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
     variant = _variant(call, tile) | _backward_blocks(call, tile)
     variant |= {"EVEN": call.in_offset_group % tile.columns == 0, "EVEN_OUTPUTS": call.out_group % tile.inner == 0}
-    grid = (blocks_of(call.count, tile.rows) * call.offset_groups * call.taps,)
+    variant |= {"MERGED": _merged(call, tile)}
+    grid = (blocks_of(call.count, tile.rows) * slots,)
     return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
 
@@ -226,27 +230,50 @@ def _backward_weight(call: Call, operands: Operands, grad_output: Tensor, grad_w
     kernel = _runtime.launcher(kernels.depthwise if call.depthwise else kernels.dense)
     kernel[plan.grid](*operands, grad_output, sums, *plan.numbers, **plan.variant)
     if parts > 1:
-        grad_weight.copy_(sums.sum(0))
+        count = call.outputs * call.in_group * call.taps
+        variant = {"WIDE": call.wide, "BLOCK": _SUM_BLOCK, "num_warps": 4}
+        numbers = (count, call.in_group, call.taps, parts)
+        _runtime.launcher(kernels.add)[blocks_of(count, _SUM_BLOCK),](sums, grad_weight, *numbers, **variant)
 
 
 @functools.lru_cache(maxsize=4096)
 def _weight_plan(call: Call) -> tuple[Launch, int]:
     """How to launch the kernel, and into how many shares the places are divided."""
     columns = call.in_offset_group * (call.out_group if call.depthwise else 1)
-    tile = _tile(call, "weight", columns, call.count, rows=_connected_outputs(call, call.in_offset_group))
-    output_blocks = 1 if call.depthwise else blocks_of(_connected_outputs(call, tile.columns), tile.rows)
-    programs = output_blocks * call.offset_groups * call.taps * blocks_of(columns, tile.columns)
-    steps = blocks_of(call.count, tile.inner)
-    share = blocks_of(steps, _shares(call, programs, steps)) * tile.inner
-    parts = blocks_of(call.count, share)
+    widest = _tile(call, "weight", columns, call.count, rows=_connected_outputs(call, call.in_offset_group))
+    tiles = [widest] if call.depthwise else _tiles.narrower(widest)
+    programs = [_weight_programs(call, columns, tile) for tile in tiles]
+    steps = blocks_of(call.count, widest.inner)
+    found, most = _tiles.divide(tiles, programs, _shares(call, steps), _runtime.multiprocessors(call.device))
+    tile, share = tiles[found], blocks_of(steps, most) * widest.inner
+    parts = 1 if most == 1 else blocks_of(call.count, share)
+    grid = (programs[found] * parts,)
     variant = _variant(call, tile) | {"EVEN": columns % tile.columns == 0, "BLOCK_PLACES": tile.inner}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, share, *call.geometry_numbers())
-        return Launch((programs * parts,), numbers, variant | {"BLOCK_OUTPUTS": tile.columns}), parts
+        return Launch(grid, numbers, variant | {"BLOCK_OUTPUTS": tile.columns}), parts
+    output_blocks = blocks_of(_connected_outputs(call, tile.columns), tile.rows)
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks)
+    steps_of_result = (call.taps, 1) if parts == 1 else (1, call.in_group)  # from channel to channel, from tap to tap
     variant |= {"EVEN_OUTPUTS": call.out_group % tile.rows == 0, "PRECISION": call.precision}
-    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns}
-    return Launch((programs * parts,), (*call.counts(), *groups, *call.geometry_numbers()), variant), parts
+    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "MERGED": _merged(call, tile)}
+    return Launch(grid, (*call.counts(), *groups, *steps_of_result, *call.geometry_numbers()), variant), parts
+
+
+def _weight_programs(call: Call, columns: int, tile: _tiles.Tile) -> int:
+    """Programs of one share."""
+    output_blocks = 1 if call.depthwise else blocks_of(_connected_outputs(call, tile.columns), tile.rows)
+    return output_blocks * call.offset_groups * call.taps * blocks_of(columns, tile.columns)
+
+
+def _shares(call: Call, steps: int) -> int:
+    """Into how many shares the places may be divided: at least 8 steps in each, and little memory for all."""
+    elements = call.outputs * call.in_group * call.taps
+    if elements * _MOST_SHARES >= 2**31:  # they are addressed as the other tensors are
+        return 1
+    column = call.channels * call.taps * call.count * call.dtype.itemsize
+    most = column // (_SHARES_PART * elements * max(4, call.dtype.itemsize))
+    return next((n for n in range(_MOST_SHARES, 1, -1) if most >= n and steps >= 8 * n), 1)
 
 
 def forget_plans() -> None:
@@ -255,13 +282,8 @@ def forget_plans() -> None:
         plan.cache_clear()
 
 
-def _shares(call: Call, programs: int, steps: int) -> int:
-    """Into how many shares the places are divided: enough programs to fill the device, at least 8 steps in each."""
-    wanted = blocks_of(_PROGRAMS_PER_UNIT * _runtime.multiprocessors(call.device), programs)
-    return max(1, min(wanted, _MOST_SHARES, steps // 8))
-
-
 def _new_shares(parts: int, weight: Tensor) -> Tensor:
+    """Memory for shares ``[parts, O, taps, C/g]``."""
     kind = torch.float64 if weight.dtype == torch.float64 else torch.float32
     return torch.empty((parts, *weight.shape), dtype=kind, device=weight.device)
 
@@ -270,6 +292,11 @@ def _connected_outputs(call: Call, channels: int) -> int:
     """Outputs that a run of so many channels can feed."""
     groups = 1 if call.in_group % channels == 0 else min(call.groups, (channels - 1) // call.in_group + 2)
     return groups * call.out_group
+
+
+def _merged(call: Call, tile: _tiles.Tile) -> bool:
+    """Whether a block of channels may lie in more than one group; not if groups of both kinds are whole blocks."""
+    return call.groups > 1 and gcd(call.in_group, call.in_offset_group) % tile.columns != 0
 
 
 def _tile(call: Call, kernel: str, columns: int, inner: int, rows: int | None = None) -> _tiles.Tile:
