@@ -135,65 +135,88 @@ def settle(
 
 
 @triton.jit
-def nearness(position, point, size, V1: tl.constexpr):
-    """The linear weight of a grid point for a position in a cell beside it."""
-    if V1:
-        position = tl.minimum(position, size - 1.0)
-    return 1 - tl.abs(point.to(position.dtype) - position)
+def patch_of(number, size, patch, AXES: tl.constexpr):
+    """Patch ``number`` of the batch: its image, first pixel ``(x, y, z)``, and cells along each axis, ``(x, y, z)``.
+
+    ``patch`` is ``(depth, height, width)`` of a full patch; the last ones of an axis may be smaller.
+    """
+    across = tl.cdiv(size[2], patch[2])
+    down = tl.cdiv(size[1], patch[1])
+    deep = tl.cdiv(size[0], patch[0])
+    x = number % across * patch[2]
+    y = number // across % down * patch[1]
+    z = number // (across * down) % deep * patch[0]
+    rows = tl.minimum(patch[1], size[1] - y) + 1 if AXES >= 2 else 1
+    sheets = tl.minimum(patch[0], size[0] - z) + 1 if AXES == 3 else 1
+    return number // (across * down * deep), (x, y, z), (tl.minimum(patch[2], size[2] - x) + 1, rows, sheets)
 
 
 @triton.jit
-def arriving(
-    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-    image, point, live, key, slot, taps, size, out, geometry: tl.constexpr, places, outputs, output, output_inside,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """``[P, O]``: the output gradients that samples of one tap hand to each input place, weighted and modulated.
+def runs_of(lists_pointer, key, tap, taps, run, low, reach, cells, size):
+    """Beginnings and ends of the runs of list entries that a patch looks at under a tap; 0 for runs that are not.
 
-    ``point`` is ``(x, y, z)`` of the input places, ``key`` the first cell of the slot in their image. Along x the two
-    cells beside a point are neighbours, and so are their lists: one run per row of cells.
+    The cells of a row are neighbours, and so are their lists: one run per row of cells.
+
+    Args:
+        lists_pointer: beginnings of the lists.
+        key: first cell under tap 0 in the image of the patch.
+        tap: the tap; there is none from ``taps`` on.
+        taps: taps of the kernel.
+        run: numbers of the runs; broadcasts with ``tap``.
+        low: first pixel of the patch.
+        reach: its cells along each axis.
+        cells: cells of an image.
+        size: of the input.
     """
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
-    for row in tl.static_range(2 ** (AXES - 1)):
-        cell = key + point[0]
-        if AXES >= 2:
-            cell += (point[1] + row % 2) * (size[2] + 1)
-        if AXES == 3:
-            cell += (point[2] + row // 2) * (size[2] + 1) * (size[1] + 1)
-        first = tl.load(lists_pointer + cell, mask=live, other=0)
-        last = tl.load(lists_pointer + cell + 2, mask=live, other=0)
-        for step in range(0, tl.max(last - first)):
-            hit = first + step < last
-            place = tl.load(sorted_pointer + first + step, mask=hit, other=0)
-            x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
-            weight = nearness(x, point[0], size[2], V1)
-            if AXES >= 2:
-                weight *= nearness(y, point[1], size[1], V1)
-            if AXES == 3:
-                weight *= nearness(z, point[2], size[0], V1)
-            weight *= factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
-            begin = map_start(image * places + place, image, place, outputs, places, LAST)
-            grad = read_map(grad_pointer, begin, hit, output, output_inside, places, LAST, EVEN)
-            total += grad.to(COMPUTE) * weight[:, None]
-    return total
+    row = low[1] + run % reach[1]
+    sheet = low[2] + run // reach[1]
+    cell = key + tap * cells + (sheet * (size[1] + 1) + row) * (size[2] + 1) + low[0]
+    there = (run < reach[1] * reach[2]) & (run + tap < run + taps)
+    first = tl.load(lists_pointer + cell, mask=there, other=0)
+    return first, tl.load(lists_pointer + cell + reach[0], mask=there, other=0)
+
+
+@triton.jit
+def listed(sorted_pointer, first, last, start, BLOCK: tl.constexpr):
+    """``[BLOCK]`` places from entry ``start`` of some runs on, taken as one list; -1 behind its end."""
+    length = last - first
+    end = tl.cumsum(length, 0)
+    begin = end - length
+    entry = start + tl.arange(0, BLOCK)
+    within = (entry[:, None] >= begin[None, :]) & (entry[:, None] < end[None, :])
+    at = entry + tl.sum(tl.where(within, (first - begin)[None, :], 0), 1)
+    return tl.load(sorted_pointer + at, mask=entry < tl.sum(length), other=-1)
+
+
+@triton.jit
+def nearness(position, point, size, V1: tl.constexpr):
+    """``[P, S]``: the linear weights of grid points for positions; 0 for points that are not beside a position."""
+    if V1:
+        position = tl.minimum(position, size - 1.0)
+    return tl.maximum(1 - tl.abs(point.to(position.dtype)[:, None] - position[None, :]), 0.0)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def gather(
     grad_pointer, offset_pointer, mask_pointer, weight_pointer, lists_pointer, sorted_pointer, grad_input_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
-    depth, height, width, out_height, out_width, geometry: tl.constexpr,
+    patch_depth, patch_height, patch_width, places, pixels, channels, outputs, in_group, out_group, in_offset_group,
+    taps, depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, DEPTHWISE: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr,
+    WIDE: tl.constexpr, PRECISION: tl.constexpr, RUNS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of input places and channels of one offset group; ``count``: input places of the batch.
+    """A patch of input pixels, at most ``BLOCK_PLACES``, and a block of channels of one offset group.
 
-    DEPTHWISE: ``BLOCK_OUTPUTS`` is ``BLOCK_CHANNELS``, and weights are ``[taps, O]``.
+    One loop over taps, ``BLOCK_SAMPLES`` samples at a time of those that arrive under a tap (mostly that is all), and
+    blocks of outputs. Samples are looked for one block ahead, and their lists another one: what a step waits for was
+    asked for long before.
+
+    DEPTHWISE: ``BLOCK_OUTPUTS`` is ``BLOCK_CHANNELS``, blocks of outputs are the outputs of a channel one by one, and
+    weights are ``[taps, O]``.
     """
     COMPUTE: tl.constexpr = tl.float64 if grad_pointer.dtype.element_ty == tl.float64 else tl.float32
+    KIND: tl.constexpr = grad_pointer.dtype.element_ty
     size = (depth, height, width)
     out = (out_height, out_width)
     steps = (offset_image, offset_channel, offset_place)
@@ -201,50 +224,104 @@ def gather(
     blocks = tl.cdiv(in_offset_group, BLOCK_CHANNELS)
     offset_groups = channels // in_offset_group
     block = tl.program_id(0) % (blocks * offset_groups)
-    number = numbers(tl.program_id(0) // (blocks * offset_groups), BLOCK_PLACES, WIDE)
-    live = number < count
-    image = number // pixels
-    pixel = number - image * pixels
-    point = (pixel % width, pixel // width % height, pixel // (width * height))
+    image, low, reach = patch_of(
+        tl.program_id(0) // (blocks * offset_groups), size, (patch_depth, patch_height, patch_width), AXES
+    )
+    if WIDE:
+        image = image.to(tl.int64)
     cells = width + 1
     if AXES >= 2:
         cells *= height + 1
     if AXES == 3:
         cells *= depth + 1
+    local = tl.arange(0, BLOCK_PLACES)
+    point_x = low[0] + local % patch_width
+    point_y = low[1] + local // patch_width % patch_height
+    point_z = low[2] + local // (patch_width * patch_height)
 
     offset_group = block // blocks
     start = offset_group * in_offset_group + block % blocks * BLOCK_CHANNELS
     end = (offset_group + 1) * in_offset_group
     channel = start + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < end
-    first = start // in_group * out_group
-    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    if DEPTHWISE:
+        turns = out_group
+    else:
+        first_output = start // in_group * out_group
+        last_output = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+        turns = tl.cdiv(last_output - first_output, BLOCK_OUTPUTS)
+
+    run = tl.arange(0, RUNS)
+    key = (image * offset_groups + offset_group) * taps * cells
+    rounds = 0  # of BLOCK_SAMPLES samples, at least one for each tap
+    for tap in range(0, taps, 16):
+        every = tap + tl.arange(0, 16)
+        first, last = runs_of(lists_pointer, key, every[:, None], taps, run[None, :], low, reach, cells, size)
+        found = tl.cdiv(tl.sum(last - first, 1), BLOCK_SAMPLES).to(tl.int32)
+        rounds += tl.sum(tl.where(every < taps, tl.maximum(found, 1), 0))
+
+    first, last = runs_of(lists_pointer, key, 0, taps, run, low, reach, cells, size)
+    first_after, last_after = runs_of(lists_pointer, key, 1, taps, run, low, reach, cells, size)
+    place_next = listed(sorted_pointer, first, last, 0, BLOCK_SAMPLES)
+    tap_next = 0
+    from_next = 0
+    tap = 0
+    turn = 0
+    place = place_next
+    near = tl.zeros([BLOCK_PLACES, BLOCK_SAMPLES], KIND)
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
-    for tap in range(0, taps):
-        slot = offset_group * taps + tap
-        key = (image * (offset_groups * taps) + slot) * cells
+    for _step in range(0, rounds * turns):
+        if turn == 0:
+            tap = tap_next
+            place = place_next
+            more = from_next + BLOCK_SAMPLES < tl.sum(last - first)
+            from_next = tl.where(more, from_next + BLOCK_SAMPLES, 0)
+            tap_next = tl.where(more, tap_next, tap_next + 1)
+            first = tl.where(more, first, first_after)
+            last = tl.where(more, last, last_after)
+            place_next = listed(sorted_pointer, first, last, from_next, BLOCK_SAMPLES)
+            first_after, last_after = runs_of(
+                lists_pointer, key, tap_next + 1, taps, run, low, reach, cells, size
+            )
         if DEPTHWISE:
-            for copy in range(0, out_group):
-                output = channel * out_group + copy
-                sums = arriving(
-                    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-                    image, point, live, key, slot, taps, size, out, geometry, places, outputs, output, inside,
-                    AXES, V1, LAST, EVEN_OUTPUTS, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
-                )  # fmt: skip
-                weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
-                total += sums * weight.to(COMPUTE)[None, :]
+            output = channel * out_group + turn
+            output_inside = inside
         else:
-            for at in range(first, last, BLOCK_OUTPUTS):
-                output = at + tl.arange(0, BLOCK_OUTPUTS)
-                output_inside = output < last
-                sums = arriving(
-                    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-                    image, point, live, key, slot, taps, size, out, geometry, places, outputs, output, output_inside,
-                    AXES, V1, LAST, EVEN_OUTPUTS, COMPUTE, BLOCK_PLACES, BLOCK_OUTPUTS,
-                )  # fmt: skip
-                wanted = connected(output[:, None], channel[None, :], out_group, in_group) & inside[None, :]
-                weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-                weight = tl.load(weight_pointer + weights, mask=wanted & output_inside[:, None], other=0.0)
-                total = multiply(sums.to(grad_pointer.dtype.element_ty), weight, total, PRECISION)
+            output = first_output + turn * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
+            output_inside = output < last_output
+        begin = map_start(image * places + place, image, place, outputs, places, LAST)
+        grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        if turn == 0:
+            hit = place >= 0
+            slot = offset_group * taps + tap
+            x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
+            weights = nearness(tl.where(hit, x, -4.0), point_x, width, V1)
+            if AXES >= 2:
+                weights *= nearness(y, point_y, height, V1)
+            if AXES == 3:
+                weights *= nearness(z, point_z, depth, V1)
+            if mask_pointer is not None:
+                modulation = factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
+                weights *= modulation[None, :]
+            near = weights.to(KIND)
+        sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE), PRECISION)
+        if DEPTHWISE:
+            weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
+            total += sums * weight.to(COMPUTE)[None, :]
+        else:
+            wanted = connected(output[:, None], channel[None, :], out_group, in_group) & inside[None, :]
+            at = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
+            weight = tl.load(weight_pointer + at, mask=wanted & output_inside[:, None], other=0.0)
+            total = multiply(sums.to(KIND), weight, total, PRECISION)
+        turn += 1
+        turn = tl.where(turn == turns, 0, turn)
+
+    pixel = (point_z * height + point_y) * width + point_x
+    live = (point_x < width) & (local < patch_depth * patch_height * patch_width)
+    if AXES >= 2:
+        live = live & (point_y < height)
+    if AXES == 3:
+        live = live & (point_z < depth)
+    number = image * pixels + pixel
     begin = map_start(number, image, pixel, channels, pixels, LAST)
     write_map(grad_input_pointer, begin, live, channel, inside, pixels, total, LAST)

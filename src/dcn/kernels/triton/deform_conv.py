@@ -173,14 +173,25 @@ def _backward_input(call: Call, operands: Operands, weight: Tensor, grad_output:
 @functools.lru_cache(maxsize=4096)
 def _input_plan(call: Call) -> Launch:
     tile = _tile(call, "input", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
-    pixels = call.batch * call.pixels
-    programs = blocks_of(pixels, tile.rows) * call.offset_groups
+    patch = _patch(call, tile.rows)
+    programs = call.batch * call.offset_groups
+    for size, side in zip(call.size, patch, strict=True):
+        programs *= blocks_of(size, side)
     tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
     even = call.in_offset_group % tile.columns == 0 if call.depthwise else call.out_group % tile.inner == 0
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
     variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN_OUTPUTS": even}
+    variant |= {"RUNS": 16, "BLOCK_SAMPLES": 2 * tile.rows}
     grid = (programs * blocks_of(call.in_offset_group, tile.columns),)
-    return Launch(grid, (pixels, *call.counts()[1:], *groups, *call.geometry_numbers()), variant)
+    return Launch(grid, (*patch, *call.counts()[1:], *groups, *call.geometry_numbers()), variant)
+
+
+def _patch(call: Call, rows: int) -> tuple[int, int, int]:
+    if call.axes == 1:
+        return 1, 1, rows
+    if call.axes == 2:
+        return 1, 4, rows // 4
+    return 2, 4, rows // 8
 
 
 def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
