@@ -50,7 +50,7 @@ def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, objec
     common |= {"DEPTHWISE": bool(depthwise), "PRECISION": precise}
     blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     if name == "input":
-        blocks |= {"RUNS": 16, "BLOCK_SAMPLES": 2 * tile.rows}
+        blocks |= {"PATCH": (1, 4, tile.rows // 4), "RUNS": 8, "BLOCK_SAMPLES": 2 * tile.rows}
     if name == "forward":
         blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "BLOCK_CHANNELS": tile.inner}
     elif name == "weight":

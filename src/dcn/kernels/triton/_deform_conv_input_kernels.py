@@ -135,20 +135,20 @@ def settle(
 
 
 @triton.jit
-def patch_of(number, size, patch, AXES: tl.constexpr):
+def patch_of(number, size, PATCH: tl.constexpr, AXES: tl.constexpr):
     """Patch ``number`` of the batch: its image, first pixel ``(x, y, z)``, and cells along each axis, ``(x, y, z)``.
 
-    ``patch`` is ``(depth, height, width)`` of a full patch; the last ones of an axis may be smaller.
+    ``PATCH`` is ``(depth, height, width)`` of a full patch; the last ones of an axis may be smaller.
     """
-    across = tl.cdiv(size[2], patch[2])
-    down = tl.cdiv(size[1], patch[1])
-    deep = tl.cdiv(size[0], patch[0])
-    x = number % across * patch[2]
-    y = number // across % down * patch[1]
-    z = number // (across * down) % deep * patch[0]
-    rows = tl.minimum(patch[1], size[1] - y) + 1 if AXES >= 2 else 1
-    sheets = tl.minimum(patch[0], size[0] - z) + 1 if AXES == 3 else 1
-    return number // (across * down * deep), (x, y, z), (tl.minimum(patch[2], size[2] - x) + 1, rows, sheets)
+    across = tl.cdiv(size[2], PATCH[2])
+    down = tl.cdiv(size[1], PATCH[1])
+    deep = tl.cdiv(size[0], PATCH[0])
+    x = number % across * PATCH[2]
+    y = number // across % down * PATCH[1]
+    z = number // (across * down) % deep * PATCH[0]
+    rows = tl.minimum(PATCH[1], size[1] - y) + 1 if AXES >= 2 else 1
+    sheets = tl.minimum(PATCH[0], size[0] - z) + 1 if AXES == 3 else 1
+    return number // (across * down * deep), (x, y, z), (tl.minimum(PATCH[2], size[2] - x) + 1, rows, sheets)
 
 
 @triton.jit
@@ -189,21 +189,48 @@ def listed(sorted_pointer, first, last, start, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def nearness(position, point, size, V1: tl.constexpr):
-    """``[P, S]``: the linear weights of grid points for positions; 0 for points that are not beside a position."""
+def nearness(position, low, local, size, V1: tl.constexpr):
+    """``[P, S]``: the linear weight of grid points ``low + local`` for positions; 0 for those not beside a position."""
     if V1:
         position = tl.minimum(position, size - 1.0)
-    return tl.maximum(1 - tl.abs(point.to(position.dtype)[:, None] - position[None, :]), 0.0)
+    away = (position - low)[None, :] - local.to(position.dtype)[:, None]
+    return tl.maximum(1 - tl.abs(away), 0.0)
+
+
+@triton.jit
+def arriving(
+    offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, low, size, out, geometry: tl.constexpr,
+    PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PLACES: tl.constexpr,
+):  # fmt: skip
+    """``[P, S]``: the part of each sample that each pixel of a patch has, modulated; 0 for a ``place`` of -1.
+
+    A thread has all pixels of few samples, and a patch has constant sides: weights along an axis are made once for each
+    of its columns and rows, and multiplied.
+    """
+    hit = place >= 0
+    x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
+    found = tl.where(hit, factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE), 0.0)
+    local = tl.arange(0, BLOCK_PLACES)
+    weight = nearness(x, low[0], local % PATCH[2], size[2], V1)
+    if AXES >= 2:
+        along_y = nearness(y, low[1], local // PATCH[2] % PATCH[1], size[1], V1)
+        if AXES == 3:
+            along_y *= nearness(z, low[2], local // (PATCH[2] * PATCH[1]), size[0], V1)
+        weight *= along_y * found[None, :]
+    else:
+        weight *= found[None, :]
+    return weight
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def gather(
     grad_pointer, offset_pointer, mask_pointer, weight_pointer, lists_pointer, sorted_pointer, grad_input_pointer,
-    patch_depth, patch_height, patch_width, places, pixels, channels, outputs, in_group, out_group, in_offset_group,
+    places, pixels, channels, outputs, in_group, out_group, in_offset_group,
     taps, depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, DEPTHWISE: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr, RUNS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
+    DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, PATCH: tl.constexpr,
+    RUNS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """A patch of input pixels, at most ``BLOCK_PLACES``, and a block of channels of one offset group.
@@ -224,9 +251,7 @@ def gather(
     blocks = tl.cdiv(in_offset_group, BLOCK_CHANNELS)
     offset_groups = channels // in_offset_group
     block = tl.program_id(0) % (blocks * offset_groups)
-    image, low, reach = patch_of(
-        tl.program_id(0) // (blocks * offset_groups), size, (patch_depth, patch_height, patch_width), AXES
-    )
+    image, low, reach = patch_of(tl.program_id(0) // (blocks * offset_groups), size, PATCH, AXES)
     if WIDE:
         image = image.to(tl.int64)
     cells = width + 1
@@ -234,11 +259,6 @@ def gather(
         cells *= height + 1
     if AXES == 3:
         cells *= depth + 1
-    local = tl.arange(0, BLOCK_PLACES)
-    point_x = low[0] + local % patch_width
-    point_y = low[1] + local // patch_width % patch_height
-    point_z = low[2] + local // (patch_width * patch_height)
-
     offset_group = block // blocks
     start = offset_group * in_offset_group + block % blocks * BLOCK_CHANNELS
     end = (offset_group + 1) * in_offset_group
@@ -268,7 +288,14 @@ def gather(
     tap = 0
     turn = 0
     place = place_next
-    near = tl.zeros([BLOCK_PLACES, BLOCK_SAMPLES], KIND)
+    # Nothing is read: a tile that might have been has its columns in runs of 16 bytes in every thread.
+    local = tl.arange(0, BLOCK_PLACES)
+    nowhere = local[:, None] * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)[None, :]
+    unread = tl.load(grad_pointer + nowhere, mask=(rounds + nowhere * 0) < 0, other=0.0)
+    near = unread + arriving(
+        offset_pointer, steps, mask_pointer, mask_steps, image, place, offset_group * taps, taps,
+        low, size, out, geometry, PATCH, AXES, V1, COMPUTE, BLOCK_PLACES,
+    ).to(KIND)  # fmt: skip
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     for _step in range(0, rounds * turns):
         if turn == 0:
@@ -291,37 +318,33 @@ def gather(
             output_inside = output < last_output
         begin = map_start(image * places + place, image, place, outputs, places, LAST)
         grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
-        if turn == 0:
-            hit = place >= 0
-            slot = offset_group * taps + tap
-            x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
-            weights = nearness(tl.where(hit, x, -4.0), point_x, width, V1)
-            if AXES >= 2:
-                weights *= nearness(y, point_y, height, V1)
-            if AXES == 3:
-                weights *= nearness(z, point_z, depth, V1)
-            if mask_pointer is not None:
-                modulation = factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
-                weights *= modulation[None, :]
-            near = weights.to(KIND)
         sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE), PRECISION)
         if DEPTHWISE:
             weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
             total += sums * weight.to(COMPUTE)[None, :]
         else:
-            wanted = connected(output[:, None], channel[None, :], out_group, in_group) & inside[None, :]
-            at = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-            weight = tl.load(weight_pointer + at, mask=wanted & output_inside[:, None], other=0.0)
+            weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
+            if EVEN and EVEN_OUTPUTS and not MERGED:
+                weight = tl.load(weight_pointer + weights)
+            else:
+                wanted = output_inside[:, None] & inside[None, :]
+                if MERGED:
+                    wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
+                weight = tl.load(weight_pointer + weights, mask=wanted, other=0.0)
             total = multiply(sums.to(KIND), weight, total, PRECISION)
         turn += 1
-        turn = tl.where(turn == turns, 0, turn)
+        if turn == turns:
+            turn = 0
+            near = arriving(
+                offset_pointer, steps, mask_pointer, mask_steps, image, place_next, offset_group * taps + tap_next, taps,
+                low, size, out, geometry, PATCH, AXES, V1, COMPUTE, BLOCK_PLACES,
+            ).to(KIND)  # fmt: skip
 
-    pixel = (point_z * height + point_y) * width + point_x
-    live = (point_x < width) & (local < patch_depth * patch_height * patch_width)
-    if AXES >= 2:
-        live = live & (point_y < height)
-    if AXES == 3:
-        live = live & (point_z < depth)
+    x = low[0] + local % PATCH[2]
+    y = low[1] + local // PATCH[2] % PATCH[1]
+    z = low[2] + local // (PATCH[2] * PATCH[1])
+    live = (x < width) & (y < height) & (z < depth)
+    pixel = (z * height + y) * width + x
     number = image * pixels + pixel
     begin = map_start(number, image, pixel, channels, pixels, LAST)
     write_map(grad_input_pointer, begin, live, channel, inside, pixels, total, LAST)

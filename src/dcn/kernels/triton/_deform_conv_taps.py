@@ -17,7 +17,6 @@ from dcn.kernels.triton._sampling import along, corner, read, side, within
 UNSPECIALISED = [
     *("count", "places", "pixels", "taps", "slots", "share", "output_blocks"),
     *("depth", "height", "width", "out_height", "out_width"),
-    *("patch_depth", "patch_height", "patch_width"),
     *("offset_image", "offset_channel", "offset_place", "mask_image", "mask_channel", "mask_place"),
 ]
 

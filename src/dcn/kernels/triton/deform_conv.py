@@ -178,12 +178,14 @@ def _input_plan(call: Call) -> Launch:
     for size, side in zip(call.size, patch, strict=True):
         programs *= blocks_of(size, side)
     tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
-    even = call.in_offset_group % tile.columns == 0 if call.depthwise else call.out_group % tile.inner == 0
+    even = call.in_offset_group % tile.columns == 0
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
-    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN_OUTPUTS": even}
-    variant |= {"RUNS": 16, "BLOCK_SAMPLES": 2 * tile.rows}
+    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN": even}
+    variant |= {"EVEN_OUTPUTS": even if call.depthwise else call.out_group % tile.inner == 0}
+    variant |= {"MERGED": call.groups > 1 and call.in_group % tile.columns > 0}
+    variant |= {"PATCH": patch, "RUNS": 16 if call.axes == 3 else 8, "BLOCK_SAMPLES": 2 * tile.rows}
     grid = (programs * blocks_of(call.in_offset_group, tile.columns),)
-    return Launch(grid, (*patch, *call.counts()[1:], *groups, *call.geometry_numbers()), variant)
+    return Launch(grid, (*call.counts()[1:], *groups, *call.geometry_numbers()), variant)
 
 
 def _patch(call: Call, rows: int) -> tuple[int, int, int]:
