@@ -198,28 +198,52 @@ def nearness(position, low, local, size, V1: tl.constexpr):
 
 
 @triton.jit
-def arriving(
-    offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, low, size, out, geometry: tl.constexpr,
-    PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr, BLOCK_PLACES: tl.constexpr,
-):  # fmt: skip
-    """``[P, S]``: the part of each sample that each pixel of a patch has, modulated; 0 for a ``place`` of -1.
+def parts(x, y, z, modulation, low, size, PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr,
+          BLOCK_PLACES: tl.constexpr):  # fmt: skip
+    """``[P, S]``: the part of each modulated sample that each pixel of a patch has.
 
     A thread has all pixels of few samples, and a patch has constant sides: weights along an axis are made once for each
     of its columns and rows, and multiplied.
     """
+    local = tl.arange(0, BLOCK_PLACES)
+    others = modulation[None, :]
+    if AXES >= 2:
+        others *= nearness(y, low[1], local // PATCH[2] % PATCH[1], size[1], V1)
+    if AXES == 3:
+        others *= nearness(z, low[2], local // (PATCH[2] * PATCH[1]), size[0], V1)
+    return nearness(x, low[0], local % PATCH[2], size[2], V1) * others
+
+
+@triton.jit
+def sample(
+    offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, out, geometry: tl.constexpr,
+    AXES: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """``(x, y, z, modulation)`` of some places under a tap; the modulation of a ``place`` of -1 is 0."""
     hit = place >= 0
     x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
-    found = tl.where(hit, factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE), 0.0)
-    local = tl.arange(0, BLOCK_PLACES)
-    weight = nearness(x, low[0], local % PATCH[2], size[2], V1)
-    if AXES >= 2:
-        along_y = nearness(y, low[1], local // PATCH[2] % PATCH[1], size[1], V1)
-        if AXES == 3:
-            along_y *= nearness(z, low[2], local // (PATCH[2] * PATCH[1]), size[0], V1)
-        weight *= along_y * found[None, :]
-    else:
-        weight *= found[None, :]
-    return weight
+    modulation = factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
+    return x, y, z, tl.where(hit, modulation, 0.0)
+
+
+@triton.jit
+def following(
+    lists_pointer, sorted_pointer, key, tap, start, first, last, first_after, last_after, taps, run, low, reach, cells,
+    size, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The block of samples behind the one of ``tap`` that begins at entry ``start`` of its runs, and where it is.
+
+    Returns:
+        Tap, entry and places, the runs of that tap, and those of the tap after it.
+    """
+    more = start + BLOCK < tl.sum(last - first)
+    start = tl.where(more, start + BLOCK, 0)
+    tap = tl.where(more, tap, tap + 1)
+    first = tl.where(more, first, first_after)
+    last = tl.where(more, last, last_after)
+    place = listed(sorted_pointer, first, last, start, BLOCK)
+    first_after, last_after = runs_of(lists_pointer, key, tap + 1, taps, run, low, reach, cells, size)
+    return tap, start, place, first, last, first_after, last_after
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -272,7 +296,8 @@ def gather(
         turns = tl.cdiv(last_output - first_output, BLOCK_OUTPUTS)
 
     run = tl.arange(0, RUNS)
-    key = (image * offset_groups + offset_group) * taps * cells
+    slot = offset_group * taps
+    key = (image * (offset_groups * taps) + slot) * cells
     rounds = 0  # of BLOCK_SAMPLES samples, at least one for each tap
     for tap in range(0, taps, 16):
         every = tap + tl.arange(0, 16)
@@ -282,34 +307,18 @@ def gather(
 
     first, last = runs_of(lists_pointer, key, 0, taps, run, low, reach, cells, size)
     first_after, last_after = runs_of(lists_pointer, key, 1, taps, run, low, reach, cells, size)
-    place_next = listed(sorted_pointer, first, last, 0, BLOCK_SAMPLES)
-    tap_next = 0
-    from_next = 0
+    place = listed(sorted_pointer, first, last, 0, BLOCK_SAMPLES)
+    x, y, z, modulation = sample(
+        offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, out, geometry, AXES, COMPUTE
+    )
     tap = 0
+    tap_next, start_next, place_next, first, last, first_after, last_after = following(
+        lists_pointer, sorted_pointer, key, 0, 0, first, last, first_after, last_after, taps, run, low, reach, cells,
+        size, BLOCK_SAMPLES,
+    )  # fmt: skip
     turn = 0
-    place = place_next
-    # Nothing is read: a tile that might have been has its columns in runs of 16 bytes in every thread.
-    local = tl.arange(0, BLOCK_PLACES)
-    nowhere = local[:, None] * BLOCK_SAMPLES + tl.arange(0, BLOCK_SAMPLES)[None, :]
-    unread = tl.load(grad_pointer + nowhere, mask=(rounds + nowhere * 0) < 0, other=0.0)
-    near = unread + arriving(
-        offset_pointer, steps, mask_pointer, mask_steps, image, place, offset_group * taps, taps,
-        low, size, out, geometry, PATCH, AXES, V1, COMPUTE, BLOCK_PLACES,
-    ).to(KIND)  # fmt: skip
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     for _step in range(0, rounds * turns):
-        if turn == 0:
-            tap = tap_next
-            place = place_next
-            more = from_next + BLOCK_SAMPLES < tl.sum(last - first)
-            from_next = tl.where(more, from_next + BLOCK_SAMPLES, 0)
-            tap_next = tl.where(more, tap_next, tap_next + 1)
-            first = tl.where(more, first, first_after)
-            last = tl.where(more, last, last_after)
-            place_next = listed(sorted_pointer, first, last, from_next, BLOCK_SAMPLES)
-            first_after, last_after = runs_of(
-                lists_pointer, key, tap_next + 1, taps, run, low, reach, cells, size
-            )
         if DEPTHWISE:
             output = channel * out_group + turn
             output_inside = inside
@@ -318,6 +327,7 @@ def gather(
             output_inside = output < last_output
         begin = map_start(image * places + place, image, place, outputs, places, LAST)
         grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(KIND)
         sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE), PRECISION)
         if DEPTHWISE:
             weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
@@ -335,11 +345,18 @@ def gather(
         turn += 1
         if turn == turns:
             turn = 0
-            near = arriving(
-                offset_pointer, steps, mask_pointer, mask_steps, image, place_next, offset_group * taps + tap_next, taps,
-                low, size, out, geometry, PATCH, AXES, V1, COMPUTE, BLOCK_PLACES,
-            ).to(KIND)  # fmt: skip
+            tap = tap_next
+            place = place_next
+            x, y, z, modulation = sample(
+                offset_pointer, steps, mask_pointer, mask_steps, image, place, slot + tap, taps, out, geometry,
+                AXES, COMPUTE,
+            )  # fmt: skip
+            tap_next, start_next, place_next, first, last, first_after, last_after = following(
+                lists_pointer, sorted_pointer, key, tap, start_next, first, last, first_after, last_after, taps,
+                run, low, reach, cells, size, BLOCK_SAMPLES,
+            )  # fmt: skip
 
+    local = tl.arange(0, BLOCK_PLACES)
     x = low[0] + local % PATCH[2]
     y = low[1] + local // PATCH[2] % PATCH[1]
     z = low[2] + local // (PATCH[2] * PATCH[1])
