@@ -50,7 +50,8 @@ def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, objec
     common |= {"DEPTHWISE": bool(depthwise), "PRECISION": precise}
     blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     if name == "input":
-        blocks |= {"PATCH": (1, 4, tile.rows // 4), "RUNS": 8, "BLOCK_SAMPLES": 2 * tile.rows}
+        patch = _tiles.patch(2, tile.rows)
+        blocks |= {"PATCH": patch, "BLOCK_SAMPLES": _tiles.samples(patch, 2, (1, 1, 1))}
     if name == "forward":
         blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "BLOCK_CHANNELS": tile.inner}
     elif name == "weight":

@@ -254,7 +254,7 @@ def gather(
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, PATCH: tl.constexpr,
-    RUNS: tl.constexpr, BLOCK_SAMPLES: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """A patch of input pixels, at most ``BLOCK_PLACES``, and a block of channels of one offset group.
@@ -268,6 +268,7 @@ def gather(
     """
     COMPUTE: tl.constexpr = tl.float64 if grad_pointer.dtype.element_ty == tl.float64 else tl.float32
     KIND: tl.constexpr = grad_pointer.dtype.element_ty
+    WIDTH: tl.constexpr = BLOCK_CHANNELS if DEPTHWISE else BLOCK_OUTPUTS
     size = (depth, height, width)
     out = (out_height, out_width)
     steps = (offset_image, offset_channel, offset_place)
@@ -295,7 +296,7 @@ def gather(
         last_output = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
         turns = tl.cdiv(last_output - first_output, BLOCK_OUTPUTS)
 
-    run = tl.arange(0, RUNS)
+    run = tl.arange(0, 1 if AXES == 1 else 8 if AXES == 2 else 32)  # rows of cells of a patch, at most 5 * 5
     slot = offset_group * taps
     key = (image * (offset_groups * taps) + slot) * cells
     rounds = 0  # of BLOCK_SAMPLES samples, at least one for each tap
@@ -328,7 +329,7 @@ def gather(
         begin = map_start(image * places + place, image, place, outputs, places, LAST)
         grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
         near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(KIND)
-        sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE), PRECISION)
+        sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, WIDTH], COMPUTE), PRECISION)
         if DEPTHWISE:
             weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
             total += sums * weight.to(COMPUTE)[None, :]

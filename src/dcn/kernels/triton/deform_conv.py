@@ -173,7 +173,7 @@ def _backward_input(call: Call, operands: Operands, weight: Tensor, grad_output:
 @functools.lru_cache(maxsize=4096)
 def _input_plan(call: Call) -> Launch:
     tile = _tile(call, "input", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
-    patch = _patch(call, tile.rows)
+    patch = _tiles.patch(call.axes, tile.rows)
     programs = call.batch * call.offset_groups
     for size, side in zip(call.size, patch, strict=True):
         programs *= blocks_of(size, side)
@@ -183,17 +183,9 @@ def _input_plan(call: Call) -> Launch:
     variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN": even}
     variant |= {"EVEN_OUTPUTS": even if call.depthwise else call.out_group % tile.inner == 0}
     variant |= {"MERGED": call.groups > 1 and call.in_group % tile.columns > 0}
-    variant |= {"PATCH": patch, "RUNS": 16 if call.axes == 3 else 8, "BLOCK_SAMPLES": 2 * tile.rows}
+    variant |= {"PATCH": patch, "BLOCK_SAMPLES": _tiles.samples(patch, call.axes, call.geometry[1])}
     grid = (programs * blocks_of(call.in_offset_group, tile.columns),)
     return Launch(grid, (*call.counts()[1:], *groups, *call.geometry_numbers()), variant)
-
-
-def _patch(call: Call, rows: int) -> tuple[int, int, int]:
-    if call.axes == 1:
-        return 1, 1, rows
-    if call.axes == 2:
-        return 1, 4, rows // 4
-    return 2, 4, rows // 8
 
 
 def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
