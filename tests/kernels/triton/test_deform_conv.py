@@ -80,10 +80,12 @@ class Case:
 CASES = {
     "many-blocks": Case(channels=17, outputs=18),
     "many-blocks-even": Case(channels=32, outputs=32, batch=1, kernel=(1, 1), channels_last=True, mask=False),
+    "many-patches": Case(size=(6, 11), batch=1),  # interpreted patches are 4 x 8 pixels, 32, or 4 x 4 x 2
+    "many-taps": Case(size=(3, 3), kernel=(3, 6), batch=1, channels=2, outputs=2),  # lists are counted 16 taps at once
     "v1": Case(boundary="v1", size=(3, 4)),
     "strided": Case(kernel=(3, 2), stride=(2, 1), dilation=(1, 2), size=(5, 4), batch=1),
     "integer-offsets": Case(spread=0.0, boundary="v1", size=(3, 4)),
-    "one-axis": Case(size=(20,), kernel=(3,), stride=(1,), dilation=(1,)),
+    "one-axis": Case(size=(40,), kernel=(3,), stride=(1,), dilation=(1,)),
     "one-axis-v1": Case(size=(20,), kernel=(3,), stride=(1,), dilation=(1,), boundary="v1"),
     "three-axes": Case(size=(2, 3, 3), kernel=(2, 1, 1), stride=(1, 1, 1), dilation=(1, 1, 1), batch=1),
     "three-axes-v1": Case(
@@ -274,10 +276,10 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(device: torch.d
 
 
 def test_many_samples_in_one_cell(device: torch.device) -> None:
-    """Lists longer than a block's share: all places look at one pixel, and the order of the sum is that of places."""
-    case = Case(channels=2, outputs=2, size=(6, 7), kernel=(1, 1), batch=1, mask=False)
+    """More than the 64 that are taken at once: all places look at one pixel, and the order of the sum is theirs."""
+    case = Case(channels=2, outputs=2, size=(9, 10), kernel=(1, 1), batch=1, mask=False)
     x, offset, weight, _, _, grad = _moved(case, device)
-    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(10.0), indexing="ij")
     offset = torch.stack([2.25 - rows, 3.5 - columns])[None].to(device)
     needs = (True, True, True, False)
     found = deform_conv.backward(grad, x, offset, weight, None, *case.geometry, needs)

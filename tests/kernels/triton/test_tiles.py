@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, spread, table
+from dcn.kernels.triton._tiles import TABLES, Tile, choose, patch, samples, spread, table
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -32,3 +32,27 @@ def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
 @pytest.mark.parametrize(("count", "side"), [(1, 16), (16, 16), (17, 32), (64, 64), (65, 128), (10**9, 256)])
 def test_a_side_holds_the_count_in_a_power_of_two(count: int, side: int) -> None:
     assert choose("sm_90", "forward", 2, columns=count, inner=16).columns == side
+
+
+@pytest.mark.parametrize(
+    ("axes", "rows", "sides"),
+    [(1, 64, (1, 1, 64)), (2, 64, (1, 4, 16)), (2, 16, (1, 4, 4)), (3, 64, (4, 4, 4)), (3, 16, (4, 4, 1))],
+)
+def test_a_patch_has_as_many_pixels_as_a_tile_has_rows(axes: int, rows: int, sides: tuple[int, int, int]) -> None:
+    assert patch(axes, rows) == sides
+
+
+@pytest.mark.parametrize(
+    ("sides", "axes", "stride", "count"),
+    [
+        ((1, 4, 16), 2, (1, 1, 1), 128),  # 85 cells
+        ((1, 4, 16), 2, (1, 2, 2), 32),
+        ((1, 1, 64), 1, (1, 1, 1), 128),
+        ((4, 4, 4), 3, (1, 1, 1), 128),
+        ((4, 4, 4), 3, (2, 2, 2), 16),
+    ],
+)
+def test_a_block_holds_the_samples_that_a_patch_gets_on_average(
+    sides: tuple[int, int, int], axes: int, stride: tuple[int, int, int], count: int
+) -> None:
+    assert samples(sides, axes, stride) == count

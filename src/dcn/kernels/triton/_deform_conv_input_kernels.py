@@ -3,11 +3,14 @@
 The usual way adds every sample's gradient to its corners with atomics: the order, and with it the last bits, change
 from run to run, and half precision needs a float32 copy of the map. Here each tap lists, for every cell between grid
 points, the output places that sample in it (``count``, a running sum, ``fill``, ``settle``). The kernel ``gather`` then
-owns a tile of *input* places: it adds up the output gradients that arrive there under one tap and multiplies the sums
-with the weight, the mirror image of the forward kernel. The only atomics are integer counters, ``settle`` puts each
+owns a patch of *input* pixels. Under each tap it finds the samples that arrive there, 85 on average at 64 pixels and
+stride 1, and multiplies twice, both on the matrix units: the part that each pixel has of each sample with the output
+gradients of these samples, and the sums with the weight. The only atomics are integer counters, ``settle`` puts each
 list in order, and so every run gives the same bits.
 
-A list takes 8 bytes for each tap of a place and 4 for each of a pixel, whatever the number of channels.
+A list takes 8 bytes for each tap of a place and 4 for each of a pixel, whatever the number of channels. In half
+precision the parts are rounded once, as samples are in the forward pass. A gradient or mask that is not finite makes
+not only its corners so, but the patches they lie in.
 """
 
 from __future__ import annotations
@@ -198,14 +201,15 @@ def nearness(position, low, local, size, V1: tl.constexpr):
 
 
 @triton.jit
-def parts(x, y, z, modulation, low, size, PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr,
-          BLOCK_PLACES: tl.constexpr):  # fmt: skip
-    """``[P, S]``: the part of each modulated sample that each pixel of a patch has.
+def parts(
+    x, y, z, modulation, low, size, PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """``[P, S]``: the part of each modulated sample that each pixel of a patch has; most are 0.
 
-    A thread has all pixels of few samples, and a patch has constant sides: weights along an axis are made once for each
-    of its columns and rows, and multiplied.
+    The compiler gives a thread all pixels of one sample, and the sides of a patch are constants: so the weights along
+    an axis are made once per column or row of the patch, 16 + 4 of them, and what is left is one multiplication each.
     """
-    local = tl.arange(0, BLOCK_PLACES)
+    local = tl.arange(0, BLOCK)
     others = modulation[None, :]
     if AXES >= 2:
         others *= nearness(y, low[1], local // PATCH[2] % PATCH[1], size[1], V1)
@@ -254,17 +258,16 @@ def gather(
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, PATCH: tl.constexpr,
-    BLOCK_SAMPLES: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """A patch of input pixels, at most ``BLOCK_PLACES``, and a block of channels of one offset group.
+    """A patch of ``BLOCK_PLACES`` input pixels and a block of channels of one offset group.
 
-    One loop over taps, ``BLOCK_SAMPLES`` samples at a time of those that arrive under a tap (mostly that is all), and
-    blocks of outputs. Samples are looked for one block ahead, and their lists another one: what a step waits for was
-    asked for long before.
+    One loop over taps, over blocks of ``BLOCK_SAMPLES`` of the samples that arrive under a tap (mostly there is one),
+    and over blocks of outputs. A loop in a loop would wait for its first loads again and again. The places of the next
+    block of samples, and the lists of the tap behind it, are read a whole block ahead: each is the address of the next.
 
-    DEPTHWISE: ``BLOCK_OUTPUTS`` is ``BLOCK_CHANNELS``, blocks of outputs are the outputs of a channel one by one, and
-    weights are ``[taps, O]``.
+    DEPTHWISE: the outputs of a channel come one by one, and weights are ``[taps, O]``.
+    MERGED: the channels are of several groups.
     """
     COMPUTE: tl.constexpr = tl.float64 if grad_pointer.dtype.element_ty == tl.float64 else tl.float32
     KIND: tl.constexpr = grad_pointer.dtype.element_ty
@@ -277,14 +280,17 @@ def gather(
     offset_groups = channels // in_offset_group
     block = tl.program_id(0) % (blocks * offset_groups)
     image, low, reach = patch_of(tl.program_id(0) // (blocks * offset_groups), size, PATCH, AXES)
-    if WIDE:
-        image = image.to(tl.int64)
     cells = width + 1
     if AXES >= 2:
         cells *= height + 1
     if AXES == 3:
         cells *= depth + 1
     offset_group = block // blocks
+    slot = offset_group * taps
+    if WIDE:
+        image = image.to(tl.int64)
+        cells = cells.to(tl.int64)
+        slot = slot.to(tl.int64)
     start = offset_group * in_offset_group + block % blocks * BLOCK_CHANNELS
     end = (offset_group + 1) * in_offset_group
     channel = start + tl.arange(0, BLOCK_CHANNELS)
@@ -297,11 +303,10 @@ def gather(
         turns = tl.cdiv(last_output - first_output, BLOCK_OUTPUTS)
 
     run = tl.arange(0, 1 if AXES == 1 else 8 if AXES == 2 else 32)  # rows of cells of a patch, at most 5 * 5
-    slot = offset_group * taps
     key = (image * (offset_groups * taps) + slot) * cells
     rounds = 0  # of BLOCK_SAMPLES samples, at least one for each tap
-    for tap in range(0, taps, 16):
-        every = tap + tl.arange(0, 16)
+    for several in range(0, taps, 16):
+        every = several + tl.arange(0, 16)
         first, last = runs_of(lists_pointer, key, every[:, None], taps, run[None, :], low, reach, cells, size)
         found = tl.cdiv(tl.sum(last - first, 1), BLOCK_SAMPLES).to(tl.int32)
         rounds += tl.sum(tl.where(every < taps, tl.maximum(found, 1), 0))
@@ -321,7 +326,7 @@ def gather(
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     for _step in range(0, rounds * turns):
         if DEPTHWISE:
-            output = channel * out_group + turn
+            output = channel * out_group + turn % out_group  # a turn of one is known to be 0: wide loads
             output_inside = inside
         else:
             output = first_output + turn * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
