@@ -155,6 +155,17 @@ def patch_of(number, size, PATCH: tl.constexpr, AXES: tl.constexpr):
 
 
 @triton.jit
+def cells_of(size, AXES: tl.constexpr):
+    """Cells of an image: one more than points along every axis."""
+    cells = size[2] + 1
+    if AXES >= 2:
+        cells *= size[1] + 1
+    if AXES == 3:
+        cells *= size[0] + 1
+    return cells
+
+
+@triton.jit
 def runs_of(lists_pointer, key, tap, taps, run, low, reach, cells, size):
     """Beginnings and ends of the runs of list entries that a patch looks at under a tap; 0 for runs that are not.
 
@@ -250,6 +261,76 @@ def following(
     return tap, start, place, first, last, first_after, last_after
 
 
+@triton.jit
+def rounds_of(lists_pointer, key, taps, run, low, reach, cells, size, BLOCK: tl.constexpr):
+    """Blocks of samples that arrive at a patch under all taps, at least one for each tap."""
+    rounds = 0
+    for several in range(0, taps, 16):
+        tap = several + tl.arange(0, 16)
+        first, last = runs_of(lists_pointer, key, tap[:, None], taps, run[None, :], low, reach, cells, size)
+        found = tl.cdiv(tl.sum(last - first, 1), BLOCK).to(tl.int32)
+        rounds += tl.sum(tl.where(tap < taps, tl.maximum(found, 1), 0))
+    return rounds
+
+
+@triton.jit
+def outputs_of(
+    start, end, in_group, out_group, DEPTHWISE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr
+):  # fmt: skip
+    """First and last output that a block of channels feeds, and the turns they are taken in."""
+    first = start // in_group * out_group
+    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    turns = out_group if DEPTHWISE else tl.cdiv(last - first, BLOCK_OUTPUTS)
+    return first, last, turns
+
+
+@triton.jit
+def outputs_in(turn, channel, inside, first, last, out_group, DEPTHWISE: tl.constexpr, BLOCK: tl.constexpr):
+    """The outputs of a turn, and whether they count."""
+    if DEPTHWISE:
+        return channel * out_group + turn % out_group, inside  # the one turn of one output is known to be 0: wide loads
+    else:
+        output = first + turn * BLOCK + tl.arange(0, BLOCK)
+        return output, output < last
+
+
+@triton.jit
+def times_weight(
+    total, sums, weight_pointer, output, output_inside, channel, inside, tap, taps, outputs, in_group, out_group,
+    EVEN: tl.constexpr, DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``total`` and the product of ``[P, O]`` sums with the weight of a tap."""
+    if DEPTHWISE:
+        weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
+        return total + sums * weight.to(total.dtype)[None, :]
+    else:
+        at = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
+        if EVEN and not MERGED:
+            weight = tl.load(weight_pointer + at)
+        else:
+            wanted = output_inside[:, None] & inside[None, :]
+            if MERGED:
+                wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
+            weight = tl.load(weight_pointer + at, mask=wanted, other=0.0)
+        return multiply(sums.to(weight.dtype), weight, total, PRECISION)
+
+
+@triton.jit
+def write_patch(
+    pointer, total, image, low, size, channel, inside, channels, pixels,
+    PATCH: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of a patch whose first pixel is ``low``."""
+    local = tl.arange(0, BLOCK)
+    x = low[0] + local % PATCH[2]
+    y = low[1] + local // PATCH[2] % PATCH[1]
+    z = low[2] + local // (PATCH[2] * PATCH[1])
+    live = (x < size[2]) & (y < size[1]) & (z < size[0])
+    pixel = (z * size[1] + y) * size[2] + x
+    begin = map_start(image * pixels + pixel, image, pixel, channels, pixels, LAST)
+    write_map(pointer, begin, live, channel, inside, pixels, total, LAST)
+
+
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def gather(
     grad_pointer, offset_pointer, mask_pointer, weight_pointer, lists_pointer, sorted_pointer, grad_input_pointer,
@@ -270,7 +351,6 @@ def gather(
     MERGED: the channels are of several groups.
     """
     COMPUTE: tl.constexpr = tl.float64 if grad_pointer.dtype.element_ty == tl.float64 else tl.float32
-    KIND: tl.constexpr = grad_pointer.dtype.element_ty
     WIDTH: tl.constexpr = BLOCK_CHANNELS if DEPTHWISE else BLOCK_OUTPUTS
     size = (depth, height, width)
     out = (out_height, out_width)
@@ -280,37 +360,24 @@ def gather(
     offset_groups = channels // in_offset_group
     block = tl.program_id(0) % (blocks * offset_groups)
     image, low, reach = patch_of(tl.program_id(0) // (blocks * offset_groups), size, PATCH, AXES)
-    cells = width + 1
-    if AXES >= 2:
-        cells *= height + 1
-    if AXES == 3:
-        cells *= depth + 1
     offset_group = block // blocks
-    slot = offset_group * taps
-    if WIDE:
-        image = image.to(tl.int64)
-        cells = cells.to(tl.int64)
-        slot = slot.to(tl.int64)
     start = offset_group * in_offset_group + block % blocks * BLOCK_CHANNELS
     end = (offset_group + 1) * in_offset_group
     channel = start + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < end
-    if DEPTHWISE:
-        turns = out_group
-    else:
-        first_output = start // in_group * out_group
-        last_output = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
-        turns = tl.cdiv(last_output - first_output, BLOCK_OUTPUTS)
+    first_output, last_output, turns = outputs_of(
+        start, end, in_group, out_group, DEPTHWISE, BLOCK_CHANNELS, BLOCK_OUTPUTS
+    )
+    slot = offset_group * taps
+    cells = cells_of(size, AXES)
+    if WIDE:
+        image = image.to(tl.int64)
+        cells = cells.to(tl.int64)
+        slot = slot.to(tl.int64)
+    key = (image * (offset_groups * taps) + slot) * cells
 
     run = tl.arange(0, 1 if AXES == 1 else 8 if AXES == 2 else 32)  # rows of cells of a patch, at most 5 * 5
-    key = (image * (offset_groups * taps) + slot) * cells
-    rounds = 0  # of BLOCK_SAMPLES samples, at least one for each tap
-    for several in range(0, taps, 16):
-        every = several + tl.arange(0, 16)
-        first, last = runs_of(lists_pointer, key, every[:, None], taps, run[None, :], low, reach, cells, size)
-        found = tl.cdiv(tl.sum(last - first, 1), BLOCK_SAMPLES).to(tl.int32)
-        rounds += tl.sum(tl.where(every < taps, tl.maximum(found, 1), 0))
-
+    rounds = rounds_of(lists_pointer, key, taps, run, low, reach, cells, size, BLOCK_SAMPLES)
     first, last = runs_of(lists_pointer, key, 0, taps, run, low, reach, cells, size)
     first_after, last_after = runs_of(lists_pointer, key, 1, taps, run, low, reach, cells, size)
     place = listed(sorted_pointer, first, last, 0, BLOCK_SAMPLES)
@@ -325,29 +392,17 @@ def gather(
     turn = 0
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     for _step in range(0, rounds * turns):
-        if DEPTHWISE:
-            output = channel * out_group + turn % out_group  # a turn of one is known to be 0: wide loads
-            output_inside = inside
-        else:
-            output = first_output + turn * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
-            output_inside = output < last_output
+        output, output_inside = outputs_in(
+            turn, channel, inside, first_output, last_output, out_group, DEPTHWISE, BLOCK_OUTPUTS
+        )
         begin = map_start(image * places + place, image, place, outputs, places, LAST)
         grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
-        near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(KIND)
+        near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(grad.dtype)
         sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, WIDTH], COMPUTE), PRECISION)
-        if DEPTHWISE:
-            weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
-            total += sums * weight.to(COMPUTE)[None, :]
-        else:
-            weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-            if EVEN and EVEN_OUTPUTS and not MERGED:
-                weight = tl.load(weight_pointer + weights)
-            else:
-                wanted = output_inside[:, None] & inside[None, :]
-                if MERGED:
-                    wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
-                weight = tl.load(weight_pointer + weights, mask=wanted, other=0.0)
-            total = multiply(sums.to(KIND), weight, total, PRECISION)
+        total = times_weight(
+            total, sums, weight_pointer, output, output_inside, channel, inside, tap, taps, outputs, in_group,
+            out_group, EVEN and EVEN_OUTPUTS, DEPTHWISE, MERGED, PRECISION,
+        )  # fmt: skip
         turn += 1
         if turn == turns:
             turn = 0
@@ -361,13 +416,6 @@ def gather(
                 lists_pointer, sorted_pointer, key, tap, start_next, first, last, first_after, last_after, taps,
                 run, low, reach, cells, size, BLOCK_SAMPLES,
             )  # fmt: skip
-
-    local = tl.arange(0, BLOCK_PLACES)
-    x = low[0] + local % PATCH[2]
-    y = low[1] + local // PATCH[2] % PATCH[1]
-    z = low[2] + local // (PATCH[2] * PATCH[1])
-    live = (x < width) & (y < height) & (z < depth)
-    pixel = (z * height + y) * width + x
-    number = image * pixels + pixel
-    begin = map_start(number, image, pixel, channels, pixels, LAST)
-    write_map(grad_input_pointer, begin, live, channel, inside, pixels, total, LAST)
+    write_patch(
+        grad_input_pointer, total, image, low, size, channel, inside, channels, pixels, PATCH, LAST, BLOCK_PLACES
+    )
