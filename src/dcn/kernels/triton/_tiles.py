@@ -51,7 +51,9 @@ _LARGE: Table = {
     ("depthwise", 4): Tile(32, 64, 32, 4, 2),
     ("depthwise", 8): Tile(16, 64, 16, 4, 1),
 }
-"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200."""
+"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200. The gradient of the input has two products
+in a chain, which the compiler gives to warps by rows: 64 rows are work for 4 warps, 8 would do the first one twice. Two
+such programs share a multiprocessor. In float32, 64 rows would spill."""
 
 _SMALL: Table = {
     ("forward", 2): Tile(64, 128, 64, 4, 2),
@@ -65,7 +67,7 @@ _SMALL: Table = {
     **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
 }
 """99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
-tiles of forward and input would spill."""
+tile of forward would spill."""
 
 _AMPERE: Table = _LARGE | {("offset", 2): Tile(64, 64, 64, 8, 2), ("weight", 4): _SMALL["weight", 4]}
 """163 KiB, matrix instructions of 16 rows: A100. The wider tile of the offset's gradient would spill a register."""
