@@ -51,9 +51,12 @@ _LARGE: Table = {
     ("depthwise", 4): Tile(32, 64, 32, 4, 2),
     ("depthwise", 8): Tile(16, 64, 16, 4, 1),
 }
-"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200. The gradient of the input has two products
-in a chain, which the compiler gives to warps by rows: 64 rows are work for 4 warps, 8 would do the first one twice. Two
-such programs share a multiprocessor. In float32, 64 rows would spill."""
+"""227 KiB of shared memory, matrix instructions of 64 rows: H100, H200, B200.
+
+The gradient of the input has two products in a chain, which the compiler divides among warps by rows: 64 rows are work
+for 4 warps, and 8 would do the first product twice. Two such programs share a multiprocessor. In float32, 64 rows would
+spill.
+"""
 
 _SMALL: Table = {
     ("forward", 2): Tile(64, 128, 64, 4, 2),
