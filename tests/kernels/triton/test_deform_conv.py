@@ -82,10 +82,12 @@ CASES = {
     "many-blocks-even": Case(channels=32, outputs=32, batch=1, kernel=(1, 1), channels_last=True, mask=False),
     # 11 rows are a strip of 8 and one of 3, in each of two images; 2 x 33 places end within a block.
     "patches": Case(channels=8, outputs=4, size=(11, 3), kernel=(2, 1), channels_last=True, spread=3.0),
+    "many-patches": Case(size=(6, 11), batch=1),  # interpreted patches are 4 x 8 pixels, 32, or 4 x 4 x 2
+    "many-taps": Case(size=(3, 3), kernel=(3, 6), batch=1, channels=2, outputs=2),  # lists are counted 16 taps at once
     "v1": Case(boundary="v1", size=(3, 4)),
     "strided": Case(kernel=(3, 2), stride=(2, 1), dilation=(1, 2), size=(5, 4), batch=1),
     "integer-offsets": Case(spread=0.0, boundary="v1", size=(3, 4)),
-    "one-axis": Case(size=(20,), kernel=(3,), stride=(1,), dilation=(1,)),
+    "one-axis": Case(size=(40,), kernel=(3,), stride=(1,), dilation=(1,)),
     "one-axis-v1": Case(size=(20,), kernel=(3,), stride=(1,), dilation=(1,), boundary="v1"),
     "three-axes": Case(size=(2, 3, 3), kernel=(2, 1, 1), stride=(1, 1, 1), dilation=(1, 1, 1), batch=1),
     "three-axes-v1": Case(
@@ -107,7 +109,7 @@ CASES = {
         channels=132, outputs=3, groups=3, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1
     ),
     # A block of 16 channels from 36 on feeds two groups.
-    "crossing-groups": Case(channels=144, outputs=6, groups=3, offset_groups=4, size=(2, 3), kernel=(1, 1), batch=1),
+    "crossing-groups": Case(channels=144, outputs=60, groups=3, offset_groups=4, size=(2, 3), kernel=(1, 1), batch=1),
     "depthwise": Case(channels=6, outputs=6, groups=6, offset_groups=2, size=(3, 4)),
     "depthwise-many-blocks": Case(channels=18, outputs=18, groups=18, size=(3, 4), batch=3, kernel=(1, 1)),
     "depthwise-channels-last": Case(channels=16, outputs=16, groups=16, channels_last=True, size=(3, 4), batch=1),
@@ -281,10 +283,10 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(device: torch.d
 
 
 def test_many_samples_in_one_cell(device: torch.device) -> None:
-    """Lists longer than a block's share: all places look at one pixel, and the order of the sum is that of places."""
-    case = Case(channels=2, outputs=2, size=(6, 7), kernel=(1, 1), batch=1, mask=False)
+    """More than the 64 that are taken at once: all places look at one pixel, and the order of the sum is theirs."""
+    case = Case(channels=2, outputs=2, size=(9, 10), kernel=(1, 1), batch=1, mask=False)
     x, offset, weight, _, _, grad = _moved(case, device)
-    rows, columns = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
+    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(10.0), indexing="ij")
     offset = torch.stack([2.25 - rows, 3.5 - columns])[None].to(device)
     needs = (True, True, True, False)
     found = deform_conv.backward(grad, x, offset, weight, None, *case.geometry, needs)

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.kernels.triton._tiles import TABLES, Tile, choose, divide, halved, lowered, narrower, shorter, spread, table
+from dcn.kernels.triton._tiles import (
+    TABLES,
+    Tile,
+    choose,
+    divide,
+    halved,
+    lowered,
+    narrower,
+    patch,
+    samples,
+    shorter,
+    spread,
+    table,
+)
 
 KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
@@ -84,3 +97,27 @@ def test_multiprocessors_get_work_by_shares_of_places_or_by_fewer_channels(
     programs = [9 * -(-channels // tile.columns) * -(-channels // tile.rows) for tile in tiles]
     found, parts = divide(tiles, programs, most, 132)
     assert (tiles[found].rows, tiles[found].columns, parts) == wanted
+
+
+@pytest.mark.parametrize(
+    ("axes", "rows", "sides"),
+    [(1, 64, (1, 1, 64)), (2, 64, (1, 4, 16)), (2, 16, (1, 4, 4)), (3, 64, (4, 4, 4)), (3, 16, (4, 4, 1))],
+)
+def test_a_patch_has_as_many_pixels_as_a_tile_has_rows(axes: int, rows: int, sides: tuple[int, int, int]) -> None:
+    assert patch(axes, rows) == sides
+
+
+@pytest.mark.parametrize(
+    ("sides", "axes", "stride", "count"),
+    [
+        ((1, 4, 16), 2, (1, 1, 1), 128),  # 85 cells
+        ((1, 4, 16), 2, (1, 2, 2), 32),
+        ((1, 1, 64), 1, (1, 1, 1), 128),
+        ((4, 4, 4), 3, (1, 1, 1), 128),
+        ((4, 4, 4), 3, (2, 2, 2), 16),
+    ],
+)
+def test_a_block_holds_the_samples_that_a_patch_gets_on_average(
+    sides: tuple[int, int, int], axes: int, stride: tuple[int, int, int], count: int
+) -> None:
+    assert samples(sides, axes, stride) == count

@@ -3,11 +3,14 @@
 The usual way adds every sample's gradient to its corners with atomics: the order, and with it the last bits, change
 from run to run, and half precision needs a float32 copy of the map. Here each tap lists, for every cell between grid
 points, the output places that sample in it (``count``, a running sum, ``fill``, ``settle``). The kernel ``gather`` then
-owns a tile of *input* places: it adds up the output gradients that arrive there under one tap and multiplies the sums
-with the weight, the mirror image of the forward kernel. The only atomics are integer counters, ``settle`` puts each
+owns a patch of *input* pixels. Under each tap it finds the samples that arrive there, 85 on average at 64 pixels and
+stride 1, and multiplies twice, both on the matrix units: the part that each pixel has of each sample with the output
+gradients of these samples, and the sums with the weight. The only atomics are integer counters, ``settle`` puts each
 list in order, and so every run gives the same bits.
 
-A list takes 8 bytes for each tap of a place and 4 for each of a pixel, whatever the number of channels.
+A list takes 8 bytes for each tap of a place and 4 for each of a pixel, whatever the number of channels. In half
+precision the parts are rounded once, as samples are in the forward pass. A gradient or mask that is not finite makes
+not only its corners so, but the patches they lie in.
 """
 
 from __future__ import annotations
@@ -135,65 +138,220 @@ def settle(
 
 
 @triton.jit
-def nearness(position, point, size, V1: tl.constexpr):
-    """The linear weight of a grid point for a position in a cell beside it."""
-    if V1:
-        position = tl.minimum(position, size - 1.0)
-    return 1 - tl.abs(point.to(position.dtype) - position)
+def patch_of(number, size, PATCH: tl.constexpr, AXES: tl.constexpr):
+    """Patch ``number`` of the batch: its image, first pixel ``(x, y, z)``, and cells along each axis, ``(x, y, z)``.
+
+    ``PATCH`` is ``(depth, height, width)`` of a full patch; the last ones of an axis may be smaller.
+    """
+    across = tl.cdiv(size[2], PATCH[2])
+    down = tl.cdiv(size[1], PATCH[1])
+    deep = tl.cdiv(size[0], PATCH[0])
+    x = number % across * PATCH[2]
+    y = number // across % down * PATCH[1]
+    z = number // (across * down) % deep * PATCH[0]
+    rows = tl.minimum(PATCH[1], size[1] - y) + 1 if AXES >= 2 else 1
+    sheets = tl.minimum(PATCH[0], size[0] - z) + 1 if AXES == 3 else 1
+    return number // (across * down * deep), (x, y, z), (tl.minimum(PATCH[2], size[2] - x) + 1, rows, sheets)
 
 
 @triton.jit
-def arriving(
-    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-    image, point, live, key, slot, taps, size, out, geometry: tl.constexpr, places, outputs, output, output_inside,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
-):  # fmt: skip
-    """``[P, O]``: the output gradients that samples of one tap hand to each input place, weighted and modulated.
+def cells_of(size, AXES: tl.constexpr):
+    """Cells of an image: one more than points along every axis."""
+    cells = size[2] + 1
+    if AXES >= 2:
+        cells *= size[1] + 1
+    if AXES == 3:
+        cells *= size[0] + 1
+    return cells
 
-    ``point`` is ``(x, y, z)`` of the input places, ``key`` the first cell of the slot in their image. Along x the two
-    cells beside a point are neighbours, and so are their lists: one run per row of cells.
+
+@triton.jit
+def runs_of(lists_pointer, key, tap, taps, run, low, reach, cells, size):
+    """Beginnings and ends of the runs of list entries that a patch looks at under a tap; 0 for runs that are not.
+
+    The cells of a row are neighbours, and so are their lists: one run per row of cells.
+
+    Args:
+        lists_pointer: beginnings of the lists.
+        key: first cell under tap 0 in the image of the patch.
+        tap: the tap; there is none from ``taps`` on.
+        taps: taps of the kernel.
+        run: numbers of the runs; broadcasts with ``tap``.
+        low: first pixel of the patch.
+        reach: its cells along each axis.
+        cells: cells of an image.
+        size: of the input.
     """
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
-    for row in tl.static_range(2 ** (AXES - 1)):
-        cell = key + point[0]
-        if AXES >= 2:
-            cell += (point[1] + row % 2) * (size[2] + 1)
-        if AXES == 3:
-            cell += (point[2] + row // 2) * (size[2] + 1) * (size[1] + 1)
-        first = tl.load(lists_pointer + cell, mask=live, other=0)
-        last = tl.load(lists_pointer + cell + 2, mask=live, other=0)
-        for step in range(0, tl.max(last - first)):
-            hit = first + step < last
-            place = tl.load(sorted_pointer + first + step, mask=hit, other=0)
-            x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
-            weight = nearness(x, point[0], size[2], V1)
-            if AXES >= 2:
-                weight *= nearness(y, point[1], size[1], V1)
-            if AXES == 3:
-                weight *= nearness(z, point[2], size[0], V1)
-            weight *= factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
-            begin = map_start(image * places + place, image, place, outputs, places, LAST)
-            grad = read_map(grad_pointer, begin, hit, output, output_inside, places, LAST, EVEN)
-            total += grad.to(COMPUTE) * weight[:, None]
-    return total
+    row = low[1] + run % reach[1]
+    sheet = low[2] + run // reach[1]
+    cell = key + tap * cells + (sheet * (size[1] + 1) + row) * (size[2] + 1) + low[0]
+    there = (run < reach[1] * reach[2]) & (run + tap < run + taps)
+    first = tl.load(lists_pointer + cell, mask=there, other=0)
+    return first, tl.load(lists_pointer + cell + reach[0], mask=there, other=0)
+
+
+@triton.jit
+def listed(sorted_pointer, first, last, start, BLOCK: tl.constexpr):
+    """``[BLOCK]`` places from entry ``start`` of some runs on, taken as one list; -1 behind its end."""
+    length = last - first
+    end = tl.cumsum(length, 0)
+    begin = end - length
+    entry = start + tl.arange(0, BLOCK)
+    within = (entry[:, None] >= begin[None, :]) & (entry[:, None] < end[None, :])
+    at = entry + tl.sum(tl.where(within, (first - begin)[None, :], 0), 1)
+    return tl.load(sorted_pointer + at, mask=entry < tl.sum(length), other=-1)
+
+
+@triton.jit
+def nearness(position, low, local, size, V1: tl.constexpr):
+    """``[P, S]``: the linear weight of grid points ``low + local`` for positions; 0 for those not beside a position."""
+    if V1:
+        position = tl.minimum(position, size - 1.0)
+    away = (position - low)[None, :] - local.to(position.dtype)[:, None]
+    return tl.maximum(1 - tl.abs(away), 0.0)
+
+
+@triton.jit
+def parts(
+    x, y, z, modulation, low, size, PATCH: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """``[P, S]``: the part of each modulated sample that each pixel of a patch has; most are 0.
+
+    The compiler gives a thread all pixels of one sample, and the sides of a patch are constants: so the weights along
+    an axis are made once per column or row of the patch, 16 + 4 of them, and what is left is one multiplication each.
+    """
+    local = tl.arange(0, BLOCK)
+    others = modulation[None, :]
+    if AXES >= 2:
+        others *= nearness(y, low[1], local // PATCH[2] % PATCH[1], size[1], V1)
+    if AXES == 3:
+        others *= nearness(z, low[2], local // (PATCH[2] * PATCH[1]), size[0], V1)
+    return nearness(x, low[0], local % PATCH[2], size[2], V1) * others
+
+
+@triton.jit
+def sample(
+    offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, out, geometry: tl.constexpr,
+    AXES: tl.constexpr, COMPUTE: tl.constexpr,
+):  # fmt: skip
+    """``(x, y, z, modulation)`` of some places under a tap; the modulation of a ``place`` of -1 is 0."""
+    hit = place >= 0
+    x, y, z = positions(offset_pointer, steps, image, place, slot, taps, hit, out, geometry, AXES, COMPUTE)
+    modulation = factor(mask_pointer, mask_steps, image, place, slot, hit, COMPUTE)
+    return x, y, z, tl.where(hit, modulation, 0.0)
+
+
+@triton.jit
+def following(
+    lists_pointer, sorted_pointer, key, tap, start, first, last, first_after, last_after, taps, run, low, reach, cells,
+    size, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The block of samples behind the one of ``tap`` that begins at entry ``start`` of its runs, and where it is.
+
+    Returns:
+        Tap, entry and places, the runs of that tap, and those of the tap after it.
+    """
+    more = start + BLOCK < tl.sum(last - first)
+    start = tl.where(more, start + BLOCK, 0)
+    tap = tl.where(more, tap, tap + 1)
+    first = tl.where(more, first, first_after)
+    last = tl.where(more, last, last_after)
+    place = listed(sorted_pointer, first, last, start, BLOCK)
+    first_after, last_after = runs_of(lists_pointer, key, tap + 1, taps, run, low, reach, cells, size)
+    return tap, start, place, first, last, first_after, last_after
+
+
+@triton.jit
+def rounds_of(lists_pointer, key, taps, run, low, reach, cells, size, BLOCK: tl.constexpr):
+    """Blocks of samples that arrive at a patch under all taps, at least one for each tap."""
+    rounds = 0
+    for several in range(0, taps, 16):
+        tap = several + tl.arange(0, 16)
+        first, last = runs_of(lists_pointer, key, tap[:, None], taps, run[None, :], low, reach, cells, size)
+        found = tl.cdiv(tl.sum(last - first, 1), BLOCK).to(tl.int32)
+        rounds += tl.sum(tl.where(tap < taps, tl.maximum(found, 1), 0))
+    return rounds
+
+
+@triton.jit
+def outputs_of(
+    start, end, in_group, out_group, DEPTHWISE: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr
+):  # fmt: skip
+    """First and last output that a block of channels feeds, and the turns they are taken in."""
+    first = start // in_group * out_group
+    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    turns = out_group if DEPTHWISE else tl.cdiv(last - first, BLOCK_OUTPUTS)
+    return first, last, turns
+
+
+@triton.jit
+def outputs_in(turn, channel, inside, first, last, out_group, DEPTHWISE: tl.constexpr, BLOCK: tl.constexpr):
+    """The outputs of a turn, and whether they count."""
+    if DEPTHWISE:
+        return channel * out_group + turn % out_group, inside  # the one turn of one output is known to be 0: wide loads
+    else:
+        output = first + turn * BLOCK + tl.arange(0, BLOCK)
+        return output, output < last
+
+
+@triton.jit
+def times_weight(
+    total, sums, weight_pointer, output, output_inside, channel, inside, tap, taps, outputs, in_group, out_group,
+    EVEN: tl.constexpr, DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """``total`` and the product of ``[P, O]`` sums with the weight of a tap."""
+    if DEPTHWISE:
+        weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
+        return total + sums * weight.to(total.dtype)[None, :]
+    else:
+        at = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
+        if EVEN and not MERGED:
+            weight = tl.load(weight_pointer + at)
+        else:
+            wanted = output_inside[:, None] & inside[None, :]
+            if MERGED:
+                wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
+            weight = tl.load(weight_pointer + at, mask=wanted, other=0.0)
+        return multiply(sums.to(weight.dtype), weight, total, PRECISION)
+
+
+@triton.jit
+def write_patch(
+    pointer, total, image, low, size, channel, inside, channels, pixels,
+    PATCH: tl.constexpr, LAST: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Store the gradients of a patch whose first pixel is ``low``."""
+    local = tl.arange(0, BLOCK)
+    x = low[0] + local % PATCH[2]
+    y = low[1] + local // PATCH[2] % PATCH[1]
+    z = low[2] + local // (PATCH[2] * PATCH[1])
+    live = (x < size[2]) & (y < size[1]) & (z < size[0])
+    pixel = (z * size[1] + y) * size[2] + x
+    begin = map_start(image * pixels + pixel, image, pixel, channels, pixels, LAST)
+    write_map(pointer, begin, live, channel, inside, pixels, total, LAST)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def gather(
     grad_pointer, offset_pointer, mask_pointer, weight_pointer, lists_pointer, sorted_pointer, grad_input_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
-    depth, height, width, out_height, out_width, geometry: tl.constexpr,
+    places, pixels, channels, outputs, in_group, out_group, in_offset_group,
+    taps, depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, DEPTHWISE: tl.constexpr,
-    WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
+    DEPTHWISE: tl.constexpr, MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr, PATCH: tl.constexpr,
+    BLOCK_SAMPLES: tl.constexpr, BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """A tile of input places and channels of one offset group; ``count``: input places of the batch.
+    """A patch of ``BLOCK_PLACES`` input pixels and a block of channels of one offset group.
 
-    DEPTHWISE: ``BLOCK_OUTPUTS`` is ``BLOCK_CHANNELS``, and weights are ``[taps, O]``.
+    One loop over taps, over blocks of ``BLOCK_SAMPLES`` of the samples that arrive under a tap (mostly there is one),
+    and over blocks of outputs. A loop in a loop would wait for its first loads again and again. The places of the next
+    block of samples, and the lists of the tap behind it, are read a whole block ahead: each is the address of the next.
+
+    DEPTHWISE: the outputs of a channel come one by one, and weights are ``[taps, O]``.
+    MERGED: the channels are of several groups.
     """
     COMPUTE: tl.constexpr = tl.float64 if grad_pointer.dtype.element_ty == tl.float64 else tl.float32
+    WIDTH: tl.constexpr = BLOCK_CHANNELS if DEPTHWISE else BLOCK_OUTPUTS
     size = (depth, height, width)
     out = (out_height, out_width)
     steps = (offset_image, offset_channel, offset_place)
@@ -201,50 +359,63 @@ def gather(
     blocks = tl.cdiv(in_offset_group, BLOCK_CHANNELS)
     offset_groups = channels // in_offset_group
     block = tl.program_id(0) % (blocks * offset_groups)
-    number = numbers(tl.program_id(0) // (blocks * offset_groups), BLOCK_PLACES, WIDE)
-    live = number < count
-    image = number // pixels
-    pixel = number - image * pixels
-    point = (pixel % width, pixel // width % height, pixel // (width * height))
-    cells = width + 1
-    if AXES >= 2:
-        cells *= height + 1
-    if AXES == 3:
-        cells *= depth + 1
-
+    image, low, reach = patch_of(tl.program_id(0) // (blocks * offset_groups), size, PATCH, AXES)
     offset_group = block // blocks
     start = offset_group * in_offset_group + block % blocks * BLOCK_CHANNELS
     end = (offset_group + 1) * in_offset_group
     channel = start + tl.arange(0, BLOCK_CHANNELS)
     inside = channel < end
-    first = start // in_group * out_group
-    last = tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
+    first_output, last_output, turns = outputs_of(
+        start, end, in_group, out_group, DEPTHWISE, BLOCK_CHANNELS, BLOCK_OUTPUTS
+    )
+    slot = offset_group * taps
+    cells = cells_of(size, AXES)
+    if WIDE:
+        image = image.to(tl.int64)
+        cells = cells.to(tl.int64)
+        slot = slot.to(tl.int64)
+    key = (image * (offset_groups * taps) + slot) * cells
+
+    run = tl.arange(0, 1 if AXES == 1 else 8 if AXES == 2 else 32)  # rows of cells of a patch, at most 5 * 5
+    rounds = rounds_of(lists_pointer, key, taps, run, low, reach, cells, size, BLOCK_SAMPLES)
+    first, last = runs_of(lists_pointer, key, 0, taps, run, low, reach, cells, size)
+    first_after, last_after = runs_of(lists_pointer, key, 1, taps, run, low, reach, cells, size)
+    place = listed(sorted_pointer, first, last, 0, BLOCK_SAMPLES)
+    x, y, z, modulation = sample(
+        offset_pointer, steps, mask_pointer, mask_steps, image, place, slot, taps, out, geometry, AXES, COMPUTE
+    )
+    tap = 0
+    tap_next, start_next, place_next, first, last, first_after, last_after = following(
+        lists_pointer, sorted_pointer, key, 0, 0, first, last, first_after, last_after, taps, run, low, reach, cells,
+        size, BLOCK_SAMPLES,
+    )  # fmt: skip
+    turn = 0
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
-    for tap in range(0, taps):
-        slot = offset_group * taps + tap
-        key = (image * (offset_groups * taps) + slot) * cells
-        if DEPTHWISE:
-            for copy in range(0, out_group):
-                output = channel * out_group + copy
-                sums = arriving(
-                    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-                    image, point, live, key, slot, taps, size, out, geometry, places, outputs, output, inside,
-                    AXES, V1, LAST, EVEN_OUTPUTS, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
-                )  # fmt: skip
-                weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
-                total += sums * weight.to(COMPUTE)[None, :]
-        else:
-            for at in range(first, last, BLOCK_OUTPUTS):
-                output = at + tl.arange(0, BLOCK_OUTPUTS)
-                output_inside = output < last
-                sums = arriving(
-                    grad_pointer, offset_pointer, steps, mask_pointer, mask_steps, lists_pointer, sorted_pointer,
-                    image, point, live, key, slot, taps, size, out, geometry, places, outputs, output, output_inside,
-                    AXES, V1, LAST, EVEN_OUTPUTS, COMPUTE, BLOCK_PLACES, BLOCK_OUTPUTS,
-                )  # fmt: skip
-                wanted = connected(output[:, None], channel[None, :], out_group, in_group) & inside[None, :]
-                weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-                weight = tl.load(weight_pointer + weights, mask=wanted & output_inside[:, None], other=0.0)
-                total = multiply(sums.to(grad_pointer.dtype.element_ty), weight, total, PRECISION)
-    begin = map_start(number, image, pixel, channels, pixels, LAST)
-    write_map(grad_input_pointer, begin, live, channel, inside, pixels, total, LAST)
+    for _step in range(0, rounds * turns):
+        output, output_inside = outputs_in(
+            turn, channel, inside, first_output, last_output, out_group, DEPTHWISE, BLOCK_OUTPUTS
+        )
+        begin = map_start(image * places + place, image, place, outputs, places, LAST)
+        grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(grad.dtype)
+        sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, WIDTH], COMPUTE), PRECISION)
+        total = times_weight(
+            total, sums, weight_pointer, output, output_inside, channel, inside, tap, taps, outputs, in_group,
+            out_group, EVEN and EVEN_OUTPUTS, DEPTHWISE, MERGED, PRECISION,
+        )  # fmt: skip
+        turn += 1
+        if turn == turns:
+            turn = 0
+            tap = tap_next
+            place = place_next
+            x, y, z, modulation = sample(
+                offset_pointer, steps, mask_pointer, mask_steps, image, place, slot + tap, taps, out, geometry,
+                AXES, COMPUTE,
+            )  # fmt: skip
+            tap_next, start_next, place_next, first, last, first_after, last_after = following(
+                lists_pointer, sorted_pointer, key, tap, start_next, first, last, first_after, last_after, taps,
+                run, low, reach, cells, size, BLOCK_SAMPLES,
+            )  # fmt: skip
+    write_patch(
+        grad_input_pointer, total, image, low, size, channel, inside, channels, pixels, PATCH, LAST, BLOCK_PLACES
+    )

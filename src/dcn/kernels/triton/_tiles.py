@@ -6,6 +6,7 @@ multiprocessor); no row has been measured on a card yet. ``python -m benchmarks.
 
 from __future__ import annotations
 
+from math import prod
 from typing import NamedTuple
 
 _SMALLEST = 16  # what tl.dot takes along every axis
@@ -20,7 +21,7 @@ class Tile(NamedTuple):
     """What a program works on, and how.
 
     Attributes:
-        rows: places of a map; outputs for the gradient of the weight.
+        rows: places of a map, a patch of pixels for the gradient of the input; outputs for the gradient of the weight.
         columns: outputs in the forward kernel, channels in the others.
         inner: terms of the product per step: channels forward, outputs backward, places for the gradient of the weight.
         warps: warps of a program.
@@ -44,8 +45,8 @@ _LARGE: Table = {
     ("offset", 2): Tile(128, 128, 64, 8, 3),
     ("offset", 4): Tile(64, 64, 32, 8, 2),
     ("offset", 8): Tile(16, 32, 16, 4, 1),
-    ("input", 2): Tile(64, 256, 64, 8, 2),
-    ("input", 4): Tile(64, 128, 32, 8, 2),
+    ("input", 2): Tile(64, 256, 64, 4, 2),
+    ("input", 4): Tile(32, 128, 32, 4, 2),
     ("input", 8): Tile(32, 32, 16, 4, 1),
     ("weight", 2): Tile(256, 128, 64, 8, 2),
     ("weight", 4): Tile(128, 128, 32, 8, 2),
@@ -58,6 +59,10 @@ _LARGE: Table = {
 
 Forward, 64 x 256 tiles would read 32 KiB of weights for every 512 cycles of the matrix units, 64 bytes a cycle, where
 the second-level cache gives a multiprocessor about 40. With 128 rows it is half of that, and two stages are enough.
+
+The gradient of the input has two products in a chain, which the compiler divides among warps by rows: 64 rows are work
+for 4 warps, and 8 would do the first product twice. Two such programs share a multiprocessor. In float32, 64 rows would
+spill.
 """
 
 _SMALL: Table = {
@@ -66,13 +71,13 @@ _SMALL: Table = {
     ("offset", 2): Tile(64, 64, 64, 4, 2),
     ("offset", 4): Tile(32, 64, 32, 4, 2),
     ("input", 2): Tile(64, 128, 64, 4, 2),
-    ("input", 4): Tile(64, 64, 32, 8, 2),
+    ("input", 4): Tile(32, 64, 32, 4, 2),
     ("weight", 2): Tile(128, 64, 64, 8, 2),
     ("weight", 4): Tile(64, 64, 32, 4, 2),
     **{key: tile for key, tile in _LARGE.items() if key[1] == 8 or key[0] == "depthwise"},
 }
 """99 KiB: the desktop cards of the 30, 40 and 50 series and all that is not in the table. With 4 warps the float32
-tiles of forward and input would spill."""
+tile of forward would spill."""
 
 _AMPERE: Table = _LARGE | {
     ("forward", 2): Tile(64, 256, 64, 8, 2),
@@ -222,3 +227,22 @@ def divide(tiles: list[Tile], programs: list[int], most: int, multiprocessors: i
         return busiest * (tiles[index].columns + _PLACE_COST) * (1 / parts + _SHARE_COST)
 
     return min(((index, parts) for index in range(len(tiles)) for parts in range(1, most + 1)), key=cost)
+
+
+def patch(axes: int, rows: int) -> tuple[int, int, int]:
+    """Depth, height and width of a patch of so many pixels.
+
+    Four rows of pixels touch five rows of cells, whose lists are read one by one; 64 pixels touch 85 cells, and 81 if
+    the patch were a square.
+    """
+    heights = (1, 1) if axes == 1 else (1, 4) if axes == 2 else (4, 4)
+    return *heights, rows // prod(heights)
+
+
+def samples(sides: tuple[int, int, int], axes: int, stride: tuple[int, int, int]) -> int:
+    """How many samples of a tap are taken at once: a power of two that holds those which a patch gets on average."""
+    cells = prod(side + 1 for side in sides[3 - axes :])
+    found = _SMALLEST
+    while found * prod(stride) < cells:
+        found *= 2
+    return found

@@ -182,14 +182,19 @@ def _backward_input(call: Call, operands: Operands, weight: Tensor, grad_output:
 @functools.lru_cache(maxsize=4096)
 def _input_plan(call: Call) -> Launch:
     tile = _tile(call, "input", call.in_offset_group, _connected_outputs(call, call.in_offset_group))
-    pixels = call.batch * call.pixels
-    programs = blocks_of(pixels, tile.rows) * call.offset_groups
+    patch = _tiles.patch(call.axes, tile.rows)
+    programs = call.batch * call.offset_groups
+    for size, side in zip(call.size, patch, strict=True):
+        programs *= blocks_of(size, side)
     tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
-    even = call.in_offset_group % tile.columns == 0 if call.depthwise else call.out_group % tile.inner == 0
+    even = call.in_offset_group % tile.columns == 0
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
-    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN_OUTPUTS": even}
+    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN": even}
+    variant |= {"EVEN_OUTPUTS": even if call.depthwise else call.out_group % tile.inner == 0}
+    variant |= {"MERGED": _merged(call, tile)}
+    variant |= {"PATCH": patch, "BLOCK_SAMPLES": _tiles.samples(patch, call.axes, call.geometry[1])}
     grid = (programs * blocks_of(call.in_offset_group, tile.columns),)
-    return Launch(grid, (pixels, *call.counts()[1:], *groups, *call.geometry_numbers()), variant)
+    return Launch(grid, (*call.counts()[1:], *groups, *call.geometry_numbers()), variant)
 
 
 def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
@@ -289,8 +294,12 @@ def _new_shares(parts: int, weight: Tensor) -> Tensor:
 
 
 def _connected_outputs(call: Call, channels: int) -> int:
-    """Outputs that a run of so many channels can feed."""
-    groups = 1 if call.in_group % channels == 0 else min(call.groups, (channels - 1) // call.in_group + 2)
+    """Outputs that a run of so many channels of an offset group can feed."""
+    groups = (
+        1
+        if gcd(call.in_group, call.in_offset_group) % channels == 0
+        else min(call.groups, (channels - 1) // call.in_group + 2)
+    )
     return groups * call.out_group
 
 
