@@ -26,13 +26,12 @@ from dcn.kernels.triton._deform_conv_taps import (
     map_start,
     numbers,
     positions,
-    read_map,
     shifted,
     sides,
     weight_start,
     write_map,
 )
-from dcn.kernels.triton._sampling import multiply
+from dcn.kernels.triton._sampling import multiply, read
 
 
 @triton.jit
@@ -395,8 +394,8 @@ def gather(
         output, output_inside = outputs_in(
             turn, channel, inside, first_output, last_output, out_group, DEPTHWISE, BLOCK_OUTPUTS
         )
-        begin = map_start(image * places + place, image, place, outputs, places, LAST)
-        grad = read_map(grad_pointer, begin, place >= 0, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        begin = (image * places + place) * outputs
+        grad = read(grad_pointer, begin, place >= 0, output, output_inside, EVEN_OUTPUTS)
         near = parts(x, y, z, modulation, low, size, PATCH, AXES, V1, BLOCK_PLACES).to(grad.dtype)
         sums = multiply(near, grad, tl.zeros([BLOCK_PLACES, WIDTH], COMPUTE), PRECISION)
         total = times_weight(

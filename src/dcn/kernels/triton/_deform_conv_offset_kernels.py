@@ -17,20 +17,18 @@ from dcn.kernels.triton._deform_conv_taps import (
     corner_from,
     factor,
     first_corner,
-    map_start,
     numbers,
     positions,
-    read_map,
     sides,
     weight_start,
 )
-from dcn.kernels.triton._sampling import along, corner, multiply, slopes
+from dcn.kernels.triton._sampling import corner, multiply, read, slopes
 
 
 @triton.jit
 def column_gradient(
     grad_pointer, weight_pointer, begin, live, start, end, channel, tap, taps, places, outputs, in_group, out_group,
-    LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, MERGED: tl.constexpr,
+    EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, MERGED: tl.constexpr,
     PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -42,7 +40,7 @@ def column_gradient(
     for at in range(first, last, BLOCK_OUTPUTS):
         output = at + tl.arange(0, BLOCK_OUTPUTS)
         output_inside = output < last
-        grad = read_map(grad_pointer, begin, live, output, output_inside, places, LAST, EVEN_OUTPUTS)
+        grad = read(grad_pointer, begin, live, output, output_inside, EVEN_OUTPUTS)
         wanted = output_inside[:, None] & (channel < end)[None, :]
         if MERGED:
             wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
@@ -57,14 +55,14 @@ def column_gradient(
 @triton.jit
 def column_gradient_depthwise(
     grad_pointer, weight_pointer, begin, live, channel, inside, tap, places, outputs, multiplier,
-    LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
+    EVEN: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The same where a channel feeds only its own ``multiplier`` outputs; weights are ``[taps, O]``."""
     total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
     for copy in range(0, multiplier):
         output = channel * multiplier + copy
-        grad = read_map(grad_pointer, begin, live, output, inside, places, LAST, EVEN)
+        grad = read(grad_pointer, begin, live, output, inside, EVEN)
         weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
         total += grad.to(COMPUTE) * weight.to(COMPUTE)[None, :]
     return total
@@ -78,43 +76,38 @@ def _runs(tile, RUN: tl.constexpr):
 
 @triton.jit
 def _gained(
-    gains, pointer, first, around, size, column, channel, channel_inside, channels, pixels,
-    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr, RUN: tl.constexpr,
+    gains, pointer, first, around, size, column, channel, channel_inside, channels,
+    AXES: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
-    """The gains of all corners, a column for each run of channels (one row where not LAST), with those of a block."""
+    """The gains of all corners, a column for each run of channels, with those of a block."""
     g0, g1, g2, g3, g4, g5, g6, g7 = gains
-    at = (first, around, size, channel, channel_inside, channels, pixels)
-    g0 += _gain(pointer, at, column, 0, AXES, LAST, EVEN, COMPUTE, RUN)
-    g1 += _gain(pointer, at, column, 1, AXES, LAST, EVEN, COMPUTE, RUN)
+    at = (first, around, size, channel, channel_inside, channels)
+    g0 += _gain(pointer, at, column, 0, AXES, EVEN, COMPUTE, RUN)
+    g1 += _gain(pointer, at, column, 1, AXES, EVEN, COMPUTE, RUN)
     if AXES >= 2:
-        g2 += _gain(pointer, at, column, 2, AXES, LAST, EVEN, COMPUTE, RUN)
-        g3 += _gain(pointer, at, column, 3, AXES, LAST, EVEN, COMPUTE, RUN)
+        g2 += _gain(pointer, at, column, 2, AXES, EVEN, COMPUTE, RUN)
+        g3 += _gain(pointer, at, column, 3, AXES, EVEN, COMPUTE, RUN)
     if AXES == 3:
-        g4 += _gain(pointer, at, column, 4, AXES, LAST, EVEN, COMPUTE, RUN)
-        g5 += _gain(pointer, at, column, 5, AXES, LAST, EVEN, COMPUTE, RUN)
-        g6 += _gain(pointer, at, column, 6, AXES, LAST, EVEN, COMPUTE, RUN)
-        g7 += _gain(pointer, at, column, 7, AXES, LAST, EVEN, COMPUTE, RUN)
+        g4 += _gain(pointer, at, column, 4, AXES, EVEN, COMPUTE, RUN)
+        g5 += _gain(pointer, at, column, 5, AXES, EVEN, COMPUTE, RUN)
+        g6 += _gain(pointer, at, column, 6, AXES, EVEN, COMPUTE, RUN)
+        g7 += _gain(pointer, at, column, 7, AXES, EVEN, COMPUTE, RUN)
     return g0, g1, g2, g3, g4, g5, g6, g7
 
 
 @triton.jit
 def _gain(
-    pointer, at, column, NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr,
+    pointer, at, column, NUMBER: tl.constexpr, AXES: tl.constexpr, EVEN: tl.constexpr,
     COMPUTE: tl.constexpr, RUN: tl.constexpr,
 ):  # fmt: skip
     """What corner ``NUMBER`` gains from one block of channels."""
-    first, around, size, channel, channel_inside, channels, pixels = at
-    values, _ = corner_from(
-        pointer, first, around, size, channel, channel_inside, channels, pixels, NUMBER, AXES, LAST, EVEN
-    )
-    if LAST:
-        return tl.sum(_runs(values, RUN).to(COMPUTE) * column, 2)
-    else:
-        return tl.sum(values.to(COMPUTE) * column, 0)[None, :]
+    first, around, size, channel, channel_inside, channels = at
+    values, _ = corner_from(pointer, first, around, size, channel, channel_inside, channels, NUMBER, AXES, EVEN)
+    return tl.sum(_runs(values, RUN).to(COMPUTE) * column, 2)
 
 
 @triton.jit
-def _derivatives(gains, around, AXES: tl.constexpr, LAST: tl.constexpr):
+def _derivatives(gains, around, AXES: tl.constexpr):
     """``[P]`` derivatives by x, y, z and mask. Gains are put together first: three sums over threads, not four."""
     by_x = gains[0] * 0
     by_y = by_x
@@ -123,12 +116,11 @@ def _derivatives(gains, around, AXES: tl.constexpr, LAST: tl.constexpr):
     for number in tl.static_range(2**AXES):
         _, _, weight = corner(around[0], around[1], around[2], 1, 1, number, AXES)
         slope_x, slope_y, slope_z = slopes(around[0], around[1], around[2], number, AXES)
-        by_x += gains[number] * along(slope_x, LAST)
-        by_y += gains[number] * along(slope_y, LAST)
-        by_z += gains[number] * along(slope_z, LAST)
-        by_mask += gains[number] * along(weight, LAST)
-    SIDE: tl.constexpr = 1 if LAST else 0
-    return tl.sum(by_x, SIDE), tl.sum(by_y, SIDE), tl.sum(by_z, SIDE), tl.sum(by_mask, SIDE)
+        by_x += gains[number] * slope_x[:, None]
+        by_y += gains[number] * slope_y[:, None]
+        by_z += gains[number] * slope_z[:, None]
+        by_mask += gains[number] * weight[:, None]
+    return tl.sum(by_x, 1), tl.sum(by_y, 1), tl.sum(by_z, 1), tl.sum(by_mask, 1)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
@@ -137,7 +129,7 @@ def offset_and_mask(
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     MERGED: tl.constexpr, DEPTHWISE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
@@ -151,7 +143,7 @@ def offset_and_mask(
     live = number < count
     image = number // places
     place = number - image * places
-    begin = map_start(number, image, place, outputs, places, LAST)
+    begin = number * outputs
     x, y, z = positions(
         offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
         AXES, COMPUTE,
@@ -159,8 +151,8 @@ def offset_and_mask(
     around = sides(x, y, z, live, size, AXES, V1)
     # What a thread reads at once it sums at once; threads meet after the last block of channels, not in each.
     RUN: tl.constexpr = 16 // (input_pointer.dtype.element_ty.primitive_bitwidth // 8)
-    first = first_corner(around, image, channels, pixels, size, AXES, LAST, WIDE)
-    zeros = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS // RUN] if LAST else [1, BLOCK_PLACES], COMPUTE)
+    first = first_corner(around, image, channels, pixels, size, AXES, WIDE)
+    zeros = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS // RUN], COMPUTE)
     gains = (zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
     end = (slot // taps + 1) * in_offset_group
     for start in range(end - in_offset_group, end, BLOCK_CHANNELS):
@@ -168,21 +160,21 @@ def offset_and_mask(
         if DEPTHWISE:
             column = column_gradient_depthwise(
                 grad_pointer, weight_pointer, begin, live, channel, channel < end, slot % taps, places, outputs,
-                out_group, LAST, EVEN, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
+                out_group, EVEN, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
             )  # fmt: skip
         else:
             column = column_gradient(
                 grad_pointer, weight_pointer, begin, live, start, end, channel, slot % taps, taps, places, outputs,
-                in_group, out_group, LAST, EVEN, EVEN_OUTPUTS, MERGED, PRECISION, COMPUTE,
+                in_group, out_group, EVEN, EVEN_OUTPUTS, MERGED, PRECISION, COMPUTE,
                 BLOCK_PLACES, BLOCK_CHANNELS, BLOCK_OUTPUTS,
             )  # fmt: skip
-        column = _runs(column, RUN) if LAST else tl.trans(column)
+        column = _runs(column, RUN)
         if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
             gains = _gained(
-                gains, input_pointer, first, around, size, column, channel, channel < end, channels, pixels,
-                AXES, LAST, EVEN, COMPUTE, RUN,
+                gains, input_pointer, first, around, size, column, channel, channel < end, channels,
+                AXES, EVEN, COMPUTE, RUN,
             )  # fmt: skip
-    by_x, by_y, by_z, by_mask = _derivatives(gains, around, AXES, LAST)
+    by_x, by_y, by_z, by_mask = _derivatives(gains, around, AXES)
 
     modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
     at = grad_offset_pointer + (image * slots + slot) * (AXES * places) + place

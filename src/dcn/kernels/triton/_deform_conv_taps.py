@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from dcn.kernels.triton._sampling import along, corner, read, side, within
+from dcn.kernels.triton._sampling import corner, read, side, within
 
 # Numbers that change with the size of an image: no variant of a kernel of their own, so no compilation for a new size.
 UNSPECIALISED = [
@@ -148,57 +148,6 @@ def factor(pointer, strides, image, place, slot, live, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def corner_values(
-    pointer, base, around, size, channel, channel_inside, channels, pixels,
-    NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-):  # fmt: skip
-    """The input at corner ``NUMBER`` of every place as a tile in the input's own type, and ``[P]`` weights."""
-    index, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], NUMBER, AXES)
-    if WIDE:
-        index = index.to(tl.int64)
-    if LAST:
-        values = read(pointer, base + index * channels, inside, channel, channel_inside, 1, LAST, EVEN)
-    else:
-        values = read(pointer, base + index, inside, channel, channel_inside, pixels, LAST, EVEN)
-    return values, weight
-
-
-@triton.jit
-def sampled(
-    pointer, base, around, modulation, size, channel, channel_inside, channels, pixels,
-    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """Interpolated and modulated input: ``[P, C]`` where channels lie together (LAST), else ``[C, P]``.
-
-    Args:
-        pointer: the input.
-        base: ``[P]`` elements before the image of each place.
-        around: sides ``(x, y, z)`` of the positions.
-        modulation: ``[P]`` factors.
-        size: of the input.
-        channel: ``[C]`` channels.
-        channel_inside: ``[C]`` whether they count.
-        channels: channels of the input.
-        pixels: places of an image.
-        AXES: number of spatial axes.
-        LAST: see above.
-        EVEN: all channels count.
-        WIDE: 64-bit addresses.
-        COMPUTE: type of the sum.
-    """
-    values, weight = corner_values(
-        pointer, base, around, size, channel, channel_inside, channels, pixels, 0, AXES, LAST, EVEN, WIDE
-    )
-    total = values.to(COMPUTE) * along(weight * modulation, LAST)
-    for number in tl.static_range(1, 2**AXES):
-        values, weight = corner_values(
-            pointer, base, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN, WIDE
-        )
-        total += values.to(COMPUTE) * along(weight * modulation, LAST)
-    return total
-
-
-@triton.jit
 def located(
     offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, channels, pixels,
     geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
@@ -228,7 +177,7 @@ def _corner_part(
 ):  # fmt: skip
     """What corner ``NUMBER`` adds to a sample. Multiplied by ``channels`` here, an index keeps its divisibility."""
     step = NUMBER % 2 + (NUMBER // 2 % 2) * size[2] + (NUMBER // 4) * (size[2] * size[1])
-    values = read(pointer + step * channels, at * channels, flags[NUMBER], channel, channel_inside, 1, True, EVEN)
+    values = read(pointer + step * channels, at * channels, flags[NUMBER], channel, channel_inside, EVEN)
     return values.to(COMPUTE) * weights[NUMBER][:, None]
 
 
@@ -250,7 +199,7 @@ def blended(
 
 
 @triton.jit
-def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, LAST: tl.constexpr, WIDE: tl.constexpr):
+def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, WIDE: tl.constexpr):
     """Element of channel 0 of the lowest corner of every place: the one address of a place."""
     index = around[0][0]
     if AXES >= 2:
@@ -259,44 +208,38 @@ def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, LAST
         index += around[2][0] * (size[1] * size[2])
     if WIDE:
         index = index.to(tl.int64)
-    if LAST:
-        return (image * pixels + index) * channels
-    else:
-        return image * (channels * pixels) + index
+    return (image * pixels + index) * channels
 
 
 @triton.jit
 def corner_from(
-    pointer, first, around, size, channel, channel_inside, channels, pixels,
-    NUMBER: tl.constexpr, AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr,
+    pointer, first, around, size, channel, channel_inside, channels,
+    NUMBER: tl.constexpr, AXES: tl.constexpr, EVEN: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`corner_values` gives, from :func:`first_corner`, of which every corner is a fixed step away."""
+    """The input at corner ``NUMBER`` as a tile in the input's own type, and its ``[P]`` weights.
+
+    ``first`` is what :func:`first_corner` gives; every corner is a fixed step away from it.
+    """
     _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], NUMBER, AXES)
     row = size[2].to(first.dtype)  # 64 bits where addresses have them
     apart = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
-    if LAST:
-        values = read(pointer + apart * channels, first, inside, channel, channel_inside, 1, LAST, EVEN)
-    else:
-        values = read(pointer + apart, first, inside, channel, channel_inside, pixels, LAST, EVEN)
-    return values, weight
+    return read(pointer + apart * channels, first, inside, channel, channel_inside, EVEN), weight
 
 
 @triton.jit
 def gathered(
     pointer, image, around, modulation, size, channel, channel_inside, channels, pixels,
-    AXES: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
+    AXES: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """What :func:`sampled` gives, with one address for each place."""
-    first = first_corner(around, image, channels, pixels, size, AXES, LAST, WIDE)
-    values, weight = corner_from(
-        pointer, first, around, size, channel, channel_inside, channels, pixels, 0, AXES, LAST, EVEN
-    )
-    total = values.to(COMPUTE) * along(weight * modulation, LAST)
+    """What :func:`blended` gives, from the sides ``around`` of positions."""
+    first = first_corner(around, image, channels, pixels, size, AXES, WIDE)
+    values, weight = corner_from(pointer, first, around, size, channel, channel_inside, channels, 0, AXES, EVEN)
+    total = values.to(COMPUTE) * (weight * modulation)[:, None]
     for number in tl.static_range(1, 2**AXES):
         values, weight = corner_from(
-            pointer, first, around, size, channel, channel_inside, channels, pixels, number, AXES, LAST, EVEN
+            pointer, first, around, size, channel, channel_inside, channels, number, AXES, EVEN
         )
-        total += values.to(COMPUTE) * along(weight * modulation, LAST)
+        total += values.to(COMPUTE) * (weight * modulation)[:, None]
     return total
 
 
@@ -307,17 +250,6 @@ def map_start(number, image, place, channels, places, LAST: tl.constexpr):
         return number * channels
     else:
         return image * (channels * places) + place
-
-
-@triton.jit
-def read_map(
-    pointer, start, live, channel, channel_inside, places, LAST: tl.constexpr, EVEN: tl.constexpr
-):  # fmt: skip
-    """A tile ``[P, C]`` of a dense map, whatever its memory format."""
-    if LAST:
-        return read(pointer, start, live, channel, channel_inside, 1, LAST, EVEN)
-    else:
-        return tl.trans(read(pointer, start, live, channel, channel_inside, places, LAST, EVEN))
 
 
 @triton.jit

@@ -13,19 +13,17 @@ import triton.language as tl
 
 from dcn.kernels.triton._deform_conv_taps import (
     UNSPECIALISED,
+    blended,
     connected,
     coordinate,
     factor,
     first_shift,
     gathered,
-    map_start,
+    located,
     numbers,
-    positions,
-    read_map,
-    sampled,
     sides,
 )
-from dcn.kernels.triton._sampling import multiply
+from dcn.kernels.triton._sampling import multiply, read
 
 
 @triton.jit
@@ -62,7 +60,7 @@ def dense(
     count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
     channel_step, tap_step, depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
 ):  # fmt: skip
@@ -117,11 +115,10 @@ def dense(
         if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
             tile = gathered(
                 input_pointer, image, around, modulation, size, channel, inside, channels, pixels,
-                AXES, LAST, EVEN, WIDE, COMPUTE,
+                AXES, EVEN, WIDE, COMPUTE,
             ).to(grad_pointer.dtype.element_ty)  # fmt: skip
-            samples = tl.trans(tile) if LAST else tile
-        grads = map_start(number, image, place, outputs, places, LAST)
-        grad = read_map(grad_pointer, grads, live, output, output_inside, places, LAST, EVEN_OUTPUTS)
+            samples = tl.trans(tile)
+        grad = read(grad_pointer, number * outputs, live, output, output_inside, EVEN_OUTPUTS)
         total = multiply(samples, grad, total, PRECISION)
         x, over = _stepped(x, x_step, out_width)
         row, over = _stepped(row, row_step + over, rows)
@@ -151,36 +148,13 @@ def _write(
         tl.store(pointer + at, halves[half].to(pointer.dtype.element_ty), mask=wanted)
 
 
-@triton.jit
-def _samples(
-    input_pointer, offset_pointer, steps, mask_pointer, mask_steps, number, count, places, pixels, channels,
-    slot, taps, size, out, geometry: tl.constexpr, channel, channel_inside,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """``(samples [P, C], image, place, live)`` of some places."""
-    live = number < count
-    image = number // places
-    place = number - image * places
-    x, y, z = positions(offset_pointer, steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
-    around = sides(x, y, z, live, size, AXES, V1)
-    modulation = factor(mask_pointer, mask_steps, image, place, slot, live, COMPUTE)
-    samples = sampled(
-        input_pointer, image * (channels * pixels), around, modulation, size, channel, channel_inside, channels, pixels,
-        AXES, LAST, EVEN, WIDE, COMPUTE,
-    )  # fmt: skip
-    if not LAST:
-        samples = tl.trans(samples)
-    return samples, image, place, live
-
-
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def depthwise(
     input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
     count, places, pixels, channels, outputs, multiplier, in_offset_group, taps, share,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
     offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
-    AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
+    AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_OUTPUTS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
 ):  # fmt: skip
     """One channel per group: writes ``[shares, O, taps]``."""
@@ -196,16 +170,20 @@ def depthwise(
 
     total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
     begin = part.to(tl.int64) * share if WIDE else part * share
-    for at in range(begin, min(begin + share, count), BLOCK_PLACES):
-        number = at + tl.arange(0, BLOCK_PLACES)
-        samples, image, place, live = _samples(
-            input_pointer, offset_pointer, (offset_image, offset_channel, offset_place),
-            mask_pointer, (mask_image, mask_channel, mask_place), number, count, places, pixels, channels,
-            slot, taps, (depth, height, width), (out_height, out_width), geometry, output // multiplier, inside,
-            AXES, V1, LAST, EVEN, WIDE, COMPUTE,
+    for here in range(begin, min(begin + share, count), BLOCK_PLACES):
+        number = here + tl.arange(0, BLOCK_PLACES)
+        live = number < count
+        image = number // places
+        at, flags, weights = located(
+            offset_pointer, (offset_image, offset_channel, offset_place),
+            mask_pointer, (mask_image, mask_channel, mask_place), image, number - image * places, slot, taps, live,
+            (depth, height, width), (out_height, out_width), channels, pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
-        grads = map_start(number, image, place, outputs, places, LAST)
-        total += samples * read_map(grad_pointer, grads, live, output, inside, places, LAST, EVEN).to(COMPUTE)
+        samples = blended(
+            input_pointer, at, flags, weights, (depth, height, width), output // multiplier, inside, channels,
+            AXES, EVEN, COMPUTE,
+        )  # fmt: skip
+        total += samples * read(grad_pointer, number * outputs, live, output, inside, EVEN).to(COMPUTE)
     sums = tl.sum(total, 0)
     at = (part * outputs + output) * taps + slot % taps
     tl.store(shares_pointer + at, sums.to(shares_pointer.dtype.element_ty), mask=inside)

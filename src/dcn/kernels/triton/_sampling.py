@@ -93,40 +93,21 @@ def slopes(x, y, z, NUMBER: tl.constexpr, AXES: tl.constexpr):
 
 
 @triton.jit
-def read(pointer, start, inside, channel, channel_inside, channel_stride, LAST: tl.constexpr, EVEN: tl.constexpr):
-    """The channels of some places as a tile; 0 where a place or a channel is not ``inside``.
+def read(pointer, start, inside, channel, channel_inside, EVEN: tl.constexpr):
+    """``[P, C]``: the channels of some places of a channels-last tensor; 0 where a place or channel is not ``inside``.
 
     Args:
         pointer: the tensor.
         start: ``[P]`` elements from ``pointer`` to channel 0 of each place.
         inside: ``[P]`` whether the place counts.
-        channel: ``[C]`` channels to read.
+        channel: ``[C]`` channels to read, neighbours, so that rows are read as vectors.
         channel_inside: ``[C]`` whether the channel counts.
-        channel_stride: elements from channel to channel.
-        LAST: the channels of a place lie together: the tile is ``[P, C]`` and rows are read as vectors. Otherwise it is
-            ``[C, P]``, so that the threads of a warp read neighbouring places.
         EVEN: every channel counts, ``channel_inside`` is not looked at.
     """
-    if LAST:
-        at = start[:, None] + (channel * channel_stride)[None, :]
-        wanted = inside[:, None]
-        if not EVEN:
-            wanted = wanted & channel_inside[None, :]
-    else:
-        at = start[None, :] + (channel * channel_stride)[:, None]
-        wanted = inside[None, :]
-        if not EVEN:
-            wanted = wanted & channel_inside[:, None]
-    return tl.load(pointer + at, mask=wanted, other=0.0)
-
-
-@triton.jit
-def along(vector, LAST: tl.constexpr):
-    """A ``[P]`` vector shaped to multiply a tile of :func:`read`."""
-    if LAST:
-        return vector[:, None]
-    else:
-        return vector[None, :]
+    wanted = inside[:, None]
+    if not EVEN:
+        wanted = wanted & channel_inside[None, :]
+    return tl.load(pointer + (start[:, None] + channel[None, :]), mask=wanted, other=0.0)
 
 
 @triton.jit

@@ -90,7 +90,8 @@ def backward(
     ]
     grad_offset, grad_weight, grad_mask = others
     if call.count:
-        grad_output = dense(grad_output, call.last)
+        grad_output = dense(grad_output, True)
+        operands = operands.gathered() if any(needs[1:]) else operands
         packed = call.pack(weight) if needs[0] or needs[1] or needs[3] else weight
         with _runtime.launching(input, lambda: call.name("backward")):
             if grad_offset is not None or grad_mask is not None:
@@ -130,7 +131,8 @@ def _forward_plan(call: Call) -> Launch:
     programs = blocks * blocks_of(call.count, tile.rows)
     tile = _tiles.spread(tile, columns, programs, multiprocessors)
     grid = (programs * blocks_of(columns, tile.columns),)
-    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "STRIP": _strip(call)}
+    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns}
+    variant |= {"LAST": call.last, "STRIP": _strip(call)}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
         return Launch(grid, numbers, variant | {"EVEN": columns % tile.columns == 0})
@@ -189,7 +191,7 @@ def _input_plan(call: Call) -> Launch:
     tile = _tiles.spread(tile, call.in_offset_group, programs, _runtime.multiprocessors(call.device))
     even = call.in_offset_group % tile.columns == 0
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps)
-    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN": even}
+    variant = _variant(call, tile) | _backward_blocks(call, tile) | {"EVEN": even, "LAST": call.last}
     variant |= {"EVEN_OUTPUTS": even if call.depthwise else call.out_group % tile.inner == 0}
     variant |= {"MERGED": _merged(call, tile)}
     variant |= {"PATCH": patch, "BLOCK_SAMPLES": _tiles.samples(patch, call.axes, call.geometry[1])}
@@ -316,7 +318,7 @@ def _tile(call: Call, kernel: str, columns: int, inner: int, rows: int | None = 
 
 def _variant(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
     """Constants that every kernel has, and how to compile it."""
-    constants = {"AXES": call.axes, "V1": call.v1, "LAST": call.last, "WIDE": call.wide}
+    constants = {"AXES": call.axes, "V1": call.v1, "WIDE": call.wide}
     return constants | {"num_warps": tile.warps, "num_stages": tile.stages}
 
 
