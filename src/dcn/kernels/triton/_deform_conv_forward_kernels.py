@@ -85,7 +85,7 @@ def dense(
             at, flags, weights = located(
                 offset_pointer, (offset_image, offset_channel, offset_place),
                 mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, taps, live, size, out,
-                channels, pixels, geometry, AXES, V1, COMPUTE,
+                pixels, geometry, AXES, V1, COMPUTE,
             )  # fmt: skip
         begin = max(first, offset_group * in_offset_group)
         end = min(last, (offset_group + 1) * in_offset_group)
@@ -145,7 +145,7 @@ def depthwise(
         at, flags, weights = located(
             offset_pointer, (offset_image, offset_channel, offset_place),
             mask_pointer, (mask_image, mask_channel, mask_place), image, place, offset_group * taps + tap, taps, live,
-            size, out, channels, pixels, geometry, AXES, V1, COMPUTE,
+            size, out, pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
         samples = blended(
             input_pointer, at, flags, weights, size, channel, output_inside, channels, AXES, EVEN, COMPUTE

@@ -27,7 +27,7 @@ from dcn.kernels.triton._sampling import corner, multiply, read, slopes
 
 @triton.jit
 def column_gradient(
-    grad_pointer, weight_pointer, begin, live, start, end, channel, tap, taps, places, outputs, in_group, out_group,
+    grad_pointer, weight_pointer, begin, live, start, end, channel, tap, taps, in_group, out_group,
     EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, MERGED: tl.constexpr,
     PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
@@ -54,7 +54,7 @@ def column_gradient(
 
 @triton.jit
 def column_gradient_depthwise(
-    grad_pointer, weight_pointer, begin, live, channel, inside, tap, places, outputs, multiplier,
+    grad_pointer, weight_pointer, begin, live, channel, inside, tap, outputs, multiplier,
     EVEN: tl.constexpr, COMPUTE: tl.constexpr,
     BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
@@ -159,12 +159,12 @@ def offset_and_mask(
         channel = start + tl.arange(0, BLOCK_CHANNELS)
         if DEPTHWISE:
             column = column_gradient_depthwise(
-                grad_pointer, weight_pointer, begin, live, channel, channel < end, slot % taps, places, outputs,
+                grad_pointer, weight_pointer, begin, live, channel, channel < end, slot % taps, outputs,
                 out_group, EVEN, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
             )  # fmt: skip
         else:
             column = column_gradient(
-                grad_pointer, weight_pointer, begin, live, start, end, channel, slot % taps, taps, places, outputs,
+                grad_pointer, weight_pointer, begin, live, start, end, channel, slot % taps, taps,
                 in_group, out_group, EVEN, EVEN_OUTPUTS, MERGED, PRECISION, COMPUTE,
                 BLOCK_PLACES, BLOCK_CHANNELS, BLOCK_OUTPUTS,
             )  # fmt: skip

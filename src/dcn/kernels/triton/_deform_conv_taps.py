@@ -149,7 +149,7 @@ def factor(pointer, strides, image, place, slot, live, COMPUTE: tl.constexpr):
 
 @triton.jit
 def located(
-    offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, channels, pixels,
+    offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, pixels,
     geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """The corners of some places under one tap: ``(at, flags, weights)``, the last two tuples of ``2**AXES`` vectors.

@@ -177,7 +177,7 @@ def depthwise(
         at, flags, weights = located(
             offset_pointer, (offset_image, offset_channel, offset_place),
             mask_pointer, (mask_image, mask_channel, mask_place), image, number - image * places, slot, taps, live,
-            (depth, height, width), (out_height, out_width), channels, pixels, geometry, AXES, V1, COMPUTE,
+            (depth, height, width), (out_height, out_width), pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
         samples = blended(
             input_pointer, at, flags, weights, (depth, height, width), output // multiplier, inside, channels,
