@@ -25,5 +25,6 @@ def test_every_launch_that_inductor_makes_compiles() -> None:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert [name for name, _ in found] == [name for name, _ in (*FORWARD, *BACKWARD)]
+    # The compiler may launch what does not depend on each other in another order.
+    assert sorted(name for name, _ in found) == sorted(name for name, _ in (*FORWARD, *BACKWARD))
     assert all(shared <= MOST for _, shared in found)

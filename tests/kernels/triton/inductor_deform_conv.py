@@ -2,7 +2,7 @@
 
 `python -m tests.kernels.triton.inductor_deform_conv` needs no card and runs nothing on one: the tensors are on the CPU,
 Triton is told of an sm_90, and Inductor's source of every kernel that we launch goes through Triton's compiler. Prints
-a JSON line: the bytes of shared memory of each, in the order of the launches, forward and backward.
+a JSON line: the bytes of shared memory of each, in the order in which Inductor makes them, forward and backward.
 """
 
 from __future__ import annotations
