@@ -108,6 +108,8 @@ CASES = {
     "straddling-groups": Case(  # a group's 44 channels belong to two offset groups: 22 of each
         channels=132, outputs=3, groups=3, offset_groups=2, size=(2, 3), kernel=(1, 1), batch=1
     ),
+    # Two groups of 48 channels lie in three offset groups of 32: 32 and 16 channels of each are whole blocks.
+    "uneven-runs": Case(channels=96, outputs=32, groups=2, offset_groups=3, size=(3, 4), kernel=(1, 1), batch=1),
     # A block of 16 channels from 36 on feeds two groups.
     "crossing-groups": Case(channels=144, outputs=60, groups=3, offset_groups=4, size=(2, 3), kernel=(1, 1), batch=1),
     "depthwise": Case(channels=6, outputs=6, groups=6, offset_groups=2, size=(3, 4)),
@@ -157,6 +159,27 @@ def _error(actual: Tensor, expected: Tensor) -> float:
 
 def _same(a: Tensor | None, b: Tensor | None) -> bool:
     return a is b if a is None or b is None else torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "groups", "offset_groups", "forward", "weight"),
+    [
+        (64, 64, 1, 4, True, True),
+        (96, 32, 2, 3, False, False),  # groups cross the border of an offset group
+        (96, 96, 3, 1, False, True),  # two groups share a tile forward, and the third has one alone
+        (48, 64, 2, 1, True, False),  # a block of 16 channels from 16 on feeds both groups
+        (128, 128, 4, 2, True, True),
+    ],
+    ids=["offset groups", "crossing", "last one alone", "merged", "whole"],
+)
+def test_only_whole_blocks_are_read_without_a_mask(
+    channels: int, outputs: int, groups: int, offset_groups: int, forward: bool, weight: bool, device: torch.device
+) -> None:
+    case = Case(channels, outputs, (4, 4), (1, 1), groups=groups, offset_groups=offset_groups, mask=False)
+    x, offset, kernel, _, mask, _ = _moved(case, device)
+    call, _ = _deform_conv_call.describe(x, offset, kernel, mask, *case.geometry)
+    assert deform_conv._forward_plan(call).variant["EVEN"] == forward
+    assert deform_conv._weight_plan(call)[0].variant["EVEN_OUTPUTS"] == weight
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

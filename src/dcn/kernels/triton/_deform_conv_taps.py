@@ -97,7 +97,7 @@ def positions(
 @triton.jit
 def first_shift(pointer, strides, image, place, slot, AXES: tl.constexpr):
     """Where the offset of some places along their first axis is; those of the others are ``strides[1]`` apart."""
-    return pointer + image * strides[0] + slot * AXES * strides[1] + place * strides[2]
+    return pointer + image * strides[0] + slot.to(place.dtype) * AXES * strides[1] + place * strides[2]
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def factor(pointer, strides, image, place, slot, live, COMPUTE: tl.constexpr):
     if pointer is None:
         return tl.full(place.shape, 1.0, COMPUTE)
     else:
-        at = pointer + image * strides[0] + slot * strides[1] + place * strides[2]
+        at = pointer + image * strides[0] + slot.to(place.dtype) * strides[1] + place * strides[2]
         return tl.load(at, mask=live, other=0.0).to(COMPUTE)
 
 
@@ -176,7 +176,8 @@ def _corner_part(
     NUMBER: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """What corner ``NUMBER`` adds to a sample. Multiplied by ``channels`` here, an index keeps its divisibility."""
-    step = NUMBER % 2 + (NUMBER // 2 % 2) * size[2] + (NUMBER // 4) * (size[2] * size[1])
+    row = size[2].to(at.dtype)  # 64 bits where addresses have them
+    step = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
     values = read(pointer + step * channels, at * channels, flags[NUMBER], channel, channel_inside, EVEN)
     return values.to(COMPUTE) * weights[NUMBER][:, None]
 
@@ -249,7 +250,7 @@ def map_start(number, image, place, channels, places, LAST: tl.constexpr):
     if LAST:
         return number * channels
     else:
-        return image * (channels * places) + place
+        return image * channels * places + place
 
 
 @triton.jit
@@ -259,7 +260,7 @@ def write_map(pointer, start, live, channel, channel_inside, places, tile, LAST:
         at = start[:, None] + channel[None, :]
         tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=live[:, None] & channel_inside[None, :])
     else:
-        at = start[None, :] + (channel * places)[:, None]
+        at = start[None, :] + (channel.to(start.dtype) * places)[:, None]
         tile = tl.trans(tile.to(pointer.dtype.element_ty))
         tl.store(pointer + at, tile, mask=live[None, :] & channel_inside[:, None])
 

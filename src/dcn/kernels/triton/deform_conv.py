@@ -137,7 +137,7 @@ def _forward_plan(call: Call) -> Launch:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
         return Launch(grid, numbers, variant | {"EVEN": columns % tile.columns == 0})
     groups = (call.in_group, call.out_group, call.in_offset_group, call.span, call.taps)
-    variant |= {"EVEN": gcd(call.in_group, call.in_offset_group) % tile.inner == 0, "MERGED": call.span > 1}
+    variant |= {"EVEN": _even_runs(call, tile.inner), "MERGED": call.span > 1}
     variant |= {"PRECISION": call.precision, "BLOCK_CHANNELS": tile.inner}
     return Launch(grid, (*call.counts(), *groups, *call.geometry_numbers()), variant)
 
@@ -262,8 +262,9 @@ def _weight_plan(call: Call) -> tuple[Launch, int]:
     output_blocks = blocks_of(_connected_outputs(call, tile.columns), tile.rows)
     groups = (call.in_group, call.out_group, call.in_offset_group, call.taps, share, output_blocks)
     steps_of_result = (call.taps, 1) if parts == 1 else (1, call.in_group)  # from channel to channel, from tap to tap
-    variant |= {"EVEN_OUTPUTS": call.out_group % tile.rows == 0, "PRECISION": call.precision}
-    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "MERGED": _merged(call, tile)}
+    merged = _merged(call, tile)  # then some blocks of channels have fewer outputs than others
+    variant |= {"EVEN_OUTPUTS": not merged and call.out_group % tile.rows == 0, "PRECISION": call.precision}
+    variant |= {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "MERGED": merged}
     return Launch(grid, (*call.counts(), *groups, *steps_of_result, *call.geometry_numbers()), variant), parts
 
 
@@ -303,6 +304,16 @@ def _connected_outputs(call: Call, channels: int) -> int:
         else min(call.groups, (channels - 1) // call.in_group + 2)
     )
     return groups * call.out_group
+
+
+def _even_runs(call: Call, block: int) -> bool:
+    """Whether every program of the forward kernel finds only whole blocks of channels in every offset group.
+
+    Not so if the groups that share a tile cross the border of an offset group, or if the last ones are fewer.
+    """
+    width = call.span * call.in_group
+    short, long = sorted((width, call.in_offset_group))
+    return short % block == 0 and long % short == 0 and call.channels % width == 0
 
 
 def _merged(call: Call, tile: _tiles.Tile) -> bool:
