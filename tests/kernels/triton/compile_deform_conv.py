@@ -92,7 +92,11 @@ def _describe(
 
 
 def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, object]:
-    """Registers, shared memory, spills in loops, wide loads and matrix instructions of the compiled kernel."""
+    """What the compiled kernel has.
+
+    Registers, shared memory, wide loads, of them those through the first-level cache, matrix instructions; in loops:
+    spills, and waits for the last product, with which a program does nothing else meanwhile.
+    """
     import triton
     from triton.compiler import ASTSource
 
@@ -108,19 +112,21 @@ def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, obje
     code = _disassembled(Path(triton.__file__).parent, compiled.asm["cubin"])
     return found | {
         "registers": max(int(number) for number in re.findall(r"\bR(\d+)\b", code)) + 1,
-        "spills": _spills_in_loops(code),
+        "spills": _in_loops(code, r"\b(STL|LDL)\b"),
+        "waits": _in_loops(code, r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0"),
+        "cached_loads": len(re.findall(r"LDG\.\S*\.128", code)),
         "wide_loads": len(re.findall(r"LDG\S*\.128|LDGSTS\S*\.128", code)),
         "instructions": sorted(set(re.findall(r"HGMMA|HMMA|DMMA|UTC\w*MMA", code))),
     }
 
 
-def _spills_in_loops(code: str) -> int:
-    """Instructions that keep a register in memory and run in every step; a few before and after a loop cost nothing."""
+def _in_loops(code: str, wanted: str) -> int:
+    """Instructions that run in every step of some loop; a few before and after a loop cost nothing."""
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", code)]
     jumps = [(at, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for at, text in lines]
     loops = [(int(jump[1], 16), at) for at, jump in jumps if jump is not None and int(jump[1], 16) < at]
-    kept = [at for at, text in lines if re.search(r"\b(STL|LDL)\b", text)]
-    return sum(any(first <= at <= last for first, last in loops) for at in kept)
+    found = [at for at, text in lines if re.search(wanted, text)]
+    return sum(any(first <= at <= last for first, last in loops) for at in found)
 
 
 def _disassembled(triton_folder: Path, binary: bytes) -> str:
