@@ -22,10 +22,8 @@ def channels_last(tensor: Tensor) -> bool:
     return not tensor.is_contiguous() and tensor.movedim(1, -1).is_contiguous()
 
 
-def dense(tensor: Tensor, last: bool) -> Tensor:
-    """The tensor contiguous, or channels-last where ``last``: itself when it is, else a copy."""
-    if not last:
-        return tensor.contiguous()
+def dense(tensor: Tensor) -> Tensor:
+    """The tensor channels-last: itself when it is, else a copy."""
     moved = tensor.movedim(1, -1)
     return tensor if moved.is_contiguous() else moved.contiguous().movedim(-1, 1)
 
@@ -58,20 +56,20 @@ def triple(values: Sequence[int], missing: int) -> Triple:
 
 
 class Operands(NamedTuple):
-    """The tensors of a call, made dense."""
+    """The tensors of a call: the input as it was given, offset and mask with one stride from place to place."""
 
     input: Tensor
     offset: Tensor
     mask: Tensor | None
 
     def gathered(self) -> Operands:
-        """The same with a channels-last input, a copy of a contiguous one.
+        """The same with a channels-last input, a copy of one that is not.
 
         A corner of a sample is then one run of bytes. In a contiguous map it is one element per channel, each in a
         cache line of its own: by count of cache accesses about twenty times the work, against a copy that reads and
         writes the map once (a ninth of the column buffer of a 3x3 layer).
         """
-        return self._replace(input=dense(self.input, True))
+        return self._replace(input=dense(self.input))
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +184,7 @@ def describe(
     dilation: Sequence[int],
     boundary: str,
 ) -> tuple[Call, Operands]:
-    """The numbers of a call, and its tensors: the input dense, in either format, offsets and mask with one stride.
+    """The numbers of a call, and its tensors: the input as it is, offsets and mask with one stride.
 
     A call whose tensors lie as they should is looked up by their shapes and strides: 10 microseconds instead of 40.
     """
@@ -199,7 +197,7 @@ def describe(
     if known is not None:
         return known, Operands(input, offset, mask)
     call, operands = _describe(input, offset, weight, mask, stride, padding, dilation, boundary)
-    if operands.input is input and operands.offset is offset and operands.mask is mask:
+    if operands.offset is offset and operands.mask is mask:
         if len(_KNOWN) >= _MOST_KNOWN:
             _KNOWN.clear()
         _KNOWN[key] = call
@@ -208,7 +206,7 @@ def describe(
 
 _MOST_KNOWN = 4096
 _KNOWN: dict[tuple[Any, ...], Call] = {}
-"""Calls whose tensors needed no copy, by all that tells one from another."""
+"""Calls whose offset and mask needed no copy, by all that tells one from another."""
 
 
 def _describe(
@@ -222,7 +220,7 @@ def _describe(
     boundary: str,
 ) -> tuple[Call, Operands]:
     last = channels_last(input)
-    operands = Operands(dense(input, last), flat(offset), None if mask is None else flat(mask))
+    operands = Operands(input, flat(offset), None if mask is None else flat(mask))
     call = _runtime.once(_call)(
         (*input.shape, *offset.shape[1:]),
         tuple(weight.shape),

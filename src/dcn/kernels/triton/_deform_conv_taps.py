@@ -158,16 +158,29 @@ def located(
     the modulation already.
     """
     x, y, z = positions(offset_pointer, offset_steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
-    x, y, z = sides(x, y, z, live, size, AXES, V1)
+    around = sides(x, y, z, live, size, AXES, V1)
     modulation = factor(mask_pointer, mask_steps, image, place, slot, live, COMPUTE)
-    index, inside, weight = corner(x, y, z, size[1], size[2], 0, AXES)
+    return corners(around, modulation, image, size, pixels, AXES)
+
+
+@triton.jit
+def corners(around, modulation, image, size, pixels, AXES: tl.constexpr):
+    """What :func:`located` gives, from the sides ``(x, y, z)`` of positions."""
+    index, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], 0, AXES)
     flags = (inside,)
     weights = (weight * modulation,)
     for number in tl.static_range(1, 2**AXES):
-        _, inside, weight = corner(x, y, z, size[1], size[2], number, AXES)
+        _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], number, AXES)
         flags = flags + (inside,)  # type: ignore[assignment]  # noqa: RUF005  Triton knows no stars
         weights = weights + (weight * modulation,)  # type: ignore[assignment]  # noqa: RUF005
     return image * pixels + index, flags, weights
+
+
+@triton.jit
+def corner_step(size, like, NUMBER: tl.constexpr):
+    """Pixels from corner 0 to corner ``NUMBER``; 64 bits where addresses ``like`` these have them."""
+    row = size[2].to(like.dtype)
+    return NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
 
 
 @triton.jit
@@ -176,9 +189,8 @@ def _corner_part(
     NUMBER: tl.constexpr, EVEN: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
     """What corner ``NUMBER`` adds to a sample. Multiplied by ``channels`` here, an index keeps its divisibility."""
-    row = size[2].to(at.dtype)  # 64 bits where addresses have them
-    step = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
-    values = read(pointer + step * channels, at * channels, flags[NUMBER], channel, channel_inside, EVEN)
+    start = pointer + corner_step(size, at, NUMBER) * channels
+    values = read(start, at * channels, flags[NUMBER], channel, channel_inside, EVEN)
     return values.to(COMPUTE) * weights[NUMBER][:, None]
 
 
@@ -222,26 +234,8 @@ def corner_from(
     ``first`` is what :func:`first_corner` gives; every corner is a fixed step away from it.
     """
     _, inside, weight = corner(around[0], around[1], around[2], size[1], size[2], NUMBER, AXES)
-    row = size[2].to(first.dtype)  # 64 bits where addresses have them
-    apart = NUMBER % 2 + (NUMBER // 2 % 2) * row + (NUMBER // 4) * (row * size[1])
-    return read(pointer + apart * channels, first, inside, channel, channel_inside, EVEN), weight
-
-
-@triton.jit
-def gathered(
-    pointer, image, around, modulation, size, channel, channel_inside, channels, pixels,
-    AXES: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr, COMPUTE: tl.constexpr,
-):  # fmt: skip
-    """What :func:`blended` gives, from the sides ``around`` of positions."""
-    first = first_corner(around, image, channels, pixels, size, AXES, WIDE)
-    values, weight = corner_from(pointer, first, around, size, channel, channel_inside, channels, 0, AXES, EVEN)
-    total = values.to(COMPUTE) * (weight * modulation)[:, None]
-    for number in tl.static_range(1, 2**AXES):
-        values, weight = corner_from(
-            pointer, first, around, size, channel, channel_inside, channels, number, AXES, EVEN
-        )
-        total += values.to(COMPUTE) * (weight * modulation)[:, None]
-    return total
+    start = pointer + corner_step(size, first, NUMBER) * channels
+    return read(start, first, inside, channel, channel_inside, EVEN), weight
 
 
 @triton.jit

@@ -16,9 +16,9 @@ from dcn.kernels.triton._deform_conv_taps import (
     blended,
     connected,
     coordinate,
+    corners,
     factor,
     first_shift,
-    gathered,
     located,
     numbers,
     sides,
@@ -113,10 +113,9 @@ def dense(
         modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
         samples = tl.zeros([BLOCK_CHANNELS, BLOCK_PLACES], grad_pointer.dtype.element_ty)
         if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
-            tile = gathered(
-                input_pointer, image, around, modulation, size, channel, inside, channels, pixels,
-                AXES, EVEN, WIDE, COMPUTE,
-            ).to(grad_pointer.dtype.element_ty)  # fmt: skip
+            corner, flags, weights = corners(around, modulation, image, size, pixels, AXES)
+            tile = blended(input_pointer, corner, flags, weights, size, channel, inside, channels, AXES, EVEN, COMPUTE)
+            tile = tile.to(grad_pointer.dtype.element_ty)
             samples = tl.trans(tile)
         grad = read(grad_pointer, number * outputs, live, output, output_inside, EVEN_OUTPUTS)
         total = multiply(samples, grad, total, PRECISION)

@@ -195,8 +195,8 @@ def shorter(tile: Tile, programs: int, multiprocessors: int) -> Tile:
 
     Weights are then read twice as often: ``programs`` of the whole tile beyond four for each multiprocessor keep it.
     """
-    halved = tile.rows > _NARROWEST and programs < 4 * multiprocessors
-    return tile._replace(rows=tile.rows // 2) if halved else tile
+    few = tile.rows > _NARROWEST and programs < 4 * multiprocessors
+    return tile._replace(rows=tile.rows // 2) if few else tile
 
 
 def narrower(tile: Tile) -> list[Tile]:

@@ -90,7 +90,7 @@ def backward(
     ]
     grad_offset, grad_weight, grad_mask = others
     if call.count:
-        grad_output = dense(grad_output, True)
+        grad_output = dense(grad_output)
         operands = operands.gathered() if any(needs[1:]) else operands
         packed = call.pack(weight) if needs[0] or needs[1] or needs[3] else weight
         with _runtime.launching(input, lambda: call.name("backward")):
