@@ -1,0 +1,38 @@
+"""The one "did you mean": near names for a name that is not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+MOST = 3
+"""Near names that a message shows; also the most names that are listed in full."""
+
+
+def suggest(name: str, names: Iterable[str], lists: str | None = None) -> str:
+    """The end of a message about an unknown name.
+
+    Args:
+        name: what was given.
+        names: the valid names.
+        lists: what prints all of them, such as ``"`dcn models`"``.
+
+    Returns:
+        ``"did you mean 'lr'?"`` with up to three near names, then where all names are listed. Without a near name and
+        without ``lists`` the message ends with the valid names, at most the first ten.
+    """
+    valid = sorted(names)
+    near = difflib.get_close_matches(name, valid, n=MOST, cutoff=0.5)
+    parts = [f"did you mean {_either(near)}?"] if near else []
+    if lists is not None:
+        parts.append(f"{lists} lists all names")
+    elif not near:
+        parts.append(
+            f"valid: {', '.join(valid[:10])}{', ...' if len(valid) > 10 else ''}" if valid else "none is valid"
+        )
+    return " ".join(parts)
+
+
+def _either(names: list[str]) -> str:
+    quoted = [repr(name) for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"

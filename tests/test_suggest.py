@@ -1,0 +1,30 @@
+"""The one "did you mean"."""
+
+from __future__ import annotations
+
+import pytest
+
+from dcn.suggest import suggest
+
+MANY = [f"name_{index:02d}" for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "lists", "message"),
+    [
+        pytest.param("lt", ["lr", "momentum"], None, "did you mean 'lr'?", id="one-near"),
+        pytest.param("abcd", ["abce", "abcf"], None, "did you mean 'abcf' or 'abce'?", id="two-near"),
+        pytest.param(
+            "flipp",
+            ["flip", "flips", "clip", *MANY],
+            "`list`",
+            "did you mean 'flip', 'flips' or 'clip'? `list` lists all names",
+            id="three",
+        ),
+        pytest.param("zzz", ["lr", "momentum"], None, "valid: lr, momentum", id="few-names"),
+        pytest.param("zzz", MANY, None, f"valid: {', '.join(MANY[:10])}, ...", id="ten-of-many"),
+        pytest.param("zzz", [], None, "none is valid", id="no-names"),
+    ],
+)
+def test_the_message_ends_with_near_names(name: str, names: list[str], lists: str | None, message: str) -> None:
+    assert suggest(name, names, lists) == message
