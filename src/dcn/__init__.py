@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dcn.export import hook as _onnx
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
     from dcn.api import load_segmenter as load_segmenter
 
 __all__ = ["__version__", "load", "load_segmenter"]
+
+
+# torch.onnx.export learns this package's operators when it is first used; nothing is imported before.
+_onnx.watch()
 
 
 def __getattr__(name: str) -> Any:
