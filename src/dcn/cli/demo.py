@@ -166,7 +166,7 @@ def clear(output: Path) -> None:
 def write_data(folder: Path, plan: Plan) -> None:
     """Draw the splits and write them in the Pascal VOC layout, so that the reader of real data is what is used."""
     from dcn.data.datasets.synthetic import Synthetic
-    from dcn.data.writers import write_voc
+    from dcn.formats.voc_writer import write_voc
 
     for split, count in plan.images.items():
         write_voc(Synthetic(split, seed=_DATA_SEED, length=count, masks=False), folder, split)
@@ -202,7 +202,7 @@ def judge(recipe: Recipe, model: Any, world: World) -> tuple[dict[str, float], d
     for found, targets in detect(model, batches, world.device, recipe.amp):
         voc.update(found, targets)
         coco.update(found, targets)
-    return voc.compute(), coco.compute()
+    return dict(voc.compute()), dict(coco.compute())
 
 
 def _write_results(output: Path, trained: list[Trained], clock: Clock) -> None:

@@ -77,7 +77,7 @@ def _judge_files(arguments: argparse.Namespace) -> dict[str, float]:
 
     if arguments.words or arguments.annotations is None:
         raise ValueError("--results: needs --annotations and no network; see `dcn eval --help`")
-    return evaluate_files(
+    figures = evaluate_files(
         arguments.results,
         arguments.annotations,
         format=arguments.format,
@@ -86,6 +86,7 @@ def _judge_files(arguments: argparse.Namespace) -> dict[str, float]:
         split=arguments.image_set,
         classes=None if arguments.classes is None else [name.strip() for name in arguments.classes.split(",")],
     )
+    return dict(figures)
 
 
 def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
@@ -128,7 +129,7 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
         _save(output, arguments.split, found, ids, dataset)
     if not annotated:
         return {}
-    figures = metric.compute()
+    figures = dict(metric.compute())
     (output / f"{arguments.split}.json").write_text(json.dumps(_plain(figures), indent=2) + "\n", encoding="utf-8")
     return figures
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ class Metric(Protocol):
     def update(self, detections: list[Detections], targets: list[Target]) -> None:
         """Take in a batch, both in pixels of the original image."""
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Mapping[str, float]:
         """The figures."""
 
     def merge(self: M, other: M) -> None:
@@ -69,7 +69,7 @@ def evaluate(
         return {}
     for other in gathered[1:]:
         metric.merge(other)
-    return metric.compute()
+    return dict(metric.compute())
 
 
 def _detection_target(sample: Sample) -> Target:

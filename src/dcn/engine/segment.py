@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, overload
 
@@ -47,7 +47,7 @@ class MapMetric(Protocol):
     def update(self, predictions: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
         """Take in label maps ``[H, W]`` of equal sizes."""
 
-    def compute(self) -> dict[str, float]:
+    def compute(self) -> Mapping[str, float]:
         """The figures."""
 
     def merge(self: M, other: M) -> None:
@@ -168,7 +168,7 @@ def evaluate_maps(
         return {}
     for other in gathered[1:]:
         metric.merge(other)
-    return metric.compute()
+    return dict(metric.compute())
 
 
 def _map_target(sample: Sample) -> SegmentationMap:
