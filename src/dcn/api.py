@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from dcn.class_names import COCO_CLASSES
 from dcn.data.geometry import resize_image
 from dcn.data.images import read_image
-from dcn.engine import InferenceConfig
 from dcn.engine.checkpoint import find_weights, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.predict import Predictor
@@ -28,6 +27,7 @@ from dcn.models.detection.raw import limits_of, raw_detections
 from dcn.models.optimized import Precision
 from dcn.models.segmentation import DeepLab
 from dcn.structures import Detections
+from dcn.tta import TTA
 
 __all__ = ["load", "load_model", "load_segmenter", "make_predictor", "make_segmenter", "with_testing"]
 
@@ -38,7 +38,7 @@ def load(
     *,
     classes: Sequence[str] | None = None,
     device: str | None = None,
-    testing: InferenceConfig | None = None,
+    testing: TTA | None = None,
     optimize: bool = True,
     precision: Precision = "float32",
 ) -> Predictor:
@@ -63,7 +63,7 @@ def load(
     if isinstance(model, DeepLab):
         raise ValueError(f"{name_or_checkpoint}: a network for label maps; use dcn.load_segmenter")
     model = _ready(model, optimize, precision)
-    return make_predictor(with_testing(model, testing or InferenceConfig()), choose_device(device))
+    return make_predictor(with_testing(model, testing or TTA()), choose_device(device))
 
 
 def load_segmenter(
@@ -123,7 +123,7 @@ def make_segmenter(model: DeepLab, device: torch.device) -> Segmenter:
     return Segmenter(model, device, _read, _resize)
 
 
-def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None = None) -> nn.Module:
+def with_testing(model: nn.Module, testing: TTA, size: Size | None = None) -> nn.Module:
     """The same detector with test-time options; the detector itself where there are none.
 
     Args:
@@ -135,7 +135,7 @@ def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None =
     Raises:
         ValueError: a network that finds no boxes, or a threshold for a class it does not know.
     """
-    if testing == InferenceConfig():
+    if testing.is_default:
         return model
     limits = limits_of(model)
     classes: list[str] = list(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
@@ -156,7 +156,7 @@ def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None =
         _resize,
     )
     own: Size = model.test_size  # type: ignore[assignment]  # nn.Module attributes are untyped
-    return MergingDetector(model, steps, testing.scales or (size or own,), flip=testing.flip)
+    return MergingDetector(model, steps, testing.sizes(size or own), flip=testing.flip)
 
 
 def _as_found(images: Sequence[Tensor], found: list[Detections], output_sizes: Sequence[Size]) -> list[Detections]:

@@ -21,7 +21,7 @@ _EPILOG = """\
 examples:
   dcn eval runs/bccd_deformable/0
   dcn eval runs/bccd_deformable/0 --split val --save transforms.test_short=640
-  dcn eval runs/cards_plain/0 eval.testing.flip=true eval.testing.scales='[[240, 400], [320, 534]]'
+  dcn eval runs/cards_plain/0 tta.flip=true tta.scales=240x400,320x534
   dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
   dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
@@ -91,7 +91,6 @@ def _judge_files(arguments: argparse.Namespace) -> dict[str, float]:
 def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     from dcn.api import load_model, with_testing
     from dcn.cli import assemble
-    from dcn.engine import InferenceConfig
     from dcn.engine.distributed import World, choose_device
     from dcn.engine.evaluate import detect
     from dcn.engine.log import progress
@@ -101,9 +100,9 @@ def _judge_network(arguments: argparse.Namespace) -> dict[str, float]:
     world = World(choose_device(arguments.device))
     if recipe.eval.metric == "miou":
         return _judge_maps(arguments, checkpoint, recipe, output, world)
-    merging = recipe.eval.testing != InferenceConfig()
+    merging = not recipe.tta.is_default
     model = inference.prepared(load_model(checkpoint), arguments, merging=merging)
-    model = with_testing(model, recipe.eval.testing, assemble.test_size(recipe)).to(world.device)
+    model = with_testing(model, recipe.tta, assemble.test_size(recipe)).to(world.device)
     split = split_name(recipe, arguments.split)
     dataset = assemble.open_split(recipe, split, masks=assemble.finds_masks(model))
     check_classes(tuple(dataset.classes), tuple(model.classes), dataset.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped

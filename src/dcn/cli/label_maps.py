@@ -14,13 +14,14 @@ from dcn.class_names import CITYSCAPES_CLASSES
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.cityscapes import result_path, to_label_ids
 from dcn.data.images import write_image
-from dcn.engine.config import Recipe, SegmentConfig
+from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
 from dcn.engine.predict import Resize
 from dcn.engine.segment import Segmenter, evaluate_maps, segment_samples
 from dcn.metrics import MeanIoU
 from dcn.models.segmentation import DeepLab
 from dcn.structures import Sample, SegmentationMap
+from dcn.tta import TTA
 from dcn.vis.masks import draw_segmentation, write_index_png
 from dcn.vis.palette import Color, cityscapes_palette, voc_palette
 
@@ -46,12 +47,12 @@ def as_segmenter(model: nn.Module) -> DeepLab:
 
 def make_map_metric(recipe: Recipe, classes: Sequence[str]) -> MeanIoU:
     """The recipe's metric for label maps."""
-    return MeanIoU(len(classes), absent=recipe.segment.absent, classes=classes)
+    return MeanIoU(len(classes), absent=recipe.eval.absent, classes=classes)
 
 
 def predicted(recipe: Recipe, model: nn.Module, batches: Iterable[list[Sample]], world: World) -> Iterator[Pair]:
     """Predictions for samples whose image is resized and whose target is not."""
-    return segment_samples(as_segmenter(model), batches, world.device, recipe.segment, recipe.amp)
+    return segment_samples(as_segmenter(model), batches, world.device, recipe.tta, recipe.amp)
 
 
 def validate_maps(
@@ -59,7 +60,7 @@ def validate_maps(
 ) -> dict[str, float]:
     """Figures of a network for label maps."""
     pairs = predicted(recipe, model, batches, world)
-    return evaluate_maps(pairs, make_map_metric(recipe, classes), world, recipe.segment)
+    return evaluate_maps(pairs, make_map_metric(recipe, classes), world, recipe.eval.compare_at)
 
 
 def draw_map_validation(recipe: Recipe, model: nn.Module, dataset: Dataset, folder: Path, world: World) -> None:
@@ -68,7 +69,7 @@ def draw_map_validation(recipe: Recipe, model: nn.Module, dataset: Dataset, fold
     folder.mkdir(exist_ok=True)
     for index in range(len(dataset)):
         image, path = dataset[index].image, dataset.image_path(index)
-        labels = network.predict(image, config=recipe.segment).labels
+        labels = network.predict(image, config=recipe.tta).labels
         drawn = draw_segmentation(image, labels, palette_of(network.classes), network.classes)
         write_image(folder / f"{path.stem if path is not None else f'{index:04d}'}.jpg", drawn)
 
@@ -91,7 +92,7 @@ def judge_maps(
                 _write_map(folder, split, full.labels, str(target.image_id), dataset.classes)
             yield found, target
 
-    figures = evaluate_maps(seen(), metric, World(torch.device("cpu")), recipe.segment)
+    figures = evaluate_maps(seen(), metric, World(torch.device("cpu")), recipe.eval.compare_at)
     write_confusion(folder / f"{split}_confusion.csv", metric)
     return figures
 
@@ -121,7 +122,7 @@ def predict_maps(
     opened: Iterable[tuple[Path, Tensor]],
     folder: Path,
     resize: Resize,
-    config: SegmentConfig,
+    config: TTA,
     pictures: bool,
 ) -> int:
     """Write ``<stem>.png``, the map with palette, and with ``pictures`` ``<stem>.jpg``, the image with the map over it.

@@ -52,8 +52,9 @@ def _run(arguments: argparse.Namespace) -> int:
     """Exit code 1 where an image could not be read."""
     from dcn.api import load_model, make_predictor, with_testing
     from dcn.engine.distributed import choose_device
-    from dcn.engine.recipe import parse_testing
+    from dcn.engine.parse import parse_options
     from dcn.models.segmentation import DeepLab
+    from dcn.tta import TTA
 
     if arguments.batch < 1:
         raise ValueError(f"--batch: expected 1 or more, got {arguments.batch}")
@@ -65,7 +66,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.testing and (arguments.size or arguments.keep_size):
         raise ValueError("--size, --keep-size: with --testing the sizes are scales=[[SHORT,LONG],...]")
     model = inference.prepared(model, arguments, merging=bool(arguments.testing))
-    model = with_testing(model, parse_testing(arguments.testing))
+    model = with_testing(model, parse_options(TTA, arguments.testing, "tta"))
     network = make_predictor(model, choose_device(arguments.device))
     resize = _resize(arguments)
     arguments.output.mkdir(parents=True, exist_ok=True)
@@ -91,13 +92,14 @@ def _run_maps(arguments: argparse.Namespace, model: DeepLab, paths: list[Path]) 
     from dcn.api import make_segmenter
     from dcn.cli.label_maps import as_segmenter, predict_maps
     from dcn.engine.distributed import choose_device
-    from dcn.engine.recipe import parse_segment
+    from dcn.engine.parse import parse_options
+    from dcn.tta import TTA
 
     ready = as_segmenter(inference.prepared(model, arguments))
     network = make_segmenter(ready, choose_device(arguments.device))
     arguments.output.mkdir(parents=True, exist_ok=True)
     opened = ((path, image) for path in paths if (image := _open(network, path)) is not None)
-    config = parse_segment(arguments.testing)
+    config = parse_options(TTA, arguments.testing, "tta")
     count = predict_maps(network, opened, arguments.output, _resize(arguments), config, not arguments.no_pictures)
     print(f"{arguments.output}: label maps of {count} of {len(paths)} images")
     return 0 if count == len(paths) else 1

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcn.engine.config import WINDOW_GRID, SegmentConfig
 from dcn.engine.distributed import World
 from dcn.engine.predict import Image, Resize, open_image, wanted_size
 from dcn.engine.train import autocast
 from dcn.structures import Sample, SegmentationMap
+from dcn.tta import TTA, WINDOW_GRID
 
 M = TypeVar("M", bound="MapMetric")
 
@@ -54,7 +54,7 @@ class MapMetric(Protocol):
         """Take in what another process has seen."""
 
 
-def segment(network: Network, image: Tensor, config: SegmentConfig) -> Tensor:
+def segment(network: Network, image: Tensor, config: TTA) -> Tensor:
     """The class of every pixel.
 
     Args:
@@ -97,14 +97,16 @@ def spans(length: int, window: int, overlap: int) -> list[tuple[int, int, int, i
     return list(zip(starts, stops, borders, borders[1:], strict=False))
 
 
-def _scores(network: Network, image: Tensor, config: SegmentConfig) -> Tensor:
+def _scores(network: Network, image: Tensor, config: TTA) -> Tensor:
     """Logits ``[C, h, w]``, or with several views the sum of their probabilities."""
     pixels = network.preprocess([image]).pixels
-    if config.scales == (1.0,) and not config.flip:
+    if not config.scales and not config.flip:
         return network.scores(pixels)[0]
     size = (pixels.shape[2], pixels.shape[3])
     total: Tensor | None = None
-    for scale in config.scales:
+    for scale in config.scales or (1.0,):
+        if isinstance(scale, tuple):
+            raise ValueError(f"scales: expected factors such as 0.75 for segmentation, got {list(scale)}")
         target = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         seen = _resized(pixels, target)
         for mirrored in (False, True) if config.flip else (False,):
@@ -125,7 +127,7 @@ def segment_samples(
     network: Network,
     batches: Iterable[list[Sample]],
     device: torch.device,
-    config: SegmentConfig,
+    config: TTA,
     amp: str = "off",
 ) -> Iterator[tuple[SegmentationMap, SegmentationMap]]:
     """The map of every sample, on the CPU at the size of the sample's image, with its annotation.
@@ -149,19 +151,19 @@ def segment_samples(
         network.train(was_training)
 
 
-def comparable(found: SegmentationMap, target: SegmentationMap, config: SegmentConfig) -> tuple[Tensor, Tensor]:
+def comparable(found: SegmentationMap, target: SegmentationMap, compare_at: str) -> tuple[Tensor, Tensor]:
     """Prediction and annotation ``[H, W]`` at the one size that the protocol compares."""
-    if config.compare_at == "annotation":
+    if compare_at == "annotation":
         return found.resized((target.labels.shape[0], target.labels.shape[1])).labels, target.labels
     return found.labels, target.resized((found.labels.shape[0], found.labels.shape[1])).labels
 
 
 def evaluate_maps(
-    pairs: Iterable[tuple[SegmentationMap, SegmentationMap]], metric: M, world: World, config: SegmentConfig
+    pairs: Iterable[tuple[SegmentationMap, SegmentationMap]], metric: M, world: World, compare_at: str
 ) -> dict[str, float]:
     """Judge what :func:`segment_samples` gives; with several processes the figures come back in the first one."""
     for found, target in pairs:
-        prediction, annotation = comparable(found, target, config)
+        prediction, annotation = comparable(found, target, compare_at)
         metric.update([prediction], [annotation])
     gathered = world.gather(metric)
     if not world.is_main:
@@ -205,17 +207,15 @@ class Segmenter:
         self._read, self._resize = read, resize
 
     @overload
-    def predict(
-        self, images: Image, resize: Resize = "default", config: SegmentConfig | None = None
-    ) -> SegmentationMap: ...
+    def predict(self, images: Image, resize: Resize = "default", config: TTA | None = None) -> SegmentationMap: ...
 
     @overload
     def predict(
-        self, images: list[Any] | tuple[Any, ...], resize: Resize = "default", config: SegmentConfig | None = None
+        self, images: list[Any] | tuple[Any, ...], resize: Resize = "default", config: TTA | None = None
     ) -> list[SegmentationMap]: ...
 
     def predict(
-        self, images: Image | Sequence[Image], resize: Resize = "default", config: SegmentConfig | None = None
+        self, images: Image | Sequence[Image], resize: Resize = "default", config: TTA | None = None
     ) -> SegmentationMap | list[SegmentationMap]:
         """Give every pixel a class.
 
@@ -231,14 +231,14 @@ class Segmenter:
             ValueError: an image of another shape or type, an unreadable file, or a size that makes no sense.
         """
         if not isinstance(images, str | Path | np.ndarray | Tensor):
-            return [self._predict(self.open(image), resize, config or SegmentConfig()) for image in images]
-        return self._predict(self.open(images), resize, config or SegmentConfig())
+            return [self._predict(self.open(image), resize, config or TTA()) for image in images]
+        return self._predict(self.open(images), resize, config or TTA())
 
     def open(self, image: Image) -> Tensor:
         """Any accepted image as ``[3, H, W]`` uint8 on the CPU."""
         return open_image(image, self._read)
 
-    def _predict(self, image: Tensor, resize: Resize, config: SegmentConfig) -> SegmentationMap:
+    def _predict(self, image: Tensor, resize: Resize, config: TTA) -> SegmentationMap:
         size = wanted_size(resize, self.network.test_size)
         seen = image if size is None else self._resize(image, *size)
         with torch.no_grad():
