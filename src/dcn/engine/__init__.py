@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dcn.engine.checkpoint import WeightsInfo, find_weights, read_weights, save_weights
-from dcn.engine.config import InferenceConfig, Recipe, SegmentConfig
+from dcn.engine.config import Recipe
 from dcn.engine.evaluate import detect, evaluate
 from dcn.engine.predict import Predictor
 from dcn.engine.recipe import dump_recipe, load_recipe, recipe_names
@@ -12,11 +12,9 @@ from dcn.engine.train import DivergedError, Outcome, train
 
 __all__ = [
     "DivergedError",
-    "InferenceConfig",
     "Outcome",
     "Predictor",
     "Recipe",
-    "SegmentConfig",
     "Segmenter",
     "WeightsInfo",
     "detect",
