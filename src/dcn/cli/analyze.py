@@ -93,7 +93,9 @@ def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation
     found, recipe = find_run(source, arguments.recipe, [*changes, f"eval.batch_size={arguments.batch}"])
     model = read_model(found.weights)
     if task_of(model) is not DETECTION:
-        raise ValueError(f"{source}: expected a detector, got a segmentation model; objects are compared by their boxes")
+        raise ValueError(
+            f"{source}: expected a detector, got a segmentation model; objects are compared by their boxes"
+        )
     whole = open_for(recipe, arguments.split, model)
     if not getattr(whole, "annotated", True):
         raise ValueError(f"{whole.name}: expected annotations that tell objects from background, got none")

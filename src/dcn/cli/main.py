@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import dcn
+from dcn.extras import EXTRAS, missing_package
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
 # of Python and so cannot be the name of a module.
@@ -47,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if traceback:
             raise
         print(f"dcn: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if traceback or (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        print(f"dcn: error: {missing_package(str(error.name))}", file=sys.stderr)
         return 2
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.recipe import find_weights_file
 from dcn.engine.train import Batches
-from dcn.models import build, options_of
+from dcn.models import Model, build, options_of
 from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
@@ -149,7 +148,7 @@ def test_size(recipe: Recipe) -> tuple[int, int]:
     return int(short), int(long)
 
 
-def build_model(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
+def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
     """The recipe's model with the weights it starts from; random weights follow ``recipe.seed``."""
     torch.manual_seed(recipe.seed)
     try:
@@ -163,7 +162,7 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
     return model
 
 
-def start_from(model: nn.Module, path: str | PathLike[str]) -> list[str]:
+def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Load the weights of a whole model; layers whose shape depends on the classes stay as they are where it differs.
 
     Returns:

@@ -34,7 +34,6 @@ class DetectionTask:
 
     name = "detection"
     default_score = 0.5
-    counted = "detections"
     stream = "detections.jsonl"
 
     def check_tta(self, tta: TTA, classes: Sequence[str]) -> None:
@@ -55,7 +54,7 @@ class DetectionTask:
         """One pass, with the model's own selection."""
         return TTA()
 
-    def view(self, model: nn.Module, tta: TTA, size: Size | None) -> View:
+    def view(self, model: Any, tta: TTA, size: Size | None) -> View:
         """One pass at ``size``, or the passes of ``tta``, which resize images themselves."""
         if tta.is_default:
             return View(size, partial(_detect, model))
@@ -123,7 +122,8 @@ class DetectionTask:
 
     def summaries(self, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, str]:
         """``detections.json``: a COCO data set whose annotations have scores."""
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number, record in enumerate(records, start=1):
             images.append({"id": number, **{key: record[key] for key in ("file_name", "height", "width")}})
             for row in record["annotations"]:
@@ -133,9 +133,9 @@ class DetectionTask:
         content = {"images": images, "categories": categories, "annotations": annotations}
         return {"detections.json": json.dumps(content)}
 
-    def count(self, record: dict[str, Any]) -> int:
-        """Detections of one image."""
-        return len(record["annotations"])
+    def conclusion(self, records: Sequence[dict[str, Any]]) -> str:
+        """The number of detections, in words."""
+        return f"{sum(len(record['annotations']) for record in records)} detections in {len(records)} images"
 
 
 class _ResultWriter:

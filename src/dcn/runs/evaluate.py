@@ -70,7 +70,7 @@ def evaluate(
     world = World(choose_device(device))
     model = read_model(found.weights)
     task = task_of(model)
-    task.check_tta(settings.tta, model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    task.check_tta(settings.tta, model.classes)
     dataset = open_for(settings, split, model)
     annotated = getattr(dataset, "annotated", True)
     if not annotated and not save:

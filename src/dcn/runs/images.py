@@ -82,11 +82,12 @@ def _bytes(values: Tensor) -> Tensor:
     if values.dtype == torch.uint8:
         return values
     if not values.is_floating_point():
-        raise ValueError(f"images: expected values of type uint8 in 0..255 or floating point in 0..1, got {values.dtype}")
+        raise ValueError(
+            f"images: expected values of type uint8 in 0..255 or floating point in 0..1, got {values.dtype}"
+        )
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= 1:
         raise ValueError(
-            f"images: expected floating point values in 0..1, got {low:g}..{high:g}; "
-            "convert values in 0..255 to uint8"
+            f"images: expected floating point values in 0..1, got {low:g}..{high:g}; convert values in 0..255 to uint8"
         )
     return (values.float() * 255).round().to(torch.uint8)

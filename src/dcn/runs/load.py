@@ -12,7 +12,7 @@ from torch import nn
 from dcn.class_names import COCO_CLASSES
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.distributed import choose_device
-from dcn.models import MODELS, build
+from dcn.models import MODELS, Model, build
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
@@ -86,9 +86,7 @@ def ready_model(
     return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
 
 
-def read_model(
-    source: StrPath, weights: StrPath | None = None, classes: Sequence[str] | None = None
-) -> nn.Module:
+def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequence[str] | None = None) -> Model:
     """The model of :func:`load` alone: on the CPU, in training mode, not prepared for inference."""
     if isinstance(classes, str):
         raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
@@ -106,7 +104,7 @@ def read_model(
     return _from_name(name, weights, classes)
 
 
-def _from_file(path: Path, classes: Sequence[str] | None) -> nn.Module:
+def _from_file(path: Path, classes: Sequence[str] | None) -> Model:
     state, info = read_weights(path)
     if classes is not None and tuple(classes) != info.classes:
         raise ValueError(
@@ -118,7 +116,7 @@ def _from_file(path: Path, classes: Sequence[str] | None) -> nn.Module:
     return model
 
 
-def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> nn.Module:
+def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:
     if weights is None:
         warnings.warn(f"{name}: no weights given; its predictions are random", stacklevel=4)
         return build(name, COCO_CLASSES if classes is None else classes)

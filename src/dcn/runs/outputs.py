@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -97,7 +98,7 @@ class OutputFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file in UTF-8; see :meth:`write`."""
-        return self.write(name, lambda path: path.write_text(text, encoding="utf-8") and None)
+        return self.write(name, partial(_write_text, text))
 
     @contextmanager
     def lines(self, name: str) -> Iterator[Callable[[dict[str, Any]], None]]:
@@ -133,6 +134,10 @@ class OutputFolder:
             _append(file, {"file": name, "sha256": digest})
 
 
+def _write_text(text: str, path: Path) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
 def _append(file: IO[str], row: dict[str, Any]) -> None:
     file.write(json.dumps(row, ensure_ascii=False) + "\n")
     file.flush()
@@ -156,13 +161,7 @@ def _digest(path: Path) -> str:
 
 
 def _read_manifest(path: Path) -> dict[str, str | None]:
-    """Names and checksums, the latest of each name; lines that are cut off are left out."""
-    own: dict[str, str | None] = {}
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    for line in lines:
-        try:
-            row = json.loads(line)
-            own[row["file"]] = row["sha256"]
-        except (ValueError, TypeError, KeyError):
-            continue
-    return own
+    """Names and checksums, the latest of each name; a line that was cut off is left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True) if path.is_file() else []
+    rows = [json.loads(line) for line in lines if line.endswith("}\n")]
+    return {row["file"]: row["sha256"] for row in rows}

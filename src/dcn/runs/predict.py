@@ -36,18 +36,15 @@ class Predicted:
     Attributes:
         images: number of images with a prediction.
         skipped: number of images that could not be read.
-        count: detections of all images; for segmentation models classes, once for each image in which they occur.
-        what: the word for what is counted.
+        conclusion: what the predictions hold, in words.
     """
 
     images: int
     skipped: int
-    count: int
-    what: str
+    conclusion: str
 
     def __str__(self) -> str:
-        left = f", {self.skipped} could not be read" if self.skipped else ""
-        return f"{self.count} {self.what} in {self.images} images{left}"
+        return self.conclusion + (f"; {self.skipped} images could not be read" if self.skipped else "")
 
 
 KEYS = ("transforms.test_short", "transforms.long")
@@ -136,9 +133,9 @@ def predict_files(
 ) -> Predicted:
     """Predict on image files and write the results into a folder.
 
-    Every image has a line in ``detections.jsonl`` (``segmentation.jsonl``) as soon as it is done. ``detections.json`` is
-    written at the end, also where the end is an interruption. Files of an earlier prediction are replaced; no other
-    file is, see :class:`dcn.runs.outputs.OutputFolder`.
+    Every image has a line in ``detections.jsonl`` (``segmentation.jsonl``) as soon as it is done. ``detections.json``
+    is written at the end, also after an interruption. Files of an earlier prediction are replaced; no other file is,
+    see :class:`dcn.runs.outputs.OutputFolder`.
 
     Args:
         predictor: see :func:`dcn.load`.
@@ -163,10 +160,11 @@ def predict_files(
     done = skipped = 0
     try:
         with folder.lines(task.stream) as add:
-            options = {"min_score": min_score, "resize": resize}
             for batch, failed in _batches(progress(paths, len(paths), "predict"), batch_size):
                 skipped += failed
-                predictions = predictor.predict([image for _, image in batch], batch_size=batch_size, **options)
+                predictions = predictor.predict(
+                    [image for _, image in batch], min_score=min_score, resize=resize, batch_size=batch_size
+                )
                 for (path, image), prediction in zip(batch, predictions, strict=True):
                     files = task.files(prediction, image, predictor.classes, pictures)
                     _write(folder, stems[path], files)
@@ -176,7 +174,7 @@ def predict_files(
         records = _records(folder.folder / task.stream)
         for name, text in task.summaries(records, predictor.classes).items():
             folder.write_text(name, text)
-    return Predicted(done, skipped, sum(task.count(record) for record in records), task.counted)
+    return Predicted(done, skipped, task.conclusion(records))
 
 
 def _batches(paths: Iterator[Path], size: int) -> Iterator[tuple[list[tuple[Path, Tensor]], int]]:

@@ -23,7 +23,7 @@ from dcn.runs.view import Size, View
 from dcn.structures import Sample, SegmentationMap
 from dcn.tta import TTA
 from dcn.vis.masks import draw_segmentation, write_index_png
-from dcn.vis.palette import Color, cityscapes_palette, voc_palette
+from dcn.vis.palette import Color, class_palette
 
 _OTHER_TASK = ("suppression", "iou", "sigma", "box_voting", "class_thresholds", "max_per_image")
 
@@ -33,7 +33,6 @@ class SegmentationTask:
 
     name = "segmentation"
     default_score: float | None = None
-    counted = "classes"
     stream = "segmentation.jsonl"
 
     def check_tta(self, tta: TTA, classes: Sequence[str]) -> None:
@@ -45,7 +44,9 @@ class SegmentationTask:
     def check_score(self, min_score: float | None) -> None:
         """Refuse a score threshold."""
         if min_score is not None:
-            raise ValueError(f"min_score: is an option of detectors, the model is a segmentation model; got {min_score}")
+            raise ValueError(
+                f"min_score: is an option of detectors, the model is a segmentation model; got {min_score}"
+            )
 
     def validation_tta(self, tta: TTA) -> TTA:
         """One pass; windows stay, because they bound the memory."""
@@ -83,7 +84,7 @@ class SegmentationTask:
     def draw(self, image: Tensor, prediction: SegmentationMap, classes: Sequence[str]) -> Tensor:
         """The image with the classes as colours and a legend."""
         labels = prediction.resized((image.shape[1], image.shape[2])).labels
-        return draw_segmentation(image, labels, palette_of(classes), classes)
+        return draw_segmentation(image, labels, class_palette(classes), classes)
 
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes the maps as index PNGs at the size of the annotation."""
@@ -110,7 +111,7 @@ class SegmentationTask:
         self, prediction: SegmentationMap, image: Tensor, classes: Sequence[str], pictures: bool
     ) -> dict[str, Callable[[Path], None]]:
         """Writers of the files of one image, by suffix."""
-        palette = palette_of(classes)
+        palette = class_palette(classes)
         writers: dict[str, Callable[[Path], None]] = {
             ".png": lambda path: write_index_png(path, prediction.labels, palette)
         }
@@ -122,9 +123,9 @@ class SegmentationTask:
         """The index PNGs are complete: there is no file about all images."""
         return {}
 
-    def count(self, record: dict[str, Any]) -> int:
-        """Classes that occur in one image."""
-        return len(record["pixels"])
+    def conclusion(self, records: Sequence[dict[str, Any]]) -> str:
+        """The number of maps, in words."""
+        return f"segmentation maps of {len(records)} images"
 
 
 class _ResultWriter:
@@ -140,7 +141,7 @@ class _ResultWriter:
             height, width = target.labels.shape
             labels = prediction.resized((height, width)).labels
             name = safe_name(str(target.image_id))
-            self._write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, palette_of(self.classes), target)
+            self._write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, class_palette(self.classes), target)
             if self.classes == CITYSCAPES_CLASSES:
                 grey: list[Color] = [(value, value, value) for value in range(256)]
                 self._write(result_path(self.folder / f"{self.split}_server", name), to_label_ids(labels), grey, target)
@@ -154,11 +155,6 @@ class _ResultWriter:
             raise ValueError(f"{path}: the images {self._written[path]!r} and {identifier!r} would share this file")
         path.parent.mkdir(parents=True, exist_ok=True)
         write_index_png(path, labels, palette)
-
-
-def palette_of(classes: Sequence[str]) -> list[Color]:
-    """The colours of Cityscapes for its classes, of Pascal VOC for all others."""
-    return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()
 
 
 def comparable(prediction: SegmentationMap, target: SegmentationMap, compare_at: str) -> tuple[Tensor, Tensor]:
@@ -177,7 +173,7 @@ def comparable(prediction: SegmentationMap, target: SegmentationMap, compare_at:
 
 @torch.no_grad()
 def _segment(
-    model: nn.Module,
+    model: Any,
     tta: TTA,
     images: Sequence[Tensor],
     output_sizes: Sequence[Size] | None,

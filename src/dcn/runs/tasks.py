@@ -19,6 +19,7 @@ from dcn.tta import TTA
 Prediction = Detections | SegmentationMap
 Annotation = Target | SegmentationMap
 
+
 class Task(Protocol):
     """What a task answers; :data:`DETECTION` and :data:`SEGMENTATION` are its two values."""
 
@@ -32,10 +33,6 @@ class Task(Protocol):
 
     def check_tta(self, tta: TTA, classes: Sequence[str]) -> None:
         """Refuse test-time options that belong to the other task or name an unknown class."""
-
-    @property
-    def counted(self) -> str:
-        """The word for what :meth:`count` counts."""
 
     @property
     def default_score(self) -> float | None:
@@ -83,8 +80,8 @@ class Task(Protocol):
     def summaries(self, records: Sequence[dict[str, Any]], classes: Sequence[str]) -> dict[str, str]:
         """Text files written when a prediction ends, by name, made from the records of its images."""
 
-    def count(self, record: dict[str, Any]) -> int:
-        """How many detections, or classes, a record holds."""
+    def conclusion(self, records: Sequence[dict[str, Any]]) -> str:
+        """What the records hold, in words: the last line of a prediction."""
 
 
 DETECTION: Task = DetectionTask()

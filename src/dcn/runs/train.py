@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from dcn.data.dataset import Dataset
+from dcn.data.images import write_image
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
@@ -30,7 +31,6 @@ from dcn.runs.build import (
     test_size,
     training_batches,
 )
-from dcn.data.images import write_image
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
 from dcn.runs.outputs import stems_of
