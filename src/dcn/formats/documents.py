@@ -14,6 +14,8 @@ from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
+from dcn.extras import require
+
 MEGABYTE = 2**20
 MAX_TEXT = 512 * MEGABYTE
 MAX_JSON = 4096 * MEGABYTE
@@ -221,12 +223,11 @@ def read_yaml(path: Path) -> Any:
     """The value in a YAML file of at most 1 MB, without aliases (they can make a small file explode).
 
     Raises:
-        ValueError: the file cannot be read, is malformed, has aliases, is nested too deeply or PyYAML is missing.
+        ValueError: the file cannot be read, is malformed, has aliases or is nested too deeply.
     """
-    try:
-        import yaml
-    except ImportError:
-        raise ValueError(f"{path}: reading YAML needs PyYAML; run: pip install 'deformable-convnets[train]'") from None
+    require("yaml")
+    import yaml
+
     try:
         text = _decode(read_bytes(path, MAX_YAML, "description of the folder"))[0]
         depth = 0

@@ -9,13 +9,16 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dcn.extras import require
 from dcn.formats.documents import MEGABYTE
 
 if TYPE_CHECKING:
@@ -51,36 +54,41 @@ def read_image(path: str | Path, *, upright: bool = False, repair: bool = False)
     Raises:
         BrokenImageError: the file is missing, truncated, broken or larger than `MAX_PIXELS`.
     """
-    from PIL import ImageOps
-
     path = Path(path)
-    try:
-        with _opened(path, repair) as image:
-            turned = ImageOps.exif_transpose(image) if upright else image
-            array = np.array(to_rgb(turned, str(path)), dtype=np.uint8)
-    except BrokenImageError:
-        raise
-    except _broken_errors() as error:
-        raise BrokenImageError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
+    with _opened(path, repair) as image:
+        array = np.array(to_rgb(_upright(image) if upright else image, str(path)), dtype=np.uint8)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def _opened(path: Path, repair: bool = False) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _opened(path: Path, repair: bool = False) -> Iterator[Image.Image]:
     """The image with its header read and its size checked; ``repair`` adds the end that a JPEG may lack.
 
     Raises:
-        BrokenImageError: no such file, or too many pixels; and what Pillow raises (`_broken_errors`).
+        BrokenImageError: no such file, too many pixels, or what Pillow cannot decode, in the body too.
     """
-    image_module = _pillow(path)
+    require("PIL")
+    from PIL import Image
+
     try:
-        source = _mended(path) if repair else path
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", image_module.DecompressionBombWarning)  # our own limit follows
-            image = image_module.open(source)
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
+            image = Image.open(_mended(path) if repair else path)
+        with image:
+            _check_size(image, path)
+            yield image
+    except BrokenImageError:
+        raise
     except FileNotFoundError as error:
         raise BrokenImageError(f"{path}: the image file does not exist") from error
-    _check_size(image, path)
-    return image
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        raise BrokenImageError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
 
 
 def _check_size(image: Image.Image, path: Path) -> None:
@@ -95,22 +103,6 @@ def _mended(path: Path) -> io.BytesIO:
     with path.open("rb") as file:
         data = file.read(_MAX_FILE)
     return io.BytesIO(data + _END_OF_JPEG if data.startswith(b"\xff\xd8") else data)
-
-
-def _pillow(path: Path) -> Any:
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ValueError(
-            f"{path}: reading images needs Pillow; run: pip install 'deformable-convnets[train]'"
-        ) from None
-    return Image
-
-
-def _broken_errors() -> tuple[type[BaseException], ...]:
-    from PIL import Image
-
-    return (*_BROKEN, Image.DecompressionBombError)
 
 
 def to_rgb(image: Image.Image, name: str = "image") -> Image.Image:
@@ -156,13 +148,8 @@ def read_index_image(path: str | Path) -> Tensor:
         ValueError: the image has colours instead of indices.
     """
     path = Path(path)
-    try:
-        with _opened(path) as image:
-            mode, array = image.mode, np.asarray(image)
-    except BrokenImageError:
-        raise
-    except _broken_errors() as error:
-        raise BrokenImageError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
+    with _opened(path) as image:
+        mode, array = image.mode, np.array(image)
     if mode in ("RGB", "RGBA", "LA") and _is_grey(array, mode):
         array = array[..., 0]
     if array.ndim != 2 or mode == "F":
@@ -185,14 +172,9 @@ def image_size(path: str | Path, *, upright: bool = False) -> tuple[int, int]:
         BrokenImageError: the file is missing, its header cannot be read, or it claims too many pixels.
     """
     path = Path(path)
-    try:
-        with _opened(path) as image:
-            width, height = image.size
-            turned = upright and image.getexif().get(_ORIENTATION) in _TURNED
-    except BrokenImageError:
-        raise
-    except _broken_errors() as error:
-        raise BrokenImageError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
+    with _opened(path) as image:
+        width, height = image.size
+        turned = upright and image.getexif().get(_ORIENTATION) in _TURNED
     return (width, height) if turned else (height, width)
 
 
@@ -202,13 +184,8 @@ def is_turned(path: str | Path) -> bool:
     Raises:
         BrokenImageError: as `image_size`.
     """
-    size = image_size(path)
-    return image_size(path, upright=True) != size or _orientation(Path(path)) in _TURNED
-
-
-def _orientation(path: Path) -> int:
-    with _opened(path) as image:
-        return int(image.getexif().get(_ORIENTATION, 1))
+    with _opened(Path(path)) as image:
+        return image.getexif().get(_ORIENTATION) in _TURNED
 
 
 def size_message(path: Path, annotated: tuple[int, int], stored: tuple[int, int]) -> str:
@@ -233,7 +210,10 @@ def write_image(path: str | Path, image: Tensor) -> None:
 
 def write_image_to(file: IO[bytes], suffix: str, image: Tensor) -> None:
     """`write_image` into an open file, in the format of an ending such as ``".png"``."""
-    picture = _pillow(Path(f"image{suffix}")).fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    require("PIL")
+    from PIL import Image
+
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     picture.save(file, format=_format_of(suffix), quality=95, subsampling=0)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcn.extras import require
 from dcn.formats.problems import short
 
 MAX_MASK_BYTES = 4 * 2**30
@@ -111,10 +112,9 @@ def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
 
 
 def _hotcoco() -> Any:
-    try:
-        import hotcoco.mask
-    except ImportError:
-        raise ValueError("masks need hotcoco; run: pip install 'deformable-convnets[train]'") from None
+    require("hotcoco")
+    import hotcoco.mask
+
     return hotcoco.mask
 
 

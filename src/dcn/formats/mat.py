@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcn.extras import require
 from dcn.formats.documents import MEGABYTE, read_bytes
 
 MAX_FILE = 16 * MEGABYTE
@@ -26,12 +27,9 @@ def read_label_mat(path: Path) -> Tensor:
         ValueError: the file cannot be read, is damaged, unpacks to more than 128 MB or holds something else; scipy,
             which reads the format, is not installed.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise ValueError(
-            f"{path}: reading .mat files needs scipy: pip install 'deformable-convnets[sbd]' (or use index PNGs)"
-        ) from None
+    require("scipy")
+    from scipy.io import loadmat
+
     data = read_bytes(path, MAX_FILE, "mask file")
     try:
         content: Any = loadmat(io.BytesIO(_unpacked(data)), variable_names=["GTcls"])

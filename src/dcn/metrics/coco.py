@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from dcn.class_names import check_class_names
+from dcn.extras import require
 from dcn.formats.results import IouType
 from dcn.metrics.detection import check_batch, image_order
 from dcn.metrics.results import COCO_NAMES, CocoResult
@@ -114,10 +115,8 @@ def coco_result(
         classes: class names; ``category_id`` of the rows is ``1 ..`` C in this order.
         iou_type: what overlaps: boxes or masks.
     """
-    try:
-        import hotcoco
-    except ImportError:
-        raise ValueError("metric: COCO's rules need hotcoco; run: pip install 'deformable-convnets[train]'") from None
+    require("hotcoco")
+    import hotcoco
 
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
     # The unused shape is left out: a mask beside a box would be measured by the box's area in the size classes.
