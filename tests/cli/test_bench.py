@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from dcn.cli.workload import Task, make_network, plain_name, random_targets
 from torch import nn
 
 from dcn.cli.bench import Row, table
 from dcn.cli.main import main
-from dcn.cli.workload import Task, make_network, plain_name, random_targets
 from dcn.models import MODELS
 from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
 from dcn.nn import DeformConv2d

@@ -23,7 +23,7 @@ from dcn.engine.optim import make_optimizer
 from dcn.models import build
 from dcn.structures import SegmentationMap
 from dcn.vis.palette import voc_palette
-from tests.data.made_maps import make_cityscapes
+from tests.data.made_masks import make_cityscapes
 
 RECIPE = """\
 base: synthetic_segmentation

@@ -10,7 +10,8 @@ from dcn.data.check import check_dataset
 from dcn.data.datasets.coco import Coco
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
-from dcn.data.writers import write_coco, write_voc
+from dcn.formats.coco_writer import write_coco
+from dcn.formats.voc_writer import write_voc
 from dcn.structures import Target
 from tests.data.made_files import make_coco, make_voc
 
@@ -76,7 +77,7 @@ def test_voc_flags_and_outward_rounding(tmp_path: Path) -> None:
     data = Voc(make_voc(tmp_path / "a"), "train")
     again = Voc(write_voc(data, tmp_path / "b", "train"), "train")
     assert again.target(0).difficult.tolist() == [False, True]  # type: ignore[union-attr]
-    assert again.image_path(0).stem == "a"
+    assert again.records[0].stem == "a"
     coco = Coco(make_coco(tmp_path / "c"), "train")
     rounded = Voc(write_voc(coco, tmp_path / "d", "train"), "train", classes=coco.classes)
     assert rounded.target(1).boxes.tolist() == [[40, 10, 51, 31]]
@@ -89,11 +90,11 @@ def test_coco_keeps_crowds_and_numbers_texts(tmp_path: Path) -> None:
     assert [record.id for record in again.records] == [5, 9, 2]
     write_coco(Voc(make_voc(tmp_path / "v"), "train"), tmp_path / "w", "train")
     named = Coco(tmp_path / "w", "train")
-    assert [(record.id, record.image.stem) for record in named.records] == [(1, "a"), (2, "b")]
+    assert [(record.id, record.name) for record in named.records] == [(1, "a.jpg"), (2, "b.jpg")]
     assert named.target(0).masks is None
 
 
 @pytest.mark.parametrize("write", [write_voc, write_coco])
-def test_label_maps_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="dataset: synthetic:train gives label maps"):
+def test_segmentation_masks_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="dataset: synthetic:train gives segmentation masks"):
         write(Synthetic("train", length=1, semantic=True), tmp_path, "train")

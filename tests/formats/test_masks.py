@@ -7,7 +7,7 @@ import pycocotools.mask
 import pytest
 import torch
 
-from dcn.data.masks import decode_mask, encode_mask
+from dcn.formats.masks import decode_mask, encode_mask
 
 SIZE = (37, 53)
 
@@ -64,25 +64,32 @@ def test_encoding_equals_the_reference(mask: np.ndarray) -> None:
     assert encoded == _compressed(mask)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[object, str]] = {
     "none": (None, "missing or empty"),
     "empty": ([], "missing or empty"),
-    "text": ("abc", "missing or empty"),
+    "empty-part": ([[]], "missing or empty"),
+    "text": ("abc", "expected polygons or run lengths"),
     "two-points": ([[1, 1, 5, 5]], "three or more points"),
     "odd": ([[1, 1, 5, 5, 9, 9, 2]], "three or more points"),
     "not-a-list": ([7], "three or more points"),
     "nan": ([[1, 1, 5, math.nan, 9, 9]], "finite coordinates"),
     "far": ([[1, 1, 5, 1e9, 9, 9]], "finite coordinates no further than 106 pixels"),
     "words": ([[1, 1, "a", 3, 9, 9]], "finite coordinates"),
-    "other-size": ({"size": [5, 5], "counts": [25]}, r"run lengths of size \[5, 5\], the image has \[37, 53\]"),
-    "no-size": ({"counts": [25]}, "run lengths of size None"),
+    "other-size": (
+        {"size": [5, 5], "counts": [25]},
+        r"run lengths of size \[5, 5\], the image's size \[height, width\] is \[37, 53\]",
+    ),
+    "no-size": ({"counts": [25]}, "run lengths of size nothing"),
     "no-counts": ({"size": list(SIZE)}, "'counts' must be a text or a list"),
     "short": ({"size": list(SIZE), "counts": [5, 5]}, "add up to 10, expected 1961"),
     "long": ({"size": list(SIZE), "counts": [5, 5000]}, "add up to 5005"),
     "negative": ({"size": list(SIZE), "counts": [-5, 1966]}, "integers >= 0"),
     "fraction": ({"size": list(SIZE), "counts": [0.5, 1960.5]}, "integers >= 0"),
     "bad-text": ({"size": list(SIZE), "counts": "11~11"}, "malformed run lengths .a character outside"),
-    "long-text": ({"size": list(SIZE), "counts": "ooooo1"}, "malformed run lengths"),
+    "long-text": ({"size": list(SIZE), "counts": "ooooo1"}, "add up to 67108863"),
+    "endless-text": ({"size": list(SIZE), "counts": "o" * 40}, "malformed run lengths .a number of more than 60 bits"),
+    "cut-text": ({"size": list(SIZE), "counts": "11o"}, "malformed run lengths .the text breaks off"),
+    "swapped-size": ({"size": [53, 37], "counts": [1961]}, "height and width are exchanged"),
 }
 
 

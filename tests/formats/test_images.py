@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcn.data.images import image_size, read_image, read_index_image, write_image
+from dcn.formats.images import image_size, read_image, read_index_image, write_image
 
 
 def _save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
@@ -36,17 +36,33 @@ def test_rgb_keeps_planes_rows_and_columns(tmp_path: Path) -> None:
         pytest.param(GREY, "RGBA", id="rgba"),
         pytest.param(GREY, "P", id="palette"),
         pytest.param(GREY.astype(np.uint16) * 257, None, id="sixteen-bit"),
-        pytest.param(GREY.astype(np.int32) * 257, None, id="thirty-two-bit-of-sixteen"),
+        pytest.param(GREY.astype(np.int32), None, id="thirty-two-bit"),
+        pytest.param(GREY.astype(np.float32), None, id="float"),
     ],
 )
 def test_every_mode_gives_the_same_grey(tmp_path: Path, array: np.ndarray, mode: str | None) -> None:
-    path = tmp_path / ("x.tif" if array.dtype == np.int32 else "x.png")
+    path = tmp_path / ("x.tif" if array.dtype in (np.int32, np.float32) else "x.png")
     assert torch.equal(read_image(_save(path, array, mode)), torch.from_numpy(GREY).expand(3, 2, 3))
 
 
-def test_sixteen_bit_file_with_small_values_is_not_darkened(tmp_path: Path) -> None:
-    path = _save(tmp_path / "x.png", GREY.astype(np.uint16))
-    assert torch.equal(read_image(path)[0], torch.from_numpy(GREY))
+@pytest.mark.parametrize("kind", [np.float32, np.int32], ids=["float", "int"])
+@pytest.mark.parametrize("values", [[0, 100, 200, 256], [0, 100, 200, 300], [-5, 0, 255, 70000]], ids=str)
+def test_grey_without_a_white_of_its_own_is_clipped(tmp_path: Path, kind: type, values: list[int]) -> None:
+    path = _save(tmp_path / "x.tif", np.array([values], dtype=kind))
+    assert read_image(path)[0, 0].tolist() == [min(max(value, 0), 255) for value in values]
+
+
+def test_numbers_that_are_none_are_black_or_white(tmp_path: Path) -> None:
+    path = _save(tmp_path / "x.tif", np.array([[np.nan, np.inf, -np.inf, 7.5]], dtype=np.float32))
+    assert read_image(path)[0, 0].tolist() == [0, 255, 0, 8]
+
+
+def test_sixteen_bit_values_are_divided_whatever_they_are(tmp_path: Path) -> None:
+    """White is 65535 by the type of the file; one that is almost black is mentioned."""
+    path = _save(tmp_path / "x.png", np.array([[0, 128, 129, 255]], np.uint16))
+    with pytest.warns(UserWarning, match=r"x\.png: a 16-bit image with values up to 255 is almost black"):
+        assert read_image(path)[0, 0].tolist() == [0, 0, 1, 1]
+    assert read_image(_save(path, np.array([[25700, 65535]], np.uint16)))[0, 0].tolist() == [100, 255]
 
 
 def test_cmyk_white_and_black(tmp_path: Path) -> None:
@@ -134,7 +150,7 @@ def test_indices_are_not_looked_up_in_the_palette(tmp_path: Path) -> None:
     picture.putdata([0, 20, 255])
     picture.save(tmp_path / "map.png")
     assert read_index_image(tmp_path / "map.png").tolist() == [[0, 20, 255]]
-    Image.new("RGB", (2, 2)).save(tmp_path / "colours.png")
+    Image.new("RGB", (2, 2), (0, 0, 1)).save(tmp_path / "colours.png")
     with pytest.raises(ValueError, match=r"expected one channel of class indices .* mode RGB"):
         read_index_image(tmp_path / "colours.png")
     with pytest.raises(ValueError, match="does not exist"):

@@ -13,7 +13,7 @@ CITY_LABELS = "gtFine/val/ulm/ulm_000001_000002_gtFine_labelIds.png"
 SBD = {"2007_000001", "2008_000002", "2008_000003", "2008_000004"}
 
 
-def write_map(path: Path, values: ArrayLike) -> None:
+def write_mask(path: Path, values: ArrayLike) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(values, dtype=np.uint8)).save(path)
 
@@ -26,7 +26,7 @@ def write_picture(path: Path, height: int = 4, width: int = 6, value: int = 90) 
 def make_cityscapes(root: Path) -> Path:
     """One frame with the ids 0 to 23 in reading order."""
     write_picture(root / CITY)
-    write_map(root / CITY_LABELS, np.arange(24).reshape(4, 6))
+    write_mask(root / CITY_LABELS, np.arange(24).reshape(4, 6))
     return root
 
 
@@ -34,14 +34,14 @@ def make_camvid(root: Path) -> Path:
     """Two training frames and one for validation; labels 0 to 11 twice."""
     for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
         write_picture(root / split / f"{name}.png")
-        write_map(root / f"{split}annot" / f"{name}.png", np.arange(24).reshape(4, 6) % 12)
+        write_mask(root / f"{split}annot" / f"{name}.png", np.arange(24).reshape(4, 6) % 12)
     return root
 
 
 def make_folder(root: Path, description: str | None = None) -> Path:
     """Images and masks side by side, values 0 (ignored), 1 and 5."""
     write_picture(root / "train" / "x" / "one.jpg")
-    write_map(root / "train" / "x" / "one_mask.png", [[0, 1, 5, 5, 255, 1]] * 4)
+    write_mask(root / "train" / "x" / "one_mask.png", [[0, 1, 5, 5, 255, 1]] * 4)
     lines = (
         "classes: [road, grass]",
         "splits: {train: {images: train, labels: train}}",
@@ -53,7 +53,7 @@ def make_folder(root: Path, description: str | None = None) -> Path:
     return root
 
 
-def make_voc_maps(root: Path) -> Path:
+def make_voc_masks(root: Path) -> Path:
     """VOC's own maps of one training and one validation image; pictures of all that SBD knows."""
     for stem in (*SBD, "2007_000009"):
         write_picture(root / "JPEGImages" / f"{stem}.jpg")
@@ -62,5 +62,5 @@ def make_voc_maps(root: Path) -> Path:
     (lists / "train.txt").write_text("2007_000009\n")
     (lists / "val.txt").write_text("2008_000003\n")
     for stem, value in (("2007_000009", 20), ("2008_000003", 3)):
-        write_map(root / "SegmentationClass" / f"{stem}.png", [[0, value, 255, value, 0, 0]] * 4)
+        write_mask(root / "SegmentationClass" / f"{stem}.png", [[0, value, 255, value, 0, 0]] * 4)
     return root

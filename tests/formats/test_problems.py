@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn.data.problems import Problem, attempt, refuse
+from dcn.formats.problems import Problem, attempt, refuse
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@ from pathlib import Path
 import pytest
 
 from dcn.class_names import CAMVID_CLASSES, CITYSCAPES_CLASSES
-from dcn.data.check import check_dataset, detect_format
-from dcn.data.check_maps import MAP_FORMATS, splits_of
-from tests.data.made_maps import make_camvid, make_cityscapes, make_folder, make_voc_maps, write_map, write_picture
+from dcn.data.check import check_dataset, detect_format, splits_of
+from tests.data.made_masks import make_camvid, make_cityscapes, make_folder, make_voc_masks, write_mask, write_picture
 
 MAKERS = {
     "cityscapes": make_cityscapes,
     "camvid": make_camvid,
     "folder": make_folder,
-    "voc_segmentation": make_voc_maps,
+    "voc_segmentation": make_voc_masks,
 }
 
 
@@ -26,7 +25,7 @@ OBJECTS = {
 }
 
 
-@pytest.mark.parametrize("format", MAP_FORMATS)
+@pytest.mark.parametrize("format", MAKERS)
 def test_nothing_is_wrong(format: str, tmp_path: Path) -> None:
     findings = check_dataset(MAKERS[format](tmp_path), format)
     assert (findings.format, findings.problems) == (format, [])
@@ -42,15 +41,15 @@ def test_the_layout_tells_the_format(format: str, tmp_path: Path) -> None:
 
 def test_every_fault_is_found(tmp_path: Path) -> None:
     root = make_camvid(tmp_path)
-    write_map(root / "trainannot" / "a.png", [[12] * 6] * 4)
-    write_map(root / "trainannot" / "b.png", [[0, 1]])
+    write_mask(root / "trainannot" / "a.png", [[12] * 6] * 4)
+    write_mask(root / "trainannot" / "b.png", [[0, 1]])
     write_picture(root / "train" / "d.png")
     (root / "val" / "c.png").write_bytes(b"no picture")
     problems = [str(problem) for problem in check_dataset(root).problems]
     assert len(problems) == 4
     assert "a.png: holds the values [12], expected only 0-11, 255" in problems[0]
     assert "b.png: expected the size of its image (4, 6), got (1, 2)" in problems[1]
-    assert "d.png: has no label map" in problems[2]
+    assert "d.png: has no segmentation mask" in problems[2]
     assert "c.png: the image cannot be decoded" in problems[3]
 
 
