@@ -65,7 +65,7 @@ def test_testing_options_reach_the_network() -> None:
     cats = plain.select((plain.labels == 0).nonzero()[:3, 0])
     torch.testing.assert_close(found.scores, cats.scores)
     torch.testing.assert_close(found.boxes, cats.boxes)
-    with pytest.raises(ValueError, match="does not know \\['cow'\\]"):
+    with pytest.raises(ValueError, match="no class 'cow'"):
         with_testing(model, InferenceConfig(class_thresholds={"cow": 0.5}))
 
 
