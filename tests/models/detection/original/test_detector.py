@@ -79,9 +79,9 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _make(name: str) -> Any:
+def _make(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    return NETWORKS[name]()
+    return NETWORKS[name](**options)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -106,9 +106,7 @@ def test_gradients_reach_every_trainable_parameter(name: str, picture: Tensor, t
 
 @pytest.mark.parametrize("name", ["rfcn_dcn", "fpn_dcn"])
 def test_frozen_parameters_stay(name: str, picture: Tensor, target: Target) -> None:
-    options = {"norm": "frozen", "frozen_stages": 1}
-    model: Any = NETWORKS[name].func(2, **({**NETWORKS[name].keywords, **options}))  # type: ignore[attr-defined]
-    model.train()
+    model = _make(name, norm="frozen", frozen_stages=1).train()
     frozen = {n: p.clone() for n, p in model.state_dict().items() if "bn" in n or n.startswith("backbone.layer1")}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     torch.stack(list(model([picture], [target]).values())).sum().backward()
