@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from dcn.engine.evaluate import evaluate
 
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.distributed import World, choose_device, joined_world
-from dcn.engine.evaluate import evaluate
 from dcn.engine.train import train
 from dcn.structures import Sample
 from tests.engine.tiny import STEPS_PER_EPOCH, CountingMetric, new_detector, recipe, sample, stream
