@@ -16,9 +16,9 @@ from benchmarks.gpu.timing import waits
 from dcn.cli.bench import Row as Measured
 from dcn.cli.bench import measure
 from dcn.cli.workload import Task, make_network, plain_name, random_images
-from dcn.models import optimized
-from dcn.models.detection.padded import make_frames
-from dcn.models.optimized import Precision
+from dcn.models.detection.shared.frames import make_frames
+from dcn.models.inference import prepare
+from dcn.models.inference.prepare import Precision
 
 # (name, size); plain networks come in by their pairs.
 NETWORKS = (
@@ -152,7 +152,7 @@ def _figures(own: Measured, plain: Measured, name: str) -> Row:
 def _checked(name: str, size: tuple[int, int], settings: Settings) -> tuple[str, str]:
     """Error of the last map against the reference backend, and what the forward waits for, if anything."""
     task = Task(size, 1, "float32", settings.device)
-    model = optimized(make_network(name, task))
+    model = prepare(make_network(name, task))
     with torch.no_grad():
         pixels = model.preprocess(random_images(task)).pixels  # type: ignore[operator]  # nn.Module attributes are untyped
         found = _last_map(model, pixels)

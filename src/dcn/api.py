@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,15 +18,14 @@ from dcn.engine.checkpoint import find_weights, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.predict import Predictor
 from dcn.engine.segment import Segmenter
-from dcn.engine.testing import MergingDetector, Size, Steps
-from dcn.models import MODELS, build, optimized
+from dcn.models import MODELS, build
 from dcn.models.checkpoints import load_state, read_detector
-from dcn.models.detection.faster_rcnn import FasterRCNN
-from dcn.models.detection.merging import MergeRule, merge_detections
-from dcn.models.detection.raw import limits_of, raw_detections
-from dcn.models.optimized import Precision
+from dcn.models.detection import Detector, TTADetector
+from dcn.models.detection.shared.frames import Size
+from dcn.models.inference import prepare
+from dcn.models.inference.prepare import Precision
 from dcn.models.segmentation import DeepLab
-from dcn.structures import Detections
+from dcn.tta import TTA
 
 __all__ = ["load", "load_model", "load_segmenter", "make_predictor", "make_segmenter", "with_testing"]
 
@@ -90,7 +88,7 @@ def load_segmenter(
 
 def _ready(model: nn.Module, optimize: bool, precision: Precision) -> nn.Module:
     if optimize:
-        return optimized(model, precision)
+        return prepare(model, precision)
     if precision != "float32":
         raise ValueError(f"precision: {precision} needs optimize=True, which casts the weights")
     return model
@@ -137,31 +135,10 @@ def with_testing(model: nn.Module, testing: InferenceConfig, size: Size | None =
     """
     if testing == InferenceConfig():
         return model
-    limits = limits_of(model)
-    classes: list[str] = list(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
-    if unknown := [name for name in testing.class_thresholds if name not in classes]:
-        raise ValueError(f"class_thresholds: the network does not know {unknown}; its classes are {classes}")
-    rule = MergeRule(
-        testing.suppression,
-        limits.nms_iou if testing.iou is None else testing.iou,
-        testing.sigma,
-        testing.box_voting,
-        tuple((classes.index(name), threshold) for name, threshold in testing.class_thresholds.items()),
-        limits.max_detections if testing.max_per_image is None else testing.max_per_image,
-    )
-    steps = Steps(
-        partial(raw_detections, model),
-        partial(merge_detections, rule=rule),
-        model.add_masks if isinstance(model, FasterRCNN) else _as_found,
-        _resize,
-    )
-    own: Size = model.test_size  # type: ignore[assignment]  # nn.Module attributes are untyped
-    return MergingDetector(model, steps, testing.scales or (size or own,), flip=testing.flip)
-
-
-def _as_found(images: Sequence[Tensor], found: list[Detections], output_sizes: Sequence[Size]) -> list[Detections]:
-    """A detector without masks has nothing to add."""
-    return found
+    if not isinstance(model, Detector):
+        raise ValueError(f"model: expected a detector, got {type(model).__name__}; test-time options are about boxes")
+    values = {**vars(testing), "scales": testing.scales or ()}
+    return TTADetector(model, TTA(**values), _resize, size)
 
 
 def _from_file(path: Path) -> nn.Module:

@@ -11,7 +11,7 @@ from dcn.cli.bench import Row, table
 from dcn.cli.main import main
 from dcn.cli.workload import Task, make_network, plain_name, random_targets
 from dcn.models import MODELS
-from dcn.models.detection.faster_rcnn import FasterRCNN
+from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
 from dcn.nn import DeformConv2d
 
 CPU = torch.device("cpu")

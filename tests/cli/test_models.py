@@ -8,7 +8,7 @@ import pytest
 from dcn.cli.main import main
 from dcn.cli.model_costs import model_costs
 from dcn.models import MODELS
-from dcn.models.costs import COSTS
+from dcn.models.zoo.costs import COSTS
 
 
 def test_counts_are_the_published_ones() -> None:

@@ -30,13 +30,13 @@ from dcn import boxes
 from dcn.models import MODELS
 from dcn.models.backbones import ResNet
 from dcn.models.checkpoints.mxnet import load_mxnet, mxnet_names, write_params
-from dcn.models.detection.original_detector import OriginalDetector
-from dcn.models.detection.original_rpn import OriginalRPNOutput
-from dcn.models.detection.original_targets import STDS, AnchorTargets
-from dcn.models.detection.region_classifier import deform_psroi_demo
-from dcn.models.detection.rfcn import RFCNHead, rfcn
+from dcn.models.detection.original.detector import OriginalDetector
+from dcn.models.detection.original.region_classifier import deform_psroi_demo
+from dcn.models.detection.original.rfcn import RFCNHead, rfcn
+from dcn.models.detection.original.rpn import OriginalRPNOutput
+from dcn.models.detection.original.targets import STDS, AnchorTargets
 from dcn.models.segmentation import DeepLab
-from dcn.models.segmentation.deeplab import segmentation_loss
+from dcn.models.segmentation.model import segmentation_loss
 
 TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dcn.models import MODELS
 from dcn.models.checkpoints.mxnet import mxnet_names
-from dcn.models.detection.region_classifier import deform_psroi_demo
+from dcn.models.detection.original.region_classifier import deform_psroi_demo
 from tests.golden.check_network import Array, build_network, check, compare, make_parameter, read_shapes
 
 SIZE = (96, 128)

@@ -196,10 +196,10 @@ def _parts(network: nn.Module, task: Task, passes: int) -> tuple[dict[str, float
     from statistics import median
 
     from dcn.cli.workload import deformable_parts, inference_call, make_call, parts_of
-    from dcn.models import optimized
+    from dcn.models.inference import prepare
 
     # Neither compiled nor recorded: there would be no parts.
-    watched = network if task.train else optimized(network, task.precision)
+    watched = network if task.train else prepare(network, task.precision)
     call = make_call(network, task) if task.train else inference_call(watched, task)
     call()
     rest = "backward, update" if task.train else "post-processing"

@@ -34,11 +34,11 @@ def prepared(model: nn.Module, arguments: argparse.Namespace, *, merging: bool =
         ValueError: an option that the call cannot serve.
     """
     from dcn.analysis.memory import keep_freed_memory
-    from dcn.models import optimized
-    from dcn.models.graphs import accelerate
+    from dcn.models.inference import prepare
+    from dcn.models.inference.cuda_graphs import accelerate
 
     if merging and (arguments.compile or arguments.cuda_graph):
         raise ValueError("--compile, --cuda-graph: are for one pass per image; leave them out with test-time options")
     keep_freed_memory()
-    ready = optimized(model, arguments.dtype)
+    ready = prepare(model, arguments.dtype)
     return accelerate(ready, compiled=arguments.compile, cuda_graph=arguments.cuda_graph)

@@ -63,7 +63,7 @@ def _figures(published: list[dict[str, str]]) -> str:
 
 def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
     """Costs, counted now, and options of one network."""
-    from dcn.cli.model_costs import model_costs
+    from dcn.analysis.complexity import model_costs
     from dcn.models import options_of
 
     options = options_of(name)
@@ -87,8 +87,8 @@ def describe(name: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from dcn.models import options_of
-    from dcn.models.costs import COSTS
-    from dcn.models.published import PUBLISHED
+    from dcn.models.zoo.costs import COSTS
+    from dcn.models.zoo.published import PUBLISHED
 
     parameters, gflops = COSTS[name]
     return {

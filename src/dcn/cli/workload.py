@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from dcn.analysis.clock import Part
-from dcn.models import MODELS, build, optimized
-from dcn.models.detection.class_aware_rpn import ClassAwareRPN
-from dcn.models.detection.faster_rcnn import FasterRCNN
-from dcn.models.detection.original_detector import OriginalDetector
-from dcn.models.detection.padded import make_frames
-from dcn.models.graphs import accelerate
-from dcn.models.optimized import PRECISIONS, Precision
+from dcn.models import MODELS, build
+from dcn.models.detection.original.class_aware_rpn import ClassAwareRPN
+from dcn.models.detection.original.detector import OriginalDetector
+from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
+from dcn.models.detection.shared.frames import make_frames
+from dcn.models.inference import prepare
+from dcn.models.inference.cuda_graphs import accelerate
+from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.segmentation import DeepLab
 from dcn.nn import DeformConv2d
 from dcn.structures import SegmentationMap, Target
@@ -137,7 +138,7 @@ def make_call(model: nn.Module, task: Task) -> Callable[[], object]:
     """What is timed: an update of ``model``, or inference with a copy of it that is made ready for that."""
     if task.train:
         return _training_call(model, task)
-    ready = accelerate(optimized(model, task.precision), compiled=task.compiled, cuda_graph=task.cuda_graph)
+    ready = accelerate(prepare(model, task.precision), compiled=task.compiled, cuda_graph=task.cuda_graph)
     return inference_call(ready, task)
 
 

@@ -26,7 +26,7 @@ class Predictor:
 
     Args:
         model: a detector; it is moved to ``device`` and set to evaluation mode. With ``model.test_size = None`` it
-            wants images as they are and resizes them itself (:class:`dcn.engine.testing.MergingDetector`).
+            wants images as they are and resizes them itself (:class:`dcn.models.detection.TTADetector`).
         device: where it computes.
         read: ``read(path)`` gives ``[3, H, W]`` uint8 RGB.
         resize: ``resize(image, shorter, longer)`` gives the resized image.

@@ -6,12 +6,9 @@ import difflib
 import inspect
 from collections.abc import Collection, Sequence
 
-from torch import nn
+from dcn.models.zoo import MODELS, Model
 
-from dcn.models.optimized import optimized
-from dcn.models.zoo import MODELS
-
-__all__ = ["MODELS", "build", "optimized", "options_of"]
+__all__ = ["MODELS", "Model", "build", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -25,7 +22,7 @@ def options_of(name: str) -> dict[str, object]:
     return {key: p.default for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def build(name: str, classes: Sequence[str], **options: object) -> nn.Module:
+def build(name: str, classes: Sequence[str], **options: object) -> Model:
     """Makes a network.
 
     Args:
@@ -42,7 +39,7 @@ def build(name: str, classes: Sequence[str], **options: object) -> nn.Module:
     if not classes or len(set(classes)) != len(classes):
         raise ValueError(f"classes: expected at least one name and none twice, got {list(classes)}")
     model = MODELS[name](len(classes), **options)
-    model.classes = tuple(classes)  # type: ignore[assignment]
+    model.classes = tuple(classes)
     return model
 
 

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from dcn import checks
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
-from dcn.ops import _checks
 
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
@@ -64,7 +64,7 @@ def _unfit(conv: nn.Conv2d, offset_groups: int) -> str | None:
         return f"it is a {type(conv).__name__}, a subclass that may compute something else"
     if "weight" not in conv._parameters:
         return "its weight is computed by a hook (weight_norm, spectral_norm, pruning); remove that first"
-    if "forward" in vars(conv) or conv.weight.dtype not in _checks.FLOATS:
+    if "forward" in vars(conv) or conv.weight.dtype not in checks.FLOATS:
         return f"its forward was replaced, or its type {conv.weight.dtype} is none of the operator's"
     if conv.in_channels % offset_groups:
         return f"its {conv.in_channels} input channels are not divisible by offset_groups={offset_groups}"
@@ -151,8 +151,8 @@ def deformify(
         ValueError: an argument does not fit, nothing was chosen, or a chosen layer cannot be replaced (with the reason:
             a subclass of ``nn.Conv2d``, a weight that is parametrized or made by a hook); the model is unchanged.
     """
-    _checks.whole("offset_groups", offset_groups, 1)
-    _checks.flag("keep_weights", keep_weights)
+    checks.whole("offset_groups", offset_groups, 1)
+    checks.flag("keep_weights", keep_weights)
     found = _convolutions(model, layers)
     for name, conv in found:
         reason = _unfit(conv, offset_groups)

@@ -22,7 +22,7 @@ from dcn.models.checkpoints.mxnet import (
     read_params,
     write_params,
 )
-from dcn.models.detection.rfcn import rfcn
+from dcn.models.detection.original.rfcn import rfcn
 from tests.golden.check_network import build_network, own_shapes, read_shapes
 
 # Arguments and parameters of each network, batch norm's statistics (208 arrays, 105,344 values) not counted.

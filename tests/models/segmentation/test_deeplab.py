@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.segmentation.deeplab import DeepLabHead, bilinear_kernel, deeplab, segmentation_loss
+from dcn.models.segmentation.deeplab import DeepLabHead, bilinear_kernel, deeplab
+from dcn.models.segmentation.model import segmentation_loss
 from dcn.structures import SegmentationMap
 
 

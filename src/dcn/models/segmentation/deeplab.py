@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from dcn.models.backbones.original import DeformLayers, original_resnet
 from dcn.models.backbones.resnet import NormRule, Style
-from dcn.models.detection.original_rpn import initialise
+from dcn.models.initialise import initialise
 from dcn.models.preprocess import Preprocess, PreprocessName
-from dcn.structures import SegmentationMap
-
-IGNORED = 255
+from dcn.models.segmentation.model import SegmentationModel
 
 
 def bilinear_kernel(stride: int) -> Tensor:
@@ -59,7 +57,7 @@ class DeepLabHead(nn.Module):
         return scores[:, :, start : start + size[0], start : start + size[1]]
 
 
-class DeepLab(nn.Module):
+class DeepLab(SegmentationModel):
     """A backbone and a head that scores every pixel.
 
     Args:
@@ -67,8 +65,8 @@ class DeepLab(nn.Module):
         backbone: batch to the maps C2 to C5; the last is read.
         head: map and size to scores.
         classes: names, in the order of the labels.
-        test_size: shorter side and largest longer side to which images are resized before they are given.
-        lr_multipliers: factors on the learning rate by name of the parameter; 1 where not named.
+        test_size: see :class:`SegmentationModel`.
+        lr_multipliers: see :class:`SegmentationModel`.
     """
 
     def __init__(
@@ -81,75 +79,13 @@ class DeepLab(nn.Module):
         test_size: tuple[int, int] = (1024, 2048),
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__()
-        self.preprocess, self.backbone, self.head = preprocess, backbone, head
-        self.classes = tuple(classes)
-        self.test_size = test_size
-        self.lr_multipliers = dict(lr_multipliers or {})
-
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None = None
-    ) -> dict[str, Tensor] | list[SegmentationMap]:
-        """Losses in training mode, maps of classes in evaluation mode.
-
-        Args:
-            images: ``[3, h_i, w_i]`` uint8 RGB; they are not resized.
-            targets: one per image and of its size, in training only; 255 marks pixels that do not count.
-
-        Returns:
-            In training ``loss_seg``: cross entropy, the mean over the pixels of an image and then over images. In
-            evaluation one map ``[h_i, w_i]`` per image.
-
-        Raises:
-            ValueError: without ``targets`` in training, or with targets of other sizes than their images.
-        """
-        if self.training:
-            return {"loss_seg": self._loss(images, targets)}
-        found: dict[int, SegmentationMap] = {}
-        for members in self.preprocess.groups(images):
-            batch = self.preprocess([images[index] for index in members])
-            labels = self.scores(batch.pixels).argmax(1)
-            for index, label, (height, width) in zip(members, labels, batch.sizes, strict=True):
-                found[index] = SegmentationMap(label[:height, :width])
-        return [found[index] for index in range(len(images))]
+        super().__init__(preprocess, classes=classes, test_size=test_size, lr_multipliers=lr_multipliers)
+        self.backbone, self.head = backbone, head
 
     def scores(self, pixels: Tensor) -> Tensor:
         """Normalised images ``[N, 3, H, W]`` to logits ``[N, C, H, W]``."""
-        return self.head(self.backbone(pixels)[-1], (pixels.shape[2], pixels.shape[3]))
-
-    def _loss(self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None) -> Tensor:
-        if targets is None or len(targets) != len(images) or not images:
-            got = "None" if targets is None else len(targets)
-            raise ValueError(
-                f"targets: expected one per image in training mode ({len(images)} images), got {got}; "
-                "call .eval() first to predict"
-            )
-        for index, (image, target) in enumerate(zip(images, targets, strict=True)):
-            if target.labels.shape != image.shape[1:]:
-                raise ValueError(
-                    f"targets[{index}]: expected labels of the image's size {list(image.shape[1:])}, "
-                    f"got {list(target.labels.shape)}"
-                )
-        pixels = self.preprocess(images).pixels
-        return segmentation_loss(self.scores(pixels), [target.labels.to(pixels.device) for target in targets])
-
-
-def segmentation_loss(logits: Tensor, labels: Sequence[Tensor]) -> Tensor:
-    """Cross entropy: the mean over the counted pixels of each image, then over images.
-
-    Args:
-        logits: ``[N, C, H, W]``.
-        labels: per image ``[h_i, w_i]`` int64 with ``h_i <= H`` and ``w_i <= W``; 255 does not count.
-
-    Returns:
-        A scalar; an image without a counted pixel contributes 0.
-    """
-    losses = []
-    for scores, label in zip(logits, labels, strict=True):
-        own = scores[None, :, : label.shape[0], : label.shape[1]].float()
-        total = F.cross_entropy(own, label[None], ignore_index=IGNORED, reduction="sum")
-        losses.append(total / (label != IGNORED).sum().clamp(min=1))
-    return torch.stack(losses).mean()
+        scores: Tensor = self.head(self.backbone(pixels)[-1], (pixels.shape[2], pixels.shape[3]))
+        return scores
 
 
 def deeplab(
