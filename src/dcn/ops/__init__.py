@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
+from dcn.ops.ms_deform_attn import ms_deform_attn
 from dcn.ops.nms import box_voting, nms, nms_keep, soft_nms
 from dcn.ops.roi_pool import ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
@@ -14,6 +15,7 @@ __all__ = [
     "deform_conv3d",
     "deform_ps_roi_pool",
     "deform_roi_pool",
+    "ms_deform_attn",
     "nms",
     "nms_keep",
     "ps_roi_align",

@@ -20,7 +20,12 @@ def unit_of(grad: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     bound = grad.abs().amax().to(dtype)
     if mask is not None:
         bound = bound * mask.abs().amax().to(dtype)
-    bits = 62 - (grad.shape[0] * grad.shape[2] * grad.shape[3]).bit_length()
+    return unit_for(bound, grad.shape[0] * grad.shape[2] * grad.shape[3])
+
+
+def unit_for(bound: Tensor, parts: int) -> Tensor:
+    """``[1]``: the same for sums of up to ``parts`` parts, none larger than ``bound`` (one number)."""
+    bits = 62 - parts.bit_length()
     exponent = (bits - bound.frexp().exponent).clamp(max=120)
     return (torch.ldexp(torch.ones_like(bound), exponent) + 0 * bound).view(1)
 
