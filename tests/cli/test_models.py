@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dcn.analysis.complexity import model_costs
+from dcn.analysis import model_costs
 from dcn.cli.main import main
 from dcn.models import MODELS
 from dcn.models.zoo.costs import COSTS

@@ -8,12 +8,13 @@ backend then reads the map there. Integer cells (position-sensitive RoI pooling)
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 Form = Literal["align", "half_pixel", "cells_first", "cells_after", "parts"]
+FORMS: tuple[str, ...] = get_args(Form)
 
 _MOST_SAMPLES = 2.0**24
 """Samples per bin and axis are counted in float32, which holds whole numbers up to here."""

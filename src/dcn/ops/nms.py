@@ -12,12 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.cpu import nms as cpu
 from dcn.kernels.reference import nms as reference
 from dcn.kernels.reference import soft_nms as reference_soft
 from dcn.kernels.triton import nms as triton
 from dcn.kernels.triton import soft_nms as triton_soft
-from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._register import traced
 
@@ -27,33 +27,33 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.
 
 
 def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, most: int | None) -> None:
-    _checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
+    checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
     _check_sets(boxes, scores, labels, threshold)
     if most is not None:
-        _checks.whole("max_output", most, 0)
+        checks.whole("max_output", most, 0)
 
 
 def _check_sets(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float) -> None:
     """What holds for one set of boxes ``[N, 4]`` and for any number of them ``[..., N, 4]``."""
     count = boxes.shape[:-1]
-    _checks.shape("boxes", boxes, (*count, 4), "x1, y1, x2, y2")
-    _checks.shape("scores", scores, count, "one per box")
-    _checks.floating("boxes", boxes)
-    _checks.floating("scores", scores)
-    _checks.same_device("scores", scores, boxes, "boxes")
+    checks.shape("boxes", boxes, (*count, 4), "x1, y1, x2, y2")
+    checks.shape("scores", scores, count, "one per box")
+    checks.floating("boxes", boxes)
+    checks.floating("scores", scores)
+    checks.same_device("scores", scores, boxes, "boxes")
     if labels is not None:
         _check_labels("labels", labels, count, boxes)
-    _checks.number("iou_threshold", threshold, finite=False)
+    checks.number("iou_threshold", threshold, finite=False)
 
 
 def _check_flags(plus_one: bool, suppress_equal: bool) -> None:
-    _checks.flag("plus_one", plus_one)
-    _checks.flag("suppress_equal", suppress_equal)
+    checks.flag("plus_one", plus_one)
+    checks.flag("suppress_equal", suppress_equal)
 
 
 def _check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor) -> None:
-    _checks.shape(name, labels, count, "one per box")
-    _checks.same_device(name, labels, boxes, "boxes")
+    checks.shape(name, labels, count, "one per box")
+    checks.same_device(name, labels, boxes, "boxes")
     if labels.dtype not in _WHOLE:
         raise ValueError(f"{name}: expected whole numbers (int64), got {labels.dtype}; convert with .long()")
 
@@ -200,13 +200,13 @@ def nms_keep(
     Raises:
         ValueError: a wrong shape, type, device or option.
     """
-    _checks.tensor("boxes", boxes)
+    checks.tensor("boxes", boxes)
     if boxes.ndim < 2:
         raise ValueError(f"boxes: expected at least 2 axes [..., N, 4] (x1, y1, x2, y2), got {list(boxes.shape)}")
     _check_sets(boxes, scores, labels, iou_threshold)
     if valid is not None:
-        _checks.shape("valid", valid, scores.shape, "one per box")
-        _checks.same_device("valid", valid, boxes, "boxes")
+        checks.shape("valid", valid, scores.shape, "one per box")
+        checks.same_device("valid", valid, boxes, "boxes")
         if valid.dtype != torch.bool:
             raise ValueError(f"valid: expected torch.bool, got {valid.dtype}; convert with valid != 0")
     _check_flags(plus_one, suppress_equal)
@@ -258,10 +258,10 @@ def soft_nms(
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, max_output)
-    _checks.choice("method", method, ("gaussian", "linear"))
-    _checks.number("sigma", sigma, above=0.0, finite=False)
-    _checks.number("min_score", min_score, finite=False)
-    _checks.flag("plus_one", plus_one)
+    checks.choice("method", method, ("gaussian", "linear"))
+    checks.number("sigma", sigma, above=0.0, finite=False)
+    checks.number("min_score", min_score, finite=False)
+    checks.flag("plus_one", plus_one)
     check_name(SOFT_BACKENDS, backend)
     most = -1 if max_output is None else max_output
     rule = (method == "gaussian", float(sigma), float(iou_threshold), max(float(min_score), 0.0), most, plus_one)
@@ -301,11 +301,11 @@ def box_voting(
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, None)
-    _checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
-    _checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
-    _checks.floating("kept", kept)
-    _checks.same_device("kept", kept, boxes, "boxes")
-    _checks.flag("plus_one", plus_one)
+    checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
+    checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
+    checks.floating("kept", kept)
+    checks.same_device("kept", kept, boxes, "boxes")
+    checks.flag("plus_one", plus_one)
     if (kept_labels is None) != (labels is None):
         raise ValueError("kept_labels, labels: expected both or neither, got only one of them")
     dtype = torch.float64 if torch.float64 in (kept.dtype, boxes.dtype) else torch.float32
