@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ def _open_run(
     arguments: argparse.Namespace, named: list[str], overrides: list[str], world: World
 ) -> tuple[Path, Recipe]:
     """The run folder and its recipe, the same in every process: new, or the one to go on with."""
-    from dcn.engine.log import latest_run, new_run_folder
+    from dcn.engine.folder import latest_run, new_run_folder
     from dcn.engine.recipe import load_recipe
 
     if arguments.resume is None:
@@ -101,6 +101,7 @@ def train_recipe(recipe: Recipe, folder: Path, world: World) -> Outcome:
     """
     from dcn.cli import assemble
     from dcn.engine import train
+    from dcn.engine.folder import open_run
 
     training = assemble.open_split(recipe, recipe.data.train, training=True)
     judged = assemble.open_split(recipe, recipe.data.val)
@@ -112,7 +113,8 @@ def train_recipe(recipe: Recipe, folder: Path, world: World) -> Outcome:
         _describe(recipe, folder, f"{training.name}: {len(training)} images, {steps_per_epoch} steps an epoch")
     options = assemble.model_options(recipe)
     evaluate = assemble.validation(recipe, judged, model, world, folder)
-    outcome = train(model, batches, steps_per_epoch, recipe, folder, world, options=options, evaluate=evaluate)
+    with open_run(folder, recipe) if world.is_main else nullcontext():
+        outcome = train(model, batches, steps_per_epoch, recipe, folder, world, options=options, evaluate=evaluate)
     if world.is_main:
         LOGGER.info(
             "%s: step %d, best %s", folder, outcome.step, "none" if outcome.best is None else f"{outcome.best:.4f}"
@@ -121,11 +123,6 @@ def train_recipe(recipe: Recipe, folder: Path, world: World) -> Outcome:
 
 
 def _describe(recipe: Recipe, folder: Path, data: str) -> None:
-    from dcn.engine.log import versions
-    from dcn.engine.recipe import dump_recipe
-
-    (folder / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
     schedule = recipe.schedule
     LOGGER.info("%s\n%s", folder, data)
     if schedule.scaled_lr != schedule.lr:
