@@ -9,18 +9,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcn.cli import assemble, demo, demo_report
-from dcn.cli.demo import NETWORKS, Plan, Trained
 from dcn.cli.main import main
+from dcn.demo import job
+from dcn.demo import page as demo_page
+from dcn.demo.plan import FULL, MODELS, Plan, Trained
 from dcn.engine import load_recipe
 from dcn.engine.distributed import World
+from dcn.runs.build import build_model
 
 TINY = Plan(
     {"train": 6, "val": 2, "test": 3},
     (
         "schedule.steps=2",
         "schedule.batch_size=2",
-        "schedule.milestones=[]",
+        "schedule.milestones=",
         "schedule.warmup.steps=0",
         "transforms.short=[96]",
         "transforms.long=96",
@@ -28,7 +30,7 @@ TINY = Plan(
         "eval.images=2",
         "log_every=1",
     ),
-    judged_offsets=2,
+    offset_images=2,
     pictures=2,
 )
 CPU = World(torch.device("cpu"))
@@ -64,7 +66,7 @@ class _Page(HTMLParser):
 def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole demo, with next to no training."""
     folder = tmp_path_factory.mktemp("demo") / "out"
-    assert demo.run_demo(folder, TINY, CPU, seed=3) == 0
+    assert job.run_demo(folder, TINY, CPU, seed=3) is not None
     return folder
 
 
@@ -73,12 +75,12 @@ def page(output: Path) -> _Page:
     return _Page((output / "report.html").read_text(encoding="utf-8"))
 
 
-def test_the_page_has_every_part_and_needs_no_network(page: _Page) -> None:
+def test_the_page_has_every_part_and_loads_nothing(page: _Page) -> None:
     assert page.headings == [
         "Result",
         "Training",
-        "Found in held-out images",
-        "Where the deformable layers look",
+        "Detections in held-out images",
+        "Where the deformable layers sample",
         "How it was made",
     ]
     assert page.outside == []
@@ -87,21 +89,21 @@ def test_the_page_has_every_part_and_needs_no_network(page: _Page) -> None:
     assert all((picture["alt"] or "").strip() for picture in page.pictures)
 
 
-def test_the_page_shows_the_figures_that_came_out(output: Path, page: _Page) -> None:
-    result = json.loads((output / demo.RESULT_FILE).read_text())
-    assert set(result["networks"]) == set(NETWORKS)
+def test_the_page_shows_the_results(output: Path, page: _Page) -> None:
+    result = json.loads((output / job.RESULT_FILE).read_text())
+    assert set(result["models"]) == set(MODELS)
     text = " ".join(page.words)
-    for network in result["networks"].values():
-        assert f"{network['voc']['AP50']:.3f}" in text
-        assert f"{network['coco']['AP']:.3f}" in text
-        assert f"{network['parameters']:,}" in text
+    for model in result["models"].values():
+        assert f"{model['voc']['AP50']:.3f}" in text
+        assert f"{model['coco']['AP']:.3f}" in text
+        assert f"{model['parameters']:,}" in text
     layers = re.findall(r"backbone\.layer[234]\.[01]\.conv2", text)
     assert len(layers) == 6
-    assert set(result["seconds"]) >= {"drawing and writing the data", "training, plain", "training, deformable"}
+    assert set(result["seconds"]) >= {"generating and writing the data", "training, plain", "training, deformable"}
 
 
-def test_both_networks_are_trained_alike(output: Path) -> None:
-    plain, deformable = (load_recipe(output / name / "recipe.yaml") for name in NETWORKS)
+def test_both_models_are_trained_with_identical_settings(output: Path) -> None:
+    plain, deformable = (load_recipe(output / name / "recipe.yaml") for name in MODELS)
     assert deformable.schedule.lr_multipliers == {"*.conv_offset.*": 0.1}  # only these layers have such a branch
     same = replace(deformable.schedule, lr_multipliers=plain.schedule.lr_multipliers)
     assert (plain.schedule, plain.data, plain.transforms, plain.eval, plain.seed) == (
@@ -115,11 +117,11 @@ def test_both_networks_are_trained_alike(output: Path) -> None:
     assert deformable.model.name == f"{plain.model.name}_mdconv_c3-c5"
 
 
-def test_the_figures_are_those_of_the_verb_eval(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_metrics_are_those_of_the_verb_eval(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(output / "deformable"), "--json", "--device", "cpu"]) == 0
-    judged = json.loads(capsys.readouterr().out)
-    written = json.loads((output / demo.RESULT_FILE).read_text())["networks"]["deformable"]["voc"]
-    assert judged == pytest.approx(written, nan_ok=True)
+    evaluated = json.loads(capsys.readouterr().out)
+    written = json.loads((output / job.RESULT_FILE).read_text())["models"]["deformable"]["voc"]
+    assert evaluated == pytest.approx(written, nan_ok=True)
 
 
 def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Path) -> None:
@@ -127,13 +129,13 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Pa
     (earlier / "data").mkdir(parents=True)
     (earlier / "data" / "old").touch()
     (earlier / "mine.txt").touch()
-    with pytest.raises(ValueError, match="holds other things than a demo"):
-        demo.clear(earlier)
-    (earlier / demo.RESULT_FILE).write_text("{}")
-    demo.clear(earlier)
-    assert sorted(path.name for path in earlier.iterdir()) == [demo.RESULT_FILE, "mine.txt"]
+    with pytest.raises(ValueError, match="expected an empty folder or an earlier demo"):
+        job.clear(earlier)
+    (earlier / job.RESULT_FILE).write_text("{}")
+    job.clear(earlier)
+    assert sorted(path.name for path in earlier.iterdir()) == [job.RESULT_FILE, "mine.txt"]
     with pytest.raises(ValueError, match="expected a folder, got the file"):
-        demo.clear(earlier / "mine.txt")
+        job.clear(earlier / "mine.txt")
 
 
 @pytest.mark.parametrize(
@@ -144,14 +146,14 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Pa
     ],
     ids=["mixed", "equal"],
 )
-def test_the_words_follow_the_figures(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
-    def trained(name: str, figures: tuple[float, float]) -> Trained:
-        voc = dict(zip(("AP50", "AP70"), figures, strict=True))
+def test_the_words_follow_the_metrics(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
+    def trained(name: str, metrics: tuple[float, float]) -> Trained:
+        voc = dict(zip(("AP50", "AP70"), metrics, strict=True))
         return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, {"AP": 0.1}, 1)
 
     both = [trained("plain", plain), trained("deformable", deformable)]
-    assert said in demo_report.verdict(both, demo.FULL)
-    lines = demo.conclusion(both, demo.FULL, Path("page.html"), 61.0)
+    assert said in demo_page.verdict(both, FULL)
+    lines = job.conclusion(both, FULL, Path("page.html"), 61.0)
     assert lines[1:] == [
         f"  plain      AP50 {plain[0]:.3f}, AP70 {plain[1]:.3f}, COCO AP 0.100",
         f"  deformable AP50 {deformable[0]:.3f}, AP70 {deformable[1]:.3f}, COCO AP 0.100",
@@ -161,13 +163,13 @@ def test_the_words_follow_the_figures(plain: tuple[float, float], deformable: tu
 
 def test_the_data_is_not_what_the_backbone_has_seen() -> None:
     seen = load_recipe("synthetic_backbone").data.options["seed"]
-    assert seen != demo._DATA_SEED
+    assert seen != job._DATA_SEED
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", MODELS)
 def test_the_shipped_backbone_starts_both(name: str) -> None:
     recipe = load_recipe(f"demo_{name}")
-    model = assemble.build_model(recipe, tuple(recipe.data.classes or ()))
+    model = build_model(recipe, tuple(recipe.data.classes or ()))
     norm = model.get_submodule("backbone.layer4.1.bn2")
     # A network that was trained: running statistics differ from their start, 0 and 1.
     assert float(norm.get_buffer("running_mean").abs().max()) > 0.01

@@ -1,4 +1,4 @@
-"""Test-time options and result files, end to end: every key reaches the network from every door."""
+"""Test-time options and result files, end to end: every key reaches the model from every entry point."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from dcn.api import load_model, make_predictor, with_testing
 
 from dcn.cli.main import main
 from dcn.data import open_dataset
 from dcn.engine import save_weights
 from dcn.engine.parse import parse_options
 from dcn.models import build
+from dcn.runs.load import read_model
+from dcn.runs.predictor import Predictor
 from dcn.structures import Detections
 from dcn.tta import TTA
 
@@ -59,11 +60,11 @@ def weights(data: Path) -> Path:
     return path
 
 
-def _found(weights: Path, data: Path, words: list[str]) -> list[Detections]:
+def _detections(weights: Path, data: Path, words: list[str]) -> list[Detections]:
     """The same through Python."""
-    network = make_predictor(with_testing(load_model(weights), parse_options(TTA, words)), torch.device("cpu"))
+    predictor = Predictor(read_model(weights), torch.device("cpu"), parse_options(TTA, words))
     dataset = open_dataset("voc", data / "voc", "test", classes=list(CLASSES))
-    return [network.predict([dataset[index].image])[0] for index in range(2)]
+    return [predictor.predict([dataset[index].image])[0] for index in range(2)]
 
 
 def _recipe(data: Path, layout: str) -> Path:
@@ -88,14 +89,14 @@ def test_eval_applies_them_and_its_files_say_the_same(
     words = [f"tta.{word}" for word in CONFIGS[config]]
     command = ["eval", str(weights), "--recipe", str(_recipe(data, layout)), "--output", str(tmp_path), "--save"]
     assert main([*command, "--json", "--device", "cpu", *words]) == 0
-    figures = json.loads(capsys.readouterr().out)
+    metrics = json.loads(capsys.readouterr().out)
     rows = json.loads((tmp_path / "test_detections.json").read_text())
-    found = _found(weights, data, CONFIGS[config])
-    assert len(rows) == sum(map(len, found)) > 0
-    scores = torch.cat([one.scores for one in found])
+    detections = _detections(weights, data, CONFIGS[config])
+    assert len(rows) == sum(map(len, detections)) > 0
+    scores = torch.cat([one.scores for one in detections])
     assert [row["score"] for row in rows] == pytest.approx(scores.tolist(), abs=1e-5)
     if config == "soft-nms":
-        assert [len(one) for one in found] == [7, 7]
+        assert [len(one) for one in detections] == [7, 7]
     annotations = data / "voc"
     results = tmp_path / "test_voc"
     if layout == "coco":
@@ -104,10 +105,10 @@ def test_eval_applies_them_and_its_files_say_the_same(
     assert main(["eval", "--results", str(results), "--annotations", str(annotations), "--json", *classes]) == 0
     again = json.loads(capsys.readouterr().out)
     # Files for Pascal VOC round to a tenth of a pixel and a thousandth of a score.
-    assert again["AP50"] == pytest.approx(figures["AP50"], abs=1e-6 if layout == "coco" else 0.02)
+    assert again["AP50"] == pytest.approx(metrics["AP50"], abs=1e-6 if layout == "coco" else 0.02)
 
 
-def test_masks_are_judged_whatever_network_the_recipe_names(
+def test_masks_are_evaluated_whatever_model_the_recipe_names(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {**OPTIONS, "test_size": (64, 96)}
@@ -134,9 +135,9 @@ def test_files_for_a_test_server_need_no_annotations(
     command = ["eval", str(weights), "--recipe", str(_recipe(data, "coco")), f"data.root={root}", "--device", "cpu"]
     command += ["--split", "test-dev2017", "--output", str(tmp_path / "out")]
     assert main(command) == 2
-    assert "coco:test-dev2017 has no annotations to judge by; --save writes" in capsys.readouterr().err
+    assert "coco:test-dev2017: expected annotations to evaluate on, got none" in capsys.readouterr().err
     assert main([*command, "--save"]) == 0
-    assert "no annotations to judge by" in capsys.readouterr().out
+    assert "no annotations to evaluate on" in capsys.readouterr().out
     rows = json.loads((tmp_path / "out" / "test-dev2017_detections.json").read_text())
     assert {row["image_id"] for row in rows} == {image["id"] for image in content["images"]}
     assert {row["category_id"] for row in rows} <= {category["id"] for category in content["categories"]}
@@ -147,10 +148,10 @@ def test_files_for_a_test_server_need_no_annotations(
 def test_predict_applies_them(config: str, weights: Path, data: Path, tmp_path: Path) -> None:
     images = sorted(str(path) for path in (data / "voc").rglob("*.jpg"))
     command = ["predict", str(weights), *images, "--output", str(tmp_path), "--score", "0.05", "--no-pictures"]
-    assert main([*command, "--device", "cpu", "--testing", *CONFIGS[config]]) == 0
+    assert main([*command, "--device", "cpu", *(f"tta.{word}" for word in CONFIGS[config])]) == 0
     rows = json.loads((tmp_path / "detections.json").read_text())["annotations"]
-    found = _found(weights, data, CONFIGS[config])
-    kept = torch.cat([one.scores[one.scores >= 0.05] for one in found])
+    detections = _detections(weights, data, CONFIGS[config])
+    kept = torch.cat([one.scores[one.scores >= 0.05] for one in detections])
     assert [row["score"] for row in rows] == pytest.approx(kept.tolist(), abs=1e-5)
 
 
@@ -161,5 +162,5 @@ def test_every_option_is_tried_here() -> None:
 
 def test_an_unknown_class_is_named(weights: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = str(next((data / "voc").rglob("*.jpg")))
-    assert main(["predict", str(weights), image, "--testing", "class_thresholds={zebra: 0.5}"]) == 2
+    assert main(["predict", str(weights), image, "tta.class_thresholds={zebra: 0.5}"]) == 2
     assert "the model has no class 'zebra'" in capsys.readouterr().err

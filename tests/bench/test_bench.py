@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from dcn.cli.workload import Task, make_network, plain_name, random_targets
-from torch import nn
 
-from dcn.cli.bench import Row, table
+from dcn.bench.measure import Measurement
+from dcn.bench.table import table
+from dcn.bench.workload import Workload, make_model, plain_name, random_images, random_targets
 from dcn.cli.main import main
-from dcn.models import MODELS
+from dcn.models import MODELS, build
 from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
 from dcn.nn import DeformConv2d
+from dcn.structures import SegmentationMap
 
 CPU = torch.device("cpu")
 
@@ -35,8 +36,8 @@ def test_the_plain_form_of_a_name(name: str, plain: str | None) -> None:
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn_dconv_c3-c5", "deeplab_r18_dcn"])
 def test_random_weights_behave_like_trained_ones(name: str) -> None:
     """Offsets spread by about 2 pixels, and the threshold lets ten pairs through for every detection."""
-    task = Task((96, 128), 1, "float32", CPU)
-    model = make_network(name, task)
+    work = Workload((96, 128), 1, "float32", CPU)
+    model = make_model(name, work)
     seen: list[float] = []
     for module in model.modules():
         if isinstance(module, DeformConv2d):
@@ -51,22 +52,29 @@ def test_random_weights_behave_like_trained_ones(name: str) -> None:
         assert not model.training
 
 
-def test_targets_fit_the_network() -> None:
-    task = Task((40, 60), 2, "float32", CPU)
-    model = nn.Module()
-    model.classes = ("a", "b")  # type: ignore[assignment]  # nn.Module attributes are untyped
-    first, second = random_targets(model, task)
-    assert len(first) == len(second) == 7
-    assert bool((first.boxes[:, 2:] > first.boxes[:, :2]).all())
-    assert bool(first.masks.flatten(1).any(1).all())
+@pytest.mark.parametrize("name", ["mask_rcnn_r18_fpn", "deeplab_r18"])
+def test_targets_fit_the_model(name: str) -> None:
+    work = Workload((40, 60), 2, "float32", CPU)
+    model = build(name, ["a", "b"], width=0.125, stem_channels=8)
+    first, second = random_targets(model, work)
+    if isinstance(first, SegmentationMap):
+        assert first.labels.shape == (40, 60)
+        assert first.labels.unique().tolist() == [0, 1]
+    else:
+        assert len(first) == len(second) == 7
+        assert bool((first.boxes[:, 2:] > first.boxes[:, :2]).all())
+        assert first.masks is not None
+        assert bool(first.masks.flatten(1).any(1).all())
+    losses = model.train()(random_images(work), [first, second])
+    assert all(bool(torch.isfinite(loss)) for loss in losses.values())
 
 
 def test_the_table_by_hand() -> None:
     rows = [
-        Row("slow", 120.0, 110.0, 130.0, 8.33, 512.0, {"backbone": 90.0, "post-processing": 30.0}, 60.0),
-        Row("quick", 100.0, 90.0, 110.0, 10.0, None, {"backbone": 75.0, "post-processing": 25.0}, 0.0),
+        Measurement("slow", 120.0, 110.0, 130.0, 8.33, 512.0, {"backbone": 90.0, "post-processing": 30.0}, 60.0),
+        Measurement("quick", 100.0, 90.0, 110.0, 10.0, None, {"backbone": 75.0, "post-processing": 25.0}, 0.0),
     ]
-    text = table(rows, Task((600, 1000), 1, "float32", CPU))
+    text = table(rows, Workload((600, 1000), 1, "float32", CPU))
     lines = {line[:18].strip(): line[18:].split() for line in text.splitlines()[1:-1]}
     assert text.splitlines()[0] == "inference, 600x1000, batch 1, float32, cpu"
     assert lines["images/s"] == ["8.33", "10.00"]
@@ -82,13 +90,13 @@ def test_a_network_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*words, "--json", str(file)]) == 0
     assert "deeplab_r18_dcn takes" in capsys.readouterr().out
     report = json.loads(file.read_text())
-    deformable, plain = report["networks"]
+    deformable, plain = report["models"]
     assert (deformable["name"], plain["name"]) == ("deeplab_r18_dcn", "deeplab_r18")
     assert deformable["images_per_second"] == pytest.approx(1000 / deformable["milliseconds"])
     assert set(deformable["parts"]) == {"input", "backbone", "heads", "post-processing"}
     assert 0 < deformable["deformable"] < deformable["parts"]["backbone"] * 5
     assert plain["deformable"] == 0
-    assert report["task"]["size"] == [32, 48]
+    assert report["workload"]["size"] == [32, 48]
 
 
 @pytest.mark.parametrize(
@@ -96,8 +104,8 @@ def test_a_network_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
     [
         (["rfcn_r102"], "did you mean 'rfcn_r101'"),
         (["rfcn_r101", "--size", "600"], "--size: expected HEIGHTxWIDTH"),
-        (["rfcn_r101", "--batch", "0"], "--repetitions, --batch: expected 1 or more"),
-        (["rfcn_r101", "--device", "cpu", "--cuda-graph"], "--cuda-graph: needs a GPU"),
+        (["rfcn_r101", "--batch", "0"], "--batch: expected 1 or more"),
+        (["rfcn_r101", "--device", "cpu", "--cuda-graph"], "--cuda-graph: expected a GPU"),
         (["rfcn_r101", "--train", "--compile"], "leave them out with --train"),
     ],
     ids=["name", "size", "batch", "graph", "train"],
