@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from dcn.api import make_predictor, with_testing
 
 import dcn
-from dcn.api import make_predictor, with_testing
 from dcn.class_names import COCO_CLASSES
 from dcn.engine import save_weights
 from dcn.models import build

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
 from dcn.api import load_model, make_predictor, with_testing
+
 from dcn.cli.main import main
 from dcn.data import open_dataset
 from dcn.engine import save_weights

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from dcn.engine.segment import Segmenter, comparable, evaluate_maps, segment, segment_samples, spans
 from torch import Tensor, nn
 
 from dcn.engine.distributed import World
-from dcn.engine.segment import Segmenter, comparable, evaluate_maps, segment, segment_samples, spans
 from dcn.metrics import MeanIoU
 from dcn.structures import Sample, SegmentationMap, Target
 from dcn.tta import TTA

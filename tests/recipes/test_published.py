@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from dcn.cli.assemble import model_options
+
 from dcn.data.catalog import options_of as options_of_format
 from dcn.engine.recipe import load_recipe, recipe_names
 from dcn.models import options_of
