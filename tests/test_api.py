@@ -9,8 +9,9 @@ import torch
 import dcn
 from dcn.api import make_predictor, with_testing
 from dcn.class_names import COCO_CLASSES
-from dcn.engine import InferenceConfig, save_weights
+from dcn.engine import save_weights
 from dcn.models import build
+from dcn.tta import TTA
 
 SMALL: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "fpn_channels": 16, "fc_channels": 16}
 
@@ -58,15 +59,15 @@ def test_testing_options_reach_the_network() -> None:
     model = build("faster_rcnn_r18_fpn", ["cat", "dog"], score_threshold=0.2, test_size=(64, 96), **SMALL).eval()
     image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
     plain = make_predictor(model, torch.device("cpu")).predict(image)
-    assert with_testing(model, InferenceConfig()) is model
+    assert with_testing(model, TTA()) is model
     # A class whose threshold no score reaches is gone; one more detection is not wanted.
-    testing = InferenceConfig(max_per_image=3, class_thresholds={"dog": 1.0})
+    testing = TTA(max_per_image=3, class_thresholds={"dog": 1.0})
     found = make_predictor(with_testing(model, testing), torch.device("cpu")).predict(image)
     cats = plain.select((plain.labels == 0).nonzero()[:3, 0])
     torch.testing.assert_close(found.scores, cats.scores)
     torch.testing.assert_close(found.boxes, cats.boxes)
     with pytest.raises(ValueError, match="does not know \\['cow'\\]"):
-        with_testing(model, InferenceConfig(class_thresholds={"cow": 0.5}))
+        with_testing(model, TTA(class_thresholds={"cow": 0.5}))
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn_dconv_c3-c5", "mask_rcnn_r18_fpn"])

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from dcn.analysis import model_costs
 from dcn.cli.main import main
-from dcn.cli.model_costs import model_costs
 from dcn.models import MODELS
 from dcn.models.zoo.costs import COSTS
 

@@ -12,10 +12,11 @@ import torch
 from dcn.api import load_model, make_predictor, with_testing
 from dcn.cli.main import main
 from dcn.data import open_dataset
-from dcn.engine import InferenceConfig, save_weights
-from dcn.engine.recipe import parse_testing
+from dcn.engine import save_weights
+from dcn.engine.parse import parse_options
 from dcn.models import build
 from dcn.structures import Detections
+from dcn.tta import TTA
 
 OPTIONS: dict[str, Any] = {
     "width": 0.125,
@@ -60,7 +61,7 @@ def weights(data: Path) -> Path:
 
 def _found(weights: Path, data: Path, words: list[str]) -> list[Detections]:
     """The same through Python."""
-    network = make_predictor(with_testing(load_model(weights), parse_testing(words)), torch.device("cpu"))
+    network = make_predictor(with_testing(load_model(weights), parse_options(TTA, words)), torch.device("cpu"))
     dataset = open_dataset("voc", data / "voc", "test", classes=list(CLASSES))
     return [network.predict([dataset[index].image])[0] for index in range(2)]
 
@@ -84,7 +85,7 @@ def _recipe(data: Path, layout: str) -> Path:
 def test_eval_applies_them_and_its_files_say_the_same(
     layout: str, config: str, weights: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [f"eval.testing.{word}" for word in CONFIGS[config]]
+    words = [f"tta.{word}" for word in CONFIGS[config]]
     command = ["eval", str(weights), "--recipe", str(_recipe(data, layout)), "--output", str(tmp_path), "--save"]
     assert main([*command, "--json", "--device", "cpu", *words]) == 0
     figures = json.loads(capsys.readouterr().out)
@@ -155,7 +156,7 @@ def test_predict_applies_them(config: str, weights: Path, data: Path, tmp_path: 
 
 def test_every_option_is_tried_here() -> None:
     tried = {word.partition("=")[0] for words in CONFIGS.values() for word in words}
-    assert tried == set(InferenceConfig.__dataclass_fields__)
+    assert tried == set(TTA.__dataclass_fields__) - {"window", "overlap"}
 
 
 def test_an_unknown_class_is_named(weights: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,7 @@ def test_batches_and_precision_of_an_evaluation(folder: Path, capsys: pytest.Cap
     ("words", "message"),
     [
         (["--batch", "0"], "--batch: expected 1 or more, got 0"),
-        (["--compile", "eval.testing.flip=true"], "--compile, --cuda-graph: are for one pass per image"),
+        (["--compile", "tta.flip=true"], "--compile, --cuda-graph: are for one pass per image"),
     ],
     ids=["batch", "compile"],
 )

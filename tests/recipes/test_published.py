@@ -65,7 +65,7 @@ def test_the_number_of_updates_is_the_published_one(name: str) -> None:
 
 
 def test_the_multiscale_rows_test_as_published() -> None:
-    testing = load_recipe("fpn_r101_dcn_coco_multiscale").eval.testing
+    testing = load_recipe("fpn_r101_dcn_coco_multiscale").tta
     assert testing.scales[0] == (480, 800)
     assert testing.scales[-1] == (1400, 2000)
     assert (len(testing.scales), testing.suppression, testing.sigma) == (6, "soft_nms_gaussian", 0.6)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcn.models import MODELS, Model
 from dcn.models.detection.shared.frames import make_frames
+from dcn.nn.wrapped import HasModel, module_of
 
 NEIGHBOURS = 4
 """Multiply-adds of one bilinear interpolation."""
@@ -84,9 +85,9 @@ def _prediction(model: Model, pixels: Tensor, size: tuple[int, int]) -> Callable
     return lambda: model.detect(pixels, frames, model.score_threshold)
 
 
-def count_parameters(module: nn.Module) -> int:
+def count_parameters(model: nn.Module | HasModel) -> int:
     """How many numbers its parameters have, trained or not; statistics of batch norm are not parameters."""
-    return sum(parameter.numel() for parameter in module.parameters())
+    return sum(parameter.numel() for parameter in module_of(model).parameters())
 
 
 def count_multiply_adds(module: nn.Module, run: Callable[[], object]) -> Count:

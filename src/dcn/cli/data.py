@@ -122,12 +122,12 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _drawn(sample: Sample, classes: tuple[str, ...]) -> Tensor:
     """The image with its objects or with its label map."""
-    from dcn.cli.label_maps import palette_of
     from dcn.vis import draw_detections, draw_segmentation
+    from dcn.vis.palette import class_palette
 
     target = sample.target
     if isinstance(target, SegmentationMap):
-        return draw_segmentation(sample.image, target.labels, palette_of(classes), classes)
+        return draw_segmentation(sample.image, target.labels, class_palette(classes), classes)
     return draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=classes)
 
 

@@ -43,7 +43,7 @@ def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[N
     return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever ``old`` hangs: a shared module has several places and stays shared."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -51,7 +51,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _hooks(old: nn.Module, new: nn.Module) -> None:
+def take_hooks(old: nn.Module, new: nn.Module) -> None:
     """Hooks of the old layer belong to the new one; the very same tables, so that their handles still remove them."""
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
@@ -76,7 +76,7 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
     for name in ("weight", "bias"):
         setattr(new, name, getattr(old, name))
     new.train(old.training)
-    _hooks(old, new)
+    take_hooks(old, new)
 
 
 def _deformable(
@@ -111,7 +111,7 @@ def _deformable(
         _take_over(layer, conv)
     else:
         layer.train(conv.training)
-        _hooks(conv, layer)
+        take_hooks(conv, layer)
     return layer
 
 
@@ -169,7 +169,7 @@ def deformify(
                 boundary=boundary,
                 offset_bound=offset_bound,
             )
-            _replace(model, conv, made[conv])
+            replace_module(model, conv, made[conv])
     return [name for name, _ in found]
 
 
@@ -236,7 +236,7 @@ def undeformify(model: nn.Module) -> list[str]:
     for _, layer in found:
         if layer not in made:
             made[layer] = _plain(layer)
-            _replace(model, layer, made[layer])
+            replace_module(model, layer, made[layer])
     return [name for name, _ in found]
 
 

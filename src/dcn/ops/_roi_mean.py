@@ -74,14 +74,14 @@ def gather_boxes(boxes: Boxes, images: int) -> Tensor:
     if not isinstance(boxes, (list, tuple)) or len(boxes) != images or not boxes:
         found = f"{len(boxes)} entries" if isinstance(boxes, (list, tuple)) else type(boxes).__name__
         raise ValueError(f"boxes: expected a tensor [R, 5] or a list with one tensor [R_i, 4] per image, got {found}")
-    for place, entry in enumerate(boxes):
-        checks.ndim(f"boxes[{place}]", entry, 2, "[R_i, 4] (x1, y1, x2, y2)")
-        checks.shape(f"boxes[{place}]", entry, (entry.shape[0], 4), "x1, y1, x2, y2")
-        checks.floating(f"boxes[{place}]", entry)
-        checks.same_device(f"boxes[{place}]", entry, boxes[0], "boxes[0]")
+    for index, entry in enumerate(boxes):
+        checks.ndim(f"boxes[{index}]", entry, 2, "[R_i, 4] (x1, y1, x2, y2)")
+        checks.shape(f"boxes[{index}]", entry, (entry.shape[0], 4), "x1, y1, x2, y2")
+        checks.floating(f"boxes[{index}]", entry)
+        checks.same_device(f"boxes[{index}]", entry, boxes[0], "boxes[0]")
     # In float32 at least: half precision cannot tell image 2049 from 2048.
     wide = [b.float() if b.dtype in checks.HALVES else b for b in boxes]
-    return torch.cat([torch.cat((b.new_full((b.shape[0], 1), place), b), 1) for place, b in enumerate(wide)])
+    return torch.cat([torch.cat((b.new_full((b.shape[0], 1), index), b), 1) for index, b in enumerate(wide)])
 
 
 def check_call(input: Tensor, boxes: Tensor, rule: RoiRule) -> None:

@@ -295,7 +295,7 @@ def box_voting(
         plus_one: widths are ``x2 - x1 + 1``.
 
     Returns:
-        ``[K, 4]`` in the type of ``kept``; a detection without a vote of positive weight keeps its place.
+        ``[K, 4]`` in the type of ``kept``; a detection without a vote of positive weight keeps its location.
 
     Raises:
         ValueError: a wrong shape, type, device or option.

@@ -22,9 +22,9 @@ def test_a_row_has_a_recipe_for_its_network_and_its_data(name: str, row: Publish
     assert recipe.model.name == name
     formats = {"COCO": "coco", "VOC 2007": "voc", "VOC 2012": "voc_segmentation", "Cityscapes": "cityscapes"}
     assert recipe.data.format == next(value for start, value in formats.items() if row.data.startswith(start))
-    assert ("multi-scale" in row.figure) == bool(recipe.eval.testing.scales)
-    assert ("soft-NMS" in row.figure) == (recipe.eval.testing.suppression == "soft_nms_gaussian")
-    assert ("box average" in row.figure) == (recipe.eval.testing.box_voting is not None)
+    assert ("multi-scale" in row.figure) == bool(recipe.tta.scales)
+    assert ("soft-NMS" in row.figure) == (recipe.tta.suppression == "soft_nms_gaussian")
+    assert ("box average" in row.figure) == (recipe.tta.box_voting is not None)
 
 
 @pytest.mark.parametrize("recipe", sorted({row.recipe for _, row in ROWS}))

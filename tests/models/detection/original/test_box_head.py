@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dcn import ops
 from dcn.models.detection.original.box_head import LevelRoIPool, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 ROIS = torch.tensor([[0.0, 4, 4, 40, 30], [1, 0, 10, 60, 60], [0, 30, 30, 33, 33]])
 
 

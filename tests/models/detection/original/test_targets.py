@@ -13,7 +13,7 @@ from dcn.models.detection.shared.anchors import grid_anchors, original_cell_anch
 from dcn.models.detection.shared.fixed_shapes import fixed_shapes
 from dcn.structures import Target
 
-GOLDEN = Path(__file__).parents[2] / "golden"
+GOLDEN = Path(__file__).parents[3] / "golden"
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import torch
 from dcn.models.detection.shared.anchors import cell_anchors, grid_anchors, original_cell_anchors
 
 RATIOS = (0.5, 1.0, 2.0)
-GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "utils.npz")
+GOLDEN = np.load(Path(__file__).parents[3] / "golden" / "utils.npz")
 
 
 def test_cell_anchors_by_hand() -> None:

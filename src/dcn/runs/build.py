@@ -1,9 +1,9 @@
-"""Where the parts meet: what a recipe names, built and put together."""
+"""What a recipe names, built: data, batches and the model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,46 +11,40 @@ from typing import Any
 import torch
 from torch import nn
 
-from dcn.api import make_predictor
-from dcn.cli.label_maps import draw_map_validation, validate_maps
 from dcn.data.batching import TrainingBatches, evaluation_loader, training_loader
 from dcn.data.catalog import open_dataset
 from dcn.data.catalog import options_of as options_of_format
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
-from dcn.data.images import write_image
 from dcn.data.transforms import Compose, RandomCrop, RandomFlip, RandomScale, Resize
 from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
-from dcn.engine.evaluate import evaluate
-from dcn.engine.predict import Predictor
 from dcn.engine.recipe import find_weights_file
 from dcn.engine.train import Batches
-from dcn.metrics import CocoAP, VocAP
-from dcn.models import build, options_of
+from dcn.models import Model, build, options_of
 from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
-from dcn.structures import Sample, Target
-from dcn.vis.detections import draw_detections
+from dcn.structures import Sample
 
 LOGGER = logging.getLogger("dcn")
+ROLES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class ResizeImage:
-    """Resize the image and leave the target in pixels of the file: what evaluation wants."""
+    """Resize the image and leave the target in pixels of the file, as evaluation needs it."""
 
     shorter: int
     longer: int
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """Resize the image of a sample; nothing here is random."""
+        """Resize the image of a sample; nothing is random."""
         return Sample(resize_image(sample.image, self.shorter, self.longer)[0], sample.target)
 
 
 @dataclass(frozen=True)
-class Part:
+class Subset:
     """Some images of a data set, in the order of ``indices``."""
 
     dataset: Dataset
@@ -82,30 +76,39 @@ class Part:
         return self.dataset.image_path(self.indices[index])
 
 
-def spread(dataset: Dataset, count: int | None) -> Dataset:
-    """At most ``count`` images, spread evenly over the set."""
+def evenly(dataset: Dataset, count: int | None) -> Dataset:
+    """At most ``count`` images at even distances; ``None``: all."""
     if count is None or count >= len(dataset):
         return dataset
-    return Part(dataset, [place * len(dataset) // count for place in range(count)])
+    return Subset(dataset, [number * len(dataset) // count for number in range(count)])
+
+
+def split_name(recipe: Recipe, split: str) -> str:
+    """The data set's name of a split that the recipe may call ``train``, ``val`` or ``test``."""
+    return str(getattr(recipe.data, split)) if split in ROLES else split
 
 
 def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None) -> Dataset:
-    """A split of the recipe's data; for training, without images that have nothing to train on.
+    """A split of the recipe's data.
 
-    Masks are decoded if the network finds masks, unless ``data.options`` says otherwise. ``masks`` says whether it does
-    where the network is not the recipe's own.
+    Args:
+        recipe: names format, folder and options. An option may have a value for each split, as a mapping with keys
+            among ``train``, ``val`` and ``test`` (``annotations: {train: a.json, val: b.json}``).
+        split: ``train``, ``val`` or ``test`` of the recipe, or the data set's own name of a split.
+        training: leave out images without anything to train on.
+        masks: decode masks; ``None``: as the recipe's model needs them, unless ``data.options`` says otherwise.
 
     Raises:
-        ValueError: the folder is missing, or the classes found are not those of the recipe.
+        ValueError: the folder is missing, or the classes are not those of the recipe.
     """
     config = recipe.data
-    if config.root is not None and not Path(config.root).is_dir():
+    if config.root is not None and not Path(config.root).expanduser().is_dir():
         raise ValueError(
             f"data.root: no folder {config.root!r} (looked for from {Path.cwd()}); "
             "give the folder of the data as data.root=FOLDER"
         )
     known = options_of_format(config.format)
-    options = dict(config.options)
+    options = {name: _of_split(name, value, split) for name, value in config.options.items()}
     if training and "keep_empty" in known:
         options.setdefault("keep_empty", False)
     if "masks" in known:
@@ -113,10 +116,22 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
         options.setdefault("masks", bool(own) if masks is None else masks)
     if config.classes is not None and "classes" in known:
         options.setdefault("classes", list(config.classes))
-    dataset = open_dataset(config.format, config.root, split, **options)
+    root = None if config.root is None else Path(config.root).expanduser()
+    dataset = open_dataset(config.format, root, split_name(recipe, split), **options)
     if config.classes is not None and tuple(dataset.classes) != config.classes:
-        raise ValueError(f"data.classes: {dataset.name} has {list(dataset.classes)}, not {list(config.classes)}")
+        raise ValueError(
+            f"data.classes: expected the classes of {dataset.name}, {list(dataset.classes)}, got {list(config.classes)}"
+        )
     return dataset
+
+
+def _of_split(name: str, value: Any, split: str) -> Any:
+    """The value of an option for one split."""
+    if not (isinstance(value, Mapping) and value and set(value) <= set(ROLES)):
+        return value
+    if split not in value:
+        raise ValueError(f"data.options.{name}: expected a value for the split {split!r}, got {dict(value)}")
+    return value[split]
 
 
 def model_options(recipe: Recipe) -> dict[str, Any]:
@@ -133,8 +148,8 @@ def test_size(recipe: Recipe) -> tuple[int, int]:
     return int(short), int(long)
 
 
-def build_model(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
-    """The recipe's network with the weights it starts from; the random ones follow ``recipe.seed``."""
+def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
+    """The recipe's model with the weights it starts from; random weights follow ``recipe.seed``."""
     torch.manual_seed(recipe.seed)
     try:
         model = build(recipe.model.name, classes, **model_options(recipe))
@@ -148,13 +163,13 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> nn.Module:
 
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
-    """Load a whole network's weights; layers whose shape depends on the classes keep their values where it differs.
+    """Load the weights of a whole model; layers whose shape depends on the classes stay as they are where it differs.
 
     Returns:
-        Names of the parameters that were not loaded; they are logged too.
+        Names of the parameters that were re-initialised; they are logged too.
 
     Raises:
-        ValueError: names are missing or too many, that is, the file is of another network.
+        ValueError: names are missing or unknown, that is, the file is of another model.
     """
     own = model.state_dict()
     state = rename(read_state(path).tensors)
@@ -162,12 +177,12 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     fitting = {name: value for name, value in state.items() if name not in other}
     kept = load_state(model, fitting, str(path), optional=other.__contains__)
     if kept:
-        LOGGER.info("%s: of another shape, start afresh: %s", path, ", ".join(kept))
+        LOGGER.info("%s: other shapes, re-initialised: %s", path, ", ".join(kept))
     return kept
 
 
 def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Batches, int]:
-    """The stream of training samples as a function of the first step, and the updates of an epoch."""
+    """The stream of training samples as a function of the first step, and the steps of an epoch."""
     total = recipe.schedule.batch_size
     if total % (world.size * recipe.schedule.accumulate):
         raise ValueError(
@@ -184,12 +199,12 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
 
 
 def training_transform(sizes: TransformsConfig) -> Compose:
-    """What happens to a training image, in this order: size, random scale, crop, flip."""
+    """What happens to a training image, in this order: resize, random scale, crop, flip."""
     steps: list[Transform] = [Resize(sizes.short, sizes.long)]
     if sizes.scale is not None:
         steps.append(RandomScale(*sizes.scale))
     if sizes.crop is not None:
-        # A smaller image is not filled up: the network pads its batch with the mean and leaves that out of the loss.
+        # A smaller image is not padded here: the model pads its batch with the mean and leaves that out of the loss.
         steps.append(RandomCrop(sizes.crop))
     return Compose((*steps, RandomFlip(sizes.flip)))
 
@@ -197,65 +212,8 @@ def training_transform(sizes: TransformsConfig) -> Compose:
 def evaluation_batches(
     recipe: Recipe, dataset: Dataset, size: tuple[int, int] | None, world: World
 ) -> Iterator[list[Sample]]:
-    """This process's share of a data set, images resized (``None``: not) and targets in pixels of the files."""
+    """This process's share of a data set: images resized (``None``: not), targets in pixels of the files."""
     transform = None if size is None else ResizeImage(*size)
     return evaluation_loader(
         dataset, recipe.eval.batch_size, transform, workers=recipe.workers, rank=world.rank, world=world.size
     )
-
-
-def make_metric(recipe: Recipe, dataset: Dataset, model: nn.Module) -> CocoAP | VocAP:
-    """The recipe's metric; masks are judged where the network finds them and the data has them."""
-    if recipe.eval.metric == "voc":
-        return VocAP(dataset.classes, method=recipe.eval.voc_method)
-    return CocoAP(dataset.classes, masks=finds_masks(model) and _has_masks(dataset))
-
-
-def finds_masks(model: nn.Module) -> bool:
-    """Whether a network has a mask head."""
-    return any("mask_head" in name.split(".") for name, _ in model.named_modules())
-
-
-def _has_masks(dataset: Dataset) -> bool:
-    target = dataset[0].target if len(dataset) else None
-    return isinstance(target, Target) and target.masks is not None
-
-
-def validation(
-    recipe: Recipe, dataset: Dataset, model: nn.Module, world: World, folder: Path
-) -> Callable[[int], dict[str, float]]:
-    """What judges the model while training: figures, and pictures in ``folder/pictures``."""
-    judged = spread(dataset, recipe.eval.images)
-    size = test_size(recipe)
-
-    def judge_maps(step: int) -> dict[str, float]:
-        batches = evaluation_batches(recipe, judged, size, world)
-        figures = validate_maps(recipe, model, batches, dataset.classes, world)
-        if world.is_main and recipe.eval.pictures:
-            shown = spread(dataset, recipe.eval.pictures)
-            draw_map_validation(recipe, model, shown, folder / "pictures", world)
-        return figures
-
-    def judge(step: int) -> dict[str, float]:
-        metric = make_metric(recipe, dataset, model)
-        batches = evaluation_batches(recipe, judged, size, world)
-        figures = evaluate(model, batches, metric, world, recipe.amp)
-        if world.is_main and recipe.eval.pictures:
-            draw_validation(
-                make_predictor(model, world.device), spread(dataset, recipe.eval.pictures), folder / "pictures"
-            )
-        return figures
-
-    return judge_maps if recipe.eval.metric == "miou" else judge
-
-
-def draw_validation(network: Predictor, dataset: Dataset, folder: Path, threshold: float = 0.3) -> None:
-    """Draw what a network finds in every image of a data set; files are replaced at every evaluation."""
-    folder.mkdir(exist_ok=True)
-    for index in range(len(dataset)):
-        image = dataset[index].image
-        found = network.predict(image, score_threshold=threshold)
-        path = dataset.image_path(index)
-        name = path.stem if path is not None else f"{index:04d}"
-        drawn = draw_detections(image, found.boxes, found.labels, found.scores, found.masks, network.classes)
-        write_image(folder / f"{name}.jpg", drawn)

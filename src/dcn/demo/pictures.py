@@ -1,4 +1,4 @@
-"""The pictures of the demo's page: what both networks find, and where the deformable layers look."""
+"""The pictures of the demo's page: detections of both models, and where the deformable layers sample."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from dcn import boxes
 from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
-from dcn.engine.predict import Predictor
+from dcn.runs.predictor import Predictor
 from dcn.structures import Target
 from dcn.vis import (
     LayerOffsets,
@@ -66,19 +66,19 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def detections(dataset: Dataset, index: int, networks: dict[str, Predictor]) -> Figure:
-    """One held-out image three times: annotated, and with what each network finds."""
+def detections(dataset: Dataset, index: int, predictors: dict[str, Predictor]) -> Figure:
+    """One held-out image three times: annotated, and with the detections of each model."""
     image, target = _annotation(dataset, index)
     large = _enlarged(image)
     truth = boxes.scale(target.boxes, _size(image), _size(large))
     drawn = [draw_detections(large, truth, target.labels, classes=dataset.classes)]
     names, counts = ["annotated"], [f"{len(target)} annotated letters"]
-    for name, network in networks.items():
-        found = network.predict(image, score_threshold=_SCORE)
-        placed = boxes.scale(found.boxes, _size(image), _size(large))
-        drawn.append(draw_detections(large, placed, found.labels, found.scores, classes=dataset.classes))
+    for name, predictor in predictors.items():
+        detected = predictor.predict(image, min_score=_SCORE)
+        placed = boxes.scale(detected.boxes, _size(image), _size(large))
+        drawn.append(draw_detections(large, placed, detected.labels, detected.scores, classes=dataset.classes))
         names.append(name)
-        counts.append(f"{len(found)} found by the {name} network")
+        counts.append(f"{len(detected)} detected by the {name} model")
     path = dataset.image_path(index)
     name = path.stem if path is not None else str(index)
     return contact_sheet(drawn, len(drawn), names, cell=_SIDE), f"image {name}: {', '.join(counts)}", name
@@ -93,13 +93,13 @@ def largest_objects(dataset: Dataset, count: int) -> list[int]:
     return sorted(range(len(dataset)), key=lambda index: -heights[index])[:count]
 
 
-def sampling(dataset: Dataset, index: int, network: Predictor, test_size: tuple[int, int]) -> Figure:
-    """What one unit at the centre of the largest letter reads, stage by stage: learnt places above, the grid below."""
+def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Figure:
+    """The sampling points of one unit at the centre of the largest letter, stage by stage: learnt ones above."""
     image, target = _annotation(dataset, index)
     seen = resize_image(image, *test_size)[0]
     chosen = int(boxes.areas(target.boxes).argmax())
     x1, y1, x2, y2 = boxes.scale(target.boxes, _size(image), _size(seen))[chosen].tolist()
-    stages = _stages(record_offsets(network.model, seen))
+    stages = _stages(record_offsets(predictor, seen))
     drawn, captions = [], []
     for kind, learnt in (("learnt", True), ("grid", False)):
         for stage, layers in stages.items():
@@ -112,30 +112,31 @@ def sampling(dataset: Dataset, index: int, network: Predictor, test_size: tuple[
     return contact_sheet(drawn, len(stages), captions, cell=_SIDE), alt, f"letter {letter}"
 
 
-def heat(dataset: Dataset, index: int, network: Predictor, test_size: tuple[int, int]) -> Figure:
-    """How far the last layer of each stage moves its taps, place by place."""
+def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Figure:
+    """How far the last layer of each stage moves its taps, location by location."""
     seen = resize_image(_annotation(dataset, index)[0], *test_size)[0]
-    stages = _stages(record_offsets(network.model, seen))
+    stages = _stages(record_offsets(predictor, seen))
     drawn = [offset_heatmap(_enlarged(seen), _enlarged_layer(layers[-1], seen)) for layers in stages.values()]
     alt = f"length of the offsets as colour over image {index}, for the last layer of {', '.join(stages)}"
     return contact_sheet(drawn, len(drawn), list(stages), cell=_SIDE), alt, ""
 
 
 def motion(
-    dataset: Dataset, indices: Sequence[int], network: Predictor, test_size: tuple[int, int]
+    dataset: Dataset, indices: Sequence[int], predictor: Predictor, test_size: tuple[int, int]
 ) -> list[LayerMotion]:
     """The offsets of every deformable layer over several held-out images."""
     recorded = [
-        record_offsets(network.model, resize_image(_annotation(dataset, index)[0], *test_size)[0]) for index in indices
+        record_offsets(predictor, resize_image(_annotation(dataset, index)[0], *test_size)[0]) for index in indices
     ]
     rows = []
     for calls in zip(*recorded, strict=True):
-        figures = offset_statistics(calls)
+        statistics = offset_statistics(calls)
         mean, pixels = (
-            sum(values) / len(figures) for values in ([f.mean for f in figures], [f.mean_pixels for f in figures])
+            sum(values) / len(statistics)
+            for values in ([f.mean for f in statistics], [f.mean_pixels for f in statistics])
         )
         stride = round(calls[0].input_grid.stride[0])
-        rows.append(LayerMotion(calls[0].name, stride, mean, pixels, max(f.largest for f in figures)))
+        rows.append(LayerMotion(calls[0].name, stride, mean, pixels, max(f.largest for f in statistics)))
     return rows
 
 
