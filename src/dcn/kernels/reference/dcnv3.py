@@ -28,7 +28,7 @@ class _Samples:
 
     def read(self, corner: Corner) -> Tensor:
         """``[N, G, P, D]``: the map at one corner of every sample, 0 outside of it."""
-        index = corner.place.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
+        index = corner.location.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
         return torch.where(corner.inside.unsqueeze(3), self.values.gather(2, index), 0.0)
 
     def per_location(self, samples: Tensor) -> Tensor:
@@ -119,7 +119,7 @@ def _by_input(samples: _Samples, grad: Tensor) -> Tensor:
     for corner in samples.corners:
         weight = torch.where(corner.inside, corner.weight * samples.weight, 0.0).unsqueeze(3)
         part = torch.where(corner.inside.unsqueeze(3), grad * weight, 0.0)
-        result = result.scatter_add(2, corner.place.unsqueeze(3).expand_as(part), part)
+        result = result.scatter_add(2, corner.location.unsqueeze(3).expand_as(part), part)
     return result.transpose(1, 2)
 
 
