@@ -119,8 +119,11 @@ def backward(
     """
     taps = _taps(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     batch, queries, heads, levels, points = attention_weights.shape
-    grad = grad_output.to(taps.values.dtype).unflatten(2, (heads, value.shape[3])).transpose(1, 2).unsqueeze(3)
-    columns = grad.expand(-1, -1, -1, levels * points, -1).flatten(2, 3)  # [N, M, T, D]
+    grad = grad_output.to(taps.values.dtype).reshape(batch, queries, heads, value.shape[3]).transpose(1, 2).unsqueeze(3)
+    samples = queries * levels * points
+    columns = grad.expand(-1, -1, -1, levels * points, -1).reshape(
+        batch, heads, samples, value.shape[3]
+    )  # [N, M, T, D]
     grad_value = grad_locations = grad_weights = None
     if needs[0]:
         grad_value = _grad_value(taps, columns, value).to(value.dtype)
@@ -143,7 +146,7 @@ def _grad_value(taps: _Taps, columns: Tensor, value: Tensor) -> Tensor:
             corner.inside.unsqueeze(3), columns * (taps.weights * corner.weight).unsqueeze(3), 0.0
         )  # a gradient that is NaN stays out of pixels that were not read
         result = result.scatter_add(2, corner.place.unsqueeze(3).expand_as(columns), part)
-    return result.transpose(1, 2)[:, : value.shape[1]]
+    return result.transpose(1, 2) if value.shape[1] else value * 0
 
 
 def _grad_samples(taps: _Taps, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:
