@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from dcn import checks
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
-from dcn.ops import _checks
 
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
@@ -43,7 +43,7 @@ def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[N
     return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever ``old`` hangs: a shared module has several places and stays shared."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -51,7 +51,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _hooks(old: nn.Module, new: nn.Module) -> None:
+def take_hooks(old: nn.Module, new: nn.Module) -> None:
     """Hooks of the old layer belong to the new one; the very same tables, so that their handles still remove them."""
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
@@ -64,7 +64,7 @@ def _unfit(conv: nn.Conv2d, offset_groups: int) -> str | None:
         return f"it is a {type(conv).__name__}, a subclass that may compute something else"
     if "weight" not in conv._parameters:
         return "its weight is computed by a hook (weight_norm, spectral_norm, pruning); remove that first"
-    if "forward" in vars(conv) or conv.weight.dtype not in _checks.FLOATS:
+    if "forward" in vars(conv) or conv.weight.dtype not in checks.FLOATS:
         return f"its forward was replaced, or its type {conv.weight.dtype} is none of the operator's"
     if conv.in_channels % offset_groups:
         return f"its {conv.in_channels} input channels are not divisible by offset_groups={offset_groups}"
@@ -76,7 +76,7 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
     for name in ("weight", "bias"):
         setattr(new, name, getattr(old, name))
     new.train(old.training)
-    _hooks(old, new)
+    take_hooks(old, new)
 
 
 def _deformable(
@@ -111,7 +111,7 @@ def _deformable(
         _take_over(layer, conv)
     else:
         layer.train(conv.training)
-        _hooks(conv, layer)
+        take_hooks(conv, layer)
     return layer
 
 
@@ -151,8 +151,8 @@ def deformify(
         ValueError: an argument does not fit, nothing was chosen, or a chosen layer cannot be replaced (with the reason:
             a subclass of ``nn.Conv2d``, a weight that is parametrized or made by a hook); the model is unchanged.
     """
-    _checks.whole("offset_groups", offset_groups, 1)
-    _checks.flag("keep_weights", keep_weights)
+    checks.whole("offset_groups", offset_groups, 1)
+    checks.flag("keep_weights", keep_weights)
     found = _convolutions(model, layers)
     for name, conv in found:
         reason = _unfit(conv, offset_groups)
@@ -169,7 +169,7 @@ def deformify(
                 boundary=boundary,
                 offset_bound=offset_bound,
             )
-            _replace(model, conv, made[conv])
+            replace_module(model, conv, made[conv])
     return [name for name, _ in found]
 
 
@@ -236,7 +236,7 @@ def undeformify(model: nn.Module) -> list[str]:
     for _, layer in found:
         if layer not in made:
             made[layer] = _plain(layer)
-            _replace(model, layer, made[layer])
+            replace_module(model, layer, made[layer])
     return [name for name, _ in found]
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dcn.kernels.triton import _runtime
 from dcn.kernels.triton._numbers import power_above
-from dcn.kernels.triton._whole_numbers import from_sums, unit_for
+from dcn.kernels.triton._whole_numbers import from_sums, unit_below
 
 _FORWARD_VALUES, _BACKWARD_VALUES = 2048, 1024
 """Elements of a tile ``[queries, channels]``: 16 and 8 per thread."""
@@ -139,4 +139,4 @@ def backward(
 def _unit(grad: Tensor, weights: Tensor, dtype: torch.dtype) -> Tensor:
     """The unit of whole numbers for the values' gradient: each sample adds at most one part to a value."""
     bound = grad.abs().amax().to(dtype) * weights.detach().abs().amax().to(dtype)
-    return unit_for(bound, weights.shape[1] * weights.shape[3] * weights.shape[4])
+    return unit_below(bound, weights.shape[1] * weights.shape[3] * weights.shape[4])
