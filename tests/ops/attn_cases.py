@@ -26,7 +26,7 @@ class Attn:
     points: int = 2
 
     @property
-    def places(self) -> int:
+    def pixels(self) -> int:
         return sum(h * w for h, w in self.levels)
 
 
@@ -63,10 +63,10 @@ class Arguments(NamedTuple):
         """Those that have gradients, made leaves that want them."""
         return [t.detach().clone().requires_grad_() for t in (self.value, self.locations, self.weights)]
 
-    def to(self, data: torch.dtype, places: torch.dtype | None = None) -> Arguments:
+    def to(self, data: torch.dtype, pixels: torch.dtype | None = None) -> Arguments:
         """Data in one type, locations in another."""
         value, shapes, starts, locations, weights = self
-        return Arguments(value.to(data), shapes, starts, locations.to(places or data), weights.to(data))
+        return Arguments(value.to(data), shapes, starts, locations.to(pixels or data), weights.to(data))
 
 
 def make(case: Attn, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Arguments:
@@ -80,7 +80,7 @@ def make(case: Attn, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Ar
     areas = shapes.prod(1)
     samples = (case.batch, case.queries, case.heads, len(case.levels), case.points)
     return Arguments(
-        normal(case.batch, case.places, case.heads, case.channels).to(dtype),
+        normal(case.batch, case.pixels, case.heads, case.channels).to(dtype),
         shapes,
         areas.cumsum(0) - areas,
         (normal(*samples, 2) * 0.5 + 0.5).to(dtype),

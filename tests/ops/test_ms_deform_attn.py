@@ -41,7 +41,7 @@ def test_values_and_gradients_against_loops(case: Attn, backend: str) -> None:
 @EACH
 @EVERY
 @pytest.mark.parametrize(
-    ("dtype", "places"),
+    ("dtype", "pixels"),
     [
         (torch.float32, torch.float32),
         (torch.float16, torch.float16),
@@ -52,9 +52,9 @@ def test_values_and_gradients_against_loops(case: Attn, backend: str) -> None:
     ids=str,
 )
 def test_every_type_against_the_reference_in_float64(
-    dtype: torch.dtype, places: torch.dtype, case: Attn, backend: str
+    dtype: torch.dtype, pixels: torch.dtype, case: Attn, backend: str
 ) -> None:
-    args = make(case, dtype=torch.float32).to(dtype, places)
+    args = make(case, dtype=torch.float32).to(dtype, pixels)
     grad = output_gradient(case, dtype)
     exact = args.to(torch.float64)
     needs = (True, True, True)
@@ -120,10 +120,10 @@ def test_finite_differences() -> None:
 def test_the_rule_at_borders(y: float, x: float, value: float, slopes: list[float], backend: str) -> None:
     """One sample of the 3 x 4 map ``10 * row + column + 1``, a pixel being 1/3 high and 1/4 wide."""
     image = (10 * torch.arange(3.0)[:, None] + torch.arange(4.0) + 1).reshape(1, 12, 1, 1).double()
-    place = torch.tensor([(x + 0.5) / 4, (y + 0.5) / 3], dtype=torch.float64).reshape(1, 1, 1, 1, 1, 2)
-    place.requires_grad_()
-    output = ms_deform_attn(image, [(3, 4)], None, place, torch.ones_like(place[..., 0]), backend=backend)
-    (found,) = torch.autograd.grad(output.sum(), place)
+    location = torch.tensor([(x + 0.5) / 4, (y + 0.5) / 3], dtype=torch.float64).reshape(1, 1, 1, 1, 1, 2)
+    location.requires_grad_()
+    output = ms_deform_attn(image, [(3, 4)], None, location, torch.ones_like(location[..., 0]), backend=backend)
+    (found,) = torch.autograd.grad(output.sum(), location)
     torch.testing.assert_close(output.item(), value, rtol=0, atol=1e-12)
     torch.testing.assert_close(found.flatten().tolist(), slopes, rtol=0, atol=1e-12)
 
@@ -155,12 +155,12 @@ def test_wild_numbers_stay_where_they_are(backend: str) -> None:
 
 @EACH
 @pytest.mark.parametrize(
-    ("starts", "places"), [([0, 8], 25), ([5, 0], 17), ([3, 3], 15)], ids=["gap", "swapped", "overlap"]
+    ("starts", "pixels"), [([0, 8], 25), ([5, 0], 17), ([3, 3], 15)], ids=["gap", "swapped", "overlap"]
 )
-def test_levels_lie_where_level_start_index_says(starts: list[int], places: int, backend: str) -> None:
+def test_levels_lie_where_level_start_index_says(starts: list[int], pixels: int, backend: str) -> None:
     case = Attn(((2, 4), (3, 1)), channels=5)
     args = make(case)
-    value = torch.randn(2, places, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    value = torch.randn(2, pixels, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     moved = Arguments(value, args.shapes, torch.tensor(starts), args.locations, args.weights)
     grad = output_gradient(case)
     for found, expected in zip(_gradients(moved, grad, backend), loops(moved, grad), strict=True):

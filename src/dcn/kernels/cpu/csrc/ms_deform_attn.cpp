@@ -20,7 +20,7 @@
 namespace dcn {
 namespace {
 
-constexpr int64_t block_samples = 256;  // located at a time: 20 KiB of places and weights, which stay in the L1 cache
+constexpr int64_t block_samples = 256;  // located at a time: 20 KiB of pixels and weights, which stay in the L1 cache
 constexpr int64_t task_rows = 512;
 
 const AttnTable& table() { return DCN_FOR_ISA(attn_table)(); }
@@ -109,14 +109,14 @@ template <class T>
 struct SampleRooms {
     Room<T> location, attention, weight[4], right, down, dots;
     Room<AttnIndex<T>> index[4];
-    Room<int64_t> place[4];
+    Room<int64_t> row[4];
 
     void plan(Workspace& space, int64_t count) {
         location = space.plan<T>(2 * count);
         for (auto* room : {&attention, &right, &down}) *room = space.plan<T>(count);
         for (auto& room : weight) room = space.plan<T>(count);
         for (auto& room : index) room = space.plan<AttnIndex<T>>(count);
-        for (auto& room : place) room = space.plan<int64_t>(count);
+        for (auto& room : row) room = space.plan<int64_t>(count);
         dots = space.plan<T>(4 * count);
     }
 
@@ -124,7 +124,7 @@ struct SampleRooms {
         AttnSamples<T> at{};
         for (int k = 0; k < 4; ++k) {
             at.index[k] = space.at(index[k]);
-            at.place[k] = space.at(place[k]);
+            at.row[k] = space.at(row[k]);
             at.weight[k] = space.at(weight[k]);
         }
         at.right = space.at(right);
@@ -212,7 +212,7 @@ class Forward {
    private:
     void block(int64_t image, int64_t first, int64_t count, int worker) {
         const AttnSamples<T> samples = workers_[worker].samples(space_);
-        const S* base = static_cast<const S*>(call_.value) + image * call_.places * pixel_;
+        const S* base = static_cast<const S*>(call_.value) + image * call_.pixels * pixel_;
         const int64_t row = image * rows_ + first, channels = call_.channels;
         const T* location = read(call_.locations, call_.location_dtype, 2 * row * each_, 2 * count * each_,
                                  space_.at(workers_[worker].location));
@@ -255,7 +255,7 @@ bool levels_tile(const DcnMsDeformAttn& call) {
         if (start != next) return false;
         next += area;
     }
-    return next == call.places;
+    return next == call.pixels;
 }
 
 // A task takes some neighbouring levels of one head. It works on copies of their pixels, [pixels + 1, D], where the last
@@ -294,7 +294,7 @@ class Backward {
 
     void run() {
         if (!tiled_ && call_.grad_value) {
-            const int64_t count = call_.batch * call_.places * call_.heads * call_.channels;
+            const int64_t count = call_.batch * call_.pixels * call_.heads * call_.channels;
             std::fill_n(static_cast<S*>(call_.grad_value), count, S{});
         }
         const int threads = static_cast<int>(workers_.size());
@@ -316,7 +316,7 @@ class Backward {
 
     // The first element of a level in a tensor like value.
     int64_t level_start(int64_t image, int64_t head, int64_t l) const {
-        return ((image * call_.places + call_.starts[l]) * call_.heads + head) * call_.channels;
+        return ((image * call_.pixels + call_.starts[l]) * call_.heads + head) * call_.channels;
     }
 
     void levels(int64_t image, int64_t head, int64_t group, const Worker& worker) {
@@ -355,12 +355,12 @@ class Backward {
         T *location = space_.at(worker.samples.location), *attention = space_.at(worker.samples.attention);
         const int64_t row = (image * call_.queries + first) * call_.heads + head;
         // The first sample of a query, in a tensor like the attention weights.
-        const auto place = [&](int64_t i) {
+        const auto slot = [&](int64_t i) {
             return ((row + i * call_.heads) * call_.levels + group * own_levels_) * call_.points;
         };
         for (int64_t i = 0; i < count; ++i) {
-            copy(call_.locations, call_.location_dtype, 2 * place(i), 2 * each, location + 2 * i * each);
-            copy(call_.weights, call_.weight_dtype, place(i), each, attention + i * each);
+            copy(call_.locations, call_.location_dtype, 2 * slot(i), 2 * each, location + 2 * i * each);
+            copy(call_.weights, call_.weight_dtype, slot(i), each, attention + i * each);
         }
         const int64_t pixel_bytes = channels * static_cast<int64_t>(sizeof(T));
         taps<T>().locate(location, attention, samples, worker.levels.levels(space_), count * each, pixel_bytes,
@@ -377,9 +377,9 @@ class Backward {
         taps<T>().combine(attention, samples, worker.levels.levels(space_), count * each, location, attention);
         for (int64_t i = 0; i < count; ++i) {
             if (call_.grad_locations)
-                write(location + 2 * i * each, 2 * each, call_.grad_locations, call_.location_dtype, 2 * place(i));
+                write(location + 2 * i * each, 2 * each, call_.grad_locations, call_.location_dtype, 2 * slot(i));
             if (call_.grad_weights)
-                write(attention + i * each, each, call_.grad_weights, call_.weight_dtype, place(i));
+                write(attention + i * each, each, call_.grad_weights, call_.weight_dtype, slot(i));
         }
     }
 

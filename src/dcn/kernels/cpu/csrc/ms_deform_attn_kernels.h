@@ -29,7 +29,7 @@ struct AttnLevels {
 template <class T>
 struct AttnSamples {
     AttnIndex<T>* index[4];  // per corner: number of its pixel, -1 where it is not on the map
-    int64_t* place[4];       // per corner: bytes from the base of the rows to its row of channels
+    int64_t* row[4];         // per corner: bytes from the base of the rows to its row of channels
     T* weight[4];            // per corner: attention * bilinear weight, 0 where it is not on the map
     T *right, *down;         // fractions: how far the sample lies from the left and the upper corners
     T* dots;                 // [count][4]: products of the corners' rows with the gradient
@@ -37,7 +37,7 @@ struct AttnSamples {
 
 template <class T>
 struct AttnTaps {
-    // From location [count][2] (x, y) and attention [count] to index, place and weight; `slopes`: right and down too.
+    // From location [count][2] (x, y) and attention [count] to index, row and weight; `slopes`: right and down too.
     // The row of corners that are not on the map lies `outside` bytes from the base.
     void (*locate)(const T* location, const T* attention, const AttnSamples<T>& samples, const AttnLevels<T>& levels,
                    int64_t count, int64_t pixel_bytes, int64_t outside, bool slopes);

@@ -113,8 +113,8 @@ void locate(const T* location, const T* attention, const AttnSamples<T>& samples
     }
     for (int k = 0; k < 4; ++k) {
         const AttnIndex<T>* __restrict index = samples.index[k];
-        int64_t* __restrict place = samples.place[k];
-        for (int64_t i = 0; i < count; ++i) place[i] = index[i] < 0 ? outside : index[i] * pixel_bytes;
+        int64_t* __restrict row = samples.row[k];
+        for (int64_t i = 0; i < count; ++i) row[i] = index[i] < 0 ? outside : index[i] * pixel_bytes;
     }
 }
 
