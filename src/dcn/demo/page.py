@@ -11,7 +11,8 @@ from dcn.data.dataset import Dataset
 from dcn.data.datasets.voc import Voc
 from dcn.demo import pictures
 from dcn.demo.plan import Clock, Plan, Trained
-from dcn.engine.log import METRICS_FILE, duration, read_rows, versions
+from dcn.engine.folder import versions
+from dcn.engine.log import METRICS_FILE, duration, read_rows
 from dcn.ops import deform_conv2d
 from dcn.runs.build import evenly, open_split, test_size
 from dcn.runs.load import load
@@ -20,8 +21,8 @@ from dcn.vis import Report, loss_curves, metric_curves
 
 _LEAD = (
     "Two Faster R-CNN detectors, trained with identical settings on generated letters that are rotated, bent and "
-    "partly hidden. They differ in one thing: in the deformable model the 3x3 convolutions of the stages c3 to c5 learn "
-    "where they sample, and how much each sample counts."
+    "partly hidden. They differ in one thing: in the deformable model the 3x3 convolutions of the stages c3 to c5 "
+    "learn where they sample, and how much each sample counts."
 )
 _OFFSETS = (
     "A deformable layer starts as an ordinary convolution: all offsets are zero. The table shows how far the trained "
