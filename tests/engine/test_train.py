@@ -226,7 +226,7 @@ def test_an_evaluation_that_fails_loses_nothing(tmp_path: Path, caplog: pytest.L
         return _evaluate(step)
 
     caplog.set_level("INFO")
-    with pytest.raises(ValueError, match="val/7.jpg"):
+    with pytest.raises(ValueError, match="cannot be decoded"):
         _outcome(tmp_path / "run", evaluate=fail)
     assert "the evaluation after step 4 failed; the last good checkpoint is that of step 4" in caplog.text
     assert _outcome(tmp_path / "run") == whole
@@ -275,7 +275,7 @@ def test_a_mistyped_best_is_refused_before_the_first_step(tmp_path: Path) -> Non
         raise AssertionError
 
     settings = replace(recipe(), eval=replace(recipe().eval, best="AP05"))
-    with pytest.raises(ValueError, match=r"eval\.best: unknown metric 'AP05'; did you mean 'AP50'"):
+    with pytest.raises(ValueError, match=r"eval\.best: unknown metric 'AP05'; did you mean .*'AP50'"):
         train(new_detector(), never, STEPS_PER_EPOCH, settings, tmp_path, CPU, metric_names=("AP", "AP50", "AP75"))
     assert list(tmp_path.iterdir()) == []
 

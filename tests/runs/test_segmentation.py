@@ -22,7 +22,7 @@ from dcn.runs.build import model_options
 from dcn.runs.segmentation import SegmentationTask, comparable
 from dcn.structures import SegmentationMap
 from dcn.vis.palette import voc_palette
-from tests.data.made_maps import make_cityscapes
+from tests.data.made_masks import make_cityscapes
 
 RECIPE = """\
 base: synthetic_segmentation
