@@ -14,6 +14,9 @@ from torch import nn
 
 from dcn.data.dataset import Dataset
 from dcn.data.images import write_image
+from dcn.data.overlap import refuse_shared_images
+from dcn.data.reading import BrokenImages, broken_images
+from dcn.data.subset import spread
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
@@ -24,7 +27,6 @@ from dcn.engine.train import train as run_steps
 from dcn.runs.build import (
     build_model,
     evaluation_batches,
-    evenly,
     model_options,
     open_split,
     test_size,
@@ -160,6 +162,8 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
             f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
             f"{list(validation.classes)}; set data.classes"
         )
+    if not recipe.data.allow_shared:
+        refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
@@ -181,7 +185,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
             metric_names=metric_names,
         )
     if world.is_main:
-        _log_end(folder, outcome)
+        _log_end(folder, outcome, broken_images(training))
     return Run(folder, outcome.finished)
 
 
@@ -211,7 +215,7 @@ def _log_start(
         "weights": recipe.model.weights or recipe.model.backbone_weights or "random",
         "device": world.device if world.size == 1 else f"{world.size} processes on {world.device.type}",
         "training": f"{training.name}, {len(training)} images, {total} steps of {schedule.batch_size} images",
-        "validation": f"{validation.name}, {len(evenly(validation, recipe.eval.images))} images",
+        "validation": f"{validation.name}, {len(spread(validation, recipe.eval.images))} images",
         "classes": f"{len(training.classes)}: {_shortened(training.classes)}",
         "learning rate": rate,
     }
@@ -222,13 +226,15 @@ def _shortened(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _log_end(folder: Path, outcome: Outcome) -> None:
+def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages) -> None:
     rows: dict[str, object] = {"run folder": folder, "step": outcome.step}
     if outcome.best is not None:
         rows["best"] = f"{outcome.best:.4f} ({find_weights(folder).name})"
     shown = {name: value for name, value in outcome.metrics.items() if "/" not in name}
     if shown:
         rows["last metrics"] = " ".join(f"{name}={value:.4f}" for name, value in shown.items())
+    if broken.skipped or broken.repaired:
+        rows["data"] = broken
     if outcome.finished:
         rows["next"] = shell_command("dcn", "eval", folder)
     LOGGER.info("%s", two_columns(rows))
@@ -238,7 +244,7 @@ def _evaluation(
     task: Task, recipe: Recipe, dataset: Dataset, model: nn.Module, world: World, folder: Path
 ) -> Callable[[int], Mapping[str, float]]:
     """What evaluates the model during training: metrics, and pictures in ``folder/pictures``."""
-    evaluated = evenly(dataset, recipe.eval.images)
+    evaluated = spread(dataset, recipe.eval.images)
     tta, size = task.validation_tta(recipe.tta), test_size(recipe)
 
     def evaluate(step: int) -> Mapping[str, float]:
@@ -249,7 +255,7 @@ def _evaluation(
         if metric is None:
             return {}
         if recipe.eval.pictures:
-            _draw(Predictor(model, world.device, tta), evenly(dataset, recipe.eval.pictures), folder / "pictures")
+            _draw(Predictor(model, world.device, tta), spread(dataset, recipe.eval.pictures), folder / "pictures")
         metrics: Mapping[str, float] = metric.compute()
         return metrics
 
