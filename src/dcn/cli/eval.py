@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
     files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks")
     files.add_argument("--format", choices=("auto", "coco", "voc", "masks"), default="auto", help="rules")
     files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
-    files.add_argument("--thresholds", type=float, nargs="+", default=(0.5, 0.7), help="VOC: IoU (default 0.5 0.7)")
+    files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU (default 0.5 0.7)")
     files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
     files.add_argument("--classes", help="class names in order, separated by commas")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
