@@ -82,8 +82,8 @@ def _group(root: Path, files: dict[str, str], own: str) -> int:
         ({"a/b/cpu.max": "400000 100000\n", "a/cpu.max": "100000 100000\n"}, "0::/a/b\n", 1),
         ({"a/cpu.max": "10000 100000\n"}, "0::/a\n", 1),
         (
-            {"cpu,cpuacct/a/cpu.cfs_quota_us": "200000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
-            "4:cpu,cpuacct:/a",
+            {"cpu,io/a/cpu.cfs_quota_us": "200000", "cpu,io/a/cpu.cfs_period_us": "100000"},
+            "4:cpu,io:/a",
             2,
         ),
         ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4:cpu:/\n", 64),
