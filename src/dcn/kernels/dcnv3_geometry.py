@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Pair = tuple[int, int]
 
@@ -90,10 +91,10 @@ def split(offset: Tensor, mask: Tensor | None, geometry: Geometry) -> tuple[Tens
 
 def join(offset: Tensor, mask: Tensor, channels: int) -> Tensor:
     """The inverse of :func:`split` for DCNv4: ``[N, Ho, Wo, channels]``, zeros in the channels that nobody owns."""
-    place, groups = offset.shape[:3], offset.shape[3]
-    owned = torch.cat((offset.flatten(-2), mask), -1).flatten(-2)
-    spare = channels - groups * 3 * mask.shape[-1]
-    return torch.cat((owned, owned.new_zeros((*place, spare))), -1) if spare else owned
+    batch, rows, columns, groups, taps, _ = offset.shape
+    grouped = torch.cat((offset.reshape(batch, rows, columns, groups, 2 * taps), mask), -1)
+    owned = grouped.reshape(batch, rows, columns, groups * 3 * taps)
+    return pad(owned, (0, channels - groups * 3 * taps))
 
 
 def describe(direction: str, input: Tensor, offset: Tensor, geometry: Geometry) -> str:

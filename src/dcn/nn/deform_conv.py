@@ -35,7 +35,9 @@ def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[
     return [(t // 2, t - t // 2) for t in total]
 
 
-def _sides(padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+def padding_sides(
+    padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
     """``padding`` as pixels before and behind the map per axis."""
     if padding == "same":
         return _same_padding(kernel, dilation)
@@ -81,7 +83,7 @@ class _DeformConv(nn.Module):
         self.kernel_size = checks.int_tuple("kernel_size", kernel_size, n, 1)
         self.stride = checks.int_tuple("stride", stride, n, 1)
         self.dilation = checks.int_tuple("dilation", dilation, n, 1)
-        sides = _sides(padding, n, self.kernel_size, self.dilation)
+        sides = padding_sides(padding, n, self.kernel_size, self.dilation)
         self.padding = tuple(before for before, _ in sides)
         self.offset_groups, self.modulated, self.boundary = offset_groups, modulated, boundary
         self.mask_scale, self.offset_bound, self.bound, self.backend = mask_scale, offset_bound, bound, backend

@@ -8,53 +8,71 @@ the kernel are the outer index of the taps, unlike every convolution.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
-from dcn.ops import _checks
 from dcn.ops import _dcnv3 as core
-from dcn.ops._register import Operator, Options, Tensors
+from dcn.ops._contract import Fold
+from dcn.ops._register import Operator
 
 
-def _check(tensors: Tensors, geometry: Geometry) -> Pair:
-    input, offset, mask = cast("tuple[Tensor, Tensor, Tensor]", tensors)
+class _Tensors(NamedTuple):
+    input: Tensor
+    offset: Tensor
+    mask: Tensor
+
+    def core(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.input, self.offset, self.mask
+
+
+class _Needs(NamedTuple):
+    input: bool
+    offset: bool
+    mask: bool
+
+
+def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
+    """Refuse every wrong call; the size of the output otherwise."""
+    input, offset, mask = tensors
     out = core.check_input(input, geometry)
     count = geometry.groups * geometry.taps
     why = f"batch of input, size of the output, {geometry.groups} groups * {geometry.taps} taps"
     for name, value, channels in (("offset", offset, 2 * count), ("mask", mask, count)):
-        _checks.ndim(name, value, 4, f"[N, Ho, Wo, {'2*' if name == 'offset' else ''}G*K]")
+        checks.ndim(name, value, 4, f"[N, Ho, Wo, {'2*' if name == 'offset' else ''}G*K]")
         core.check_beside(name, value, input)
-        _checks.shape(name, value, (input.shape[0], *out, channels), f"{why}{' * 2' if name == 'offset' else ''}")
+        checks.shape(name, value, (input.shape[0], *out, channels), f"{why}{' * 2' if name == 'offset' else ''}")
     return out
 
 
-def _fake(tensors: Tensors, options: Options) -> Tensor:
-    input = cast("Tensor", tensors[0])
-    out = _check(tensors, core.geometry_of(options))
-    return input.new_empty((input.shape[0], *out, input.shape[3]))
+def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
+    input = tensors.input
+    return input.new_empty((input.shape[0], *_check(tensors, options.geometry()), input.shape[3]))
 
 
-def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+def _autocast(tensors: _Tensors, dtype: torch.dtype) -> _Tensors:
     """The map and the masks to ``dtype``; offsets stay as they came: 1000.3 has no place in half precision."""
-    input, offset, mask = cast("tuple[Tensor, Tensor, Tensor]", tensors)
+    input, offset, mask = tensors
     if input.dtype == torch.float64:
         return tensors
-    return input.to(dtype), core.beside(offset, dtype), mask.to(dtype)
+    return _Tensors(input.to(dtype), core.beside(offset, dtype), mask.to(dtype))
 
 
 _OPERATOR = Operator(
     name="dcnv3",
-    tensors=("Tensor input", "Tensor offset", "Tensor mask"),
-    options=core.OPTIONS,
+    tensors=_Tensors,
+    options=core.Options,
+    needs=_Needs,
     forward=core.forward,
     reference_forward=core.reference_forward,
     backward=core.backward,
     reference_backward=core.reference_backward,
     fake=_fake,
-    fold=core.fold,
+    # Calls become images of one call: the images of a batch share no tensor.
+    fold=lambda own: Fold(dict.fromkeys(_Tensors._fields, 0), output=0),
     autocast=_autocast,
 )
 
@@ -112,7 +130,7 @@ def dcnv3(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset", offset), ("mask", mask)):
-        _checks.tensor(name, value)
-    tensors = _OPERATOR.cast((input, offset, mask))
-    _check(tensors, core.geometry_of(options))
+        checks.tensor(name, value)
+    tensors = _OPERATOR.cast(_Tensors(input, offset, mask))
+    _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -8,21 +8,36 @@ operator too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
-from dcn.ops import _checks
 from dcn.ops import _dcnv3 as core
-from dcn.ops._register import Operator, Options, Tensors
+from dcn.ops._contract import Fold, Gradients
+from dcn.ops._register import Operator
 
 
-def _check(tensors: Tensors, geometry: Geometry) -> Pair:
-    input, offset_mask = cast("tuple[Tensor, Tensor]", tensors)
+class _Tensors(NamedTuple):
+    input: Tensor
+    offset_mask: Tensor
+
+    def core(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        return self.input, self.offset_mask, None
+
+
+class _Needs(NamedTuple):
+    input: bool
+    offset_mask: bool
+
+
+def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
+    """Refuse every wrong call; the size of the output otherwise."""
+    input, offset_mask = tensors
     out = core.check_input(input, geometry)
-    _checks.ndim("offset_mask", offset_mask, 4, "[N, Ho, Wo, R]")
+    checks.ndim("offset_mask", offset_mask, 4, "[N, Ho, Wo, R]")
     core.check_beside("offset_mask", offset_mask, input)
     least = 3 * geometry.groups * geometry.taps
     if offset_mask.shape[3] < least:
@@ -30,37 +45,46 @@ def _check(tensors: Tensors, geometry: Geometry) -> Pair:
             f"offset_mask: expected at least {least} channels (3 * {geometry.groups} groups * {geometry.taps} taps), "
             f"got shape {list(offset_mask.shape)}"
         )
-    _checks.shape(
+    checks.shape(
         *("offset_mask", offset_mask, (input.shape[0], *out, offset_mask.shape[3])),
         why="batch of input, size of the output, channels",
     )
     return out
 
 
-def _fake(tensors: Tensors, options: Options) -> Tensor:
-    input = cast("Tensor", tensors[0])
-    out = _check(tensors, core.geometry_of(options))
-    return input.new_empty((input.shape[0], *out, input.shape[3]))
+def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
+    input = tensors.input
+    return input.new_empty((input.shape[0], *_check(tensors, options.geometry()), input.shape[3]))
 
 
-def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+def _autocast(tensors: _Tensors, dtype: torch.dtype) -> _Tensors:
     """The map to ``dtype``; coordinates stay as they came, and with them the masks beside them."""
-    input, offset_mask = cast("tuple[Tensor, Tensor]", tensors)
+    input, offset_mask = tensors
     if input.dtype == torch.float64:
         return tensors
-    return input.to(dtype), core.beside(offset_mask, dtype)
+    return _Tensors(input.to(dtype), core.beside(offset_mask, dtype))
+
+
+def _backward(grad: Tensor, tensors: _Tensors, options: core.Options, needs: _Needs) -> Gradients:
+    return core.backward(grad, tensors, options, (*needs, False))[:2]
+
+
+def _reference_backward(grad: Tensor, tensors: _Tensors, options: core.Options, needs: _Needs) -> Gradients:
+    return core.reference_backward(grad, tensors, options, (*needs, False))[:2]
 
 
 _OPERATOR = Operator(
     name="dcnv4",
-    tensors=("Tensor input", "Tensor offset_mask"),
-    options=core.OPTIONS,
+    tensors=_Tensors,
+    options=core.Options,
+    needs=_Needs,
     forward=core.forward,
     reference_forward=core.reference_forward,
-    backward=core.backward,
-    reference_backward=core.reference_backward,
+    backward=_backward,
+    reference_backward=_reference_backward,
     fake=_fake,
-    fold=core.fold,
+    # Calls become images of one call: the images of a batch share no tensor.
+    fold=lambda own: Fold(dict.fromkeys(_Tensors._fields, 0), output=0),
     autocast=_autocast,
 )
 
@@ -110,7 +134,7 @@ def dcnv4(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset_mask", offset_mask)):
-        _checks.tensor(name, value)
-    tensors = _OPERATOR.cast((input, offset_mask))
-    _check(tensors, core.geometry_of(options))
+        checks.tensor(name, value)
+    tensors = _OPERATOR.cast(_Tensors(input, offset_mask))
+    _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -28,12 +28,12 @@ class _Samples:
 
     def read(self, corner: Corner) -> Tensor:
         """``[N, G, P, D]``: the map at one corner of every sample, 0 outside of it."""
-        index = corner.place.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
+        index = corner.location.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
         return torch.where(corner.inside.unsqueeze(3), self.values.gather(2, index), 0.0)
 
     def per_location(self, samples: Tensor) -> Tensor:
         """``[N, G, P, D]`` summed over the taps of a location: ``[N, L, G*D]``."""
-        return samples.unflatten(2, (-1, self.taps)).sum(3).transpose(1, 2).flatten(2)
+        return samples.unflatten(2, (samples.shape[2] // self.taps, self.taps)).sum(3).transpose(1, 2).flatten(2)
 
 
 def _locations(offset: Tensor, geometry: Geometry) -> list[Tensor]:
@@ -95,8 +95,11 @@ def backward(
     """Gradients of input, offset and mask, each in the shape and type of what it belongs to; ``needs`` says which."""
     samples = _samples(input, offset, mask, geometry)
     # [N, G, P, D]: every tap of a location has the gradient of the location.
-    grad = grad_output.to(samples.values.dtype).reshape(input.shape[0], -1, 1, geometry.groups, samples.values.shape[3])
-    grad = grad.expand(-1, -1, geometry.taps, -1, -1).flatten(1, 2).transpose(1, 2)
+    batch, groups, _, depth = samples.values.shape
+    locations = offset.shape[1] * offset.shape[2]
+    grad = grad_output.to(samples.values.dtype).reshape(batch, locations, 1, groups, depth)
+    grad = grad.expand(batch, locations, geometry.taps, groups, depth)
+    grad = grad.reshape(batch, locations * geometry.taps, groups, depth).transpose(1, 2)
     by_input = _by_input(samples, grad).reshape(input.shape).to(input.dtype) if needs[0] else None
     if not needs[1] and not needs[2]:
         return by_input, None, None
@@ -116,7 +119,7 @@ def _by_input(samples: _Samples, grad: Tensor) -> Tensor:
     for corner in samples.corners:
         weight = torch.where(corner.inside, corner.weight * samples.weight, 0.0).unsqueeze(3)
         part = torch.where(corner.inside.unsqueeze(3), grad * weight, 0.0)
-        result = result.scatter_add(2, corner.place.unsqueeze(3).expand_as(part), part)
+        result = result.scatter_add(2, corner.location.unsqueeze(3).expand_as(part), part)
     return result.transpose(1, 2)
 
 
@@ -134,9 +137,10 @@ def _by_place(samples: _Samples, grad: Tensor, out: tuple[int, ...], geometry: G
         inside = inside | corner.inside
     scale = torch.where(inside, samples.weight, 0.0) * geometry.offset_scale
     by_offset = torch.stack((by_x * scale, by_y * scale), -1)
-    by_offset = by_offset.unflatten(2, (*out, geometry.taps)).permute(0, 2, 3, 1, 4, 5)
-    by_mask = by_weight.unflatten(2, (*out, geometry.taps)).permute(0, 2, 3, 1, 4)
+    shape = (*samples.weight.shape[:2], *out, geometry.taps)
+    by_offset = by_offset.reshape(*shape, 2).permute(0, 2, 3, 1, 4, 5)
+    by_mask = by_weight.reshape(shape).permute(0, 2, 3, 1, 4)
     if geometry.softmax:
-        weight = samples.weight.unflatten(2, (*out, geometry.taps)).permute(0, 2, 3, 1, 4)
+        weight = samples.weight.reshape(shape).permute(0, 2, 3, 1, 4)
         by_mask = weight * (by_mask - (weight * by_mask).sum(-1, keepdim=True))
     return by_offset, by_mask

@@ -91,7 +91,7 @@ def forward(
 
 
 @triton.jit(do_not_specialize=_ANY_NUMBER)
-def backward(
+def backward(  # noqa: PLR0915
     grad, data, offset, mask, shifts, unit, grad_data, grad_offset, grad_mask,
     locations, height, width, channels, rows, columns, stride_y, stride_x, origin_y, origin_x,
     offset_row, offset_group, mask_row, mask_group, scale_bits,

@@ -56,8 +56,8 @@ footer { margin-top: 3rem; padding-bottom: 2rem; font-size: .9rem; }
 """
 
 
-class Report:
-    """A page that is put together from top to bottom; every call returns the report, so that calls can be chained.
+class Page:
+    """A page that is put together from top to bottom; every call returns the page, so that calls can be chained.
 
     All text is escaped. Pictures are an image tensor ``[3, H, W]`` uint8 (kept as JPEG), the bytes of a PNG, JPEG, GIF
     or WebP (kept as they are), or a file of these; each needs an alternative text that says what it shows.
@@ -75,29 +75,29 @@ class Report:
         self._sections: list[str] = []
         self._body: list[str] = []
 
-    def section(self, title: str) -> Report:
+    def section(self, title: str) -> Page:
         """Start a section; it appears in the list of contents."""
         self._sections.append(title)
         number = len(self._sections)
         return self._add(f'<h2 id="section-{number}">{escape(title)}</h2>')
 
-    def text(self, text: str) -> Report:
+    def text(self, text: str) -> Page:
         """Add text; an empty line starts a new paragraph."""
         paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
         return self._add("\n".join(f"<p>{escape(part)}</p>" for part in paragraphs))
 
-    def code(self, text: str) -> Report:
+    def code(self, text: str) -> Page:
         """Add commands or program text as it is."""
         return self._add(f'<pre tabindex="0"><code>{escape(text)}</code></pre>')
 
-    def facts(self, facts: Mapping[str, object]) -> Report:
+    def facts(self, facts: Mapping[str, object]) -> Page:
         """Add a table of names and values."""
         rows = "".join(
             f'<tr><th scope="row">{escape(k)}</th><td>{escape(_format(v))}</td></tr>' for k, v in facts.items()
         )
         return self._add(f'<div class="wide"><table><tbody>{rows}</tbody></table></div>')
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Report:
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Page:
         """Add a table. The first cell of a row names it; numbers are set right (fractions with three decimals)."""
         for number, row in enumerate(rows):
             if len(row) != len(header):
@@ -117,11 +117,11 @@ class Report:
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
-    def image(self, picture: Picture, alt: str, caption: str = "") -> Report:
+    def image(self, picture: Picture, alt: str, caption: str = "") -> Page:
         """Add one picture at its own size, or the width of the page if it is wider."""
         return self._add(_figure(picture, alt, caption))
 
-    def figure_grid(self, figures: Sequence[tuple[Picture, str, str]], *, cell: int = 300) -> Report:
+    def figure_grid(self, figures: Sequence[tuple[Picture, str, str]], *, cell: int = 300) -> Page:
         """Add several pictures (picture, alt, caption) side by side, as many in a row as fit at ``cell`` pixels."""
         inner = "\n".join(_figure(picture, alt, caption) for picture, alt, caption in figures)
         return self._add(f'<div class="grid" style="--cell: {int(cell)}px">\n{inner}\n</div>')
@@ -149,7 +149,7 @@ class Report:
         target.write_text(self.html(), encoding="utf-8")
         return target
 
-    def _add(self, html: str) -> Report:
+    def _add(self, html: str) -> Page:
         self._body.append(html)
         return self
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcn.vis import Report
+from dcn.report.page import Page
 
 VOID = {"meta", "img"}
 
@@ -53,12 +53,12 @@ def _png() -> bytes:
 
 
 def _page() -> tuple[str, _Page]:
-    report = Report("Title & <more>", "One sentence.")
-    report.section("A").text("first\n\nsecond <script>alert(1)</script>").code("dcn train x=1 && echo '<done>'")
-    report.section("B").table(["model", "AP", "count"], [["plain", 0.5, 12345], ["deformable", float("nan"), 7]], "Cap")
-    report.section("C").image(_photo(), 'a "ramp" & more').figure_grid([(_png(), "dot", "A dot"), (_png(), "dot", "")])
-    report.facts({"seed": 0, "torch": "2.13"})
-    html = report.html()
+    page = Page("Title & <more>", "One sentence.")
+    page.section("A").text("first\n\nsecond <script>alert(1)</script>").code("dcn train x=1 && echo '<done>'")
+    page.section("B").table(["model", "AP", "count"], [["plain", 0.5, 12345], ["deformable", float("nan"), 7]], "Cap")
+    page.section("C").image(_photo(), 'a "ramp" & more').figure_grid([(_png(), "dot", "A dot"), (_png(), "dot", "")])
+    page.facts({"seed": 0, "torch": "2.13"})
+    html = page.html()
     return html, _Page(html)
 
 
@@ -106,20 +106,20 @@ def test_the_page_can_be_navigated() -> None:
 
 
 def test_write_makes_folders(tmp_path: Path) -> None:
-    path = Report("T").text("ä").write(tmp_path / "runs" / "demo" / "report.html")
+    path = Page("T").text("ä").write(tmp_path / "runs" / "demo" / "page.html")
     assert "<p>ä</p>" in path.read_text(encoding="utf-8")
 
 
 def test_a_picture_may_be_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(_png())
-    source = _Page(Report("T").image(tmp_path / "a.png", "dot").html()).all("img")[0]["src"]
+    source = _Page(Page("T").image(tmp_path / "a.png", "dot").html()).all("img")[0]["src"]
     assert base64.b64decode(str(source).split(",")[1]) == _png()
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="alt"):
-        Report("T").image(_png(), " ")
+        Page("T").image(_png(), " ")
     with pytest.raises(ValueError, match="picture: expected PNG"):
-        Report("T").image(b"BM123", "a bitmap")
+        Page("T").image(b"BM123", "a bitmap")
     with pytest.raises(ValueError, match="rows: expected 2 cells in row 1, got 1"):
-        Report("T").table(["a", "b"], [[1, 2], [3]])
+        Page("T").table(["a", "b"], [[1, 2], [3]])
