@@ -16,7 +16,16 @@ from dcn.data.catalog import open_dataset
 from dcn.data.catalog import options_of as options_of_format
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
-from dcn.data.transforms import Compose, RandomCrop, RandomFlip, RandomScale, Resize
+from dcn.data.transforms import (
+    Compose,
+    RandomColor,
+    RandomCrop,
+    RandomFlip,
+    RandomQuarterTurn,
+    RandomRotation,
+    RandomScale,
+    Resize,
+)
 from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.recipe import find_weights_file
@@ -41,46 +50,6 @@ class ResizeImage:
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """Resize the image of a sample; nothing is random."""
         return Sample(resize_image(sample.image, self.shorter, self.longer)[0], sample.target)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a data set, in the order of ``indices``."""
-
-    dataset: Dataset
-    indices: list[int]
-
-    @property
-    def name(self) -> str:
-        """The name of the whole set."""
-        return self.dataset.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.dataset.classes
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """``(height, width)`` of every image."""
-        return [self.dataset.sizes[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
-
-    def image_path(self, index: int) -> Path | None:
-        """The image file."""
-        return self.dataset.image_path(self.indices[index])
-
-
-def evenly(dataset: Dataset, count: int | None) -> Dataset:
-    """At most ``count`` images at even distances; ``None``: all."""
-    if count is None or count >= len(dataset):
-        return dataset
-    return Subset(dataset, [number * len(dataset) // count for number in range(count)])
 
 
 def split_name(recipe: Recipe, split: str) -> str:
@@ -111,6 +80,8 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
     options = {name: _of_split(name, value, split) for name, value in config.options.items()}
     if training and "keep_empty" in known:
         options.setdefault("keep_empty", False)
+    if "broken" in known:
+        options.setdefault("broken", config.broken)
     if "masks" in known:
         own = recipe.model.options.get("masks", options_of(recipe.model.name).get("masks", False))
         options.setdefault("masks", bool(own) if masks is None else masks)
@@ -199,13 +170,20 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
 
 
 def training_transform(sizes: TransformsConfig) -> Compose:
-    """What happens to a training image, in this order: resize, random scale, crop, flip."""
+    """The steps in their order: resize, random scale, quarter turn, rotation, crop, color, flip."""
     steps: list[Transform] = [Resize(sizes.short, sizes.long)]
     if sizes.scale is not None:
         steps.append(RandomScale(*sizes.scale))
+    if sizes.quarter_turns:
+        steps.append(RandomQuarterTurn())
+    if sizes.rotation:
+        steps.append(RandomRotation(sizes.rotation))
     if sizes.crop is not None:
         # A smaller image is not padded here: the model pads its batch with the mean and leaves that out of the loss.
         steps.append(RandomCrop(sizes.crop))
+    if not sizes.color.is_default:
+        color = sizes.color
+        steps.append(RandomColor(color.brightness, color.contrast, color.saturation, color.hue))
     return Compose((*steps, RandomFlip(sizes.flip)))
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.recipe import dump_recipe, load_recipe
 
 StrPath = str | PathLike[str]
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
