@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from dcn.models.checkpoints.reading import MOST_NAMES, check_file
 
 _FILE_MAGIC: Final = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -77,6 +80,8 @@ class _Cursor:
         (count,) = self.numbers("Q", f"the number of {what}")
         if count * smallest > self.left:
             raise self.fail(f"{count} {what} are announced, which {self.left} bytes cannot hold")
+        if count > MOST_NAMES:
+            raise self.fail(f"expected at most {MOST_NAMES:,} {what}, got {count:,}")
         return count
 
 
@@ -153,6 +158,7 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file is not of this format, is cut short, announces more than it holds, holds sparse arrays or
             an unknown dtype, or names an array twice or not at all. Nothing is returned of a damaged file.
     """
+    check_file(Path(path))
     cursor = _Cursor(Path(path).read_bytes(), str(path))
     magic, reserved = cursor.numbers("QQ", "the header")
     if magic != _FILE_MAGIC or reserved != 0:
@@ -162,7 +168,7 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
     if len(keys) != len(arrays):
         raise cursor.fail(f"{len(arrays)} arrays but {len(keys)} names; save a dict of arrays, not a list")
     if len(set(keys)) != len(keys):
-        raise cursor.fail(f"the name {next(k for k in keys if keys.count(k) > 1)!r} occurs more than once")
+        raise cursor.fail(f"the name {Counter(keys).most_common(1)[0][0]!r} occurs more than once")
     if cursor.left:
         raise cursor.fail(f"{cursor.left} bytes follow the last key")
     return dict(zip(keys, arrays, strict=True))
