@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from dcn.models.checkpoints import mmdet, mxnet, torchvision
 from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.reading import StateFile, read_state
 from dcn.models.preprocess import Preprocess
+
+LOGGER = logging.getLogger("dcn")
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,11 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
         ValueError: for a file that cannot be read or holds no ResNet.
     """
     if Path(path).suffix == ".params":
-        return mxnet.backbone_of(mxnet.read_params(path)), _MXNET
+        arrays = mxnet.read_params(path)
+        if rest := mxnet.beside_backbone(arrays):
+            # Such as the head of the original's deform_psroi_demo, which no model of the table has.
+            LOGGER.info("%s: the backbone is read, left out: %s", path, ", ".join(rest))
+        return mxnet.backbone_of(arrays), _MXNET
     file = read_state(path)
     if mmdet.is_detector(file.tensors):
         return mmdet.backbone_of(file.tensors), _stated(file, BackboneFacts())
@@ -87,13 +94,16 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
     """
     backbone, preprocess = model.backbone, model.preprocess
     if not isinstance(backbone, ResNet) or not isinstance(preprocess, Preprocess):
-        raise ValueError(f"model: expected a network with a ResNet backbone, got {type(backbone).__name__}")
+        raise ValueError(
+            f"model: expected a ResNet as the backbone, got {type(backbone).__name__}; load the weights of your own "
+            "backbone into it before you pass it to the builder"
+        )
     state, facts = read_backbone(path)
     built = BackboneFacts(preprocess.name, backbone.style if backbone.depth >= 50 else facts.style, backbone.pool)
     if built != facts:
-        wanted = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
+        expected = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
         got = ", ".join(f"{name}={value!r}" for name, value in vars(built).items())
-        raise ValueError(f"{path}: its weights need a network built with {wanted}; this one has {got}")
+        raise ValueError(f"{path}: expected a model built with {expected}, as its weights need it; got {got}")
     return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
 
 

@@ -119,15 +119,15 @@ def _name(key: str, layers: Mapping[str, str], numbered: bool) -> str:
 
 def _block_layer(layer: str, key: str, numbered: bool) -> tuple[str, bool]:
     """The original's name for a layer inside of a residual block, and whether it is a batch norm."""
-    found = _BLOCK.match(layer)
-    if found is None:
+    match = _BLOCK.match(layer)
+    if match is None:
         raise ValueError(f"model: {key!r} has no counterpart among the networks of the original MXNet code")
-    stage, index = int(found[1]) + 1, int(found[2])
+    stage, index = int(match[1]) + 1, int(match[2])
     long_stage = numbered and stage in (3, 4)
     block = "a" if index == 0 else f"b{index}" if long_stage else chr(ord("a") + index)
-    is_norm = found[3] == "bn" or found[6] == "1"
-    branch = "branch1" if found[3] is None else f"branch2{'abc'[int(found[4]) - 1]}"
-    return f"{'bn' if is_norm else 'res'}{stage}{block}_{branch}{'_offset' if found[5] else ''}", is_norm
+    is_norm = match[3] == "bn" or match[6] == "1"
+    branch = "branch1" if match[3] is None else f"branch2{'abc'[int(match[4]) - 1]}"
+    return f"{'bn' if is_norm else 'res'}{stage}{block}_{branch}{'_offset' if match[5] else ''}", is_norm
 
 
 def load_mxnet(model: nn.Module, path: str | Path) -> None:
@@ -186,18 +186,18 @@ def beside_backbone(arrays: Mapping[str, Tensor]) -> list[str]:
 
 def _backbone_key(name: str) -> str | None:
     stem = {"conv1": "conv1", "bn_conv1": "bn1"}
-    found = _ORIGINAL_NAME.match(name)
-    if found is None:
+    match = _ORIGINAL_NAME.match(name)
+    if match is None:
         return None
-    part = _PART_NAMES[found["part"]]
-    if found["stem"]:
-        return f"{stem[found['stem']]}.{part}"
-    block = found["block"]
+    part = _PART_NAMES[match["part"]]
+    if match["stem"]:
+        return f"{stem[match['stem']]}.{part}"
+    block = match["block"]
     index = int(block[1:]) if len(block) > 1 else ord(block) - ord("a")
-    kind = "conv" if found["kind"] == "res" else "bn"
-    layer = f"{kind}{'abc'.index(found['branch']) + 1}" if found["branch"] else f"downsample.{int(kind == 'bn')}"
-    offset = ".conv_offset" if found["offset"] else ""
-    return f"layer{int(found['stage']) - 1}.{index}.{layer}{offset}.{part}"
+    kind = "conv" if match["kind"] == "res" else "bn"
+    layer = f"{kind}{'abc'.index(match['branch']) + 1}" if match["branch"] else f"downsample.{int(kind == 'bn')}"
+    offset = ".conv_offset" if match["offset"] else ""
+    return f"layer{int(match['stage']) - 1}.{index}.{layer}{offset}.{part}"
 
 
 _SCORES: Final = {"rfcn_r101": "rfcn_cls", "fpn_r101": "cls_score", "rcnn_r101": "cls_score", "deeplab_r101": "score"}
@@ -231,7 +231,7 @@ def network_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object
     if name in ("rfcn_r101", "rcnn_r101") and len(arrays["arg:rpn_cls_score_bias"]) == 18:
         options |= {"anchor_scales": (8, 16, 32), "max_detections": 300}  # the settings for Pascal VOC
     if name == "deeplab_r101" and classes == 21:
-        options["test_size"] = (360, 600)  # likewise
+        options["test_size"] = (360, 600)  # of VOC too
     offsets = arrays.get("arg:res5c_branch2b_offset_bias")
     if name == "rfcn_r101" and offsets is not None and "arg:rfcn_cls_offset_t_bias" not in arrays:
         # The network of the original's deform_conv_demo.

@@ -137,11 +137,11 @@ def _read_array(cursor: _Cursor) -> Tensor:
 
 def _read_key(cursor: _Cursor) -> str:
     (length,) = cursor.numbers("Q", "the length of a key")
-    raw = bytes(cursor.take(length, "a key"))
+    text = bytes(cursor.take(length, "a key"))
     try:
-        return raw.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise cursor.fail(f"the key {raw[:40]!r} is not UTF-8") from error
+        raise cursor.fail(f"the key {text[:40]!r} is not UTF-8") from error
 
 
 def read_params(path: str | Path) -> dict[str, Tensor]:
@@ -215,5 +215,5 @@ def write_params(path: str | Path, arrays: Mapping[str, Tensor], version: int = 
             file.write(_record(name, array, version))
         file.write(struct.pack("<Q", len(arrays)))
         for name in arrays:
-            raw = name.encode("utf-8")
-            file.write(struct.pack("<Q", len(raw)) + raw)
+            text = name.encode("utf-8")
+            file.write(struct.pack("<Q", len(text)) + text)

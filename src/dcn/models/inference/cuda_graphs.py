@@ -82,7 +82,7 @@ def record_cuda_graph(function: Callable[..., Any], arguments: tuple[Any, ...]) 
             function(*inputs)
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads, such as the one that pins batches, may go on meanwhile.
+    # Other threads, such as the one that pins batches, may work meanwhile.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = function(*inputs)
     return Recording(inputs, graph.replay, output)
@@ -101,14 +101,14 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Every tensor that :func:`map_tensors` would change, in the same order."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(value, note)
-    return iter(found)
+    return iter(tensors)
 
 
 def _signature(value: Any) -> Hashable:

@@ -43,7 +43,7 @@ def prepare(model: nn.Module, precision: Precision = "float32") -> nn.Module:
     if not isinstance(preprocess, Preprocess):
         raise ValueError(f"model: expected a network of dcn.models with a Preprocess, got {type(model).__name__}")
     dtype = PRECISIONS[precision]
-    # The memo keeps deepcopy from copying parameters: folding and casting put new ones in their place.
+    # The memo keeps deepcopy from copying parameters: folding and casting replace them.
     shared: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
     ours = copy.deepcopy(model, dict(shared)).eval()
     fold_batch_norm(ours)
