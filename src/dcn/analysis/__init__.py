@@ -1,4 +1,4 @@
-"""What networks cost, and what their deformable layers look at."""
+"""What models cost, and what their deformable layers look at."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Count:
     """Multiply-adds.
 
     Attributes:
-        by_part: for each direct child of the network, in the order in which they first ran.
+        by_part: for each direct child of the model, in the order in which they first ran.
         by_operator: for each operator.
     """
 

@@ -1,4 +1,4 @@
-"""Backbone weights from any file that holds some, with what the file implies about the network around them."""
+"""Backbone weights from any file that holds some, with what the file implies about the model around them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGGER = logging.getLogger("dcn")
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The options that a network must be built with for the weights to mean what they meant in training.
+    """The options that a model must be built with for the weights to mean what they meant in training.
 
     Attributes:
         preprocess: normalisation of the images.
@@ -34,7 +34,7 @@ class BackboneFacts:
     pool: str = "floor"
 
 
-# Networks with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
+# Models with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
 _CAFFE = BackboneFacts("bgr_caffe", "caffe", "ceil")
 _MXNET = BackboneFacts("rgb_mean", "caffe", "ceil")
 
@@ -79,10 +79,10 @@ def _stated(file: StateFile, presumed: BackboneFacts) -> BackboneFacts:
 
 
 def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
-    """Loads a file into ``model.backbone``, after checking that the network is built for it.
+    """Loads a file into ``model.backbone``, after checking that the model is built for it.
 
     Args:
-        model: a network with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
+        model: a model with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
         path: see :func:`read_backbone`.
 
     Returns:
@@ -90,7 +90,7 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
         keep their zeros.
 
     Raises:
-        ValueError: if the options of the network contradict the file, or names or shapes differ (all are listed).
+        ValueError: if the options of the model contradict the file, or names or shapes differ (all are listed).
     """
     backbone, preprocess = model.backbone, model.preprocess
     if not isinstance(backbone, ResNet) or not isinstance(preprocess, Preprocess):

@@ -44,7 +44,7 @@ _DTYPES: Final = (
     torch.int64,
     torch.bool,
     torch.int16,
-    None,  # 9, 10, 11: unsigned 16, 32 and 64 bits, which these networks never used
+    None,  # 9, 10, 11: unsigned 16, 32 and 64 bits, which these models never used
     None,
     None,
     torch.bfloat16,

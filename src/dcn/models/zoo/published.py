@@ -168,4 +168,4 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
     "rcnn_aligned_inception_resnet": (_dev(f"{_ALIGNED_RCNN}_coco", 30.8, _TABLE5),),
     "rcnn_aligned_inception_resnet_dcn": (_dev(f"{_ALIGNED_RCNN}_dcn_coco", 34.1, _TABLE5),),
 }
-"""By name of the model; networks without an entry have no published metrics, or it is not known here."""
+"""By name of the model; models without an entry have no published metrics, or it is not known here."""

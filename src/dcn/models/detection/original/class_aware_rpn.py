@@ -107,7 +107,7 @@ class ClassAwareRPN(Detector):
 
         Args:
             batch: the images.
-            objects: of each image, on the device of the network.
+            objects: of each image, on the device of the model.
         """
         output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
         anchors = [

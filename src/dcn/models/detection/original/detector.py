@@ -1,6 +1,6 @@
 """The two-stage detectors of the original MXNet code: what joins backbone, proposals and second stage.
 
-Inside of the network boxes are inclusive, as in the original; annotations come in and detections go out with
+Inside of the model boxes are inclusive, as in the original; annotations come in and detections go out with
 continuous edges.
 """
 
@@ -170,7 +170,7 @@ class OriginalDetector(Detector):
         Args:
             batch: the images.
             frames: their sizes.
-            objects: of each image, on the device of the network.
+            objects: of each image, on the device of the model.
         """
         rpn_maps, roi_maps = self.features(batch.pixels)
         output = self.rpn_head(rpn_maps)

@@ -1,7 +1,7 @@
 """The region proposal network of the original MXNet code: softmax scores, rounded anchors, boxes with inclusive ends.
 
 One class serves the single map of R-FCN and Faster R-CNN, the five levels of the original FPN, and, with more than one
-foreground class, the class-aware network of the paper. All boxes in here are inclusive (width ``x2 - x1 + 1``).
+foreground class, the class-aware model of the paper. All boxes in here are inclusive (width ``x2 - x1 + 1``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class OriginalRPNHead(nn.Module):
         strides: pixels per cell of each level.
         scales: sides of the anchors in cells.
         ratios: height / width of the anchors.
-        num_classes: foreground classes; 1 in an ordinary network.
+        num_classes: foreground classes; 1 in an ordinary model.
         before_nms: anchors that enter non-maximum suppression, of all levels together.
         after_nms: proposals per image.
         nms_iou: overlap above which a proposal suppresses another.
@@ -85,7 +85,7 @@ class OriginalRPNHead(nn.Module):
         self.strides = tuple(strides)
         self.before_nms, self.after_nms, self.nms_iou = before_nms, after_nms, nms_iou
         self.samples, self.inside_only = samples, inside_only
-        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
         cells = torch.stack([original_cell_anchors(stride, scales, ratios) for stride in strides])
         self.register_buffer("cells", cells, persistent=False)
 

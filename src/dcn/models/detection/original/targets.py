@@ -25,7 +25,7 @@ class Objects:
     """The objects of one image in the original's form.
 
     Attributes:
-        boxes: ``[G, 4]`` float32, inclusive, rounded to whole pixels of the network's input and inside of it.
+        boxes: ``[G, 4]`` float32, inclusive, rounded to whole pixels of the model's input and inside of it.
         labels: ``[G]`` int64, ``1 .. C`` (0 is background).
     """
 

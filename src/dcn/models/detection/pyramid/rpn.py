@@ -86,7 +86,7 @@ class RPNHead(nn.Module):
         self.train_proposals, self.test_proposals, self.nms_iou = train_proposals, test_proposals, nms_iou
         self.positive_iou, self.negative_iou, self.samples = positive_iou, negative_iou, samples
         self.inside_only, self.beta = inside_only, beta
-        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
         cells = torch.stack([cell_anchors(stride, (scale,), ratios) for stride in strides])
         self.register_buffer("cells", cells, persistent=False)
 
