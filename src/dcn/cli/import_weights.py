@@ -48,14 +48,14 @@ def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, 
     from dcn.class_names import CITYSCAPES_CLASSES, class_names
     from dcn.engine import save_weights
     from dcn.models import build
-    from dcn.models.checkpoints import is_network, load_mxnet, network_of, read_params
+    from dcn.models.checkpoints import is_model, load_mxnet, model_of, read_params
     from dcn.models.checkpoints.mxnet import beside_backbone
 
     arrays = read_params(file)
-    if name is None and classes is None and not is_network(arrays):
+    if name is None and classes is None and not is_model(arrays):
         rest = beside_backbone(arrays)
         return _backbone(file, output) + (f"; left out: {', '.join(rest)}" if rest else "")
-    found, count, options = network_of(arrays)
+    found, count, options = model_of(arrays)
     if name not in (None, found):
         raise ValueError(f"--name: expected {found}, the model of {file}, got {name}")
     if classes is not None and len(classes) != count:
