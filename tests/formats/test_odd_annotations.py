@@ -70,7 +70,7 @@ def test_what_one_accepts_all_accept_with_the_same_boxes(tmp_path: Path, odd: Od
     assert read.size == dataset.sizes[0] == (40, 60)
     found = Detections(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64))
     ids = list(getattr(dataset, "category_ids", dataset.classes))
-    write_coco_results(tmp_path / "r.json", [found], [target.image_id], ids)  # type: ignore[union-attr]
+    write_coco_results(tmp_path / "r.json", [found], [target.image_id], ids)
     assert evaluate_files(tmp_path / "r.json", _source(odd, root))["AP50"] == pytest.approx(1, abs=1e-6)
 
 
