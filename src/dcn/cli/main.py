@@ -22,6 +22,7 @@ VERBS = {
     "models": "list the networks",
     "bench": "measure the speed of a network",
     "analyze": "how far deformable layers look, on objects and background",
+    "weights": "list, download and convert published weights",
     "import": "turn weights of other programs into ours",
     "doctor": "what runs here, and why the rest does not",
 }
