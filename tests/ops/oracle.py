@@ -1,4 +1,4 @@
-"""Deformable convolution place by place in NumPy, from the written rules and nothing else.
+"""Deformable convolution location by location in NumPy, from the written rules and nothing else.
 
 Every axis gives a dense row of weights over the whole map (hat functions), so nothing is shared with the kernels:
 no floor, no corners, no indices.
@@ -67,20 +67,20 @@ def _outer(rows: Sequence[Array]) -> Array:
 
 
 def _samples(call: Call) -> Iterator[tuple[Any, Array, list[Array]]]:
-    """Index ``(image, group, tap, place)``, weights over the map, their derivative per axis."""
+    """Index ``(image, group, tap, location)``, weights over the map, their derivative per axis."""
     n, out = len(call.stride), call.offset.shape[2:]
     kernel = call.weight.shape[2:]
     offset = call.offset.reshape(len(call.x), call.offset_groups, call.taps, n, *out)
     for image, group in product(range(len(call.x)), range(call.offset_groups)):
-        for (t, tap), place in product(enumerate(np.ndindex(*kernel)), np.ndindex(*out)):
-            base = [place[a] * call.stride[a] - call.padding[a] + tap[a] * call.dilation[a] for a in range(n)]
-            p = [base[a] + offset[(image, group, t, a, *place)] for a in range(n)]
+        for (t, tap), location in product(enumerate(np.ndindex(*kernel)), np.ndindex(*out)):
+            base = [location[a] * call.stride[a] - call.padding[a] + tap[a] * call.dilation[a] for a in range(n)]
+            p = [base[a] + offset[(image, group, t, a, *location)] for a in range(n)]
             rows = [_row(p[a], call.x.shape[2 + a], call.boundary) for a in range(n)]
             if any(row is None for row in rows):
                 continue
             inside = [row for row in rows if row is not None]
             slopes = [_outer([r[1 if i == a else 0] for i, r in enumerate(inside)]) for a in range(n)]
-            yield (image, group, t, place), _outer([r[0] for r in inside]), slopes
+            yield (image, group, t, location), _outer([r[0] for r in inside]), slopes
 
 
 def _columns(call: Call) -> Array:
@@ -88,9 +88,9 @@ def _columns(call: Call) -> Array:
     per_group = call.x.shape[1] // call.offset_groups
     columns = np.zeros((*call.x.shape[:2], call.taps, *call.offset.shape[2:]))
     axes = tuple(range(1, call.x.ndim - 1))
-    for (image, group, t, place), weights, _ in _samples(call):
+    for (image, group, t, location), weights, _ in _samples(call):
         channels = slice(group * per_group, (group + 1) * per_group)
-        columns[(image, channels, t, *place)] = (call.x[image, channels] * weights).sum(axes)
+        columns[(image, channels, t, *location)] = (call.x[image, channels] * weights).sum(axes)
     return columns
 
 
@@ -128,12 +128,14 @@ def backward(call: Call, grad: Array) -> dict[str, Array]:
     grad_x = np.zeros_like(call.x)
     grad_offset = np.zeros((len(call.x), call.offset_groups, call.taps, n, *out))
     axes = tuple(range(1, call.x.ndim - 1))
-    for (image, group, t, place), weights, slopes in _samples(call):
+    for (image, group, t, location), weights, slopes in _samples(call):
         channels = slice(group * per_group, (group + 1) * per_group)
-        gain = (per_column * mask)[(image, channels, t, *place)]
+        gain = (per_column * mask)[(image, channels, t, *location)]
         grad_x[image, channels] += gain.reshape(-1, *[1] * n) * weights
         for a in range(n):
-            grad_offset[(image, group, t, a, *place)] = (gain * (call.x[image, channels] * slopes[a]).sum(axes)).sum()
+            grad_offset[(image, group, t, a, *location)] = (
+                gain * (call.x[image, channels] * slopes[a]).sum(axes)
+            ).sum()
     by_mask = (per_column * columns).reshape(len(call.x), call.offset_groups, per_group, call.taps, *out).sum(2)
     masked = (columns * mask).reshape(*columns.shape[:3], int(np.prod(out)))
     by_weight = np.einsum("nol,nctl->oct", grad.reshape(*grad.shape[:2], int(np.prod(out))), masked)

@@ -54,7 +54,7 @@ def make(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A map ``[images, channels, 9, 11]``, RoIs, offsets and mask; coordinates in float32 beside half maps."""
     generator = torch.Generator().manual_seed(7)
-    places = torch.float64 if dtype == torch.float64 else torch.float32
+    locations = torch.float64 if dtype == torch.float64 else torch.float32
 
     def normal(*size: int) -> Tensor:
         return torch.randn(size, generator=generator, dtype=torch.float64)
@@ -62,7 +62,7 @@ def make(
     count = rois.shape[0]
     return (
         normal(images, channels, 9, 11).to(dtype),
-        rois.to(places),
-        normal(count, 2, *SIZE).to(places),
+        rois.to(locations),
+        normal(count, 2, *SIZE).to(locations),
         normal(count, 1, *SIZE).sigmoid().to(dtype),
     )

@@ -222,4 +222,4 @@ def test_one_gradient_alone(needed: int, backend: str) -> None:
     found = leaves[needed].grad
     assert found is not None
     close(found, wanted[NAMES[needed]], torch.float64)
-    assert all(leaf.grad is None for place, leaf in enumerate(leaves) if place != needed)
+    assert all(leaf.grad is None for location, leaf in enumerate(leaves) if location != needed)

@@ -72,7 +72,7 @@ def test_wrong_call_names_the_argument(name: str, value: Any) -> None:
     assert len(str(error.value)) < 400
 
 
-def test_output_without_places_names_the_sizes() -> None:
+def test_output_without_locations_names_the_sizes() -> None:
     arguments = {**_arguments(), "dilation": 5}
     with pytest.raises(ValueError, match=r"^input: .*size \[6, 5\] with kernel \[3, 3\].*dilation \[5, 5\]"):
         deform_conv2d(**arguments)

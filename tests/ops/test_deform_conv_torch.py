@@ -179,15 +179,15 @@ def test_hessian_vector_product_through_func() -> None:
 TINY = Shape((3, 3), (2, 2), (1, 1), (0, 1), (1, 1), channels=2, outputs=2, groups=1, offset_groups=1, batch=1)
 
 
-def _loss_by(place: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def _loss_by(location: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     """A loss as a function of one argument, and that argument."""
     args = make(TINY).tensors
-    value = args[place]
+    value = args[location]
     assert value is not None
-    return lambda v: call(TINY, (*args[:place], v, *args[place + 1 :])).pow(3).sum(), value
+    return lambda v: call(TINY, (*args[:location], v, *args[location + 1 :])).pow(3).sum(), value
 
 
-@pytest.mark.parametrize("place", range(5), ids=NAMES)
+@pytest.mark.parametrize("location", range(5), ids=NAMES)
 @pytest.mark.parametrize(
     "hessian",
     [
@@ -198,15 +198,15 @@ def _loss_by(place: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     ],
     ids=["forward-reverse", "reverse-reverse", "forward-forward", "reverse-forward"],
 )
-def test_hessians(hessian: Callable[..., Callable[[Tensor], Tensor]], place: int) -> None:
-    loss, value = _loss_by(place)
+def test_hessians(hessian: Callable[..., Callable[[Tensor], Tensor]], location: int) -> None:
+    loss, value = _loss_by(location)
     wanted = torch.autograd.functional.hessian(loss, value)
     close(hessian(loss)(value), wanted, torch.float64)
 
 
-@pytest.mark.parametrize("place", [0, 1, 2], ids=NAMES[:3])
-def test_third_derivative(place: int) -> None:
-    loss, value = _loss_by(place)
+@pytest.mark.parametrize("location", [0, 1, 2], ids=NAMES[:3])
+def test_third_derivative(location: int) -> None:
+    loss, value = _loss_by(location)
 
     def along(scale: Tensor) -> Tensor:
         return loss(value * scale)
@@ -227,10 +227,10 @@ def test_gradients_of_many_outputs_at_once(backend: str) -> None:
     output = call(TINY, leaves, "v2", backend)
     directions = torch.randn(3, *output.shape, dtype=torch.float64)
     found = torch.autograd.grad(output, leaves, directions, is_grads_batched=True, retain_graph=True)
-    for place, direction in enumerate(directions):
+    for location, direction in enumerate(directions):
         wanted = torch.autograd.grad(output, leaves, direction, retain_graph=True)
         for a, b in zip(found, wanted, strict=True):
-            close(a[place], b, torch.float64)
+            close(a[location], b, torch.float64)
 
 
 @pytest.mark.parametrize("mapped", [(0,), (2,), (0, 1, 4), (1, 2, 3), (0, 1, 2, 3, 4)], ids=str)
@@ -248,10 +248,10 @@ def test_vmap_is_one_call_of_the_kernel(mapped: tuple[int, ...], monkeypatch: py
     gradients = torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))
     found = torch.func.vmap(gradients, in_dims=dims)(*stacked)
     assert [spy.call_count for spy in spies.values()] == [1, 1]
-    for place in range(3):
-        wanted = gradients(*(s[place] if i in mapped else s for i, s in enumerate(stacked)))
+    for location in range(3):
+        wanted = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
         for a, b in zip(found, wanted, strict=True):
-            close(a[place], b, torch.float64)
+            close(a[location], b, torch.float64)
 
 
 def test_models_as_functions() -> None:

@@ -150,10 +150,10 @@ def kept_per_set(
 ) -> Tensor:
     """What nms_keep must give, from nms on the valid boxes of each set."""
     keep = torch.zeros(scores.shape, dtype=torch.bool)
-    for place in np.ndindex(*scores.shape[:-1]):
-        usable = valid[place].nonzero()[:, 0]
-        chosen = nms(boxes[place][usable], scores[place][usable], threshold, labels[place][usable], **rule)
-        keep[place][usable[chosen]] = True
+    for location in np.ndindex(*scores.shape[:-1]):
+        usable = valid[location].nonzero()[:, 0]
+        chosen = nms(boxes[location][usable], scores[location][usable], threshold, labels[location][usable], **rule)
+        keep[location][usable[chosen]] = True
     return keep
 
 
@@ -245,10 +245,10 @@ def test_box_voting_against_a_loop() -> None:
     boxes, scores, labels = random_boxes(80)
     keep = nms(boxes, scores, 0.3, labels)
     got = box_voting(boxes[keep], boxes, scores, 0.4, kept_labels=labels[keep], labels=labels)
-    for place, i in enumerate(keep.tolist()):
+    for location, i in enumerate(keep.tolist()):
         voters = [j for j in range(80) if labels[j] == labels[i] and overlap(boxes[i], boxes[j], 0.0) >= 0.4]
         expected = (boxes[voters] * scores[voters, None]).sum(0) / scores[voters].sum()
-        torch.testing.assert_close(got[place], expected)
+        torch.testing.assert_close(got[location], expected)
 
 
 def test_box_voting_keeps_what_nobody_votes_for() -> None:

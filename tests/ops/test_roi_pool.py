@@ -346,10 +346,10 @@ def test_vmap_of_gradients(mapped: tuple[int, ...], name: str) -> None:
         )(x, offset, mask)
 
     found = torch.func.vmap(gradients, in_dims=tuple(0 if i in mapped else None for i in range(4)))(*stacked)
-    for place in range(2):
-        wanted = gradients(*(s[place] if i in mapped else s for i, s in enumerate(stacked)))
+    for location in range(2):
+        wanted = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
         for a, b in zip(found, wanted, strict=True):
-            close(a[place], b, torch.float64)
+            close(a[location], b, torch.float64)
 
 
 def test_vmap_does_not_turn_a_wrong_image_into_another_call_s() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dcn.analysis.complexity import Count, count_multiply_adds, count_parameters
+from dcn.analysis.complexity import Count, count_model, count_multiply_adds, count_parameters, model_costs
 from dcn.analysis.effective_dilation import (
     LayerDilation,
     Spread,
@@ -15,9 +15,11 @@ __all__ = [
     "Count",
     "LayerDilation",
     "Spread",
+    "count_model",
     "count_multiply_adds",
     "count_parameters",
     "dilation_statistics",
     "effective_dilation",
+    "model_costs",
     "places_of",
 ]

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.nn.grids import Call, Grid, pair, watch_deformable
+from dcn.nn.wrapped import HasModel, module_of
 from dcn.structures import Sample, Target
 
 PLACES = ("small", "medium", "large", "background")
@@ -139,7 +140,7 @@ def places_of(centers: Tensor, target: Target, sides: Sequence[float] = COCO_SID
 
 
 def dilation_statistics(
-    model: nn.Module,
+    model: nn.Module | HasModel,
     batches: Iterable[Sequence[Sample]],
     sides: Sequence[float] = COCO_SIDES,
     *,
@@ -164,17 +165,18 @@ def dilation_statistics(
     """
     if len(sides) != 2 or not 0 <= sides[0] <= sides[1]:
         raise ValueError(f"sides: expected two lengths in pixels, the smaller first, got {list(sides)}")
-    device = next(model.parameters(), torch.empty(0)).device
+    module = module_of(model)
+    device = next(module.parameters(), torch.empty(0)).device
     gatherer = _Gatherer(sides, by_group)
-    was_training = model.training
-    model.eval()
+    was_training = module.training
+    module.eval()
     try:
         for samples in batches:
             gatherer.begin(samples)
-            with watch_deformable(model, gatherer.see), torch.no_grad():
-                model([sample.image.to(device) for sample in samples])
+            with watch_deformable(module, gatherer.see), torch.no_grad():
+                module([sample.image.to(device) for sample in samples])
     finally:
-        model.train(was_training)
+        module.train(was_training)
     if not gatherer.rows:
         raise ValueError("batches: expected images that run through a deformable layer, there were none")
     return list(gatherer.rows.values())

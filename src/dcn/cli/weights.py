@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from dcn.models.zoo_weights import PUBLISHED_WEIGHTS
+    from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
     from dcn.runs.weights import cached_weights
 
     width = max(map(len, PUBLISHED_WEIGHTS))
@@ -48,7 +48,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _get(arguments: argparse.Namespace) -> int:
-    from dcn.models.zoo_weights import PUBLISHED_WEIGHTS
+    from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
     from dcn.runs.weights import get_weights
 
     path = get_weights(arguments.name, arguments.source)

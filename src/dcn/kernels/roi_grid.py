@@ -8,12 +8,13 @@ backend then reads the map there. Integer cells (position-sensitive RoI pooling)
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 Form = Literal["align", "half_pixel", "cells_first", "cells_after", "parts"]
+FORMS: tuple[str, ...] = get_args(Form)
 
 _MOST_SAMPLES = 2.0**24
 """Samples per bin and axis are counted in float32, which holds whole numbers up to here."""
@@ -128,14 +129,14 @@ def build(rule: RoiRule, size: tuple[int, int, int], boxes: Tensor, offset: Tens
     )
 
 
-def places(axis: Axis, extent: int, margin: float) -> Tensor:
+def locations(axis: Axis, extent: int, margin: float) -> Tensor:
     """All samples of an axis ``[*origin.shape, most]``, held on the map, or -1 where there is none that counts."""
     most = int(axis.many.max()) if axis.many.numel() else 0
     steps = torch.arange(most, device=axis.origin.device)
-    place = axis.origin[..., None] + steps * axis.step.view(-1, 1, 1, 1, 1)
-    inside = (steps < axis.many[..., None]) & (place >= -margin) & (place <= extent - 1 + margin)
+    location = axis.origin[..., None] + steps * axis.step.view(-1, 1, 1, 1, 1)
+    inside = (steps < axis.many[..., None]) & (location >= -margin) & (location <= extent - 1 + margin)
     # Not clamp(min=0): its gradient at 0 would be 1, and a sample that was held there does not move.
-    held = torch.where(inside & (place > 0), place, 0.0).clamp(max=extent - 1)
+    held = torch.where(inside & (location > 0), location, 0.0).clamp(max=extent - 1)
     return torch.where(inside, held, -1.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -94,6 +94,11 @@ class Preprocess(nn.Module):
             planes = (planes if self.order == (0, 1, 2) else planes.flip(0)).to(self.mean.dtype)
             torch.sub(planes, self.mean, out=pixels[:, : image.shape[1], : image.shape[2]]).div_(self.std)
         return ImageBatch(batch.to(self.output_dtype), sizes, self.divisor)
+
+    def batches(self, images: Sequence[Tensor]) -> Iterator[tuple[list[int], ImageBatch]]:
+        """Batches of images that need the same padding, each with the indices of its images."""
+        for members in self.groups(images):
+            yield members, self([images[index] for index in members])
 
     def groups(self, images: Sequence[Tensor]) -> list[list[int]]:
         """Indices of images that need the same padding, and so can share a batch without seeing one another's."""

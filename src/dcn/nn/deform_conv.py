@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from dcn.ops import _checks, deform_conv1d, deform_conv2d, deform_conv3d
+from dcn import checks
+from dcn.ops import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops._backends import check_name
 from dcn.ops.deform_conv import BACKENDS, BOUNDARIES, output_size
 
@@ -34,7 +35,9 @@ def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[
     return [(t // 2, t - t // 2) for t in total]
 
 
-def _sides(padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+def padding_sides(
+    padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
     """``padding`` as pixels before and behind the map per axis."""
     if padding == "same":
         return _same_padding(kernel, dilation)
@@ -42,7 +45,7 @@ def _sides(padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequ
         return [(0, 0)] * n
     if isinstance(padding, str):
         raise ValueError(f"padding: expected an int, {n} ints, 'same' or 'valid', got {padding!r}")
-    return [(p, p) for p in _checks.int_tuple("padding", padding, n, 0)]
+    return [(p, p) for p in checks.int_tuple("padding", padding, n, 0)]
 
 
 class _DeformConv(nn.Module):
@@ -77,10 +80,10 @@ class _DeformConv(nn.Module):
         super().__init__()
         n = self._dimensions
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _checks.int_tuple("kernel_size", kernel_size, n, 1)
-        self.stride = _checks.int_tuple("stride", stride, n, 1)
-        self.dilation = _checks.int_tuple("dilation", dilation, n, 1)
-        sides = _sides(padding, n, self.kernel_size, self.dilation)
+        self.kernel_size = checks.int_tuple("kernel_size", kernel_size, n, 1)
+        self.stride = checks.int_tuple("stride", stride, n, 1)
+        self.dilation = checks.int_tuple("dilation", dilation, n, 1)
+        sides = padding_sides(padding, n, self.kernel_size, self.dilation)
         self.padding = tuple(before for before, _ in sides)
         self.offset_groups, self.modulated, self.boundary = offset_groups, modulated, boundary
         self.mask_scale, self.offset_bound, self.bound, self.backend = mask_scale, offset_bound, bound, backend
@@ -101,10 +104,10 @@ class _DeformConv(nn.Module):
             stride=self.stride,
             padding=("same" if self.uneven else self.padding)
             if offset_padding is None
-            else _checks.int_tuple("offset_padding", offset_padding, n, 0),
+            else checks.int_tuple("offset_padding", offset_padding, n, 0),
             dilation=self.dilation
             if offset_dilation is None
-            else _checks.int_tuple("offset_dilation", offset_dilation, n, 1),
+            else checks.int_tuple("offset_dilation", offset_dilation, n, 1),
             padding_mode=padding_mode,
             device=device,
             dtype=dtype,
@@ -112,25 +115,25 @@ class _DeformConv(nn.Module):
         self.reset_parameters()
 
     def _check(self, bias: bool) -> None:
-        _checks.whole("in_channels", self.in_channels, 1)
+        checks.whole("in_channels", self.in_channels, 1)
         for name, value in (("groups", self.groups), ("offset_groups", self.offset_groups)):
             if not isinstance(value, int) or value < 1 or self.in_channels % value:
                 raise ValueError(f"{name}: expected a divisor of in_channels={self.in_channels}, got {value!r}")
-        if _checks.whole("out_channels", self.out_channels, 1) % self.groups:
+        if checks.whole("out_channels", self.out_channels, 1) % self.groups:
             raise ValueError(f"out_channels: expected a multiple of groups={self.groups}, got {self.out_channels}")
-        _checks.flag("bias", bias)
-        _checks.flag("modulated", self.modulated)
-        _checks.choice("boundary", self.boundary, BOUNDARIES)
-        _checks.choice("bound", self.bound, BOUNDS)
-        _checks.choice("padding_mode", self.padding_mode, PADDING_MODES)
-        _checks.number("mask_scale", self.mask_scale, above=0.0)
+        checks.flag("bias", bias)
+        checks.flag("modulated", self.modulated)
+        checks.choice("boundary", self.boundary, BOUNDARIES)
+        checks.choice("bound", self.bound, BOUNDS)
+        checks.choice("padding_mode", self.padding_mode, PADDING_MODES)
+        checks.number("mask_scale", self.mask_scale, above=0.0)
         if self.offset_bound is not None:
-            _checks.number("offset_bound", self.offset_bound, above=0.0)
+            checks.number("offset_bound", self.offset_bound, above=0.0)
         check_name(BACKENDS, self.backend)
 
     def _check_input(self, input: Tensor) -> None:
         """What the offset branch, an ordinary convolution, would refuse in other words."""
-        _checks.ndim("input", input, self._dimensions + 2, _LAYOUTS[self._dimensions])
+        checks.ndim("input", input, self._dimensions + 2, _LAYOUTS[self._dimensions])
         if input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected {self.in_channels} channels, got shape {list(input.shape)}")
         cast = input.dtype != self.weight.dtype and not input.is_meta and torch.is_autocast_enabled(input.device.type)
@@ -247,7 +250,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     layer sees only keys that begin with its own name, so a hook of its own could not find them.
 
     Args:
-        model: tells which names are deformable layers.
+        model: tells which names are deformable layers: those with a ``conv_offset``, the drop-ins of mmcv included.
         state: a state dict; it is not changed.
 
     Returns:
@@ -257,7 +260,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
         ValueError: ``model`` is no module.
     """
     check_module("model", model)
-    names = {name for name, layer in model.named_modules() if isinstance(layer, _DeformConv)}
+    names = {name for name, layer in model.named_modules() if hasattr(layer, "conv_offset")}
     result = {}
     for key, value in state.items():
         layer, _, parameter = key.rpartition("_offset.")

@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dcn.ops import _checks, deform_ps_roi_pool, deform_roi_pool
+from dcn import checks
+from dcn.ops import deform_ps_roi_pool, deform_roi_pool
 from dcn.ops._backends import check_name
 from dcn.ops._roi_mean import BACKENDS, MOST_SAMPLES, Boxes
 from dcn.ops.roi_pool import bins, samples
@@ -40,7 +41,7 @@ def _mask_branch(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 def _check_map(name: str, value: Tensor, channels: int, weight: Tensor) -> None:
     """Refuse a map that does not fit the branch with ``weight``, in the words of the operators."""
-    _checks.ndim(name, value, 4, "[N, C, H, W]")
+    checks.ndim(name, value, 4, "[N, C, H, W]")
     if value.shape[1] != channels:
         raise ValueError(f"{name}: expected {channels} channels, got shape {list(value.shape)}")
     cast = value.dtype != weight.dtype and not value.is_meta and torch.is_autocast_enabled(value.device.type)
@@ -90,13 +91,13 @@ class DeformRoIPool(nn.Module):
             ValueError: an argument does not fit; the message names it.
         """
         super().__init__()
-        _checks.choice("form", form, ("align", "parts"))
-        self.output_size, self.output_channels = bins(output_size), _checks.whole("output_channels", output_channels, 1)
-        self.spatial_scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+        checks.choice("form", form, ("align", "parts"))
+        self.output_size, self.output_channels = bins(output_size), checks.whole("output_channels", output_channels, 1)
+        self.spatial_scale = checks.number("spatial_scale", spatial_scale, above=0.0)
         self.sampling_ratio = samples("sampling_ratio", sampling_ratio)
-        self.gamma = _checks.number("gamma", gamma)
+        self.gamma = checks.number("gamma", gamma)
         check_name(BACKENDS, backend)
-        _checks.whole("deform_fc_channels", deform_fc_channels, 1)
+        checks.whole("deform_fc_channels", deform_fc_channels, 1)
         self.form, self.backend = form, backend
         count = self.output_size[0] * self.output_size[1]
         self.offset_fc = _offset_branch(output_channels * count, deform_fc_channels, 2 * count)
@@ -224,14 +225,14 @@ class DeformPSRoIPool(nn.Module):
             ValueError: an argument does not fit; the message names it.
         """
         super().__init__()
-        self.in_channels = _checks.whole("in_channels", in_channels, 1)
+        self.in_channels = checks.whole("in_channels", in_channels, 1)
         self.classes, self.output_size = (
-            _checks.whole("classes", classes, 1),
-            _checks.whole("output_size", output_size, 1),
+            checks.whole("classes", classes, 1),
+            checks.whole("output_size", output_size, 1),
         )
-        self.spatial_scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
-        self.sample_per_part = _checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
-        self.trans_std = _checks.number("trans_std", trans_std)
+        self.spatial_scale = checks.number("spatial_scale", spatial_scale, above=0.0)
+        self.sample_per_part = checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
+        self.trans_std = checks.number("trans_std", trans_std)
         check_name(BACKENDS, backend)
         self.backend = backend
         self.conv_offset = nn.Conv2d(in_channels, 2 * classes * output_size**2, 1)
@@ -252,7 +253,7 @@ class DeformPSRoIPool(nn.Module):
             ValueError: ``features`` or ``maps`` has the wrong channels or type, or a box is wrong.
         """
         _check_map("features", features, self.in_channels, self.conv_offset.weight)
-        _checks.ndim("maps", maps, 4, "[N, D * k * k, H, W]")
+        checks.ndim("maps", maps, 4, "[N, D * k * k, H, W]")
         if maps.shape[1] % (self.classes * self.output_size**2):
             raise ValueError(
                 f"maps: expected a multiple of classes * k * k = {self.classes * self.output_size**2} channels, "

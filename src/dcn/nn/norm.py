@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dcn.ops import _checks
+from dcn import checks
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -38,8 +38,8 @@ class FrozenBatchNorm2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _checks.whole("num_features", num_features, 1)
-        _checks.number("eps", eps, above=0.0)
+        checks.whole("num_features", num_features, 1)
+        checks.number("eps", eps, above=0.0)
         self.num_features, self.eps = num_features, eps
         for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
             self.register_buffer(name, torch.full((num_features,), value, device=device, dtype=dtype))

@@ -6,10 +6,14 @@ import os
 from types import ModuleType
 from typing import Any
 
-from dcn.kernels.triton import _runtime as triton
+from torch import Tensor
+
+from dcn.kernels import cpu, reference, triton
 
 Table = tuple[tuple[str, ModuleType], ...]
 """Names and kernel modules of one operator, the fastest first. The last one takes every call."""
+
+_FOLDERS: dict[str, ModuleType] = {"triton": triton, "cpu": cpu, "reference": reference}
 
 
 def check_name(table: Table, backend: str | None) -> None:
@@ -23,7 +27,7 @@ def check_name(table: Table, backend: str | None) -> None:
         raise ValueError(f"backend: expected None or one of {names}, got {backend!r}; None chooses by itself")
 
 
-def _wanted(table: Table, backend: str | None) -> str | None:
+def _named(table: Table, backend: str | None) -> str | None:
     if backend is None and (named := os.environ.get("DCN_BACKEND")):
         if named not in [name for name, _ in table]:
             raise ValueError(
@@ -47,20 +51,27 @@ def choose(table: Table, backend: str | None, *args: Any, **call: Any) -> Module
     Raises:
         ValueError: the backend that was named is unknown or cannot compute this call (with its reason), or none can.
     """
-    wanted = _wanted(table, backend)
+    named = _named(table, backend)
     reasons = []
     for name, module in table:
-        if wanted is not None and name != wanted:
+        if named is not None and name != named:
             continue
         reason = module.unsupported(*args, **call)
-        if reason is None and wanted is None and name == "triton" and triton.interpreted():
-            reason = "it is interpreted (TRITON_INTERPRET=1), thousands of times slower: only for who names it"
+        if reason is None and named is None:
+            reason = _FOLDERS[name].only_if_named()
         if reason is None:
             return module
         reasons.append(f"{name}: {reason}")
-    if wanted is None:
+    if named is None:
         raise ValueError(f"backend: none can compute this call; {'; '.join(reasons)}")
-    raise ValueError(f"backend={wanted!r} cannot compute this call ({reasons[0]}); backend=None takes one that can")
+    raise ValueError(f"backend={named!r} cannot compute this call ({reasons[0]}); backend=None takes one that can")
+
+
+def recordable(table: Table, backend: str | None, *args: Any, **call: Any) -> bool:
+    """Whether a compiler can make the launches of this call itself, by what its backend says of it."""
+    module = choose(table, backend, *args, **call)
+    name = next(name for name, candidate in table if candidate is module)
+    return bool(_FOLDERS[name].recordable(next(arg for arg in args if isinstance(arg, Tensor))))
 
 
 def reasons(table: Table, *args: Any, **call: Any) -> dict[str, str | None]:

@@ -1,7 +1,7 @@
 """Deformable convolution in one, two and three dimensions: what a call means, and its checks.
 
 Dai et al., "Deformable Convolutional Networks" (equation 2), and Zhu et al., "Deformable ConvNets v2" (equation 1: the
-mask). With ``K`` kernel taps, tap ``k`` of output place ``p`` reads the input at
+mask). With ``K`` kernel taps, tap ``k`` of output location ``p`` reads the input at
 ``p * stride - padding + k * dilation + offset``, by multilinear interpolation. Offsets are in pixels of the input.
 """
 
@@ -9,28 +9,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
-from dcn.kernels.triton import _runtime
 from dcn.kernels.triton import deform_conv as triton
-from dcn.ops import _checks
-from dcn.ops._backends import Table, check_name, choose
-from dcn.ops._register import Fold, Needs, Operator, Options, Tensors
+from dcn.ops._backends import Table, check_name, choose, recordable
+from dcn.ops._contract import Fold, Gradients
+from dcn.ops._register import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 BOUNDARIES = ("v1", "v2")
 _LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}
 
 
+class _Tensors(NamedTuple):
+    input: Tensor
+    offset: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    mask: Tensor | None
+
+
+class _Options(NamedTuple):
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    boundary: str
+    backend: str | None
+
+    def rule(self) -> tuple[Sequence[int], Sequence[int], Sequence[int], str]:
+        """The same without the backend."""
+        return self.stride, self.padding, self.dilation, self.boundary
+
+
+class _Needs(NamedTuple):
+    input: bool
+    offset: bool
+    weight: bool
+    bias: bool
+    mask: bool
+
+
 def output_size(
     size: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> tuple[int, ...]:
-    """Places of the output per axis, ``floor((size + 2*padding - dilation*(kernel-1) - 1) / stride) + 1``."""
+    """Locations of the output per axis, ``floor((size + 2*padding - dilation*(kernel-1) - 1) / stride) + 1``."""
     return tuple(
         (s + 2 * p - d * (k - 1) - 1) // step + 1
         for s, k, step, p, d in zip(size, kernel, stride, padding, dilation, strict=True)
@@ -55,7 +83,7 @@ def _check_output(input: Tensor, weight: Tensor, geometry: Sequence[Sequence[int
     out = output_size(input.shape[2:], kernel, stride, padding, dilation)
     if min(out) < 1:
         raise ValueError(
-            f"input: expected a size that gives at least one output place, got size {list(input.shape[2:])} with "
+            f"input: expected a size that gives at least one output location, got size {list(input.shape[2:])} with "
             f"kernel {list(kernel)}, stride {list(stride)}, padding {list(padding)}, dilation {list(dilation)} "
             f"(output {list(out)}); enlarge the input or the padding"
         )
@@ -73,53 +101,49 @@ def _check_offset(input: Tensor, offset: Tensor, weight: Tensor, out: tuple[int,
             f"input channels (G*{per_group}), got {offset.shape[1]} channels"
         )
     why = "batch of input, channels, size of the output"
-    _checks.shape("offset", offset, (input.shape[0], offset.shape[1], *out), why)
+    checks.shape("offset", offset, (input.shape[0], offset.shape[1], *out), why)
     return offset_groups
 
 
-def _unpack(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    return cast("tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]", tensors)
-
-
-def _check(tensors: Tensors, geometry: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
     """Refuse every wrong call; the size of the output otherwise."""
-    input, offset, weight, bias, mask = _unpack(tensors)
-    n = len(geometry[0])
+    input, offset, weight, bias, mask = tensors
+    n = len(options.stride)
     for name, value, layout in (
         ("input", input, _LAYOUTS[n]),
         ("offset", offset, f"[N, {n}*G*K, *output size]"),
         ("weight", weight, "[O, C/groups, *kernel]"),
     ):
-        _checks.ndim(name, value, n + 2, layout)
-    _checks.floating("input", input)
+        checks.ndim(name, value, n + 2, layout)
+    checks.floating("input", input)
     for name, other in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
         if other is not None:
-            _checks.tensor(name, other)
-            _checks.same_dtype(name, other, input, or_float32=name == "offset")
-            _checks.same_device(name, other, input)
-    out = _check_output(input, weight, geometry)
+            checks.tensor(name, other)
+            checks.same_dtype(name, other, input, or_float32=name == "offset")
+            checks.same_device(name, other, input)
+    out = _check_output(input, weight, (options.stride, options.padding, options.dilation))
     _check_channels(input, weight)
     offset_groups = _check_offset(input, offset, weight, out)
     if bias is not None:
-        _checks.shape("bias", bias, (weight.shape[0],), "one value per output channel")
+        checks.shape("bias", bias, (weight.shape[0],), "one value per output channel")
     if mask is not None:
         taps = offset_groups * prod(weight.shape[2:])
-        _checks.shape("mask", mask, (input.shape[0], taps, *out), "batch, G*K, size of the output")
+        checks.shape("mask", mask, (input.shape[0], taps, *out), "batch, G*K, size of the output")
     return out
 
 
-def _forward(tensors: Tensors, options: Options) -> Tensor:
-    *call, backend = options
-    return _laid_out(choose(BACKENDS, backend, *tensors, *call).forward(*tensors, *call), tensors)
+def _forward(tensors: _Tensors, options: _Options) -> Tensor:
+    rule = options.rule()
+    return _laid_out(choose(BACKENDS, options.backend, *tensors, *rule).forward(*tensors, *rule), tensors.input)
 
 
-def _reference_forward(tensors: Tensors, options: Options) -> Tensor:
-    return _laid_out(reference.forward(*_unpack(tensors), *options[:-1]), tensors)
+def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:
+    return _laid_out(reference.forward(*tensors, *options.rule()), tensors.input)
 
 
-def _laid_out(output: Tensor, tensors: Tensors) -> Tensor:
+def _laid_out(output: Tensor, input: Tensor) -> Tensor:
     """The output in the memory format of the input."""
-    if _checks.channels_last(_unpack(tensors)[0]):
+    if checks.channels_last(input):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output
 
@@ -131,66 +155,66 @@ def _bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | 
     axes = [0, *range(2, grad.ndim)]
     # One single sum would be split among the threads and depend on their number; two sums are computed whole.
     grad = grad if grad.shape[1] > 1 else grad.expand(-1, 2, *grad.shape[2:])
-    sums = grad.sum(axes, dtype=torch.float32 if grad.dtype in _checks.HALVES else grad.dtype)
+    sums = grad.sum(axes, dtype=torch.float32 if grad.dtype in checks.HALVES else grad.dtype)
     return sums[: bias.shape[0]].to(bias.dtype)
 
 
 Kernel = Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]]
 
 
-def _gradients(kernel: Kernel, grad: Tensor, tensors: Tensors, call: Options, needs: Needs) -> Tensors:
+def _gradients(kernel: Kernel, grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
     input, offset, weight, bias, mask = tensors
-    found: tuple[Tensor | None, ...] = (None, None, None, None)
-    wanted = (needs[0], needs[1], needs[2], needs[4] and mask is not None)
-    if any(wanted):
-        found = kernel(grad, input, offset, weight, mask, *call, wanted)
-    return (*found[:3], _bias_gradient(grad, bias, needs[3]), found[3])
+    by_input = by_offset = by_weight = by_mask = None
+    if needs.input or needs.offset or needs.weight or needs.mask:
+        sampled = (needs.input, needs.offset, needs.weight, needs.mask)
+        by_input, by_offset, by_weight, by_mask = kernel(grad, input, offset, weight, mask, *options.rule(), sampled)
+    return by_input, by_offset, by_weight, _bias_gradient(grad, bias, needs.bias), by_mask
 
 
-def _backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
-    *call, backend = options
-    module = choose(BACKENDS, backend, *tensors, *call)
-    return _gradients(module.backward, grad, tensors, tuple(call), needs)
+def _backward(grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
+    module = choose(BACKENDS, options.backend, *tensors, *options.rule())
+    return _gradients(module.backward, grad, tensors, options, needs)
 
 
-def _reference_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
-    return _gradients(reference.backward, grad, tensors, options[:-1], needs)
+def _reference_backward(grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
+    return _gradients(reference.backward, grad, tensors, options, needs)
 
 
-def _fake(tensors: Tensors, options: Options) -> Tensor:
-    input, _, weight, *_ = _unpack(tensors)
-    out = _check(tensors, options[:3])
-    if _checks.channels_last(input):
-        return input.new_empty((input.shape[0], *out, weight.shape[0])).movedim(-1, 1)
-    return input.new_empty((input.shape[0], weight.shape[0], *out))
+def _fake(tensors: _Tensors, options: _Options) -> Tensor:
+    input, outputs = tensors.input, tensors.weight.shape[0]
+    out = _check(tensors, options)
+    if checks.channels_last(input):
+        return input.new_empty((input.shape[0], *out, outputs)).movedim(-1, 1)
+    return input.new_empty((input.shape[0], outputs, *out))
 
 
-def _fold(dims: Sequence[int | None], needs: Needs | None) -> Fold:
+def _fold(own: _Needs) -> Fold:
     """Calls become images of one call; with a weight (or its gradient) of each call's own they become groups of it."""
-    own_weight = dims[2] is not None or dims[3] is not None or (needs is not None and (needs[2] or needs[3]))
-    return Fold((1, 1, 0, 0, 1), 1) if own_weight else Fold((0, 0, None, None, 0), 0)
+    if own.weight or own.bias:
+        return Fold({"input": 1, "offset": 1, "weight": 0, "bias": 0, "mask": 1}, output=1)
+    return Fold({"input": 0, "offset": 0, "mask": 0}, output=0)
 
 
-def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
-    """Data to ``dtype``; offsets stay as they came, a coordinate of 1000.3 has no place in half precision."""
+def _autocast(tensors: _Tensors, dtype: torch.dtype) -> _Tensors:
+    """Data to ``dtype``; offsets stay as they came: half precision cannot hold a coordinate of 1000.3."""
     input, offset, weight, bias, mask = tensors
-    if input is None or input.dtype == torch.float64:
+    if input.dtype == torch.float64:
         return tensors
-    if offset is not None and offset.dtype in _checks.HALVES and offset.dtype != dtype:
+    if offset.dtype in checks.HALVES and offset.dtype != dtype:
         offset = offset.float()
-    data = [None if tensor is None else tensor.to(dtype) for tensor in (input, weight, bias, mask)]
-    return data[0], offset, data[1], data[2], data[3]
+    bias, mask = (None if tensor is None else tensor.to(dtype) for tensor in (bias, mask))
+    return _Tensors(input.to(dtype), offset, weight.to(dtype), bias, mask)
 
 
-def _recordable(tensors: Tensors, options: Options) -> bool:
-    *call, backend = options
-    return _runtime.recordable(_unpack(tensors)[0]) and choose(BACKENDS, backend, *tensors, *call) is triton
+def _recordable(tensors: _Tensors, options: _Options) -> bool:
+    return recordable(BACKENDS, options.backend, *tensors, *options.rule())
 
 
 _OPERATOR = Operator(
     name="deform_conv",
-    tensors=("Tensor input", "Tensor offset", "Tensor weight", "Tensor? bias", "Tensor? mask"),
-    options=("int[] stride", "int[] padding", "int[] dilation", "str boundary", "str? backend"),
+    tensors=_Tensors,
+    options=_Options,
+    needs=_Needs,
     forward=_forward,
     reference_forward=_reference_forward,
     backward=_backward,
@@ -213,16 +237,17 @@ def _call(
     boundary: str,
     backend: str | None,
 ) -> Tensor:
-    stride = _checks.int_tuple("stride", geometry[0], n, 1)
-    padding = _checks.int_tuple("padding", geometry[1], n, 0)
-    dilation = _checks.int_tuple("dilation", geometry[2], n, 1)
-    _checks.choice("boundary", boundary, BOUNDARIES)
+    stride = checks.int_tuple("stride", geometry[0], n, 1)
+    padding = checks.int_tuple("padding", geometry[1], n, 0)
+    dilation = checks.int_tuple("dilation", geometry[2], n, 1)
+    checks.choice("boundary", boundary, BOUNDARIES)
     check_name(BACKENDS, backend)
     for name, value in (("input", input), ("offset", offset), ("weight", weight)):
-        _checks.tensor(name, value)
-    tensors = _OPERATOR.cast((input, offset, weight, bias, mask))
-    _check(tensors, (stride, padding, dilation))
-    return _OPERATOR(tensors, (stride, padding, dilation, boundary, backend))
+        checks.tensor(name, value)
+    options = _Options(stride, padding, dilation, boundary, backend)
+    tensors = _OPERATOR.cast(_Tensors(input, offset, weight, bias, mask))
+    _check(tensors, options)
+    return _OPERATOR(tensors, options)
 
 
 def deform_conv1d(
@@ -245,7 +270,7 @@ def deform_conv1d(
         offset: ``[N, G*K, W_out]``, in pixels.
         weight: ``[O, C/groups, K]``.
         bias: ``[O]`` or ``None``.
-        stride: step of the output places, at least 1.
+        stride: step of the output locations, at least 1.
         padding: as in :func:`deform_conv2d`.
         dilation: distance of the taps, at least 1.
         mask: ``[N, G*K, W_out]`` or ``None``.
@@ -287,11 +312,11 @@ def deform_conv2d(
             type of ``input``, or float32 beside half-precision data. Positions are computed in float32 (float64).
         weight: ``[O, C/groups, kh, kw]``.
         bias: ``[O]`` or ``None``.
-        stride: step of the output places, an int or ``(y, x)``, at least 1.
-        padding: shift of the first place beyond the upper left corner, at least 0; nothing is really padded.
+        stride: step of the output locations, an int or ``(y, x)``, at least 1.
+        padding: shift of the first location beyond the upper left corner, at least 0; nothing is really padded.
         dilation: distance of neighbouring taps, at least 1.
         mask: ``[N, G*K, H_out, W_out]`` factors of the samples, or ``None`` for 1.
-        boundary: ``"v2"``, the rule of the modulated operator and of all later code: the map fades to 0 within one
+        boundary: ``"v2"``, the rule of the modulated operator and of later operators: the map fades to 0 within one
             pixel beyond its edge; offset gradients are 0 from -1 and from H (W) on. ``"v1"``, the rule of the original
             operator of 2017: 0 unless ``0 <= y < H`` and ``0 <= x < W``, constant beyond the last pixel centre.
         backend: ``None`` takes the fastest that can compute the call (or ``$DCN_BACKEND``); a name insists on it.

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.roi_grid import RoiRule
-from dcn.ops import _checks
 from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, roi_mean
 from dcn.ops.roi_pool import bins, samples
 
@@ -59,9 +59,9 @@ def deform_ps_roi_pool(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    _checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
-    scale, unit = _checks.number("spatial_scale", spatial_scale, above=0.0), _checks.number("trans_std", trans_std)
-    rows, columns = _checks.int_tuple("group_size", group_size, 2, 1)
+    checks.whole("sample_per_part", sample_per_part, 1, MOST_SAMPLES)
+    scale, unit = checks.number("spatial_scale", spatial_scale, above=0.0), checks.number("trans_std", trans_std)
+    rows, columns = checks.int_tuple("group_size", group_size, 2, 1)
     size = bins(output_size)
     rule = RoiRule("parts", size, (rows, columns), scale, sample_per_part, unit)
     return roi_mean(input, boxes, offset, mask, rule, backend)
@@ -101,7 +101,7 @@ def deform_roi_pool(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    scale, unit = _checks.number("spatial_scale", spatial_scale, above=0.0), _checks.number("gamma", gamma)
+    scale, unit = checks.number("spatial_scale", spatial_scale, above=0.0), checks.number("gamma", gamma)
     count = samples("sampling_ratio", sampling_ratio)
     rule = RoiRule("half_pixel", bins(output_size), (1, 1), scale, count, unit)
     return roi_mean(input, boxes, offset, mask, rule, backend)

@@ -12,13 +12,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.cpu import nms as cpu
 from dcn.kernels.reference import nms as reference
 from dcn.kernels.reference import soft_nms as reference_soft
 from dcn.kernels.triton import nms as triton
 from dcn.kernels.triton import soft_nms as triton_soft
-from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
+from dcn.ops._contract import materialized
 from dcn.ops._register import traced
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
@@ -27,39 +28,38 @@ _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.
 
 
 def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, most: int | None) -> None:
-    _checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
+    checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
     _check_sets(boxes, scores, labels, threshold)
     if most is not None:
-        _checks.whole("max_output", most, 0)
+        checks.whole("max_output", most, 0)
 
 
 def _check_sets(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float) -> None:
     """What holds for one set of boxes ``[N, 4]`` and for any number of them ``[..., N, 4]``."""
     count = boxes.shape[:-1]
-    _checks.shape("boxes", boxes, (*count, 4), "x1, y1, x2, y2")
-    _checks.shape("scores", scores, count, "one per box")
-    _checks.floating("boxes", boxes)
-    _checks.floating("scores", scores)
-    _checks.same_device("scores", scores, boxes, "boxes")
+    checks.shape("boxes", boxes, (*count, 4), "x1, y1, x2, y2")
+    checks.shape("scores", scores, count, "one per box")
+    checks.floating("boxes", boxes)
+    checks.floating("scores", scores)
+    checks.same_device("scores", scores, boxes, "boxes")
     if labels is not None:
         _check_labels("labels", labels, count, boxes)
-    _checks.number("iou_threshold", threshold, finite=False)
+    checks.number("iou_threshold", threshold, finite=False)
 
 
 def _check_flags(plus_one: bool, suppress_equal: bool) -> None:
-    _checks.flag("plus_one", plus_one)
-    _checks.flag("suppress_equal", suppress_equal)
+    checks.flag("plus_one", plus_one)
+    checks.flag("suppress_equal", suppress_equal)
 
 
 def _check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor) -> None:
-    _checks.shape(name, labels, count, "one per box")
-    _checks.same_device(name, labels, boxes, "boxes")
+    checks.shape(name, labels, count, "one per box")
+    checks.same_device(name, labels, boxes, "boxes")
     if labels.dtype not in _WHOLE:
         raise ValueError(f"{name}: expected whole numbers (int64), got {labels.dtype}; convert with .long()")
 
 
-@torch.library.custom_op("dcn::nms", mutates_args=())
-def _nms(
+def _indices(
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor | None,
@@ -69,8 +69,13 @@ def _nms(
     max_output: int,
     backend: str | None,
 ) -> Tensor:
+    """The boxes kept, by the backend that can."""
+    boxes, scores, labels = materialized(boxes), materialized(scores), materialized(labels)
     call = (boxes, scores, labels, iou_threshold, plus_one, suppress_equal, max_output)
     return choose(BACKENDS, backend, *call).forward(*call)
+
+
+_nms = torch.library.custom_op("dcn::nms", _indices, mutates_args=())
 
 
 @_nms.register_fake
@@ -125,10 +130,10 @@ def nms(
     if labels is not None:
         labels = labels.long()
     most = -1 if max_output is None else max_output
-    call = (boxes.detach(), scores.detach(), labels, float(iou_threshold), plus_one, suppress_equal, most)
+    call = (boxes.detach(), scores.detach(), labels, float(iou_threshold), plus_one, suppress_equal, most, backend)
     if torch.compiler.is_compiling() or traced((boxes, scores)):
-        return _nms(*call, backend)
-    return choose(BACKENDS, backend, *call).forward(*call)
+        return _nms(*call)
+    return _indices(*call)
 
 
 def _keep(
@@ -143,6 +148,8 @@ def _keep(
 ) -> Tensor:
     """The sets of all leading axes side by side, by the backend that can."""
     rule = (iou_threshold, plus_one, suppress_equal)
+    boxes, scores = materialized(boxes), materialized(scores)
+    labels, valid = materialized(labels), materialized(valid)
     module = choose(BACKENDS, backend, boxes, scores, labels, *rule, -1)
     if boxes.ndim == 2:
         sets = [None if t is None else t[None] for t in (boxes, scores, labels, valid)]
@@ -200,13 +207,13 @@ def nms_keep(
     Raises:
         ValueError: a wrong shape, type, device or option.
     """
-    _checks.tensor("boxes", boxes)
+    checks.tensor("boxes", boxes)
     if boxes.ndim < 2:
         raise ValueError(f"boxes: expected at least 2 axes [..., N, 4] (x1, y1, x2, y2), got {list(boxes.shape)}")
     _check_sets(boxes, scores, labels, iou_threshold)
     if valid is not None:
-        _checks.shape("valid", valid, scores.shape, "one per box")
-        _checks.same_device("valid", valid, boxes, "boxes")
+        checks.shape("valid", valid, scores.shape, "one per box")
+        checks.same_device("valid", valid, boxes, "boxes")
         if valid.dtype != torch.bool:
             raise ValueError(f"valid: expected torch.bool, got {valid.dtype}; convert with valid != 0")
     _check_flags(plus_one, suppress_equal)
@@ -258,14 +265,14 @@ def soft_nms(
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, max_output)
-    _checks.choice("method", method, ("gaussian", "linear"))
-    _checks.number("sigma", sigma, above=0.0, finite=False)
-    _checks.number("min_score", min_score, finite=False)
-    _checks.flag("plus_one", plus_one)
+    checks.choice("method", method, ("gaussian", "linear"))
+    checks.number("sigma", sigma, above=0.0, finite=False)
+    checks.number("min_score", min_score, finite=False)
+    checks.flag("plus_one", plus_one)
     check_name(SOFT_BACKENDS, backend)
     most = -1 if max_output is None else max_output
     rule = (method == "gaussian", float(sigma), float(iou_threshold), max(float(min_score), 0.0), most, plus_one)
-    call = (boxes.detach(), scores.detach(), labels, *rule)
+    call = (materialized(boxes.detach()), materialized(scores.detach()), materialized(labels), *rule)
     return choose(SOFT_BACKENDS, backend, *call).forward(*call)
 
 
@@ -295,17 +302,17 @@ def box_voting(
         plus_one: widths are ``x2 - x1 + 1``.
 
     Returns:
-        ``[K, 4]`` in the type of ``kept``; a detection without a vote of positive weight keeps its place.
+        ``[K, 4]`` in the type of ``kept``; a detection without a vote of positive weight keeps its location.
 
     Raises:
         ValueError: a wrong shape, type, device or option.
     """
     _check(boxes, scores, labels, iou_threshold, None)
-    _checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
-    _checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
-    _checks.floating("kept", kept)
-    _checks.same_device("kept", kept, boxes, "boxes")
-    _checks.flag("plus_one", plus_one)
+    checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
+    checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
+    checks.floating("kept", kept)
+    checks.same_device("kept", kept, boxes, "boxes")
+    checks.flag("plus_one", plus_one)
     if (kept_labels is None) != (labels is None):
         raise ValueError("kept_labels, labels: expected both or neither, got only one of them")
     dtype = torch.float64 if torch.float64 in (kept.dtype, boxes.dtype) else torch.float32

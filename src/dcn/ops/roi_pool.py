@@ -7,17 +7,19 @@ infinity gives zeros; boxes may lie anywhere and be of any size. Half-precision 
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.cpu import roi_pool as cpu
 from dcn.kernels.reference import roi_pool as reference
 from dcn.kernels.roi_grid import Form, RoiRule
 from dcn.kernels.triton import roi_pool as triton
-from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
-from dcn.ops._register import Needs, Operator, Options, Tensors
+from dcn.ops._contract import Gradients
+from dcn.ops._register import Operator
 from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, check_call, check_images, fold_rois, gather_boxes, roi_mean
 
 Rounding = Literal["before_scale", "after_scale"]
@@ -31,7 +33,7 @@ def bins(output_size: int | tuple[int, int]) -> tuple[int, int]:
     Raises:
         ValueError: not one or two integers from 1 to :data:`MOST_BINS`.
     """
-    rows, columns = _checks.int_tuple("output_size", output_size, 2, 1, MOST_BINS)
+    rows, columns = checks.int_tuple("output_size", output_size, 2, 1, MOST_BINS)
     return rows, columns
 
 
@@ -41,7 +43,7 @@ def samples(name: str, value: int) -> int:
     Raises:
         ValueError: no integer, or more than any use needs.
     """
-    return max(_checks.whole(name, value, -_checks.LARGEST_INT, MOST_SAMPLES), 0)
+    return max(checks.whole(name, value, -checks.LARGEST_INT, MOST_SAMPLES), 0)
 
 
 def roi_align(
@@ -73,8 +75,8 @@ def roi_align(
     Raises:
         ValueError: a wrong shape, type, device, option, or (on the CPU) an image index that does not exist.
     """
-    form: Form = "half_pixel" if _checks.flag("aligned", aligned) else "align"
-    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    form: Form = "half_pixel" if checks.flag("aligned", aligned) else "align"
+    scale = checks.number("spatial_scale", spatial_scale, above=0.0)
     rule = RoiRule(form, bins(output_size), (1, 1), scale, samples("sampling_ratio", sampling_ratio), 0.0)
     return roi_mean(input, boxes, None, None, rule, backend)
 
@@ -108,7 +110,7 @@ def ps_roi_align(
         ValueError: as for :func:`roi_align`.
     """
     size = bins(output_size)
-    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    scale = checks.number("spatial_scale", spatial_scale, above=0.0)
     rule = RoiRule("half_pixel", size, size, scale, samples("sampling_ratio", sampling_ratio), 0.0)
     return roi_mean(input, boxes, None, None, rule, backend)
 
@@ -144,61 +146,77 @@ def ps_roi_pool(
     Raises:
         ValueError: as for :func:`roi_align`.
     """
-    _checks.choice("rounding", rounding, ("before_scale", "after_scale"))
+    checks.choice("rounding", rounding, ("before_scale", "after_scale"))
     size = bins(output_size)
-    rows, columns = size if group_size is None else _checks.int_tuple("group_size", group_size, 2, 1)
+    rows, columns = size if group_size is None else checks.int_tuple("group_size", group_size, 2, 1)
     form: Form = "cells_first" if rounding == "before_scale" else "cells_after"
-    scale = _checks.number("spatial_scale", spatial_scale, above=0.0)
+    scale = checks.number("spatial_scale", spatial_scale, above=0.0)
     return roi_mean(input, boxes, None, None, RoiRule(form, size, (rows, columns), scale, 0, 0.0), backend)
 
 
 MAX_BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 
 
-def _max_check(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor, tuple[int, int], float]:
-    input, boxes = tensors
-    assert input is not None
-    assert boxes is not None
-    output_size, spatial_scale, _ = options
-    rows, columns = output_size
-    check_call(input, boxes, RoiRule("cells_after", (rows, columns), (1, 1), spatial_scale, 0, 0.0))
-    return input, boxes, (rows, columns), spatial_scale
+class _MaxTensors(NamedTuple):
+    input: Tensor
+    boxes: Tensor
 
 
-def _max_fake(tensors: Tensors, options: Options) -> Tensor:
-    input, boxes, size, _ = _max_check(tensors, options)
+class _MaxOptions(NamedTuple):
+    output_size: Sequence[int]
+    spatial_scale: float
+    backend: str | None
+
+
+class _MaxNeeds(NamedTuple):
+    input: bool
+    boxes: bool
+
+
+def _max_call(tensors: _MaxTensors, options: _MaxOptions) -> tuple[Tensor, Tensor, tuple[int, int], float]:
+    """The arguments of the kernels, checked."""
+    rows, columns = options.output_size
+    scale = options.spatial_scale
+    check_call(tensors.input, tensors.boxes, RoiRule("cells_after", (rows, columns), (1, 1), scale, 0, 0.0))
+    return tensors.input, tensors.boxes, (rows, columns), scale
+
+
+def _max_fake(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:
+    input, boxes, size, _ = _max_call(tensors, options)
     return input.new_empty((boxes.shape[0], input.shape[1], *size))
 
 
-def _max_forward(tensors: Tensors, options: Options) -> Tensor:
-    call = _max_check(tensors, options)
-    check_images(call[0], call[1])
-    return choose(MAX_BACKENDS, options[-1], *call).forward(*call)
+def _max_forward(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:
+    call = _max_call(tensors, options)
+    check_images(tensors.input, tensors.boxes)
+    return choose(MAX_BACKENDS, options.backend, *call).forward(*call)
 
 
-def _max_reference_forward(tensors: Tensors, options: Options) -> Tensor:
-    return reference.forward(*_max_check(tensors, options))
+def _max_reference_forward(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:
+    return reference.forward(*_max_call(tensors, options))
 
 
-def _max_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
-    call = _max_check(tensors, options)
-    return (choose(MAX_BACKENDS, options[-1], *call).backward(grad, *call) if needs[0] else None), None
+def _max_backward(grad: Tensor, tensors: _MaxTensors, options: _MaxOptions, needs: _MaxNeeds) -> Gradients:
+    call = _max_call(tensors, options)
+    return (choose(MAX_BACKENDS, options.backend, *call).backward(grad, *call) if needs.input else None), None
 
 
-def _max_reference_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
-    return (reference.backward(grad, *_max_check(tensors, options)) if needs[0] else None), None
+def _max_reference_backward(grad: Tensor, tensors: _MaxTensors, options: _MaxOptions, needs: _MaxNeeds) -> Gradients:
+    return (reference.backward(grad, *_max_call(tensors, options)) if needs.input else None), None
 
 
 _MAX_OPERATOR = Operator(
     name="roi_max",
-    tensors=("Tensor input", "Tensor boxes"),
-    options=("int[] output_size", "float spatial_scale", "str? backend"),
+    tensors=_MaxTensors,
+    options=_MaxOptions,
+    needs=_MaxNeeds,
     forward=_max_forward,
     reference_forward=_max_reference_forward,
     backward=_max_backward,
     reference_backward=_max_reference_backward,
     fake=_max_fake,
-    fold=fold_rois,
+    fold=lambda own: fold_rois(("boxes",), own.input),
+    constant=("boxes",),
 )
 
 
@@ -228,9 +246,9 @@ def roi_pool(
     Raises:
         ValueError: as for :func:`roi_align`.
     """
-    _checks.ndim("input", input, 4, "[N, C, H, W]")
+    checks.ndim("input", input, 4, "[N, C, H, W]")
     check_name(MAX_BACKENDS, backend)
-    tensors = (input, gather_boxes(boxes, input.shape[0]))
-    options = (list(bins(output_size)), _checks.number("spatial_scale", spatial_scale, above=0.0), backend)
-    _max_check(tensors, options)
+    tensors = _MaxTensors(input, gather_boxes(boxes, input.shape[0]))
+    options = _MaxOptions(bins(output_size), checks.number("spatial_scale", spatial_scale, above=0.0), backend)
+    _max_call(tensors, options)
     return _MAX_OPERATOR(tensors, options)

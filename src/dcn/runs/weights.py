@@ -7,10 +7,12 @@ import re
 import zipfile
 from pathlib import Path
 
-from dcn.models import build
-from dcn.models.checkpoints import export_backbone, load_state, read_detector
-from dcn.models.zoo_weights import PUBLISHED_WEIGHTS, PublishedWeights
+from dcn.engine.checkpoint import find_weights
+from dcn.engine.recipe import shipped_weights
+from dcn.extras import require
+from dcn.models.zoo.weights import PUBLISHED_WEIGHTS, PublishedWeights
 from dcn.runs.download import download, file_sha256
+from dcn.runs.import_weights import convert_backbone, convert_detector
 from dcn.suggest import suggest
 
 CACHE_VARIABLE = "DCN_CACHE"
@@ -78,11 +80,10 @@ def hub_weights(address: str) -> Path:
     match = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?", address)
     if match is None:
         raise ValueError(f"weights: expected hf://owner/name or hf://owner/name/file, got {address!r}")
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        raise ValueError(f'{address}: needs huggingface_hub; pip install "deformable-convnets[hub]"') from None
+    require("huggingface_hub")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     owner, revision, file = match.groups()
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN") or False)
     try:
@@ -95,11 +96,32 @@ def hub_weights(address: str) -> Path:
         raise ValueError(f"{address}: {' '.join(str(error).split())[:300]}") from None
 
 
-def find_weights_by_name(name: str) -> Path | None:
-    """The file behind a published name or a hub address; ``None`` where the text is neither."""
+def find_weights_file(text: str | Path, key: str = "weights") -> Path:
+    """The weights file that a text means.
+
+    In this order: a file; a run folder (its best weights); a file that comes with the recipes; a hub address; a
+    published name, which is downloaded where it is not in the cache.
+
+    Args:
+        text: see above.
+        key: of the recipe, for messages.
+
+    Raises:
+        ValueError: it means none of these; a download that fails.
+    """
+    path, name = Path(text).expanduser(), str(text)
+    if path.is_dir():
+        return find_weights(path)
+    if path.is_file():
+        return path
+    if name in shipped_weights():
+        return shipped_weights()[name]
     if name.startswith(HUB):
         return hub_weights(name)
-    return get_weights(name) if name in PUBLISHED_WEIGHTS else None
+    if name in PUBLISHED_WEIGHTS:
+        return get_weights(name)
+    hint = suggest(name, [*PUBLISHED_WEIGHTS, *shipped_weights()], "`dcn weights`")
+    raise ValueError(f"{key}: {name!r} is no file, run folder or published name; {hint}")
 
 
 def _converted(name: str) -> Path:
@@ -149,24 +171,6 @@ def _warn(text: str) -> None:
 
 def _convert(name: str, row: PublishedWeights, file: Path, target: Path) -> None:
     if row.kind == "backbone":
-        export_backbone(file, target, half=False)
-        return
-    from dcn.engine import save_weights
-
-    state, classes = read_detector(file)
-    if classes is None:
-        raise ValueError(f"{file}: expected a detector with a classifier, got the names {list(state)[:3]}")
-    model = build(name, classes)
-    load_state(model, state, str(file))
-    save_weights(target, model, name, {})
-
-
-__all__ = [
-    "CACHE_VARIABLE",
-    "cache_folder",
-    "cached_weights",
-    "find_weights_by_name",
-    "get_weights",
-    "hub_weights",
-    "published",
-]
+        convert_backbone(file, target)
+    else:
+        convert_detector(file, target, name)

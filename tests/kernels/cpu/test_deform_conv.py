@@ -197,7 +197,7 @@ def test_wild_offsets_sample_nothing(value: float, boundary: str) -> None:
 
 
 def test_an_infinite_value_outside_the_taps_does_not_spread() -> None:
-    """A corner outside the image counts as 0, it is not read as 0 times some other place."""
+    """A corner outside the image counts as 0, it is not read as 0 times some other location."""
     x = torch.ones(1, 16, 4, 4)
     x[..., 3, 0] = float("inf")  # the row below it is outside
     offset = torch.zeros(1, 2, 4, 4)

@@ -49,15 +49,15 @@ def _kernel(name: str, generation: str, kind: str) -> tuple[Any, dict[str, objec
     precise = "tf32x3" if kind == "float32" and not generation.startswith("gfx") else "ieee"
     common |= {"LAST": True, "EVEN": True, "EVEN_OUTPUTS": True, "MERGED": False}
     common |= {"DEPTHWISE": bool(depthwise), "PRECISION": precise}
-    blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
+    blocks = {"BLOCK_LOCATIONS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     if name == "input":
         patch = _tiles.patch(2, tile.rows)
         common |= {"PATCH": patch, "BLOCK_SAMPLES": _tiles.samples(patch, 2, (1, 1, 1))}
         common |= {"out_group": 1} if depthwise else {}
     if name == "forward":
-        blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns, "BLOCK_CHANNELS": tile.inner}
+        blocks = {"BLOCK_LOCATIONS": tile.rows, "BLOCK_OUTPUTS": tile.columns, "BLOCK_CHANNELS": tile.inner}
     elif name == "weight":
-        blocks = {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_PLACES": tile.inner}
+        blocks = {"BLOCK_OUTPUTS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_LOCATIONS": tile.inner}
         if depthwise:
             blocks["BLOCK_OUTPUTS"] = tile.columns
     kernel = {

@@ -76,11 +76,11 @@ class Case:
         )
 
 
-# Interpreted tiles are 32 places, 16 columns and 16 terms: 2 x 24 places, 17 channels and 18 outputs go beyond each.
+# Interpreted tiles are 32 locations, 16 columns, 16 terms: 2 x 24 locations, 17 channels, 18 outputs go beyond each.
 CASES = {
     "many-blocks": Case(channels=17, outputs=18),
     "many-blocks-even": Case(channels=32, outputs=32, batch=1, kernel=(1, 1), channels_last=True, mask=False),
-    # 11 rows are a strip of 8 and one of 3, in each of two images; 2 x 33 places end within a block.
+    # 11 rows are a strip of 8 and one of 3, in each of two images; 2 x 33 locations end within a block.
     "patches": Case(channels=8, outputs=4, size=(11, 3), kernel=(2, 1), channels_last=True, spread=3.0),
     "many-patches": Case(size=(6, 11), batch=1),  # interpreted patches are 4 x 8 pixels, 32, or 4 x 4 x 2
     "many-taps": Case(size=(3, 3), kernel=(3, 6), batch=1, channels=2, outputs=2),  # lists are counted 16 taps at once
@@ -236,7 +236,7 @@ def test_wild_offsets_sample_nothing(value: float, boundary: str, device: torch.
 
 
 def test_an_infinite_value_outside_the_taps_does_not_spread(device: torch.device) -> None:
-    """A corner outside the image counts as 0, it is not read as 0 times some other place."""
+    """A corner outside the image counts as 0, it is not read as 0 times some other location."""
     x = torch.ones(1, 16, 4, 4, device=device)
     x[..., 3, 0] = float("inf")  # the row below it is outside
     offset = torch.zeros(1, 2, 4, 4, device=device)
@@ -267,7 +267,7 @@ def test_memory_layout_does_not_matter(how: str, device: torch.device) -> None:
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
-def test_an_axis_of_one_place_has_any_stride(device: torch.device) -> None:
+def test_an_axis_of_one_location_has_any_stride(device: torch.device) -> None:
     case = Case(size=(9, 1), kernel=(1, 1), batch=1)
     x, offset, weight, bias, mask, grad = _moved(case, device)
     assert mask is not None
@@ -306,7 +306,7 @@ def test_an_empty_batch_gives_an_empty_output_and_zero_gradients(device: torch.d
 
 
 def test_many_samples_in_one_cell(device: torch.device) -> None:
-    """More than the 64 that are taken at once: all places look at one pixel, and the order of the sum is theirs."""
+    """More than the 64 that are taken at once: all locations look at one pixel, and the order of the sum is theirs."""
     case = Case(channels=2, outputs=2, size=(9, 10), kernel=(1, 1), batch=1, mask=False)
     x, offset, weight, _, _, grad = _moved(case, device)
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(10.0), indexing="ij")

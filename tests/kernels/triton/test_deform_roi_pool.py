@@ -51,7 +51,7 @@ class Case:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
         """input, boxes, offset, mask, grad_output."""
         random = torch.Generator().manual_seed(0)
-        places = torch.float64 if self.dtype == torch.float64 else torch.float32
+        locations = torch.float64 if self.dtype == torch.float64 else torch.float32
 
         def make(*shape: int) -> Tensor:
             return torch.randn(*shape, generator=random, dtype=torch.float64)
@@ -61,9 +61,9 @@ class Case:
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         rois = ROIS.shape[0]
-        offset = make(rois, 2 * self.classes, *self.parts).to(places) if self.classes else None
+        offset = make(rois, 2 * self.classes, *self.parts).to(locations) if self.classes else None
         mask = make(rois, 1, *SIZE).sigmoid().to(self.dtype) if self.mask else None
-        return x, ROIS.to(places), offset, mask, make(rois, channels, *SIZE).to(self.dtype)
+        return x, ROIS.to(locations), offset, mask, make(rois, channels, *SIZE).to(self.dtype)
 
 
 CASES = {

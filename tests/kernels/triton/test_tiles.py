@@ -38,9 +38,9 @@ def test_a_tile_is_no_wider_than_the_problem_and_no_narrower_than_the_matrix_uni
 def test_columns_are_divided_until_every_multiprocessor_has_work() -> None:
     tile = Tile(64, 256, 64, 8, 2)
     assert spread(tile, 256, 132, 132).columns == 256
-    assert spread(tile, 256, 66, 132).columns == 128  # C4 of 50 x 84 places
-    assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 places
-    assert spread(tile, 256, 128, 132).columns == 256  # C4 of 64 x 128 places: nearly all have work
+    assert spread(tile, 256, 66, 132).columns == 128  # C4 of 50 x 84 locations
+    assert spread(tile, 512, 17, 132).columns == 64  # C5 of 25 x 42 locations
+    assert spread(tile, 256, 128, 132).columns == 256  # C4 of 64 x 128 locations: nearly all have work
 
 
 def test_a_tile_of_few_columns_is_one_of_two_on_a_multiprocessor() -> None:
@@ -65,9 +65,9 @@ def test_a_side_holds_the_count_in_a_power_of_two(count: int, side: int) -> None
     assert choose("sm_90", "forward", 2, columns=count, inner=16).columns == side
 
 
-def test_few_programs_of_the_offsets_gradient_take_half_the_places() -> None:
+def test_few_programs_of_the_offsets_gradient_take_half_the_locations() -> None:
     tile = Tile(128, 128, 64, 8, 3)
-    assert shorter(tile, 33 * 9, 132).rows == 64  # C4 of 50 x 84 places
+    assert shorter(tile, 33 * 9, 132).rows == 64  # C4 of 50 x 84 locations
     assert shorter(tile, 66 * 9, 132).rows == 128
     assert shorter(tile._replace(rows=64), 9, 132).rows == 64
 
@@ -90,7 +90,7 @@ LAYERS = {
 
 
 @pytest.mark.parametrize(("channels", "most", "wanted"), LAYERS.values(), ids=LAYERS.keys())
-def test_multiprocessors_get_work_by_shares_of_places_or_by_fewer_channels(
+def test_multiprocessors_get_work_by_shares_of_locations_or_by_fewer_channels(
     channels: int, most: int, wanted: tuple[int, int, int]
 ) -> None:
     tiles = narrower(choose("sm_90", "weight", 2, columns=channels, inner=10**6, rows=channels))

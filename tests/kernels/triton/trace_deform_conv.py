@@ -82,7 +82,7 @@ def instead(module: torch.fx.GraphModule) -> Callable[..., Any]:
 
 def layer_tensors(channels_last: bool) -> list[Tensor]:
     """Input, offset, weight, bias and mask of a layer, which want gradients."""
-    # As many images as the gradient of the weight needs for more than one share of the places.
+    # As many images as the gradient of the weight needs for more than one share of the locations.
     shapes = ((32, 64, 20, 24), (32, 18, 20, 24), (128, 64, 3, 3), (128,), (32, 9, 20, 24))
     tensors = [torch.zeros(shape, requires_grad=True) for shape in shapes]
     if channels_last:

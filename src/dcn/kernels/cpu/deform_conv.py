@@ -18,7 +18,7 @@ from torch import Tensor
 from dcn.kernels.cpu import _library
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-_MAX_PIXELS = 2**29  # places in an image are 32-bit numbers
+_MAX_PIXELS = 2**29  # locations in an image are 32-bit numbers
 _Triple = ctypes.c_int64 * 3
 
 
@@ -57,7 +57,7 @@ def unsupported(
     if input.dtype not in _DTYPES:
         return f"dtype {input.dtype} is not one of float32, float64, float16, bfloat16"
     if prod(input.shape[2:]) >= _MAX_PIXELS:
-        return f"an image of {prod(input.shape[2:])} places is too large, the limit is {_MAX_PIXELS}"
+        return f"an image of {prod(input.shape[2:])} locations is too large, the limit is {_MAX_PIXELS}"
     return _library.reason()
 
 
@@ -180,10 +180,10 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _steps(tensor: Tensor) -> ctypes.Array[ctypes.c_int64]:
-    """Elements from image to image, channel to channel and place to place of a dense tensor."""
-    channels, places = tensor.shape[1], prod(tensor.shape[2:])
-    inner = (1, channels) if _channels_last(tensor) else (places, 1)
-    return _array((channels * places, *inner))
+    """Elements from image to image, channel to channel and location to location of a dense tensor."""
+    channels, locations = tensor.shape[1], prod(tensor.shape[2:])
+    inner = (1, channels) if _channels_last(tensor) else (locations, 1)
+    return _array((channels * locations, *inner))
 
 
 def _new(like: Tensor, channels: int, out: Sequence[int]) -> Tensor:

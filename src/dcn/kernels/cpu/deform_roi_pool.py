@@ -117,7 +117,7 @@ def backward(
     if needs[0]:
         grad_input = _grad_input(prepared, grad, input, boxes)
     if (needs[1] and offset is not None) or (needs[2] and mask is not None):
-        shifts, factors = _grad_places(prepared, grad, input, boxes)
+        shifts, factors = _grad_locations(prepared, grad, input, boxes)
         if needs[1] and offset is not None:
             grad_offset = offset_gradient(shifts, prepared.grid.sizes, offset, rule).to(offset.dtype)
         if needs[2] and mask is not None:
@@ -134,11 +134,11 @@ def _grad_input(prepared: _Prepared, grad: Tensor, input: Tensor, boxes: Tensor)
     return result.to(input.dtype).contiguous()
 
 
-def _grad_places(prepared: _Prepared, grad: Tensor, input: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+def _grad_locations(prepared: _Prepared, grad: Tensor, input: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of the bins' shifts ``[R, K, P, Q, 2]`` and of the mask ``[R, 1, P, Q]``."""
     rois, _, *bins = grad.shape
     shifts, factors = grad.new_empty((rois, prepared.grid.classes, *bins, 2)), grad.new_zeros((rois, 1, *bins))
-    status = _library.library().dcn_roi_mean_backward_places(
+    status = _library.library().dcn_roi_mean_backward_locations(
         ctypes.byref(prepared.call), *(ctypes.c_void_p(t.data_ptr()) for t in (grad, shifts, factors))
     )
     _library.check(status, f"offset gradient of {_describe(input, boxes)}")

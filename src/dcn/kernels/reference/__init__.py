@@ -9,6 +9,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
+from torch import Tensor
+
+
+def only_if_named() -> str | None:
+    """``None``: it runs where nothing faster can."""
+    return None
+
+
+def recordable(tensor: Tensor) -> bool:
+    """``False``: it launches no kernels of its own."""
+    return False
 
 
 @contextmanager

@@ -19,20 +19,20 @@ class Corner(NamedTuple):
     """One grid point of every sampled position; all tensors have the shape of the coordinates.
 
     Attributes:
-        place: int64, index into the flattened spatial axes; always valid, also where ``inside`` is false.
+        location: int64, index into the flattened spatial axes; always valid, also where ``inside`` is false.
         inside: bool, whether the grid point belongs to the map. Where it does not, its value counts as 0.
         weight: multilinear weight, 0 where not ``inside``.
         slopes: per axis the derivative of ``weight`` by that coordinate, 0 where not ``inside``.
     """
 
-    place: Tensor
+    location: Tensor
     inside: Tensor
     weight: Tensor
     slopes: tuple[Tensor, ...]
 
 
 class _Side(NamedTuple):
-    place: Tensor
+    location: Tensor
     inside: Tensor
     weight: Tensor
     slope: Tensor
@@ -95,9 +95,9 @@ def corners(position: Sequence[Tensor], size: Sequence[int], boundary: str) -> l
 
 
 def _corner(chosen: Sequence[_Side], strides: Sequence[int]) -> Corner:
-    index, inside = torch.zeros_like(chosen[0].place), torch.ones_like(chosen[0].inside)
+    index, inside = torch.zeros_like(chosen[0].location), torch.ones_like(chosen[0].inside)
     for side, stride in zip(chosen, strides, strict=True):
-        index, inside = index + side.place * stride, inside & side.inside
+        index, inside = index + side.location * stride, inside & side.inside
     slopes = []
     for axis, side in enumerate(chosen):
         others = [other.weight for at, other in enumerate(chosen) if at != axis]

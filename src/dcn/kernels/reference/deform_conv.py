@@ -20,7 +20,7 @@ from dcn.kernels.reference._sampling import Corner, compute_dtype, corners
 
 @dataclass(frozen=True)
 class _Taps:
-    """All samples of one call. ``P = K*L`` places per image and offset group."""
+    """All samples of one call. ``P = K*L`` locations per image and offset group."""
 
     values: Tensor  # [N, G, C/G, S] input in the computing type, S = prod(size)
     corners: list[Corner]  # tensors [N, G, P]
@@ -32,7 +32,7 @@ class _Taps:
     def read(self, corner: Corner, values: Tensor | None = None) -> Tensor:
         """``[N, G, C/G, P]``: the input at one corner of every sample, 0 outside the map."""
         values = self.values if values is None else values
-        index = corner.place.unsqueeze(2).expand(-1, -1, values.shape[2], -1)
+        index = corner.location.unsqueeze(2).expand(-1, -1, values.shape[2], -1)
         return torch.where(corner.inside.unsqueeze(2), values.gather(3, index), 0.0)
 
     def sample(self, values: Tensor | None = None) -> Tensor:
@@ -47,8 +47,8 @@ class _Taps:
 
     def rows(self, samples: Tensor) -> Tensor:
         """``[N, G, C/G, P]`` as the right operand of the convolution's product: ``[N, g, C/g*K, L]``."""
-        batch, offset_groups, channels, places = samples.shape
-        rows = offset_groups * channels * places // (self.groups * prod(self.out))
+        batch, offset_groups, channels, locations = samples.shape
+        rows = offset_groups * channels * locations // (self.groups * prod(self.out))
         return samples.reshape(batch, self.groups, rows, prod(self.out))
 
     def matrix(self, weight: Tensor) -> Tensor:
@@ -59,15 +59,15 @@ class _Taps:
 def _positions(
     offset: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> list[Tensor]:
-    """Per axis the sampled coordinate ``[N, G, P]``: output place * stride - padding + tap * dilation + offset."""
+    """Per axis the sampled coordinate ``[N, G, P]``: output location * stride - padding + tap * dilation + offset."""
     n, out = len(stride), offset.shape[2:]
     taps = offset.reshape(offset.shape[0], offset.shape[1] // (n * prod(kernel)), prod(kernel), n, *out)
     result = []
     for axis in range(n):
-        place = torch.arange(out[axis], device=offset.device, dtype=offset.dtype) * stride[axis] - padding[axis]
+        location = torch.arange(out[axis], device=offset.device, dtype=offset.dtype) * stride[axis] - padding[axis]
         tap = torch.arange(kernel[axis], device=offset.device, dtype=offset.dtype) * dilation[axis]
         tap = tap.reshape([-1 if a == axis else 1 for a in range(n)]).expand(*kernel).reshape([-1] + [1] * n)
-        base = tap + place.reshape([-1 if a == axis else 1 for a in range(n)])
+        base = tap + location.reshape([-1 if a == axis else 1 for a in range(n)])
         result.append((taps[:, :, :, axis] + base).flatten(2))
     return result
 
@@ -85,12 +85,12 @@ def _taps(
     dtype = compute_dtype(input.dtype)
     kernel = tuple(weight.shape[2:])
     offset_groups = offset.shape[1] // (len(stride) * prod(kernel))
-    places = _positions(offset.to(dtype), kernel, stride, padding, dilation)
+    locations = _positions(offset.to(dtype), kernel, stride, padding, dilation)
     batch, channels, *size = input.shape
     return _Taps(
         values=input.to(dtype).reshape(batch, offset_groups, channels // offset_groups, prod(size)),
-        corners=corners(places, size, boundary),
-        mask=None if mask is None else mask.to(dtype).reshape(places[0].shape),
+        corners=corners(locations, size, boundary),
+        mask=None if mask is None else mask.to(dtype).reshape(locations[0].shape),
         kernel=kernel,
         out=tuple(offset.shape[2:]),
         groups=channels // weight.shape[1],
@@ -161,8 +161,8 @@ def backward(
     grad_input = _grad_input(taps, columns).reshape(input.shape).to(input.dtype) if needs[0] else None
     grad_offset = grad_mask = None
     if needs[1] or needs[3]:
-        by_place, by_weight = _grad_places(taps, columns)
-        grad_offset = by_place.reshape(offset.shape).to(offset.dtype) if needs[1] else None
+        by_location, by_weight = _grad_locations(taps, columns)
+        grad_offset = by_location.reshape(offset.shape).to(offset.dtype) if needs[1] else None
         grad_mask = by_weight.reshape(mask.shape).to(mask.dtype) if needs[3] and mask is not None else None
     grad_weight = None
     if needs[2]:
@@ -176,12 +176,12 @@ def _grad_input(taps: _Taps, columns: Tensor) -> Tensor:
     columns = taps.masked(columns)
     result = torch.zeros_like(taps.values)
     for corner in taps.corners:
-        index = corner.place.unsqueeze(2).expand_as(columns)
+        index = corner.location.unsqueeze(2).expand_as(columns)
         result = result.scatter_add(3, index, columns * corner.weight.unsqueeze(2))
     return result
 
 
-def _grad_places(taps: _Taps, columns: Tensor) -> tuple[Tensor, Tensor]:
+def _grad_locations(taps: _Taps, columns: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of the offset ``[N, G, K, n, L]`` and of the mask ``[N, G, P]``."""
     axes = len(taps.out)
     by_axis: list[Tensor] = [torch.zeros_like(taps.corners[0].weight) for _ in range(axes)]

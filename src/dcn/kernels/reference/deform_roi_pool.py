@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dcn.kernels.reference import fixed_order, full_precision
 from dcn.kernels.reference._sampling import compute_dtype
-from dcn.kernels.roi_grid import Grid, RoiRule, build, group_index, offset_gradient, places
+from dcn.kernels.roi_grid import Grid, RoiRule, build, group_index, locations, offset_gradient
 
 _CHUNK = 1 << 23
 """Values read at a time (32 MB in float32): memory does not grow with the number of RoIs."""
@@ -54,15 +54,15 @@ class _Bins:
         return (self.row_weights[part, :, None] * self.column_weights[part, None, :]).flatten(1)
 
 
-def _sides(place: Tensor, extent: int, flat: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _sides(location: Tensor, extent: int, flat: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Index and weight of both neighbours along one axis (``[..., 2*n]``), and which samples the offset moves."""
-    used = place >= 0
-    low = place.detach().clamp(min=0).floor()
-    high = place.detach().clamp(min=0).ceil() if flat else (low + 1).clamp(max=extent - 1)
-    fraction = torch.where(used, place - low, 0.0)
+    used = location >= 0
+    low = location.detach().clamp(min=0).floor()
+    high = location.detach().clamp(min=0).ceil() if flat else (low + 1).clamp(max=extent - 1)
+    fraction = torch.where(used, location - low, 0.0)
     weights = torch.cat((torch.where(used, 1 - fraction, 0.0), fraction), -1)
     index = torch.cat((torch.where(used, low, -1.0), torch.where(used, high, -1.0)), -1)
-    return index.long(), weights, place > 0
+    return index.long(), weights, location > 0
 
 
 def _bins(input: Tensor, grid: Grid, rule: RoiRule) -> _Bins:
@@ -72,7 +72,7 @@ def _bins(input: Tensor, grid: Grid, rule: RoiRule) -> _Bins:
     group = rule.group
     cells = group[0] * group[1]
     values = input.reshape(images, classes, channels // (cells * classes), cells, height, width)
-    down, across = places(grid.rows, height, grid.margin), places(grid.columns, width, grid.margin)
+    down, across = locations(grid.rows, height, grid.margin), locations(grid.columns, width, grid.margin)
     rows, row_weights, active_rows = _sides(down, height, grid.flat)
     columns, column_weights, active_columns = _sides(across, width, grid.flat)
     scale = grid.scale
@@ -179,12 +179,12 @@ def _grad_input(bins: _Bins, grad: Tensor, input: Tensor, rule: RoiRule) -> Tens
 def _gains(bins: _Bins, grad: Tensor, part: slice) -> Tensor:
     """``[b, S, S]``: how much the loss grows with the weight of each value read."""
     gains = (bins.values[bins.index(part)] @ grad[part, :, None])[..., 0]
-    return gains.view(-1, bins.rows.shape[1], bins.columns.shape[1])
+    return gains.view(gains.shape[0], bins.rows.shape[1], bins.columns.shape[1])
 
 
 def _slope(by_weight: Tensor, active: Tensor) -> Tensor:
     """``[b]``: from the gradients of both neighbours' weights ``[b, S]`` to that of a shift of all samples."""
-    low, high = by_weight.chunk(2, -1)
+    low, high = by_weight.tensor_split(2, -1)  # chunk(2) gives one part of an axis of length 0
     return torch.where(active, high - low, 0.0).sum(-1)
 
 

@@ -98,11 +98,11 @@ def keep_by_set(
 ) -> Tensor:
     """:func:`keep` by one call of a backend's ``forward`` per set."""
     stays = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    for place, row in enumerate(stays):
-        usable = slice(None) if valid is None else valid[place]
+    for index, row in enumerate(stays):
+        usable = slice(None) if valid is None else valid[index]
         found = row[usable]
-        classes = None if labels is None else labels[place][usable]
-        call = (boxes[place][usable], scores[place][usable], classes, threshold, plus_one, suppress_equal, -1)
+        classes = None if labels is None else labels[index][usable]
+        call = (boxes[index][usable], scores[index][usable], classes, threshold, plus_one, suppress_equal, -1)
         found[forward(*call)] = True
         row[usable] = found
     return stays

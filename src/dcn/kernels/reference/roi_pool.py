@@ -39,20 +39,20 @@ def cells(
 
 
 def _positions(axes: list[tuple[Tensor, Tensor]], width: int) -> Tensor:
-    """``[R, P, Q, S]``: places ``row * width + column`` of every bin's cells in reading order, -1 beyond its end."""
-    places = []
+    """``[R, P, Q, S]``: locations ``row * width + column`` of every bin's cells in reading order, -1 beyond its end."""
+    locations = []
     for begin, end in axes:
         most = int((end - begin).clamp(min=0).max()) if begin.numel() else 0
-        place = begin[..., None] + torch.arange(most, device=begin.device)
-        places.append(torch.where(place < end[..., None], place, -1))
-    rows, columns = places[0][:, :, None, :, None], places[1][:, None, :, None, :]
+        location = begin[..., None] + torch.arange(most, device=begin.device)
+        locations.append(torch.where(location < end[..., None], location, -1))
+    rows, columns = locations[0][:, :, None, :, None], locations[1][:, None, :, None, :]
     return torch.where((rows >= 0) & (columns >= 0), rows * width + columns, -1).flatten(3)
 
 
 def _largest(
     input: Tensor, boxes: Tensor, output_size: tuple[int, int], spatial_scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Largest value and its place ``[R, C, P, Q]`` (-1: empty bin), and the image ``[R]``. NaN counts as largest."""
+    """Largest value and its location ``[R, C, P, Q]`` (-1: empty bin), and the image ``[R]``. NaN counts as largest."""
     images, channels, height, width = input.shape
     image, axes = cells(boxes, images, (height, width), output_size, spatial_scale)
     values = input.flatten(2)
@@ -60,22 +60,22 @@ def _largest(
     positions = _positions(axes, width)
     step = max(1, _CHUNK // max(1, channels * positions[:1].numel()))
     for begin in range(0, boxes.shape[0], step):
-        place = positions[begin : begin + step, None].expand(-1, channels, -1, -1, -1)
-        found.append(_largest_of(values[image[begin : begin + step]], place))
-    largest, places = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return largest, places, image
+        location = positions[begin : begin + step, None].expand(-1, channels, -1, -1, -1)
+        found.append(_largest_of(values[image[begin : begin + step]], location))
+    largest, locations = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return largest, locations, image
 
 
-def _largest_of(values: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest of ``values [r, C, H*W]`` at ``place [r, C, P, Q, S]`` and where it is."""
-    if not place.shape[-1]:
-        empty = place.new_zeros(place.shape[:-1])
+def _largest_of(values: Tensor, location: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest of ``values [r, C, H*W]`` at ``location [r, C, P, Q, S]`` and where it is."""
+    if not location.shape[-1]:
+        empty = location.new_zeros(location.shape[:-1])
         return values.new_zeros(empty.shape), empty - 1
-    read = values.gather(2, place.clamp(min=0).flatten(2)).view(place.shape)
-    read = torch.where(place >= 0, read, -torch.inf)
+    read = values.gather(2, location.clamp(min=0).flatten(2)).view(location.shape)
+    read = torch.where(location >= 0, read, -torch.inf)
     # argmax gives the first of equal values, as the published loops do; a bin of -inf alone still reads its first cell.
     best = read.argmax(-1, keepdim=True)
-    where = place.gather(-1, best)[..., 0]
+    where = location.gather(-1, best)[..., 0]
     return torch.where(where >= 0, read.gather(-1, best)[..., 0], 0.0), where
 
 
@@ -88,11 +88,11 @@ def backward(
     grad_output: Tensor, input: Tensor, boxes: Tensor, output_size: tuple[int, int], spatial_scale: float
 ) -> Tensor:
     """``[N, C, H, W]``: each bin's gradient goes to the first of its largest cells."""
-    _, place, image = _largest(input.detach(), boxes, output_size, spatial_scale)
+    _, location, image = _largest(input.detach(), boxes, output_size, spatial_scale)
     images, channels, height, width = input.shape
     dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
     plane = image[:, None, None, None] * channels + torch.arange(channels, device=input.device)[:, None, None]
-    index = plane * (height * width) + place.clamp(min=0)
-    grad = torch.where(place >= 0, grad_output.to(dtype), 0.0)
+    index = plane * (height * width) + location.clamp(min=0)
+    grad = torch.where(location >= 0, grad_output.to(dtype), 0.0)
     result = grad.new_zeros(images * channels * height * width).index_add(0, index.flatten(), grad.flatten())
     return result.view(input.shape).to(input.dtype)

@@ -46,7 +46,7 @@ def forward(
         plus_one: whether a box of equal corners is one pixel wide.
     """
     table, left = _by_label(scores, labels)
-    places = boxes.to(torch.promote_types(boxes.dtype, torch.float32))[table]
+    locations = boxes.to(torch.promote_types(boxes.dtype, torch.float32))[table]
     steps = table.shape[1] if most < 0 else min(table.shape[1], most)
     chosen, values = [table.new_empty(table.shape[0], 0)], [left.new_empty(table.shape[0], 0)]
     for _ in range(steps):
@@ -55,9 +55,9 @@ def forward(
             break
         chosen.append(table.gather(1, best))
         values.append(value)
-        shared = _shared(places, best, plus_one)
+        shared = _shared(locations, best, plus_one)
         decay = torch.exp(shared.square() / -sigma) if gaussian else 1 - shared * (shared > threshold)
-        # A place that is empty or taken stays at -infinity: times a decay of 0 it would become NaN and end its label.
+        # A slot that is empty or taken stays at -infinity: times a decay of 0 it would become NaN and end its label.
         left = torch.where(left.isneginf(), left, left * decay.to(left.dtype)).scatter(1, best, -torch.inf)
     return in_order(torch.cat(chosen, 1).flatten(), torch.cat(values, 1).flatten(), least, most)
 
@@ -83,19 +83,19 @@ def _by_label(scores: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         return torch.arange(scores.shape[0], device=scores.device)[None], wide[None]
     _, label, counts = labels.unique(return_inverse=True, return_counts=True)
     order = label.argsort(stable=True)
-    place = torch.arange(order.shape[0], device=scores.device) - (counts.cumsum(0) - counts)[label[order]]
+    location = torch.arange(order.shape[0], device=scores.device) - (counts.cumsum(0) - counts)[label[order]]
     shape = (counts.shape[0], int(counts.max()))
     table, left = order.new_zeros(shape), wide.new_full(shape, -torch.inf)
-    table[label[order], place] = order
-    left[label[order], place] = wide[order]
+    table[label[order], location] = order
+    left[label[order], location] = wide[order]
     return table, left
 
 
-def _shared(places: Tensor, best: Tensor, plus_one: bool) -> Tensor:
+def _shared(locations: Tensor, best: Tensor, plus_one: bool) -> Tensor:
     """Overlap ``[L, M]`` of the best box of every label with all boxes of it; 0 where it is not a number."""
     extra = 1.0 if plus_one else 0.0
-    one = places.gather(1, best[..., None].expand(-1, -1, 4))
-    low, high = torch.maximum(one[..., :2], places[..., :2]), torch.minimum(one[..., 2:], places[..., 2:])
+    one = locations.gather(1, best[..., None].expand(-1, -1, 4))
+    low, high = torch.maximum(one[..., :2], locations[..., :2]), torch.minimum(one[..., 2:], locations[..., 2:])
     shared = (high - low + extra).clamp(min=0).prod(-1)
-    areas = [(b[..., 2:] - b[..., :2] + extra).prod(-1) for b in (one, places)]
+    areas = [(b[..., 2:] - b[..., :2] + extra).prod(-1) for b in (one, locations)]
     return (shared / (areas[0] + areas[1] - shared)).nan_to_num(0.0, 0.0, 0.0)

@@ -29,8 +29,8 @@ def dense(tensor: Tensor) -> Tensor:
 
 
 def flat(tensor: Tensor) -> Tensor:
-    """The tensor, copied only if its places cannot be counted by one stride: slices of channels are read in place."""
-    step = _place_step(tensor)
+    """The tensor, copied only if no single stride counts its locations: slices of channels are read in place."""
+    step = _location_step(tensor)
     for size, stride in zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]), strict=True):
         if stride != step and size > 1:
             return tensor.contiguous()
@@ -38,8 +38,8 @@ def flat(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _place_step(tensor: Tensor) -> int:
-    """Elements from place to place; the stride of an axis of one place says nothing."""
+def _location_step(tensor: Tensor) -> int:
+    """Elements from location to location; the stride of an axis of one location says nothing."""
     axes = zip(reversed(tensor.shape[2:]), reversed(tensor.stride()[2:]), strict=True)
     return next((stride for size, stride in axes if size > 1), 1)
 
@@ -56,7 +56,7 @@ def triple(values: Sequence[int], missing: int) -> Triple:
 
 
 class Operands(NamedTuple):
-    """The tensors of a call: the input as it was given, offset and mask with one stride from place to place."""
+    """The tensors of a call: the input as it was given, offset and mask with one stride from location to location."""
 
     input: Tensor
     offset: Tensor
@@ -86,7 +86,7 @@ class Call:
     size: Triple
     out: Triple
     geometry: tuple[tuple[int, int], Triple, Triple, Triple]
-    steps: tuple[int, ...]  # strides of offset and mask: image, channel, place; zeros for a mask that is not there
+    steps: tuple[int, ...]  # strides of offset and mask: image, channel, location; zeros for a mask that is not there
     extent: int  # elements from the first to the last of offset or mask
     v1: bool
     last: bool  # input, output and their gradients are channels-last
@@ -108,7 +108,7 @@ class Call:
         return self.channels // self.offset_groups
 
     @property
-    def places(self) -> int:
+    def locations(self) -> int:
         """Places of an output map."""
         return prod(self.out)
 
@@ -119,8 +119,8 @@ class Call:
 
     @property
     def count(self) -> int:
-        """Output places of the batch."""
-        return self.batch * self.places
+        """Output locations of the batch."""
+        return self.batch * self.locations
 
     @property
     def depthwise(self) -> bool:
@@ -136,7 +136,7 @@ class Call:
         """Whether some tensor needs 64-bit addresses."""
         slots = self.offset_groups * self.taps
         # The gradient of the offset is dense even where the offset is one that all images share.
-        lists = self.batch * slots * max(self.cells, self.axes * self.places)
+        lists = self.batch * slots * max(self.cells, self.axes * self.locations)
         maps = max(self.batch * self.pixels * self.channels, self.count * self.outputs)
         return max(self.extent, lists, maps, self.outputs * self.taps * self.in_group) >= _NARROW
 
@@ -147,7 +147,7 @@ class Call:
 
     def counts(self) -> tuple[int, ...]:
         """What every kernel is told first."""
-        return self.count, self.places, self.pixels, self.channels, self.outputs
+        return self.count, self.locations, self.pixels, self.channels, self.outputs
 
     def geometry_numbers(self) -> tuple[Any, ...]:
         """What every kernel is told last.
@@ -171,7 +171,7 @@ class Call:
 
 
 def _steps(tensor: Tensor) -> Triple:
-    return tensor.stride(0), tensor.stride(1), _place_step(tensor)
+    return tensor.stride(0), tensor.stride(1), _location_step(tensor)
 
 
 def describe(

@@ -1,9 +1,30 @@
 """Deformable convolution, forward: one kernel samples, modulates and multiplies; no column buffer anywhere.
 
-A program owns a tile of places and a tile of outputs. It walks over offset groups, taps and blocks of channels; each
-step samples ``[places, channels]`` into registers and multiplies it with a tile of the weight on the matrix units.
+A program owns a tile of locations and a tile of outputs. It walks over offset groups, taps and blocks of channels; each
+step samples ``[locations, channels]`` into registers and multiplies it with a tile of the weight on the matrix units.
 With all outputs in one tile every sample is made once. Several small groups share a tile: their weights stand in it as
 blocks on the diagonal, zeros elsewhere.
+
+Parameters:
+    input_pointer                 [N, *size, C], channels-last
+    offset_pointer, mask_pointer  [N, AXES*G*K, *out] and [N, G*K, *out] or None, any strides
+    weight_pointer                dense: [O, taps, C/groups]; depthwise: [taps, O]
+    bias_pointer                  [O] or None
+    output_pointer                [N, *out, O] with LAST, else [N, O, *out]
+    count, locations, pixels      output locations of the batch and of an image; pixels of an input image
+    channels, outputs             of the layer; in_group, out_group: of one group; in_offset_group: channels of one
+    span                          groups that share the programs of their outputs
+    multiplier                    outputs per channel of a depthwise layer
+    taps                          K, of the kernel
+    depth, height, width          size of the input; out_height, out_width: of the output (1 for an axis not there)
+    geometry                      ((kernel height, kernel width), stride, padding, dilation), the last three (z, y, x)
+    offset_*, mask_*              elements from image to image, channel to channel, location to location
+    AXES, V1                      spatial axes; boundary rule "v1"
+    LAST, STRIP                   memory format of the output; rows of a patch of locations (laid_out)
+    EVEN, MERGED                  no channel of a tile lies beyond the last; a tile holds several groups
+    WIDE                          64-bit numbers of locations
+    PRECISION                     of matrix products, as _runtime.precision says
+    BLOCK_*                       tile: P locations, O outputs, C channels per step
 """
 
 from __future__ import annotations
@@ -37,18 +58,18 @@ def _weights(
     if MERGED:
         wanted = wanted & connected(output[None, :], channel[:, None], out_group, in_group)
     at = weight_start(output[None, :], channel[:, None], tap, taps, in_group)
-    return tl.load(pointer + at, mask=wanted, other=0.0)
+    return tl.load(pointer + at, mask=wanted, other=0.0)  # [C, O]
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def dense(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, span, taps,
+    count, locations, pixels, channels, outputs, in_group, out_group, in_offset_group, span, taps,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    offset_image, offset_channel, offset_location, mask_image, mask_channel, mask_location,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, MERGED: tl.constexpr,
     STRIP: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_LOCATIONS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """``span`` groups share the programs of their outputs; MERGED: more than one, and their weights are masked."""
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -56,10 +77,12 @@ def dense(
     out = (out_height, out_width)
     blocks = tl.cdiv(span * out_group, BLOCK_OUTPUTS)
     all_blocks = tl.cdiv(outputs, span * out_group) * blocks
-    block = tl.program_id(0) % all_blocks  # the programs of one tile of places run together and share it in the cache
-    number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
+    block = (
+        tl.program_id(0) % all_blocks
+    )  # the programs of one tile of locations run together and share it in the cache
+    number = numbers(tl.program_id(0) // all_blocks, BLOCK_LOCATIONS, WIDE)
     live = number < count
-    image, place = laid_out(number, places, out_width, STRIP)
+    image, location = laid_out(number, locations, out_width, STRIP)
 
     group = block // blocks * span
     last_output = min((group + span) * out_group, outputs)
@@ -72,9 +95,9 @@ def dense(
     steps = (tl.cdiv(last, in_offset_group) - offset_group) * taps * runs
 
     tl.assume(steps > 0)  # or sums that no step has touched would be copied around the loop, and each product awaited
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
-    none = tl.zeros([BLOCK_PLACES], COMPUTE)
-    at = tl.zeros([BLOCK_PLACES], number.dtype)
+    total = tl.zeros([BLOCK_LOCATIONS, BLOCK_OUTPUTS], COMPUTE)
+    none = tl.zeros([BLOCK_LOCATIONS], COMPUTE)
+    at = tl.zeros([BLOCK_LOCATIONS], number.dtype)
     flags = (live,) * 2**AXES
     weights = (none,) * 2**AXES
     tap = 0
@@ -83,14 +106,14 @@ def dense(
         if run == 0:
             slot = offset_group * taps + tap
             at, flags, weights = located(
-                offset_pointer, (offset_image, offset_channel, offset_place),
-                mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, taps, live, size, out,
+                offset_pointer, (offset_image, offset_channel, offset_location),
+                mask_pointer, (mask_image, mask_channel, mask_location), image, location, slot, taps, live, size, out,
                 pixels, geometry, AXES, V1, COMPUTE,
             )  # fmt: skip
         begin = max(first, offset_group * in_offset_group)
         end = min(last, (offset_group + 1) * in_offset_group)
         channel = begin + run * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
-        samples = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], input_pointer.dtype.element_ty)
+        samples = tl.zeros([BLOCK_LOCATIONS, BLOCK_CHANNELS], input_pointer.dtype.element_ty)
         if count > 0:  # always. Within a branch loads go through the L1 cache, where most pixels are read many times;
             # the compiler's pipeline would copy them past it
             samples = blended(
@@ -109,19 +132,19 @@ def dense(
                 offset_group += 1
 
     if bias_pointer is not None:
-        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]
-    begin = map_start(image * places + place, image, place, outputs, places, LAST)
-    write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)
+        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]  # [1, O]
+    begin = map_start(image * locations + location, image, location, outputs, locations, LAST)
+    write_map(output_pointer, begin, live, output, output_inside, locations, total, LAST)
 
 
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def depthwise(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, bias_pointer, output_pointer,
-    count, places, pixels, channels, outputs, multiplier, in_offset_group, taps,
+    count, locations, pixels, channels, outputs, multiplier, in_offset_group, taps,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    offset_image, offset_channel, offset_location, mask_image, mask_channel, mask_location,
     AXES: tl.constexpr, V1: tl.constexpr, LAST: tl.constexpr, EVEN: tl.constexpr, STRIP: tl.constexpr,
-    WIDE: tl.constexpr, BLOCK_PLACES: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    WIDE: tl.constexpr, BLOCK_LOCATIONS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """One channel per group, ``multiplier`` outputs each: no matrices to multiply; weights are ``[taps, O]``."""
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -130,9 +153,9 @@ def depthwise(
     blocks = tl.cdiv(in_offset_group * multiplier, BLOCK_OUTPUTS)
     all_blocks = channels // in_offset_group * blocks
     block = tl.program_id(0) % all_blocks
-    number = numbers(tl.program_id(0) // all_blocks, BLOCK_PLACES, WIDE)
+    number = numbers(tl.program_id(0) // all_blocks, BLOCK_LOCATIONS, WIDE)
     live = number < count
-    image, place = laid_out(number, places, out_width, STRIP)
+    image, location = laid_out(number, locations, out_width, STRIP)
 
     offset_group = block // blocks
     within_group = block % blocks * BLOCK_OUTPUTS + tl.arange(0, BLOCK_OUTPUTS)
@@ -140,20 +163,20 @@ def depthwise(
     output = offset_group * in_offset_group * multiplier + within_group
     channel = output // multiplier
 
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
+    total = tl.zeros([BLOCK_LOCATIONS, BLOCK_OUTPUTS], COMPUTE)
     for tap in range(0, taps):
         at, flags, weights = located(
-            offset_pointer, (offset_image, offset_channel, offset_place),
-            mask_pointer, (mask_image, mask_channel, mask_place), image, place, offset_group * taps + tap, taps, live,
-            size, out, pixels, geometry, AXES, V1, COMPUTE,
+            offset_pointer, (offset_image, offset_channel, offset_location),
+            mask_pointer, (mask_image, mask_channel, mask_location), image, location, offset_group * taps + tap, taps,
+            live, size, out, pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
         samples = blended(
             input_pointer, at, flags, weights, size, channel, output_inside, channels, AXES, EVEN, COMPUTE
         )
-        weight = tl.load(weight_pointer + tap * outputs + output, mask=output_inside, other=0.0).to(COMPUTE)
+        weight = tl.load(weight_pointer + tap * outputs + output, mask=output_inside, other=0.0).to(COMPUTE)  # [O]
         total += samples * weight[None, :]
 
     if bias_pointer is not None:
-        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]
-    begin = map_start(image * places + place, image, place, outputs, places, LAST)
-    write_map(output_pointer, begin, live, output, output_inside, places, total, LAST)
+        total += tl.load(bias_pointer + output, mask=output_inside, other=0.0).to(COMPUTE)[None, :]  # [1, O]
+    begin = map_start(image * locations + location, image, location, outputs, locations, LAST)
+    write_map(output_pointer, begin, live, output, output_inside, locations, total, LAST)

@@ -1,9 +1,28 @@
 """Deformable convolution, backward: the gradients of offset and mask.
 
-A program owns a tile of places under one tap of one offset group. It makes the gradient of their samples, block of
+A program owns a tile of locations under one tap of one offset group. It makes the gradient of their samples, block of
 channels by block, as a product of the output's gradient with the weight, and uses it at once: every corner of a sample
 gains the dot product of its values with that gradient, and the slopes of the corners' weights turn gains into
 derivatives. Nothing is shared between programs, so there are no atomics and every run gives the same bits.
+
+Parameters:
+    input_pointer                 [N, *size, C], channels-last
+    offset_pointer, mask_pointer  [N, AXES*G*K, *out] and [N, G*K, *out] or None, any strides
+    weight_pointer                [O, taps, C/groups]; DEPTHWISE: [taps, O]
+    grad_pointer                  [N, *out, O], gradient of the output, channels-last
+    grad_offset_pointer           [N, AXES*G*K, *out], contiguous; grad_mask_pointer: [N, G*K, *out] or None
+    count, locations, pixels      output locations of the batch and of an image; pixels of an input image
+    channels, outputs             of the layer; in_group, out_group: of one group; in_offset_group: channels of one
+    taps                          K, of the kernel; a slot is offset group * taps + tap
+    depth, height, width          size of the input; out_height, out_width: of the output (1 for an axis not there)
+    geometry                      ((kernel height, kernel width), stride, padding, dilation), the last three (z, y, x)
+    offset_*, mask_*              elements from image to image, channel to channel, location to location
+    AXES, V1                      spatial axes; boundary rule "v1"
+    EVEN, EVEN_OUTPUTS            no channel (output) of a tile lies beyond the last
+    MERGED, DEPTHWISE             a tile holds several groups; one channel per group
+    WIDE                          64-bit numbers of locations
+    PRECISION                     of matrix products, as _runtime.precision says
+    BLOCK_*                       tile: P locations, C channels, O outputs per step
 """
 
 from __future__ import annotations
@@ -30,24 +49,24 @@ def column_gradient(
     grad_pointer, weight_pointer, begin, live, start, end, channel, tap, taps, in_group, out_group,
     EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr, MERGED: tl.constexpr,
     PRECISION: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    BLOCK_LOCATIONS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
     """``[P, C]``: the gradient of the modulated samples of channels ``start`` to ``end`` under one tap."""
-    total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
+    total = tl.zeros([BLOCK_LOCATIONS, BLOCK_CHANNELS], COMPUTE)
     first = start // in_group * out_group
     last = first + out_group if not MERGED else tl.cdiv(min(start + BLOCK_CHANNELS, end), in_group) * out_group
     tl.assume(first < last)  # else ptxas lets the matrix instructions wait for each other
     for at in range(first, last, BLOCK_OUTPUTS):
         output = at + tl.arange(0, BLOCK_OUTPUTS)
         output_inside = output < last
-        grad = read(grad_pointer, begin, live, output, output_inside, EVEN_OUTPUTS)
+        grad = read(grad_pointer, begin, live, output, output_inside, EVEN_OUTPUTS)  # [P, O]
         wanted = output_inside[:, None] & (channel < end)[None, :]
         if MERGED:
             wanted = wanted & connected(output[:, None], channel[None, :], out_group, in_group)
         elif EVEN and EVEN_OUTPUTS:
             wanted = None
         weights = weight_start(output[:, None], channel[None, :], tap, taps, in_group)
-        weight = tl.load(weight_pointer + weights, mask=wanted, other=None if wanted is None else 0.0)
+        weight = tl.load(weight_pointer + weights, mask=wanted, other=None if wanted is None else 0.0)  # [O, C]
         total = multiply(grad, weight, total, PRECISION)
     return total
 
@@ -56,14 +75,14 @@ def column_gradient(
 def column_gradient_depthwise(
     grad_pointer, weight_pointer, begin, live, channel, inside, tap, outputs, multiplier,
     EVEN: tl.constexpr, COMPUTE: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+    BLOCK_LOCATIONS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """The same where a channel feeds only its own ``multiplier`` outputs; weights are ``[taps, O]``."""
-    total = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS], COMPUTE)
+    total = tl.zeros([BLOCK_LOCATIONS, BLOCK_CHANNELS], COMPUTE)
     for copy in range(0, multiplier):
         output = channel * multiplier + copy
-        grad = read(grad_pointer, begin, live, output, inside, EVEN)
-        weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)
+        grad = read(grad_pointer, begin, live, output, inside, EVEN)  # [P, C]
+        weight = tl.load(weight_pointer + tap * outputs + output, mask=inside, other=0.0)  # [C]
         total += grad.to(COMPUTE) * weight.to(COMPUTE)[None, :]
     return total
 
@@ -126,33 +145,33 @@ def _derivatives(gains, around, AXES: tl.constexpr):
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def offset_and_mask(
     input_pointer, offset_pointer, mask_pointer, weight_pointer, grad_pointer, grad_offset_pointer, grad_mask_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
+    count, locations, pixels, channels, outputs, in_group, out_group, in_offset_group, taps,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    offset_image, offset_channel, offset_location, mask_image, mask_channel, mask_location,
     AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     MERGED: tl.constexpr, DEPTHWISE: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_PLACES: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
+    BLOCK_LOCATIONS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_OUTPUTS: tl.constexpr,
 ):  # fmt: skip
-    """Writes ``[N, AXES * slots, places]`` and, with a mask, ``[N, slots, places]``; slots = offset groups * taps."""
+    """Writes ``[N, AXES * slots, locations]`` and, with a mask, ``[N, slots, locations]``."""
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
     size = (depth, height, width)
     out = (out_height, out_width)
     slots = channels // in_offset_group * taps
     slot = tl.program_id(0) % slots
-    number = numbers(tl.program_id(0) // slots, BLOCK_PLACES, WIDE)
+    number = numbers(tl.program_id(0) // slots, BLOCK_LOCATIONS, WIDE)
     live = number < count
-    image = number // places
-    place = number - image * places
+    image = number // locations
+    location = number - image * locations
     begin = number * outputs
     x, y, z = positions(
-        offset_pointer, (offset_image, offset_channel, offset_place), image, place, slot, taps, live, out, geometry,
-        AXES, COMPUTE,
+        offset_pointer, (offset_image, offset_channel, offset_location), image, location, slot, taps, live, out,
+        geometry, AXES, COMPUTE,
     )  # fmt: skip
     around = sides(x, y, z, live, size, AXES, V1)
     # What a thread reads at once it sums at once; threads meet after the last block of channels, not in each.
     RUN: tl.constexpr = 16 // (input_pointer.dtype.element_ty.primitive_bitwidth // 8)
     first = first_corner(around, image, channels, pixels, size, AXES, WIDE)
-    zeros = tl.zeros([BLOCK_PLACES, BLOCK_CHANNELS // RUN], COMPUTE)
+    zeros = tl.zeros([BLOCK_LOCATIONS, BLOCK_CHANNELS // RUN], COMPUTE)
     gains = (zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros)
     end = (slot // taps + 1) * in_offset_group
     for start in range(end - in_offset_group, end, BLOCK_CHANNELS):
@@ -160,13 +179,13 @@ def offset_and_mask(
         if DEPTHWISE:
             column = column_gradient_depthwise(
                 grad_pointer, weight_pointer, begin, live, channel, channel < end, slot % taps, outputs,
-                out_group, EVEN, COMPUTE, BLOCK_PLACES, BLOCK_CHANNELS,
+                out_group, EVEN, COMPUTE, BLOCK_LOCATIONS, BLOCK_CHANNELS,
             )  # fmt: skip
         else:
             column = column_gradient(
                 grad_pointer, weight_pointer, begin, live, start, end, channel, slot % taps, taps,
                 in_group, out_group, EVEN, EVEN_OUTPUTS, MERGED, PRECISION, COMPUTE,
-                BLOCK_PLACES, BLOCK_CHANNELS, BLOCK_OUTPUTS,
+                BLOCK_LOCATIONS, BLOCK_CHANNELS, BLOCK_OUTPUTS,
             )  # fmt: skip
         column = _runs(column, RUN)
         if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
@@ -176,14 +195,14 @@ def offset_and_mask(
             )  # fmt: skip
     by_x, by_y, by_z, by_mask = _derivatives(gains, around, AXES)
 
-    modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
-    at = grad_offset_pointer + (image * slots + slot) * (AXES * places) + place
+    modulation = factor(mask_pointer, (mask_image, mask_channel, mask_location), image, location, slot, live, COMPUTE)
+    at = grad_offset_pointer + (image * slots + slot) * (AXES * locations) + location
     kind: tl.constexpr = grad_offset_pointer.dtype.element_ty
-    tl.store(at + (AXES - 1) * places, (by_x * modulation).to(kind), mask=live)
+    tl.store(at + (AXES - 1) * locations, (by_x * modulation).to(kind), mask=live)
     if AXES >= 2:
-        tl.store(at + (AXES - 2) * places, (by_y * modulation).to(kind), mask=live)
+        tl.store(at + (AXES - 2) * locations, (by_y * modulation).to(kind), mask=live)
     if AXES == 3:
         tl.store(at, (by_z * modulation).to(kind), mask=live)
     if grad_mask_pointer is not None:
-        at = grad_mask_pointer + (image * slots + slot) * places + place
+        at = grad_mask_pointer + (image * slots + slot) * locations + location
         tl.store(at, by_mask.to(grad_mask_pointer.dtype.element_ty), mask=live)

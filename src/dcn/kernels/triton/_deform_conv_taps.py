@@ -1,4 +1,4 @@
-"""What all kernels of deformable convolution share: places, taps, sampled tiles, and tiles of weights and maps.
+"""What all kernels of deformable convolution share: locations, taps, sampled tiles, and tiles of weights and maps.
 
 Places are counted over the whole batch, x fastest, so that a tile is full whatever the size of a map. ``size`` is
 ``(depth, height, width)`` of the input, ``out`` ``(height, width)`` of the output, 1 on axes that are not there;
@@ -15,15 +15,15 @@ from dcn.kernels.triton._sampling import corner, read, side, within
 
 # Numbers that change with the size of an image: no variant of a kernel of their own, so no compilation for a new size.
 UNSPECIALISED = [
-    *("count", "places", "pixels", "taps", "slots", "share", "shares", "output_blocks"),
+    *("count", "locations", "pixels", "taps", "slots", "share", "shares", "output_blocks"),
     *("depth", "height", "width", "out_height", "out_width"),
-    *("offset_image", "offset_channel", "offset_place", "mask_image", "mask_channel", "mask_place"),
+    *("offset_image", "offset_channel", "offset_location", "mask_image", "mask_channel", "mask_location"),
 ]
 
 
 @triton.jit
 def numbers(block, BLOCK: tl.constexpr, WIDE: tl.constexpr):
-    """``[BLOCK]`` numbers of a block's places; 64-bit where 32 bits might not address a tensor."""
+    """``[BLOCK]`` numbers of a block's locations; 64-bit where 32 bits might not address a tensor."""
     if WIDE:
         return block.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     else:
@@ -31,26 +31,26 @@ def numbers(block, BLOCK: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def laid_out(number, places, width, STRIP: tl.constexpr):
-    """``(image, place)`` of the places of a batch, counted along strips of ``STRIP`` rows, column by column.
+def laid_out(number, locations, width, STRIP: tl.constexpr):
+    """``(image, location)`` of the locations of a batch, counted along strips of ``STRIP`` rows, column by column.
 
     Consecutive numbers are then a patch of the map, whose samples share pixels along both axes: with unit offsets 128
-    places of one row read 520 pixels under all taps of 3x3, 16 x 8 places 209. The last strip has what rows are left.
-    ``STRIP`` 1 is the plain order. ``width``: of the map, ``places`` a multiple of it.
+    locations of one row read 520 pixels under all taps of 3x3, 16 x 8 locations 209. The last strip has what rows are
+    left. ``STRIP`` 1 is the plain order. ``width``: of the map, ``locations`` a multiple of it.
     """
-    image = number // places
-    place = number - image * places
+    image = number // locations
+    location = number - image * locations
     if STRIP > 1:
-        strip = place // (STRIP * width)
-        inside = place - strip * (STRIP * width)
-        rows = tl.minimum(places // width - strip * STRIP, STRIP)
-        place = (strip * STRIP + inside % rows) * width + inside // rows
-    return image, place
+        strip = location // (STRIP * width)
+        inside = location - strip * (STRIP * width)
+        rows = tl.minimum(locations // width - strip * STRIP, STRIP)
+        location = (strip * STRIP + inside % rows) * width + inside // rows
+    return image, location
 
 
 @triton.jit
 def coordinate(at, tap, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPUTE: tl.constexpr):
-    """Where output place ``at`` of an axis samples: at * stride - padding + (step of the tap) * dilation + ``shift``.
+    """Where output location ``at`` of an axis samples: at * stride - padding + step of the tap * dilation + ``shift``.
 
     ``AXIS`` is 0 (x), 1 (y) or 2 (z); ``at`` counts along it.
     """
@@ -66,15 +66,15 @@ def coordinate(at, tap, shift, AXIS: tl.constexpr, geometry: tl.constexpr, COMPU
 
 @triton.jit
 def positions(
-    pointer, strides, image, place, slot, taps, live, out, geometry: tl.constexpr,
+    pointer, strides, image, location, slot, taps, live, out, geometry: tl.constexpr,
     AXES: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Coordinates ``(x, y, z)`` of some places under one tap of one offset group; absent axes repeat x.
+    """Coordinates ``(x, y, z)`` of some locations under one tap of one offset group; absent axes repeat x.
 
     Args:
-        pointer: offsets, and ``strides``, their elements from image to image, channel to channel, place to place.
-        image: ``[P]``, the image of each place.
-        place: ``[P]``, the place within it.
+        pointer: offsets, and ``strides``, their elements from image to image, channel to channel, location to location.
+        image: ``[P]``, the image of each location.
+        location: ``[P]``, the location within it.
         slot: offset group * ``taps`` + tap.
         taps: taps of the kernel.
         live: ``[P]``, whether to read the offset at all.
@@ -83,33 +83,33 @@ def positions(
         AXES: number of spatial axes.
         COMPUTE: type of coordinates.
     """
-    at = first_shift(pointer, strides, image, place, slot, AXES)
-    shift_x = tl.load(at + (AXES - 1) * strides[1], mask=live, other=0.0)
+    at = first_shift(pointer, strides, image, location, slot, AXES)
+    shift_x = tl.load(at + (AXES - 1) * strides[1], mask=live, other=0.0)  # [P], as those of y and z
     shift_y = shift_x
     shift_z = shift_x
     if AXES >= 2:
         shift_y = tl.load(at + (AXES - 2) * strides[1], mask=live, other=0.0)
     if AXES == 3:
         shift_z = tl.load(at, mask=live, other=0.0)
-    return shifted(place, slot % taps, (shift_x, shift_y, shift_z), out, geometry, AXES, COMPUTE)
+    return shifted(location, slot % taps, (shift_x, shift_y, shift_z), out, geometry, AXES, COMPUTE)
 
 
 @triton.jit
-def first_shift(pointer, strides, image, place, slot, AXES: tl.constexpr):
-    """Where the offset of some places along their first axis is; those of the others are ``strides[1]`` apart."""
-    return pointer + image * strides[0] + slot.to(place.dtype) * AXES * strides[1] + place * strides[2]
+def first_shift(pointer, strides, image, location, slot, AXES: tl.constexpr):
+    """Where the offset of some locations along their first axis is; those of the others are ``strides[1]`` apart."""
+    return pointer + image * strides[0] + slot.to(location.dtype) * AXES * strides[1] + location * strides[2]
 
 
 @triton.jit
-def shifted(place, tap, shift, out, geometry: tl.constexpr, AXES: tl.constexpr, COMPUTE: tl.constexpr):
-    """Coordinates ``(x, y, z)`` of some places whose offsets are ``shift``, ``(x, y, z)`` too."""
+def shifted(location, tap, shift, out, geometry: tl.constexpr, AXES: tl.constexpr, COMPUTE: tl.constexpr):
+    """Coordinates ``(x, y, z)`` of some locations whose offsets are ``shift``, ``(x, y, z)`` too."""
     if AXES == 1:
-        x = coordinate(place, tap, shift[0], 0, geometry, COMPUTE)
+        x = coordinate(location, tap, shift[0], 0, geometry, COMPUTE)
         y = x
         z = x
     else:
-        row = place // out[1]
-        x = coordinate(place - row * out[1], tap, shift[0], 0, geometry, COMPUTE)
+        row = location // out[1]
+        x = coordinate(location - row * out[1], tap, shift[0], 0, geometry, COMPUTE)
         z = x
         if AXES == 2:
             y = coordinate(row, tap, shift[1], 1, geometry, COMPUTE)
@@ -121,7 +121,7 @@ def shifted(place, tap, shift, out, geometry: tl.constexpr, AXES: tl.constexpr, 
 
 @triton.jit
 def sides(x, y, z, live, size, AXES: tl.constexpr, V1: tl.constexpr):
-    """Sides ``(x, y, z)`` of positions; places that are not ``live`` or not within the map touch nothing."""
+    """Sides ``(x, y, z)`` of positions; locations that are not ``live`` or not within the map touch nothing."""
     valid = live & within(x, size[2], V1)
     if AXES >= 2:
         valid = valid & within(y, size[1], V1)
@@ -138,28 +138,28 @@ def sides(x, y, z, live, size, AXES: tl.constexpr, V1: tl.constexpr):
 
 
 @triton.jit
-def factor(pointer, strides, image, place, slot, live, COMPUTE: tl.constexpr):
-    """``[P]`` mask of some places under one tap of one offset group, 1 without a mask."""
+def factor(pointer, strides, image, location, slot, live, COMPUTE: tl.constexpr):
+    """``[P]`` mask of some locations under one tap of one offset group, 1 without a mask."""
     if pointer is None:
-        return tl.full(place.shape, 1.0, COMPUTE)
+        return tl.full(location.shape, 1.0, COMPUTE)
     else:
-        at = pointer + image * strides[0] + slot.to(place.dtype) * strides[1] + place * strides[2]
-        return tl.load(at, mask=live, other=0.0).to(COMPUTE)
+        at = pointer + image * strides[0] + slot.to(location.dtype) * strides[1] + location * strides[2]
+        return tl.load(at, mask=live, other=0.0).to(COMPUTE)  # [P]
 
 
 @triton.jit
 def located(
-    offset_pointer, offset_steps, mask_pointer, mask_steps, image, place, slot, taps, live, size, out, pixels,
+    offset_pointer, offset_steps, mask_pointer, mask_steps, image, location, slot, taps, live, size, out, pixels,
     geometry: tl.constexpr, AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """The corners of some places under one tap: ``(at, flags, weights)``, the last two tuples of ``2**AXES`` vectors.
+    """The corners of some locations under one tap: ``(at, flags, weights)``, the last two of ``2**AXES`` vectors each.
 
     ``at`` is the pixel of corner 0, counted over the batch; only where its flag says so a corner counts. Weights hold
     the modulation already.
     """
-    x, y, z = positions(offset_pointer, offset_steps, image, place, slot, taps, live, out, geometry, AXES, COMPUTE)
+    x, y, z = positions(offset_pointer, offset_steps, image, location, slot, taps, live, out, geometry, AXES, COMPUTE)
     around = sides(x, y, z, live, size, AXES, V1)
-    modulation = factor(mask_pointer, mask_steps, image, place, slot, live, COMPUTE)
+    modulation = factor(mask_pointer, mask_steps, image, location, slot, live, COMPUTE)
     return corners(around, modulation, image, size, pixels, AXES)
 
 
@@ -213,7 +213,7 @@ def blended(
 
 @triton.jit
 def first_corner(around, image, channels, pixels, size, AXES: tl.constexpr, WIDE: tl.constexpr):
-    """Element of channel 0 of the lowest corner of every place: the one address of a place."""
+    """Element of channel 0 of the lowest corner of every location: the one address of a location."""
     index = around[0][0]
     if AXES >= 2:
         index += around[1][0] * size[2]
@@ -239,22 +239,22 @@ def corner_from(
 
 
 @triton.jit
-def map_start(number, image, place, channels, places, LAST: tl.constexpr):
-    """Elements before channel 0 of each place of a dense map ``[N, channels, *places]``."""
+def map_start(number, image, location, channels, locations, LAST: tl.constexpr):
+    """Elements before channel 0 of each location of a dense map ``[N, channels, *locations]``."""
     if LAST:
         return number * channels
     else:
-        return image * channels * places + place
+        return image * channels * locations + location
 
 
 @triton.jit
-def write_map(pointer, start, live, channel, channel_inside, places, tile, LAST: tl.constexpr):
-    """Store a tile ``[P, C]`` into a dense map; transposed first where neighbouring places lie together."""
+def write_map(pointer, start, live, channel, channel_inside, locations, tile, LAST: tl.constexpr):
+    """Store a tile ``[P, C]`` into a dense map; transposed first where neighbouring locations lie together."""
     if LAST:
         at = start[:, None] + channel[None, :]
         tl.store(pointer + at, tile.to(pointer.dtype.element_ty), mask=live[:, None] & channel_inside[None, :])
     else:
-        at = start[None, :] + (channel.to(start.dtype) * places)[:, None]
+        at = start[None, :] + (channel.to(start.dtype) * locations)[:, None]
         tile = tl.trans(tile.to(pointer.dtype.element_ty))
         tl.store(pointer + at, tile, mask=live[None, :] & channel_inside[:, None])
 

@@ -1,9 +1,31 @@
 """Deformable convolution, backward: the gradient of the weight.
 
-A program owns a tile of channels and outputs under one tap, for one share of the places. Each step samples ``[places,
-channels]`` into registers, turns the tile over and multiplies it with the gradient of the output there; with all
-outputs in one tile every sample is made once. Nothing is added with atomics: every element of a share is written by one
-program, and :func:`add`, launched behind them, sums the shares in their order, so that every run gives the same bits.
+A program owns a tile of channels and outputs under one tap, for one share of the locations. Each step samples
+``[locations, channels]`` into registers, turns the tile over and multiplies it with the gradient of the output there;
+with all outputs in one tile every sample is made once. Nothing is added with atomics: every element of a share is
+written by one program, and :func:`add`, launched behind them, sums the shares in their order, so that every run gives
+the same bits.
+
+Parameters:
+    input_pointer                 [N, *size, C], channels-last
+    offset_pointer, mask_pointer  [N, AXES*G*K, *out] and [N, G*K, *out] or None, any strides
+    grad_pointer                  [N, *out, O], gradient of the output, channels-last
+    shares_pointer                dense: [shares, O] times C/groups and taps; depthwise: [shares, O, taps]
+    count, locations, pixels      output locations of the batch and of an image; pixels of an input image
+    channels, outputs             of the layer; in_group, out_group: of one group; in_offset_group: channels of one
+    multiplier                    outputs per channel of a depthwise layer
+    taps                          K, of the kernel; a slot is offset group * taps + tap
+    share, output_blocks          locations per share; blocks of outputs per slot
+    channel_step, tap_step        elements from channel to channel and tap to tap within ``shares_pointer``
+    depth, height, width          size of the input; out_height, out_width: of the output (1 for an axis not there)
+    geometry                      ((kernel height, kernel width), stride, padding, dilation), the last three (z, y, x)
+    offset_*, mask_*              elements from image to image, channel to channel, location to location
+    AXES, V1                      spatial axes; boundary rule "v1"
+    EVEN, EVEN_OUTPUTS            no channel (output) of a tile lies beyond the last
+    MERGED                        a tile holds several groups
+    WIDE                          64-bit numbers of locations
+    PRECISION                     of matrix products, as _runtime.precision says
+    BLOCK_*                       tile: O outputs, C channels, P locations per step
 """
 
 from __future__ import annotations
@@ -31,7 +53,7 @@ def _around(
     pointer, strides, image, row, x, slot, taps, live, size, out, geometry: tl.constexpr,
     AXES: tl.constexpr, V1: tl.constexpr, COMPUTE: tl.constexpr,
 ):  # fmt: skip
-    """Sides ``(x, y, z)`` of the samples of the places at ``x`` of a ``row``; ``row`` counts all axes above x."""
+    """Sides ``(x, y, z)`` of the samples of the locations at ``x`` of a ``row``; ``row`` counts all axes above x."""
     at = first_shift(pointer, strides, image, row * out[1] + x, slot, AXES)
     tap = slot % taps
     shift = tl.load(at + (AXES - 1) * strides[1], mask=live, other=0.0)
@@ -57,16 +79,16 @@ def _stepped(value, by, limit):
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def dense(
     input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
-    count, places, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
+    count, locations, pixels, channels, outputs, in_group, out_group, in_offset_group, taps, share, output_blocks,
     channel_step, tap_step, depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    offset_image, offset_channel, offset_location, mask_image, mask_channel, mask_location,
     AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, EVEN_OUTPUTS: tl.constexpr,
     MERGED: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
+    BLOCK_OUTPUTS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr, BLOCK_LOCATIONS: tl.constexpr,
 ):  # fmt: skip
     """Writes ``[shares, O]`` times ``C/g`` and taps, ``channel_step`` and ``tap_step`` elements apart.
 
-    A share is ``share`` places, a multiple of the block, and no share is empty. MERGED: a tile may have channels of
+    A share is ``share`` locations, a multiple of the block, and no share is empty. MERGED: a tile may have channels of
     several groups.
     """
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -92,32 +114,34 @@ def dense(
     stop = min(begin + share, count)
     # Without this a loop of no steps would define the sums, and ptxas make the matrix instructions wait for each other.
     tl.assume(begin < stop)
-    # Where a place is goes along from step to step: dividing again costs a fifth of the instructions of a step.
-    rows = places // out_width
-    image_step = BLOCK_PLACES // places
-    row_step = BLOCK_PLACES % places // out_width
-    x_step = BLOCK_PLACES % places % out_width
-    number = begin + tl.arange(0, BLOCK_PLACES)
-    image = number // places
-    row = number % places // out_width
-    x = number % places % out_width
+    # Where a location is goes along from step to step: dividing again costs a fifth of the instructions of a step.
+    rows = locations // out_width
+    image_step = BLOCK_LOCATIONS // locations
+    row_step = BLOCK_LOCATIONS % locations // out_width
+    x_step = BLOCK_LOCATIONS % locations % out_width
+    number = begin + tl.arange(0, BLOCK_LOCATIONS)
+    image = number // locations
+    row = number % locations // out_width
+    x = number % locations % out_width
     total = tl.zeros([BLOCK_CHANNELS, BLOCK_OUTPUTS], COMPUTE)
-    for at in range(begin, stop, BLOCK_PLACES):
-        number = at + tl.arange(0, BLOCK_PLACES)
+    for at in range(begin, stop, BLOCK_LOCATIONS):
+        number = at + tl.arange(0, BLOCK_LOCATIONS)
         live = number < count
-        place = row * out_width + x
+        location = row * out_width + x
         around = _around(
-            offset_pointer, (offset_image, offset_channel, offset_place), image, row, x, slot, taps, live, size, out,
+            offset_pointer, (offset_image, offset_channel, offset_location), image, row, x, slot, taps, live, size, out,
             geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
-        modulation = factor(mask_pointer, (mask_image, mask_channel, mask_place), image, place, slot, live, COMPUTE)
-        samples = tl.zeros([BLOCK_CHANNELS, BLOCK_PLACES], grad_pointer.dtype.element_ty)
+        modulation = factor(
+            mask_pointer, (mask_image, mask_channel, mask_location), image, location, slot, live, COMPUTE
+        )
+        samples = tl.zeros([BLOCK_CHANNELS, BLOCK_LOCATIONS], grad_pointer.dtype.element_ty)
         if count > 0:  # always; loads within a branch go through the first cache, where neighbours find their corners
             corner, flags, weights = corners(around, modulation, image, size, pixels, AXES)
             tile = blended(input_pointer, corner, flags, weights, size, channel, inside, channels, AXES, EVEN, COMPUTE)
             tile = tile.to(grad_pointer.dtype.element_ty)
             samples = tl.trans(tile)
-        grad = read(grad_pointer, number * outputs, live, output, output_inside, EVEN_OUTPUTS)
+        grad = read(grad_pointer, number * outputs, live, output, output_inside, EVEN_OUTPUTS)  # [P, O]
         total = multiply(samples, grad, total, PRECISION)
         x, over = _stepped(x, x_step, out_width)
         row, over = _stepped(row, row_step + over, rows)
@@ -150,11 +174,11 @@ def _write(
 @triton.jit(do_not_specialize=UNSPECIALISED)
 def depthwise(
     input_pointer, offset_pointer, mask_pointer, grad_pointer, shares_pointer,
-    count, places, pixels, channels, outputs, multiplier, in_offset_group, taps, share,
+    count, locations, pixels, channels, outputs, multiplier, in_offset_group, taps, share,
     depth, height, width, out_height, out_width, geometry: tl.constexpr,
-    offset_image, offset_channel, offset_place, mask_image, mask_channel, mask_place,
+    offset_image, offset_channel, offset_location, mask_image, mask_channel, mask_location,
     AXES: tl.constexpr, V1: tl.constexpr, EVEN: tl.constexpr, WIDE: tl.constexpr,
-    BLOCK_OUTPUTS: tl.constexpr, BLOCK_PLACES: tl.constexpr,
+    BLOCK_OUTPUTS: tl.constexpr, BLOCK_LOCATIONS: tl.constexpr,
 ):  # fmt: skip
     """One channel per group: writes ``[shares, O, taps]``."""
     COMPUTE: tl.constexpr = tl.float64 if input_pointer.dtype.element_ty == tl.float64 else tl.float32
@@ -167,16 +191,16 @@ def depthwise(
     inside = within_group < in_offset_group * multiplier
     output = slot // taps * in_offset_group * multiplier + within_group
 
-    total = tl.zeros([BLOCK_PLACES, BLOCK_OUTPUTS], COMPUTE)
+    total = tl.zeros([BLOCK_LOCATIONS, BLOCK_OUTPUTS], COMPUTE)
     begin = part.to(tl.int64) * share if WIDE else part * share
-    for here in range(begin, min(begin + share, count), BLOCK_PLACES):
-        number = here + tl.arange(0, BLOCK_PLACES)
+    for here in range(begin, min(begin + share, count), BLOCK_LOCATIONS):
+        number = here + tl.arange(0, BLOCK_LOCATIONS)
         live = number < count
-        image = number // places
+        image = number // locations
         at, flags, weights = located(
-            offset_pointer, (offset_image, offset_channel, offset_place),
-            mask_pointer, (mask_image, mask_channel, mask_place), image, number - image * places, slot, taps, live,
-            (depth, height, width), (out_height, out_width), pixels, geometry, AXES, V1, COMPUTE,
+            offset_pointer, (offset_image, offset_channel, offset_location),
+            mask_pointer, (mask_image, mask_channel, mask_location), image, number - image * locations, slot, taps,
+            live, (depth, height, width), (out_height, out_width), pixels, geometry, AXES, V1, COMPUTE,
         )  # fmt: skip
         samples = blended(
             input_pointer, at, flags, weights, (depth, height, width), output // multiplier, inside, channels,

@@ -7,6 +7,22 @@ of ``kernels/roi_grid.py``, operation by operation; the launches switch fused mu
 at the limit of the map counts is decided alike.
 
 Tiles are ``[B, T, C]``: bins of one RoI (class and bin flattened), neighbouring columns, channels of a bin.
+
+Parameters:
+    data, boxes             [N, D*GH*GW, H, W] of any strides; [R, 5] (image, x1, y1, x2, y2) in the type of the sums
+    offset, mask            [R, 2*CLASSES, parts_y, parts_x], x before y; [R, 1, P, Q]; any pointer where absent
+    output, grad            [R, CLASSES*depth, P, Q], contiguous
+    grad_data               the gradient of ``data``, zeros, strides to_*; grad_shift: [R, CLASSES, 2, P, Q]
+    grad_mask, unit         [R, CLASSES, P, Q]; [1] what whole numbers of the deterministic mode count
+    images, height, width   of the map; by_*: its elements from image to image, channel, row and column
+    depth                   output channels of a class
+    parts_y, parts_x        of the offset
+    samples                 per bin and axis, 0 for adaptive
+    scale_bits, gamma_bits  spatial scale and unit of the offsets: the bits of their numbers
+    FORM                    as the constants below; P, Q: bins; GH, GW: channel groups; CLASSES: of the offset
+    OFFSET, MASK            whether there is one
+    DATA, SHIFT, FACTOR     which gradients to write: of the map, of the bins' shifts, of the mask
+    B, T, C                 the tile
 """
 
 from __future__ import annotations
@@ -49,7 +65,7 @@ def _extent(low, high, scale, FORM: tl.constexpr):
 @triton.jit
 def _roi(boxes, images, scale, FORM: tl.constexpr):
     """Image, start and size (y, x) of the RoI at ``boxes``, and whether it is one."""
-    image, x1, y1 = tl.load(boxes), tl.load(boxes + 1), tl.load(boxes + 2)
+    image, x1, y1 = tl.load(boxes), tl.load(boxes + 1), tl.load(boxes + 2)  # numbers
     x2, y2 = tl.load(boxes + 3), tl.load(boxes + 4)
     top, height = _extent(y1, y2, scale, FORM)
     left, width = _extent(x1, x2, scale, FORM)
@@ -74,20 +90,24 @@ def _samples(begin, size, index, shift, samples, extent, FORM: tl.constexpr, BIN
     """
     dtype: tl.constexpr = begin.dtype
     bin_size = divide(size, tl.full((), BINS, dtype))
-    place = index.to(dtype)
+    location = index.to(dtype)
     if FORM >= CELLS_FIRST and FORM < PARTS:
         if FORM == CELLS_FIRST:
-            low, high, end = tl.floor(place * bin_size + begin), tl.ceil((place + 1) * bin_size + begin), extent
+            low, high, end = tl.floor(location * bin_size + begin), tl.ceil((location + 1) * bin_size + begin), extent
         else:
-            low, high = tl.floor(place * bin_size) + begin, tl.ceil((place + 1) * bin_size) + begin
+            low, high = tl.floor(location * bin_size) + begin, tl.ceil((location + 1) * bin_size) + begin
             end = extent - 1
         limit = tl.zeros_like(begin) + end
         low = tl.minimum(tl.maximum(low, 0.0), limit)
         many = tl.maximum(tl.minimum(tl.maximum(high, 0.0), limit) - low, 0.0)
         origin, step, count = low, tl.full((), 1.0, dtype), many
     elif FORM == PARTS:
-        many = tl.zeros_like(place) + samples
-        origin, step, count = begin + place * bin_size + shift, divide(bin_size, tl.zeros_like(begin) + samples), many
+        many = tl.zeros_like(location) + samples
+        origin, step, count = (
+            begin + location * bin_size + shift,
+            divide(bin_size, tl.zeros_like(begin) + samples),
+            many,
+        )
     else:
         if samples > 0:
             many = tl.zeros_like(bin_size) + samples
@@ -96,14 +116,14 @@ def _samples(begin, size, index, shift, samples, extent, FORM: tl.constexpr, BIN
             many = tl.minimum(tl.maximum(tl.ceil(bin_size), 0.0), MOST_SAMPLES)
             most = tl.zeros_like(bin_size) + (2 * extent + 6)
         step = tl.where(many > 0, divide(bin_size, tl.maximum(many, 1.0)), 0.0)
-        origin = begin + place * bin_size + shift
+        origin = begin + location * bin_size + shift
         # Samples far before the map are skipped: they count as 0 unread.
         spare = tl.maximum(many - most, 0.0)
-        first = tl.zeros_like(place)
+        first = tl.zeros_like(location)
         if spare > 0:
             first = tl.minimum(tl.maximum(tl.floor(divide(-1 - origin, step + first) - 0.5), 0.0), spare)
         origin = origin + (first + 0.5) * step
-        many = tl.zeros_like(place) + many
+        many = tl.zeros_like(location) + many
         count = tl.minimum(many, most)
     return origin, step, count.to(tl.int32), many
 
@@ -112,9 +132,9 @@ def _samples(begin, size, index, shift, samples, extent, FORM: tl.constexpr, BIN
 def _held(origin, step, i, count, extent, FORM: tl.constexpr):
     """Whether sample ``i`` counts and where it lies, held on the map."""
     margin = 0.5 if FORM == PARTS else (1.0 if FORM < CELLS_FIRST else 0.0)
-    place = origin + i.to(origin.dtype) * step
-    inside = (i < count) & (place >= -margin) & (place <= extent - 1 + margin)
-    return inside, tl.minimum(tl.where(inside & (place > 0), place, 0.0), tl.zeros_like(place) + (extent - 1))
+    location = origin + i.to(origin.dtype) * step
+    inside = (i < count) & (location >= -margin) & (location <= extent - 1 + margin)
+    return inside, tl.minimum(tl.where(inside & (location > 0), location, 0.0), tl.zeros_like(location) + (extent - 1))
 
 
 @triton.jit
@@ -145,7 +165,7 @@ def _used(origin, step, count, extent, FORM: tl.constexpr):
     used = tl.zeros_like(count)
     i = most * 0
     while i < most:
-        inside, _place = _held(origin, step, tl.zeros_like(count) + i, count, extent, FORM)
+        inside, _location = _held(origin, step, tl.zeros_like(count) + i, count, extent, FORM)
         used += inside.to(tl.int32)
         i += 1
     return used
@@ -208,7 +228,7 @@ def _plan(
         k = bin // (P * Q)
         exists = k < CLASSES
         at = offset + (k * 2 * parts_y + _part(p, parts_y, P)) * parts_x + _part(q, parts_x, Q)
-        right = tl.load(at, mask=exists, other=0.0).to(gamma.dtype) * gamma * wide
+        right = tl.load(at, mask=exists, other=0.0).to(gamma.dtype) * gamma * wide  # [B], as down
         down = tl.load(at + parts_y * parts_x, mask=exists, other=0.0).to(gamma.dtype) * gamma * tall
     rows, many_rows = _axis(top, tall, p, down, samples, height, FORM, P)
     columns, many_columns = _axis(left, wide, q, right, samples, width, FORM, Q)
@@ -291,7 +311,7 @@ def _means(
             weight = down * across
             # Not simply a weight of 0: 0 times a NaN of the map would spread it to bins that do not touch it.
             wanted = (weight != 0)[:, :, None] & real
-            value = tl.load(data + _spot(row, column, by_row, by_column) + at, mask=wanted, other=0.0)
+            value = tl.load(data + _spot(row, column, by_row, by_column) + at, mask=wanted, other=0.0)  # [B, T, C]
             total = tl.fma(value.to(dtype), tl.broadcast_to(weight[:, :, None], (B, T, C)), total)
             y += 1
         x += T
@@ -328,7 +348,7 @@ def forward(
             data + image * by_image, rows, columns, mean, at, real, height, width, by_row, by_column, FORM, B, T, C
         )
         if MASK:
-            factor = tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0)
+            factor = tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0)  # [B]
             result *= factor.to(dtype)[:, None]
     target = output + roi * (CLASSES * P * Q) * depth + _pooled(bin, channel, depth, P * Q)
     tl.store(target, result.to(output.dtype.element_ty), mask=exists[:, None] & inside[None])
@@ -337,7 +357,7 @@ def forward(
 @triton.jit
 def _gains(
     data, grad_data, rows, columns, share, at, to, real, height, width, by_row, by_column, to_row, to_column,
-    FORM: tl.constexpr, DATA: tl.constexpr, PLACES: tl.constexpr, B: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
+    FORM: tl.constexpr, DATA: tl.constexpr, LOCATIONS: tl.constexpr, B: tl.constexpr, T: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Add a block of channels' gradient ``share [B, C]`` to the map, and read the map for the other gradients.
 
@@ -363,11 +383,11 @@ def _gains(
                     mask=(weight != 0)[:, :, None] & real,
                     sem="relaxed",
                 )
-            if PLACES:
+            if LOCATIONS:
                 slope_down, slope_right = down_slope * across, down * across_slope
                 wanted = (weight != 0) | (slope_down != 0) | (slope_right != 0)
                 source = data + _spot(row, column, by_row, by_column) + at
-                value = tl.load(source, mask=wanted[:, :, None] & real, other=0.0).to(dtype)
+                value = tl.load(source, mask=wanted[:, :, None] & real, other=0.0).to(dtype)  # [B, T, C]
                 by_weight = tl.fma(value, tl.broadcast_to(weight[:, :, None], (B, T, C)), by_weight)
                 by_down = tl.fma(value, tl.broadcast_to(slope_down[:, :, None], (B, T, C)), by_down)
                 by_right = tl.fma(value, tl.broadcast_to(slope_right[:, :, None], (B, T, C)), by_right)
@@ -408,7 +428,7 @@ def backward(
         )  # fmt: skip
         factor = mean
         if MASK:
-            factor *= tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0).to(dtype)
+            factor *= tl.load(mask + roi * (P * Q) + bin % (P * Q), mask=exists, other=0.0).to(dtype)  # [B]
         multiple = tl.full((), 1.0, dtype)
         if grad_data.dtype.element_ty == tl.int64:
             multiple = tl.load(unit)
@@ -418,7 +438,7 @@ def backward(
             channel = begin + tl.arange(0, C)
             inside = channel < depth
             wanted = exists[:, None] & inside[None]
-            gain = tl.load(grad + _pooled(bin, channel, depth, P * Q), mask=wanted, other=0.0).to(dtype)
+            gain = tl.load(grad + _pooled(bin, channel, depth, P * Q), mask=wanted, other=0.0).to(dtype)  # [B, C]
             own = _channels(bin, channel, depth, P, Q, GH, GW, CLASSES)
             by_weight, by_down, by_right = _gains(
                 data + image * by_image, grad_data + image * to_image, rows, columns,

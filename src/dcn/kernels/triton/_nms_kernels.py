@@ -2,8 +2,21 @@
 
 Greedy: :func:`overlap_bits` compares all pairs that share a label and packs the answers, 64 to a word; :func:`scan`
 walks over blocks of 64 boxes, decides each from what earlier blocks left and hands its survivors' words on. Arithmetic
-is that of the reference, rounding for rounding (no fused multiply-add, true division), so that both decide alike on a
-tie.
+is that of the reference, rounding for rounding (no fused multiply-add, true division), so that both decide in the same
+way on a tie.
+
+Parameters (``S`` sets of ``N`` boxes, ``W`` words of 64 boxes):
+    boxes, labels, valid          [S, N, 4] xyxy; [S, N] int64; [S, N] bool; any pointer where there is none
+    bits, dropped, keep           [S, 64*W, W] and [S, W] int64, what each box drops, what is dropped; [S, N] bool
+    count, words                  N and W
+    threshold_bits, sigma_bits, least_bits   numbers as their bits
+    split                         programs that share the words of a row
+    extra                         1 where a box of equal corners is one pixel wide, else 0
+    most                          survivors after which a program may stop
+    left, ends, chosen, values    of :func:`soft`, see there
+    LABELS, VALID, LIMITED        whether there are labels, a mask, a limit
+    EQUAL                         an overlap of exactly the threshold drops too
+    ROWS, CHUNK                   rows of a program; words or boxes at a time
 """
 
 from __future__ import annotations
@@ -75,23 +88,23 @@ def overlap_bits(
     limit = number(threshold_bits, boxes.dtype.element_ty)
     word = own + part
     if LABELS:
-        label = tl.load(labels + row, mask=row < count, other=0)
+        label = tl.load(labels + row, mask=row < count, other=0)  # [ROWS]
         last = tl.load(labels + tl.minimum(own * BLOCK + BLOCK, count) - 1)
         # Sorted by label: the first later word that does not begin with this block's last label ends its reach.
         begins = tl.load(labels + tl.minimum(word * BLOCK, count - 1))
         word = tl.where((part == 0) | (begins == last), word, words)
     if VALID:
         # Boxes below a threshold are most of a detector's: their programs end here.
-        usable = tl.load(valid + group * count + row, mask=row < count, other=0)
+        usable = tl.load(valid + group * count + row, mask=row < count, other=0)  # [ROWS]
         word = tl.where(tl.max(usable.to(tl.int32), 0) > 0, word, words)
     x1, y1, x2, y2 = _load_boxes(boxes, row, row < count)
     # Halves of 32 bits: a lane has a column of all rows, and one instruction adds a word up over a warp.
-    places = tl.arange(0, 32)
-    bit = tl.full((32,), 1, tl.int32) << places
+    lanes = tl.arange(0, 32)
+    bit = tl.full((32,), 1, tl.int32) << lanes
     halves = bits.to(tl.pointer_type(tl.int32), bitcast=True)
     while word < words:
         for half in tl.static_range(2):
-            column = word * BLOCK + half * 32 + places
+            column = word * BLOCK + half * 32 + lanes
             u1, v1, u2, v2 = _load_boxes(boxes, column, column < count)
             shared = overlap(
                 x1[:, None], y1[:, None], x2[:, None], y2[:, None], u1[None], v1[None], u2[None], v2[None], extra
@@ -144,7 +157,7 @@ def _mine(box, labels, valid, count, begins, before, last, LABELS: tl.constexpr,
     """Whether a program decides about some boxes of a block: labels that begin in it, or go on if not ``begins``."""
     mine = box < count
     if LABELS:
-        label = tl.load(labels + box, mask=mine, other=0)
+        label = tl.load(labels + box, mask=mine, other=0)  # [32]
         mine = mine & tl.where(begins, (label != before) | (box < BLOCK), label == last)
     if VALID:
         mine = mine & (tl.load(valid + box, mask=box < count, other=0) != 0)
@@ -197,7 +210,8 @@ def scan(
         high = _mine(box + 32, labels, valid, count, block == first, before, last, LABELS, VALID)
         # Of rows that are not mine nothing need have been written.
         drops = bits + box.to(tl.int64) * words + block
-        low_drops, high_drops = tl.load(drops, mask=low, other=0), tl.load(drops + 32 * words, mask=high, other=0)
+        low_drops = tl.load(drops, mask=low, other=0)  # [32]
+        high_drops = tl.load(drops + 32 * words, mask=high, other=0)  # [32]
         mine = _word(tl.sum(tl.where(low, bit, 0), 0), tl.sum(tl.where(high, bit, 0), 0))
         stays = _settle(low_drops, high_drops, mine & ~tl.load(dropped + block), wide)
         low, high = low & (((stays >> wide) & 1) != 0), high & (((stays >> (wide + 32)) & 1) != 0)
@@ -228,11 +242,12 @@ def _hand_on(rows, stays, labels, dropped, begin, last, count, words, LABELS: tl
         reached = word < words
         if LABELS:
             reached = reached & (tl.load(labels + word * BLOCK, mask=reached, other=0) == last)
-        drops = tl.load(dropped + word, mask=reached, other=0)
+        drops = tl.load(dropped + word, mask=reached, other=0)  # [CHUNK]
         for half in tl.static_range(2):
             row = half * 32 + tl.arange(0, 32)
             kept = ((stays >> row.to(tl.int64)) & 1) != 0
-            read = tl.load(rows + (row[:, None] * words + word[None]), mask=kept[:, None] & reached[None], other=0)
+            wanted = kept[:, None] & reached[None]
+            read = tl.load(rows + (row[:, None] * words + word[None]), mask=wanted, other=0)  # [32, CHUNK]
             drops |= tl.reduce(read, 0, _or)
         tl.store(dropped + word, drops, mask=reached)
         begin += CHUNK
@@ -262,7 +277,7 @@ def soft(
     """Soft suppression of one label per program, for boxes ``[N, 4]`` sorted by label.
 
     A program whose box is the first of its label selects up to ``steps`` of that label's boxes: the ``t``-th goes to
-    place ``begin + t`` of ``chosen`` (index of the box) and ``values`` (its score then); other programs end at once.
+    location ``begin + t`` of ``chosen`` (index of the box) and ``values`` (its score then); other programs end at once.
 
     Args:
         boxes: sorted boxes.
@@ -297,15 +312,15 @@ def soft(
 
 @triton.jit
 def _best(left, begin, end, CHUNK: tl.constexpr):
-    """The highest score of ``left[begin:end]`` and its first place."""
+    """The highest score of ``left[begin:end]`` and its first location."""
     highest = tl.full((CHUNK,), float("-inf"), left.dtype.element_ty)
     where = tl.full((CHUNK,), 0, tl.int32) + begin
     at = begin
     while at < end:
-        place = at + tl.arange(0, CHUNK)
-        score = tl.load(left + place, mask=place < end, other=float("-inf"))
+        location = at + tl.arange(0, CHUNK)
+        score = tl.load(left + location, mask=location < end, other=float("-inf"))  # [CHUNK]
         better = score > highest
-        highest, where = tl.where(better, score, highest), tl.where(better, place, where)
+        highest, where = tl.where(better, score, highest), tl.where(better, location, where)
         at += CHUNK
     value = tl.max(highest, 0)
     return value, tl.min(tl.where(highest == value, where, end), 0)
@@ -317,18 +332,18 @@ def _weaken(boxes, left, best, begin, end, sigma, threshold, extra, GAUSSIAN: tl
     x1, y1, x2, y2 = _load_boxes(boxes, best, best < end)
     at = begin
     while at < end:
-        place = at + tl.arange(0, CHUNK)
-        inside = place < end
-        score = tl.load(left + place, mask=inside, other=float("-inf"))
-        u1, v1, u2, v2 = _load_boxes(boxes, place, inside)
+        location = at + tl.arange(0, CHUNK)
+        inside = location < end
+        score = tl.load(left + location, mask=inside, other=float("-inf"))  # [CHUNK]
+        u1, v1, u2, v2 = _load_boxes(boxes, location, inside)
         shared = overlap(x1, y1, x2, y2, u1, v1, u2, v2, extra)
         # Not a number, and infinity of boxes turned inside out, count as no overlap.
         shared = tl.where(finite(shared), shared, 0.0)
         linear = 1 - tl.where(shared > threshold, shared, 0.0)
         factor = tl.exp(divide(shared * shared, tl.zeros_like(shared) - sigma)) if GAUSSIAN else linear
         # A box that is out stays at -infinity: times a factor of 0 it would become NaN.
-        out = (score == float("-inf")) | (place == best)
-        tl.store(left + place, tl.where(out, float("-inf"), score * factor.to(score.dtype)), mask=inside)
+        out = (score == float("-inf")) | (location == best)
+        tl.store(left + location, tl.where(out, float("-inf"), score * factor.to(score.dtype)), mask=inside)
         at += CHUNK
     # Read next by whichever threads the search for the best gives them to.
     tl.debug_barrier()

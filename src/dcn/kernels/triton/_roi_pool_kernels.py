@@ -1,4 +1,14 @@
-"""Kernel of RoI max pooling: a scan over a bin's cells gives its value or, backwards, where its gradient goes."""
+"""Kernel of RoI max pooling: a scan over a bin's cells gives its value or, backwards, where its gradient goes.
+
+Parameters:
+    data, boxes                        [N, channels, H, W] of any strides; [R, 5] (image, x1, y1, x2, y2)
+    output, grad                       [R, channels, P, Q], contiguous
+    unit, grad_data                    see :func:`largest`
+    images, channels, height, width    of the map; by_*, to_*: elements from image to image, channel, row and column
+    scale_bits                         the spatial scale as the bits of its number
+    P, Q, BACKWARD                     bins; which direction
+    B, C                               the tile: bins of one RoI, channels
+"""
 
 from __future__ import annotations
 
@@ -17,10 +27,10 @@ def _nan(value):
 def _span(low, size, index, end, BINS: tl.constexpr):
     """First cell and the one after the last of some bins along one axis."""
     step = divide(size, tl.full((), BINS, size.dtype))
-    place = index.to(size.dtype)
-    limit = tl.zeros_like(place) + end
-    begin = tl.minimum(tl.maximum(tl.floor(place * step) + low, 0.0), limit)
-    stop = tl.minimum(tl.maximum(tl.ceil((place + 1) * step) + low, 0.0), limit)
+    location = index.to(size.dtype)
+    limit = tl.zeros_like(location) + end
+    begin = tl.minimum(tl.maximum(tl.floor(location * step) + low, 0.0), limit)
+    stop = tl.minimum(tl.maximum(tl.ceil((location + 1) * step) + low, 0.0), limit)
     return begin.to(tl.int32), stop.to(tl.int32)
 
 
@@ -74,16 +84,16 @@ def largest(
             column = first_column + x
             wanted = ((row < last_row) & (column < last_column))[:, None] & real
             pixel = row.to(tl.int64) * by_row + column.to(tl.int64) * by_column
-            value = tl.load(data + pixel[:, None] + at, mask=wanted, other=0.0).to(dtype)
+            value = tl.load(data + pixel[:, None] + at, mask=wanted, other=0.0).to(dtype)  # [B, C]
             # The first cell is taken whatever it holds; after it only what is larger, and the first NaN.
             better = wanted & ((where < 0) | (value > best) | (_nan(value) & ~_nan(best)))
             best = tl.where(better, value, best)
             where = tl.where(better, (row * width + column)[:, None], where)
             x += 1
         y += 1
-    place = roi * channels * (P * Q) + channel[None] * (P * Q) + bin[:, None]
+    location = roi * channels * (P * Q) + channel[None] * (P * Q) + bin[:, None]
     if BACKWARD:
-        gain = tl.load(grad + place, mask=real, other=0.0).to(dtype)
+        gain = tl.load(grad + location, mask=real, other=0.0).to(dtype)  # [B, C]
         if grad_data.dtype.element_ty == tl.int64:
             gain = tl.floor(gain * tl.load(unit) + 0.5).to(tl.int64)
         cell = tl.maximum(where, 0)
@@ -91,4 +101,4 @@ def largest(
         target = grad_data + image * to_image + channel.to(tl.int64)[None] * to_channel + spot
         tl.atomic_add(target, gain, mask=real & (where >= 0), sem="relaxed")
     else:
-        tl.store(output + place, tl.where(where >= 0, best, 0.0).to(output.dtype.element_ty), mask=real)
+        tl.store(output + location, tl.where(where >= 0, best, 0.0).to(output.dtype.element_ty), mask=real)

@@ -1,7 +1,7 @@
 """The one multilinear sampler of all kernels: from real positions to grid points, weights, slopes and values.
 
 The rules are those of ``kernels/reference/_sampling.py``. Positions are compared as floats before they become integers,
-because the cast of NaN or 1e30 is undefined. A position is a vector, one entry per sampled place; a side is what one
+because the cast of NaN or 1e30 is undefined. A position is a vector, one entry per sampled location; a side is what one
 axis contributes to it:
 
     ``(low, fraction, slope, low_inside, high_inside)``
@@ -94,12 +94,12 @@ def slopes(x, y, z, NUMBER: tl.constexpr, AXES: tl.constexpr):
 
 @triton.jit
 def read(pointer, start, inside, channel, channel_inside, EVEN: tl.constexpr):
-    """``[P, C]``: the channels of some places of a channels-last tensor; 0 where a place or channel is not ``inside``.
+    """``[P, C]``: the channels of some locations of a channels-last tensor; 0 where one of both is not ``inside``.
 
     Args:
         pointer: the tensor.
-        start: ``[P]`` elements from ``pointer`` to channel 0 of each place.
-        inside: ``[P]`` whether the place counts.
+        start: ``[P]`` elements from ``pointer`` to channel 0 of each location.
+        inside: ``[P]`` whether the location counts.
         channel: ``[C]`` channels to read, neighbours, so that rows are read as vectors.
         channel_inside: ``[C]`` whether the channel counts.
         EVEN: every channel counts, ``channel_inside`` is not looked at.
@@ -107,7 +107,7 @@ def read(pointer, start, inside, channel, channel_inside, EVEN: tl.constexpr):
     wanted = inside[:, None]
     if not EVEN:
         wanted = wanted & channel_inside[None, :]
-    return tl.load(pointer + (start[:, None] + channel[None, :]), mask=wanted, other=0.0)
+    return tl.load(pointer + (start[:, None] + channel[None, :]), mask=wanted, other=0.0)  # [P, C]
 
 
 @triton.jit

@@ -13,7 +13,7 @@ _SMALLEST = 16  # what tl.dot takes along every axis
 _NARROWEST = 64  # columns below which more programs are not worth sampling again
 _LOWEST = 64  # rows below which the matrix units of sm_90 are not full
 _FEWEST_CHANNELS = 32  # columns of the gradient of the weight: their samples are made once, however narrow they are
-_PLACE_COST = 24  # what finding the samples of a place costs, in channels of it to read and multiply
+_LOCATION_COST = 24  # what finding the samples of a location costs, in channels of it to read and multiply
 _SHARE_COST = 0.01  # of the whole, for writing a share and reading it again
 
 
@@ -21,9 +21,9 @@ class Tile(NamedTuple):
     """What a program works on, and how.
 
     Attributes:
-        rows: places of a map, a patch of pixels for the gradient of the input; outputs for the gradient of the weight.
+        rows: locations of a map, a patch of pixels for the gradient of the input, outputs for that of the weight.
         columns: outputs in the forward kernel, channels in the others.
-        inner: terms of the product per step: channels forward, outputs backward, places for the gradient of the weight.
+        inner: terms of the product per step: channels forward, outputs backward, locations for that of the weight.
         warps: warps of a program.
         stages: depth of the software pipeline of loads.
     """
@@ -177,7 +177,7 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
     """Narrower columns while a launch would leave a quarter of the device idle.
 
     Samples are then made again for every block of columns, by programs that had nothing to do otherwise: the 50 x 84
-    places of C4 are 66 blocks of 64, on 132 multiprocessors.
+    locations of C4 are 66 blocks of 64, on 132 multiprocessors.
 
     Args:
         tile: as :func:`choose` gave it.
@@ -191,7 +191,7 @@ def spread(tile: Tile, columns: int, programs: int, multiprocessors: int) -> Til
 
 
 def shorter(tile: Tile, programs: int, multiprocessors: int) -> Tile:
-    """Half the places for the gradient of the offset where programs are few: the last ones leave less of the card idle.
+    """Half the locations for the gradient of the offset where programs are few: the last leave less of the card idle.
 
     Weights are then read twice as often: ``programs`` of the whole tile beyond four for each multiprocessor keep it.
     """
@@ -208,11 +208,11 @@ def narrower(tile: Tile) -> list[Tile]:
 
 
 def divide(tiles: list[Tile], programs: list[int], most: int, multiprocessors: int) -> tuple[int, int]:
-    """Which tile, and into how many shares the places are divided, so that the gradient of the weight is soonest there.
+    """Which tile, and into how many shares the locations are divided, so that the weight's gradient is soonest there.
 
-    A step of a program costs about as much as its channels and ``_PLACE_COST`` more, by the instructions that the
-    compiler makes: 956 of 128 channels by 256 outputs, 605 of 64, 444 of 32, on 64 places; outputs cost next to nothing
-    until the matrix units are full. What counts is the multiprocessor with most programs.
+    A step of a program costs about as much as its channels and ``_LOCATION_COST`` more, by the instructions that the
+    compiler makes: 956 of 128 channels by 256 outputs, 605 of 64, 444 of 32, on 64 locations; outputs cost next to
+    nothing until the matrix units are full. What counts is the multiprocessor with most programs.
 
     Args:
         tiles: to choose from, the best first among equals.
@@ -224,7 +224,7 @@ def divide(tiles: list[Tile], programs: list[int], most: int, multiprocessors: i
     def cost(choice: tuple[int, int]) -> float:
         index, parts = choice
         busiest = -(-programs[index] * parts // multiprocessors)
-        return busiest * (tiles[index].columns + _PLACE_COST) * (1 / parts + _SHARE_COST)
+        return busiest * (tiles[index].columns + _LOCATION_COST) * (1 / parts + _SHARE_COST)
 
     return min(((index, parts) for index in range(len(tiles)) for parts in range(1, most + 1)), key=cost)
 

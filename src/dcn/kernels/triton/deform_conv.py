@@ -20,11 +20,11 @@ from dcn.kernels.triton import _runtime, _tiles
 from dcn.kernels.triton._deform_conv_call import Call, Operands, dense, describe, new_map
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_LIST_BLOCK = 128  # places per program of the small kernels that make lists
+_LIST_BLOCK = 128  # locations per program of the small kernels that make lists
 _SUM_BLOCK = 1024  # elements per program of the kernel that sums shares
 _MOST_SHARES = 32
 _SHARES_PART = 21  # shares of the weight's gradient take at most this part of what a column buffer would
-_STRIP = 8  # rows of a patch of places: a tile of 64 or 128 is then 8 x 8 or 16 x 8
+_STRIP = 8  # rows of a patch of locations: a tile of 64 or 128 is then 8 x 8 or 16 x 8
 
 
 def unsupported(
@@ -131,7 +131,7 @@ def _forward_plan(call: Call) -> Launch:
     programs = blocks * blocks_of(call.count, tile.rows)
     tile = _tiles.spread(tile, columns, programs, multiprocessors)
     grid = (programs * blocks_of(columns, tile.columns),)
-    variant = _variant(call, tile) | {"BLOCK_PLACES": tile.rows, "BLOCK_OUTPUTS": tile.columns}
+    variant = _variant(call, tile) | {"BLOCK_LOCATIONS": tile.rows, "BLOCK_OUTPUTS": tile.columns}
     variant |= {"LAST": call.last, "STRIP": _strip(call)}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, *call.geometry_numbers())
@@ -200,7 +200,7 @@ def _input_plan(call: Call) -> Launch:
 
 
 def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """For every image, offset group, tap and cell between grid points, the output places that sample in it.
+    """For every image, offset group, tap and cell between grid points, the output locations that sample in it.
 
     Returns:
         The beginning of each list, and the lists, one behind the other.
@@ -223,7 +223,7 @@ def _lists(call: Call, offset: Tensor) -> tuple[Tensor, Tensor]:
 def _lists_plan(call: Call) -> tuple[Launch, int, int]:
     """How to launch the kernels that make lists, the number of these lists, and how many entries they have at most."""
     slots = call.offset_groups * call.taps
-    numbers = (call.count, call.places, slots, call.taps, *call.geometry_numbers()[:-3])
+    numbers = (call.count, call.locations, slots, call.taps, *call.geometry_numbers()[:-3])
     variant = {"AXES": call.axes, "V1": call.v1, "WIDE": call.wide, "BLOCK": _LIST_BLOCK, "num_warps": 4}
     launch = Launch((blocks_of(call.count, _LIST_BLOCK) * slots,), numbers, variant)
     return launch, call.batch * slots * call.cells + 2, call.count * slots
@@ -245,7 +245,7 @@ def _backward_weight(call: Call, operands: Operands, grad_output: Tensor, grad_w
 
 @functools.lru_cache(maxsize=4096)
 def _weight_plan(call: Call) -> tuple[Launch, int]:
-    """How to launch the kernel, and into how many shares the places are divided."""
+    """How to launch the kernel, and into how many shares the locations are divided."""
     columns = call.in_offset_group * (call.out_group if call.depthwise else 1)
     widest = _tile(call, "weight", columns, call.count, rows=_connected_outputs(call, call.in_offset_group))
     tiles = [widest] if call.depthwise else _tiles.narrower(widest)
@@ -255,7 +255,7 @@ def _weight_plan(call: Call) -> tuple[Launch, int]:
     tile, share = tiles[found], blocks_of(steps, most) * widest.inner
     parts = 1 if most == 1 else blocks_of(call.count, share)
     grid = (programs[found] * parts,)
-    variant = _variant(call, tile) | {"EVEN": columns % tile.columns == 0, "BLOCK_PLACES": tile.inner}
+    variant = _variant(call, tile) | {"EVEN": columns % tile.columns == 0, "BLOCK_LOCATIONS": tile.inner}
     if call.depthwise:
         numbers = (*call.counts(), call.out_group, call.in_offset_group, call.taps, share, *call.geometry_numbers())
         return Launch(grid, numbers, variant | {"BLOCK_OUTPUTS": tile.columns}), parts
@@ -275,7 +275,7 @@ def _weight_programs(call: Call, columns: int, tile: _tiles.Tile) -> int:
 
 
 def _shares(call: Call, steps: int) -> int:
-    """Into how many shares the places may be divided: at least 8 steps in each, and little memory for all."""
+    """Into how many shares the locations may be divided: at least 8 steps in each, and little memory for all."""
     elements = call.outputs * call.in_group * call.taps
     if elements * _MOST_SHARES >= 2**31:  # they are addressed as the other tensors are
         return 1
@@ -335,7 +335,7 @@ def _variant(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
 
 def _backward_blocks(call: Call, tile: _tiles.Tile) -> dict[str, Any]:
     """Constants that the kernels of offset and input share."""
-    blocks = {"BLOCK_PLACES": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
+    blocks = {"BLOCK_LOCATIONS": tile.rows, "BLOCK_CHANNELS": tile.columns, "BLOCK_OUTPUTS": tile.inner}
     return blocks | {"DEPTHWISE": call.depthwise, "PRECISION": call.precision}
 
 

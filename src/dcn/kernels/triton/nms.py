@@ -25,7 +25,7 @@ _CHUNKS = (16, 128)
 _MEMORY = 1 << 31
 """Bytes of packed overlaps at a time, as long as one set takes no more."""
 _MOST_SETS = 65535
-"""Sets at a time: the second and third axes of a CUDA grid have no more places."""
+"""Sets at a time: the second and third axes of a CUDA grid have no more locations."""
 _LARGEST = 1 << 18
 """Boxes of one set: their overlaps take 8 GB."""
 
@@ -96,7 +96,7 @@ def _keep(
         order = order.gather(1, labels.gather(1, order).argsort(dim=1, stable=True))
         labels = labels.gather(1, order)
     dtype = torch.float64 if boxes.dtype == torch.float64 else torch.float32
-    places = boxes.to(dtype).gather(1, order[..., None].expand(-1, -1, 4))
+    locations = boxes.to(dtype).gather(1, order[..., None].expand(-1, -1, 4))
     usable = None if valid is None else valid.gather(1, order)
     decided = torch.zeros_like(stays)
     words = -(-count // _WORD)
@@ -104,7 +104,7 @@ def _keep(
     for begin in range(0, sets, step):
         part = slice(begin, begin + step)
         _launch(
-            places[part],
+            locations[part],
             None if labels is None else labels[part],
             None if usable is None else usable[part],
             decided[part],
@@ -131,7 +131,7 @@ def _launch(
     dropped = torch.zeros((sets, words), dtype=torch.int64, device=boxes.device)
     by_label = labels is not None
     split = max(1, min(_SPLIT, words, _BLOCKS // (sets * words)))
-    # Without labels (validity) the kernels get any pointer in their place and do not read it.
+    # Without labels (validity) the kernels get any pointer in their location and do not read it.
     classes, usable = dropped if labels is None else labels, keep if valid is None else valid
     with _runtime.launching(boxes, lambda: f"nms of {sets} x {count} boxes"):
         chosen = (by_label, valid is not None)

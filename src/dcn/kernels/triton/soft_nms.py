@@ -50,12 +50,12 @@ def forward(
     classes = torch.zeros(count, dtype=torch.int64, device=scores.device) if labels is None else labels.long()
     classes, order = classes.sort(stable=True)
     left = wide_scores(scores)[order]
-    places = boxes.to(torch.promote_types(boxes.dtype, torch.float32))[order]
+    locations = boxes.to(torch.promote_types(boxes.dtype, torch.float32))[order]
     ends = torch.searchsorted(classes, classes, right=True)
     chosen, values = torch.zeros_like(order), torch.full_like(left, -torch.inf)
     with _runtime.launching(boxes, lambda: f"soft_nms of {count} boxes"):
         kernels.soft[(count,)](
-            *(places, left, classes, ends, chosen, values, bits_of(sigma), bits_of(threshold), bits_of(least)),
+            *(locations, left, classes, ends, chosen, values, bits_of(sigma), bits_of(threshold), bits_of(least)),
             *(count if most < 0 else most, int(plus_one), gaussian, _CHUNK),
             enable_fp_fusion=False,
         )

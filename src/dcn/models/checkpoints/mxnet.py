@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.mxnet_format import read_params, write_params
-from dcn.models.detection.original_targets import STDS
-from dcn.models.detection.rfcn import RFCNHead
+from dcn.models.detection.original.rfcn import RFCNHead
+from dcn.models.detection.original.targets import STDS
 
 __all__ = [
     "backbone_of",

@@ -7,19 +7,28 @@
 
 #include "scalar_types.h"
 
-// The struct of the C ABI, mirrored in deform_conv.py. Steps are in elements: [batch, channel, pixel].
+// The struct of the C ABI, mirrored in deform_conv.py. N = batch, C = channels, O = outputs, G = offset_groups, K taps:
+//   input                [N, C, *size], grad_input likewise         dtype
+//   offset               [N, axes*G*K, *out], grad_offset likewise  offset_dtype; per group and tap one number per axis
+//   mask                 [N, G*K, *out] or null, grad_mask likewise mask_dtype
+//   weight, bias         [O, C/groups, *kernel], [O] or null        dtype, contiguous
+//   output, grad_output  [N, O, *out]                               dtype
+//   size .. dilation     per axis z, y, x; 1 (padding: 0) for an axis that the call does not have
+//   *_step               elements from image to image, channel to channel, pixel to pixel
+//   v1, threads          boundary rule "v1" (else "v2"); threads to use
+// A null gradient is not needed. dtype: 0 float32, 1 float64, 2 float16, 3 bfloat16.
 struct DcnDeformConv {
     const void *input, *offset, *mask, *weight, *bias, *grad_output;
     void *output, *grad_input, *grad_offset, *grad_weight, *grad_mask;
     int64_t batch, channels, outputs, groups, offset_groups, axes;
     int64_t size[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
-    int64_t input_step[3], offset_step[3], mask_step[3], output_step[3];  // gradients share the steps of their tensors
+    int64_t input_step[3], offset_step[3], mask_step[3], output_step[3];  // gradients: those of their tensors
     int64_t dtype, offset_dtype, mask_dtype, v1, threads;
 };
 
 namespace dcn {
 
-// A rectangle of output places of one image: rows along the first axis times a run of the flattened other axes.
+// A rectangle of output locations of one image: rows along the first axis times a run of the flattened other axes.
 struct Tile {
     int64_t image, row, rows, column, columns;
     int64_t pixels() const { return rows * columns; }
@@ -59,7 +68,7 @@ std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit
 struct Segment {
     int64_t channel, channels;  // relative to the block
     int64_t offset_group;
-    int64_t column, column_tap;  // place in a row of columns, which are ordered [group, tap, channel]
+    int64_t column, column_tap;  // location in a row of columns, which are ordered [group, tap, channel]
 };
 
 std::vector<Segment> segments(const Geometry& geometry, const ChannelBlock& block);

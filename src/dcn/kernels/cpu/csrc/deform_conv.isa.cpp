@@ -58,11 +58,11 @@ void write(const T* from, int64_t count, void* to, int32_t dtype, int64_t step, 
 }
 
 template <class T>
-void row_range(const T* offset, int64_t count, T place, int64_t size, bool v1, int64_t* low, int64_t* high) {
+void row_range(const T* offset, int64_t count, T location, int64_t size, bool v1, int64_t* low, int64_t* high) {
     const T first = v1 ? T(0) : T(-1), last = static_cast<T>(size);
     T lowest = last, highest = first;
     for (int64_t i = 0; i < count; ++i) {
-        const T y = place + offset[i];
+        const T y = location + offset[i];
         const bool inside = v1 ? y >= first && y < last : y > first && y < last;  // false for NaN
         lowest = inside && y < lowest ? y : lowest;
         highest = inside && y > highest ? y : highest;
@@ -74,34 +74,34 @@ void row_range(const T* offset, int64_t count, T place, int64_t size, bool v1, i
     *high = to > *high ? (to > size ? size : to) : *high;
 }
 
-inline void store_places(int32_t* to, Vec<int32_t> places) { store(to, places); }
-inline void store_places(int32_t* to, Vec<int64_t> places) {
-    for (int i = 0; i < lanes<int64_t>; ++i) to[i] = static_cast<int32_t>(places[i]);
+inline void store_locations(int32_t* to, Vec<int32_t> locations) { store(to, locations); }
+inline void store_locations(int32_t* to, Vec<int64_t> locations) {
+    for (int i = 0; i < lanes<int64_t>; ++i) to[i] = static_cast<int32_t>(locations[i]);
 }
 
-// Places along the first axis become places in the window.
-inline void look_up(const int32_t* slot, int64_t pixels, int32_t* places) {
+// Places along the first axis become locations in the window.
+inline void look_up(const int32_t* slot, int64_t pixels, int32_t* locations) {
     for (int64_t p = 0; p < pixels; ++p) {
-        const int32_t row = places[p] < 0 ? 0 : places[p];
+        const int32_t row = locations[p] < 0 ? 0 : locations[p];
         const int32_t start = slot[row];
-        places[p] = places[p] < 0 ? outside : start;
+        locations[p] = locations[p] < 0 ? outside : start;
     }
 }
 
-// One axis of one tap: place of the lower and the upper neighbour (or `outside`) and the position between them. Whole
+// One axis of one tap: location of the lower and the upper neighbour (or `outside`) and the position between them. Whole
 // vectors, without a branch: written plainly, GCC left this loop scalar and it took 20 % of a 64-channel convolution.
 template <class T, bool V1>
 void plan_axis(const PlanRequest<T>& request, int axis, const T* offset, T shift, int64_t pixels, int32_t* lower,
                int32_t* upper, T* fraction) {
     using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     using Ints = Vec<Int>;
-    const T* place = request.place[axis];
+    const T* location = request.location[axis];
     const Vec<T> first = splat<T>(V1 ? 0 : -1), size = splat(static_cast<T>(request.size[axis]));
     const Ints last = splat<Int>(static_cast<Int>(request.size[axis] - 1));
     const Ints step = splat<Int>(static_cast<Int>(request.step[axis]));
     const Ints none = splat<Int>(outside), zero{};
     for (int64_t p = 0; p < pixels; p += lanes<T>) {
-        const Vec<T> y = load(place + p) + splat(shift) + load(offset + p);
+        const Vec<T> y = load(location + p) + splat(shift) + load(offset + p);
         const Ints inside = (V1 ? y >= first : y > first) & (y < size);  // compared as numbers: false for NaN
         const Vec<T> safe = inside ? y : Vec<T>{};
         Ints y0 = __builtin_convertvector(safe, Ints);
@@ -114,8 +114,8 @@ void plan_axis(const PlanRequest<T>& request, int axis, const T* offset, T shift
             y1 = clamped ? y0 : y1;
         }
         store(fraction + p, between);
-        store_places(lower + p, inside & (y0 >= zero) & (y0 <= last) ? y0 * step : none);
-        store_places(upper + p, inside & (y1 >= zero) & (y1 <= last) ? y1 * step : none);
+        store_locations(lower + p, inside & (y0 >= zero) & (y0 <= last) ? y0 * step : none);
+        store_locations(upper + p, inside & (y1 >= zero) & (y1 <= last) ? y1 * step : none);
     }
     if (axis == 0 && request.slot) {  // planned with step 1
         look_up(request.slot, pixels, lower);
@@ -146,17 +146,17 @@ void plan_taps(const PlanRequest<T>& request, const SamplingPlan<T>& plan) {
             int32_t* index = plan.index + corner * plane + t * plan.room;
             T* weight = plan.weight + corner * plane + t * plan.room;
             for (int64_t p = 0; p < plan.pixels; ++p) {
-                int32_t place = request.start;
+                int32_t location = request.start;
                 bool valid = true;
                 T w = mask ? mask[p] : T(1);
                 for (int axis = 0; axis < Axes; ++axis) {
                     const int upper = (corner >> (Axes - 1 - axis)) & 1;
                     const int32_t along = side[axis][upper][p];
                     valid = valid && along >= 0;
-                    place += along;
+                    location += along;
                     w *= upper ? fraction[axis][p] : T(1) - fraction[axis][p];
                 }
-                index[p] = valid ? place : outside;
+                index[p] = valid ? location : outside;
                 weight[p] = w;
             }
         }
@@ -178,13 +178,13 @@ struct Sample {
     T weight[Corners];
 
     Sample() = default;
-    Sample(const SamplingPlan<T>& plan, int64_t place, const T* source, int64_t pitch, const T* zeros) {
+    Sample(const SamplingPlan<T>& plan, int64_t location, const T* source, int64_t pitch, const T* zeros) {
         const int64_t plane = plan.taps * plan.room;
 #pragma GCC unroll 8
         for (int j = 0; j < Corners; ++j) {
-            const int64_t index = plan.index[j * plane + place];
+            const int64_t index = plan.index[j * plane + location];
             at[j] = index < 0 ? zeros : source + index * pitch;
-            weight[j] = plan.weight[j * plane + place];
+            weight[j] = plan.weight[j * plane + location];
         }
     }
 
@@ -327,13 +327,13 @@ void backward_run(const SamplingPlan<T>& plan, const BackwardRun<T>& run) {
     const int64_t plane = plan.taps * plan.room;
     for (int64_t t = 0; t < plan.taps; ++t) {
         for (int64_t p = 0; p < plan.pixels; ++p) {
-            const int64_t place = t * plan.room + p;
-            const T mask = plan.mask ? plan.mask[place] : T(1);
-            const Sample<T, Corners> sample(plan, place, run.source, run.pitch, run.zeros);
+            const int64_t location = t * plan.room + p;
+            const T mask = plan.mask ? plan.mask[location] : T(1);
+            const Sample<T, Corners> sample(plan, location, run.source, run.pitch, run.zeros);
             T* gradient[Corners];
             if (Scatter) {
                 for (int j = 0; j < Corners; ++j) {
-                    const int64_t index = plan.index[j * plane + place];
+                    const int64_t index = plan.index[j * plane + location];
                     gradient[j] = index < 0 ? run.waste : run.gradient + index * run.pitch;
                 }
             }
@@ -349,11 +349,11 @@ void backward_run(const SamplingPlan<T>& plan, const BackwardRun<T>& run) {
                     if (Scatter) store(gradient[j] + c, load(gradient[j] + c) + splat(mask * sample.weight[j]) * g);
                 }
             }
-            if (Dots && c) add_lanes<T, Corners>(sum, run.dots + place * Corners);
+            if (Dots && c) add_lanes<T, Corners>(sum, run.dots + location * Corners);
             for (; c < run.channels; ++c) {
                 if (Columns) run.columns[column + c] = mask * sample.scalar(c);
                 for (int j = 0; j < Corners; ++j) {
-                    if (Dots) run.dots[place * Corners + j] += above[c] * sample.at[j][c];
+                    if (Dots) run.dots[location * Corners + j] += above[c] * sample.at[j][c];
                     if (Scatter) gradient[j][c] += mask * sample.weight[j] * above[c];
                 }
             }
@@ -386,25 +386,25 @@ void finish_axes(const SamplingPlan<T>& plan, const T* dots, T* values) {
     const int64_t plane = plan.taps * plan.room;
     for (int64_t t = 0; t < plan.taps; ++t) {
         for (int64_t p = 0; p < plan.pixels; ++p) {
-            const int64_t place = t * plan.room + p;
+            const int64_t location = t * plan.room + p;
             T sums[Axes + 1] = {};
             bool inside = false;
             for (int j = 0; j < corners; ++j) {
-                const T dot = dots[place * corners + j];
-                inside = inside || plan.index[j * plane + place] >= 0;
-                sums[Axes] += plan.weight[j * plane + place] * dot;
+                const T dot = dots[location * corners + j];
+                inside = inside || plan.index[j * plane + location] >= 0;
+                sums[Axes] += plan.weight[j * plane + location] * dot;
                 for (int axis = 0; axis < Axes; ++axis) {
                     T slope = (j >> (Axes - 1 - axis)) & 1 ? dot : -dot;
                     for (int other = 0; other < Axes; ++other) {
-                        const T f = plan.fraction[other * plane + place];
+                        const T f = plan.fraction[other * plane + location];
                         if (other != axis) slope *= (j >> (Axes - 1 - other)) & 1 ? f : T(1) - f;
                     }
                     sums[axis] += slope;
                 }
             }
-            const T mask = plan.mask ? plan.mask[place] : T(1);
-            for (int axis = 0; axis < Axes; ++axis) values[axis * plane + place] = inside ? sums[axis] * mask : T(0);
-            values[Axes * plane + place] = inside ? sums[Axes] : T(0);
+            const T mask = plan.mask ? plan.mask[location] : T(1);
+            for (int axis = 0; axis < Axes; ++axis) values[axis * plane + location] = inside ? sums[axis] * mask : T(0);
+            values[Axes * plane + location] = inside ? sums[Axes] : T(0);
         }
     }
 }

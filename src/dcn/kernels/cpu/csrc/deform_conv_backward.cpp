@@ -85,7 +85,7 @@ class Backward {
 
     const ChannelBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
     int threads() const { return static_cast<int>(call_.threads); }
-    bool wants_places() const { return call_.grad_offset || call_.grad_mask; }
+    bool wants_locations() const { return call_.grad_offset || call_.grad_mask; }
     int64_t first_offset_group(const ChannelBlock& b) const { return b.first / g_.offset_channels; }
     int64_t last_offset_group(const ChannelBlock& b) const { return (b.first + b.channels - 1) / g_.offset_channels; }
 
@@ -114,9 +114,9 @@ class Backward {
                 std::fill_n(to + i * part, std::min(part, input - i * part), S{});
             });
         }
-        const int64_t places = call_.batch * call_.offset_groups * g_.taps * g_.pixels_out();
-        if (empty && call_.grad_offset) clear_as(call_.grad_offset, call_.offset_dtype, places * call_.axes);
-        if (empty && call_.grad_mask) clear_as(call_.grad_mask, call_.mask_dtype, places);
+        const int64_t locations = call_.batch * call_.offset_groups * g_.taps * g_.pixels_out();
+        if (empty && call_.grad_offset) clear_as(call_.grad_offset, call_.offset_dtype, locations * call_.axes);
+        if (empty && call_.grad_mask) clear_as(call_.grad_mask, call_.mask_dtype, locations);
         if (empty && call_.grad_weight) {
             std::fill_n(static_cast<S*>(call_.grad_weight), call_.outputs * g_.group_channels * g_.taps, S{});
         }
@@ -171,7 +171,7 @@ class Backward {
     // Gradients of the offsets and masks of one offset group at a tile: [axes + 1, taps, room].
     int64_t values() const { return (call_.axes + 1) * plane_; }
     int64_t plan_elements() const { return plane_ * (2 * g_.corners + call_.axes + 1); }
-    int64_t partial_elements() const { return wants_places() ? block_offset_groups_ * values() : 0; }
+    int64_t partial_elements() const { return wants_locations() ? block_offset_groups_ * values() : 0; }
     int64_t scratch_elements() const { return g_.room * 2 * columns_row_ + plane_ * (g_.corners + call_.axes); }
     int64_t gradient_row(const Round& round) const { return round_up(outputs(round), 16) + 16; }
 
@@ -195,9 +195,9 @@ class Backward {
         for (PlanRoom<T>& plan : plans_) plan.plan(workspace_, g_, true);
         const bool own_sums = sizeof(S) < sizeof(T) && call_.grad_weight;
         weight_sums_ = workspace_.plan<T>(own_sums ? call_.outputs * g_.group_channels * g_.taps : 0);
-        const bool half_places = call_.offset_dtype >= dtype_f16 || call_.mask_dtype >= dtype_f16;
-        places_kept_ = half_places && wants_places() && round_blocks_ < total;
-        place_sums_ = workspace_.plan<T>(places_kept_ ? g_.tiles() * call_.offset_groups * values() : 0);
+        const bool half_locations = call_.offset_dtype >= dtype_f16 || call_.mask_dtype >= dtype_f16;
+        locations_kept_ = half_locations && wants_locations() && round_blocks_ < total;
+        location_sums_ = workspace_.plan<T>(locations_kept_ ? g_.tiles() * call_.offset_groups * values() : 0);
         threads_.resize(static_cast<size_t>(threads()));
         for (Scratch& scratch : threads_) {
             scratch.columns = workspace_.plan<T>(g_.room * columns_row_);
@@ -223,7 +223,7 @@ class Backward {
                 for (int64_t k = 0; k < tiles; ++k) run_tile(round, i, tile, k, worker);
                 if (!direct_ && call_.grad_input) flush_rows(round.first + i, i, b == 0 ? 0 : band.low, flush_to);
             });
-            if (wants_places()) {
+            if (wants_locations()) {
                 team_->loop(tiles, [&](int64_t i) { reduce(round, tile, i); });
             }
             loaded = std::max(loaded, band.load_end);
@@ -235,7 +235,7 @@ class Backward {
         }
     }
 
-    // Weight sums of one output of a block: [tap, channel] while they grow, at the place of [channel, tap] in the
+    // Weight sums of one output of a block: [tap, channel] while they grow, at the location of [channel, tap] in the
     // tensor.
     T* weight_sums(int64_t output, const ChannelBlock& b) const {
         T* sums = nullptr;
@@ -338,7 +338,7 @@ class Backward {
         const Scratch& scratch = threads_[static_cast<size_t>(worker)];
         const Tile tile = g_.tile(first_tile + k);
         const T* gradient = gradient_of(k) + b.group * g_.group_outputs - first_output(round);
-        if (wants_places() || call_.grad_input) {
+        if (wants_locations() || call_.grad_input) {
             column_gradient(b, gradient, workspace_.at(packed_) + i * packed_block_, tile.pixels(), scratch);
         }
         int64_t planned = -1;
@@ -346,14 +346,14 @@ class Backward {
         T* partial = workspace_.at(partial_) + (i * band_tiles_ + k) * partial_elements();
         for (const Segment& segment : segments_[static_cast<size_t>(round.first + i)]) {
             if (segment.offset_group != planned) {
-                if (planned >= 0) finish_places(b, plan, planned, scratch, partial);
+                if (planned >= 0) finish_locations(b, plan, planned, scratch, partial);
                 planned = segment.offset_group;
                 plan = plan_of(round, k, planned, tile.pixels());
-                if (wants_places()) std::fill_n(workspace_.at(scratch.dots), plane_ * g_.corners, T(0));
+                if (wants_locations()) std::fill_n(workspace_.at(scratch.dots), plane_ * g_.corners, T(0));
             }
             sample(b, i, tile, segment, plan, scratch, worker);
         }
-        finish_places(b, plan, planned, scratch, partial);
+        finish_locations(b, plan, planned, scratch, partial);
         if (call_.grad_weight) weight_gradient(b, gradient, tile.pixels(), scratch);
     }
 
@@ -394,15 +394,15 @@ class Backward {
         run.columns = call_.grad_weight ? workspace_.at(scratch.columns) + segment.column : nullptr;
         run.column_row = columns_row_;
         run.column_tap = segment.column_tap;
-        run.dots = wants_places() ? workspace_.at(scratch.dots) : nullptr;
+        run.dots = wants_locations() ? workspace_.at(scratch.dots) : nullptr;
         run.zeros = workspace_.at(zeros_);
         run.waste = workspace_.at(waste_) + worker * round_up(block_channels_, 16);
         kernels_.backward(plan, run);
     }
 
-    void finish_places(const ChannelBlock& b, const SamplingPlan<T>& plan, int64_t offset_group, const Scratch& scratch,
+    void finish_locations(const ChannelBlock& b, const SamplingPlan<T>& plan, int64_t offset_group, const Scratch& scratch,
                        T* partial) {
-        if (!wants_places()) return;
+        if (!wants_locations()) return;
         const int64_t at = (offset_group - first_offset_group(b)) * values();
         kernels_.finish(plan, workspace_.at(scratch.dots), partial + at);
     }
@@ -448,11 +448,11 @@ class Backward {
                 }
             }
             bool continued = q * g_.offset_channels < block(round.first).first;
-            if (places_kept_) {
+            if (locations_kept_) {
                 keep(round, first_tile + k, q, continued, sum);
                 continued = false;
             }
-            write_places(tile, q, sum, continued);
+            write_locations(tile, q, sum, continued);
         }
     }
 
@@ -462,14 +462,14 @@ class Backward {
 
     // Half precision: sums of several rounds grow in float; every round writes what is known so far.
     void keep(const Round& round, int64_t tile, int64_t q, bool continued, T* sum) {
-        T* kept = workspace_.at(place_sums_) + (tile * call_.offset_groups + q) * values();
+        T* kept = workspace_.at(location_sums_) + (tile * call_.offset_groups + q) * values();
         if (continued) add(kept, sum);
         if ((q + 1) * g_.offset_channels > block(round.last - 1).first + block(round.last - 1).channels) {
             std::copy_n(sum, values(), kept);
         }
     }
 
-    void write_places(const Tile& tile, int64_t q, const T* values, bool accumulate) {
+    void write_locations(const Tile& tile, int64_t q, const T* values, bool accumulate) {
         for (int64_t t = 0; t < g_.taps; ++t) {
             for (int64_t r = 0; r < tile.rows; ++r) {
                 const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
@@ -509,8 +509,8 @@ class Backward {
     int64_t block_channels_ = 0, block_offset_groups_ = 0, packed_block_ = 0, pitch_ = 0, columns_row_ = 0, plane_ = 0;
     int64_t round_blocks_ = 0, band_tiles_ = 0, gradient_row_ = 0, round_offset_groups_ = 0;
     Workspace workspace_;
-    bool places_kept_ = false;
-    Room<T> zeros_, packed_, partial_, gradient_, weight_sums_, place_sums_, waste_;
+    bool locations_kept_ = false;
+    Room<T> zeros_, packed_, partial_, gradient_, weight_sums_, location_sums_, waste_;
     std::vector<Room<T>> windows_, gradient_windows_;
     std::vector<PlanRoom<T>> plans_;
     std::vector<Scratch> threads_;

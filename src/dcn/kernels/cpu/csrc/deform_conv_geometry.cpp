@@ -120,9 +120,9 @@ void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, i
                                      row * geometry.rest_out * call.offset_step[2];
                 kernels.read(element_at(call.offset, call.offset_dtype, from), static_cast<int32_t>(call.offset_dtype),
                              call.offset_step[2], geometry.rest_out, offset.data());
-                const T place = static_cast<T>(row * call.stride[axis] - call.padding[axis]) +
+                const T location = static_cast<T>(row * call.stride[axis] - call.padding[axis]) +
                                 static_cast<T>(geometry.shift[0][static_cast<size_t>(t)]);
-                kernels.row_range(offset.data(), geometry.rest_out, place, geometry.rows_in, call.v1 != 0, low, high);
+                kernels.row_range(offset.data(), geometry.rest_out, location, geometry.rows_in, call.v1 != 0, low, high);
             }
         }
     }

@@ -23,7 +23,7 @@ struct SamplingPlan {
 template <class T>
 struct PlanRequest {
     const T* offset;        // [taps, axes, room]
-    const T* place[3];      // [pixels] per axis: output place * stride - padding
+    const T* location[3];      // [pixels] per axis: output location * stride - padding
     const T* tap_shift[3];  // [taps] per axis: index of the tap * dilation
     int64_t size[3];        // of the input, per axis
     int64_t step[3];        // pixels between neighbours along an axis; not used for axis 0 when `slot` is given
@@ -55,9 +55,9 @@ struct DeformConvKernels {
     void (*read)(const void* from, int32_t dtype, int64_t step, int64_t count, T* to);
     // to[i * step] = from[i] (+ what is there).
     void (*write)(const T* from, int64_t count, void* to, int32_t dtype, int64_t step, bool accumulate);
-    // Widens [*low, *high) to the input rows that samples at place + offset[i] touch; rows outside [0, size) do not
+    // Widens [*low, *high) to the input rows that samples at location + offset[i] touch; rows outside [0, size) do not
     // count.
-    void (*row_range)(const T* offset, int64_t count, T place, int64_t size, bool v1, int64_t* low, int64_t* high);
+    void (*row_range)(const T* offset, int64_t count, T location, int64_t size, bool v1, int64_t* low, int64_t* high);
     void (*plan)(const PlanRequest<T>& request, const SamplingPlan<T>& plan);
     // to[pixel * to_row + tap * to_tap + channel] = interpolated input.
     void (*sample)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros, T* to,

@@ -89,24 +89,24 @@ public:
         }
     }
 
-    const Lines<T>& at(int64_t k, int64_t place) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + place]; }
+    const Lines<T>& at(int64_t k, int64_t location) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + location]; }
 
 private:
     void collapse(int64_t roi, int64_t bin, Lines<T>& lines) {
         const T origin = static_cast<const T*>(axis_.origin)[bin], step = static_cast<const T*>(axis_.step)[roi];
         const int64_t count = axis_.count[bin];
         for (int64_t i = 0; i < count; ++i) {
-            const T place = origin + static_cast<T>(i) * step;
-            if (!(place >= low_ && place <= high_)) continue;
+            const T location = origin + static_cast<T>(i) * step;
+            if (!(location >= low_ && location <= high_)) continue;
             ++lines.samples;
             // A sample held at the border does not move with the bin.
-            if (place <= 0 || place >= static_cast<T>(last_)) {
-                const int64_t held = place <= 0 ? 0 : last_;
+            if (location <= 0 || location >= static_cast<T>(last_)) {
+                const int64_t held = location <= 0 ? 0 : last_;
                 add(lines, held, 1, 0);
                 continue;
             }
-            const int64_t low = static_cast<int64_t>(place);
-            const T fraction = place - static_cast<T>(low);
+            const int64_t low = static_cast<int64_t>(location);
+            const T fraction = location - static_cast<T>(low);
             const T slope = flat_ && fraction == 0 ? 0 : 1;
             add(lines, low, 1 - fraction, -slope);
             if (slope != 0) add(lines, low + 1, fraction, slope);
@@ -158,12 +158,12 @@ public:
 
     // Prepares the taps of a bin; false when it reads nothing.
     bool bin(int64_t k, int64_t p, int64_t q) {
-        const int64_t place = (roi_ * call_.bins_y + p) * call_.bins_x + q;
+        const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
         rows = &rows_.at(k, call_.rows.by_other ? p * call_.bins_x + q : p);
         columns = &columns_.at(k, call_.columns.by_other ? p * call_.bins_x + q : q);
         const int64_t samples = rows->samples * columns->samples;
-        scale = call_.scale ? static_cast<const T*>(call_.scale)[place] : samples ? 1 / static_cast<T>(samples) : T(0);
-        modulation = call_.mask ? static_cast<const T*>(call_.mask)[place] : T(1);
+        scale = call_.scale ? static_cast<const T*>(call_.scale)[location] : samples ? 1 / static_cast<T>(samples) : T(0);
+        modulation = call_.mask ? static_cast<const T*>(call_.mask)[location] : T(1);
         taps(scale * modulation);
         return !offsets.empty();
     }
@@ -323,16 +323,16 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
                 const int64_t first = std::max(begin, k * per_class), last = std::min(end, (k + 1) * per_class);
                 if (first >= last || !roi.bin(k, p, q)) return;
-                const int64_t place = p * call.bins_x + q, taps = static_cast<int64_t>(roi.offsets.size());
+                const int64_t location = p * call.bins_x + q, taps = static_cast<int64_t>(roi.offsets.size());
                 if (!grouped) {
                     loop.scatter(grad_data + roi.base(first, p, q), roi.offsets.data(), roi.weights.data(), taps,
-                                 by_bin + place * chunk + first - begin, last - first);
+                                 by_bin + location * chunk + first - begin, last - first);
                     return;
                 }
                 for (int64_t d = first; d < last; ++d) {
                     T* plane = grad_data + roi.base(d, p, q);
                     for (int64_t tap = 0; tap < taps; ++tap)
-                        plane[roi.offsets[tap]] += roi.weights[tap] * grad[d * bins + place];
+                        plane[roi.offsets[tap]] += roi.weights[tap] * grad[d * bins + location];
                 }
             });
         }
@@ -344,22 +344,22 @@ template <class T>
 void gains(const DcnRoiCall& call, const Roi<T>& roi, const T* data, const T* grad, const T* by_bin, int64_t k,
            int64_t p, int64_t q, std::vector<T>& result) {
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
-    const int64_t taps = static_cast<int64_t>(roi.offsets.size()), first = k * per_class, place = p * call.bins_x + q;
+    const int64_t taps = static_cast<int64_t>(roi.offsets.size()), first = k * per_class, location = p * call.bins_x + q;
     result.assign(taps, 0);
     if (by_bin) {
         loops<T>().dots(result.data(), data + roi.base(first, p, q), roi.offsets.data(), taps,
-                        by_bin + place * call.channels + first, per_class);
+                        by_bin + location * call.channels + first, per_class);
         return;
     }
     for (int64_t d = first; d < first + per_class; ++d) {
         const T* plane = data + roi.base(d, p, q);
-        for (int64_t tap = 0; tap < taps; ++tap) result[tap] += plane[roi.offsets[tap]] * grad[d * bins + place];
+        for (int64_t tap = 0; tap < taps; ++tap) result[tap] += plane[roi.offsets[tap]] * grad[d * bins + location];
     }
 }
 
 // Gradients of the bins' shifts [R, K, P, Q, 2] (right, down) and of the mask [R, P, Q] (zeroed by the caller).
 template <class T>
-void backward_places(const DcnRoiCall& call, const T* grad_output, T* grad_shifts, T* grad_mask) {
+void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_shifts, T* grad_mask) {
     const int64_t bins = call.bins_y * call.bins_x;
     const T* data = static_cast<const T*>(call.data);
     const bool grouped = call.group_y * call.group_x > 1;
@@ -383,11 +383,11 @@ void backward_places(const DcnRoiCall& call, const T* grad_output, T* grad_shift
                 right += gain * roi.rows->weight[i] * roi.columns->slope[j];
                 down += gain * roi.rows->slope[i] * roi.columns->weight[j];
             }
-            const int64_t place = p * call.bins_x + q;
-            T* shift = grad_shifts + ((r * call.classes + k) * bins + place) * 2;
+            const int64_t location = p * call.bins_x + q;
+            T* shift = grad_shifts + ((r * call.classes + k) * bins + location) * 2;
             shift[0] = right * roi.scale * roi.modulation;
             shift[1] = down * roi.scale * roi.modulation;
-            if (grad_mask) grad_mask[r * bins + place] += value * roi.scale;
+            if (grad_mask) grad_mask[r * bins + location] += value * roi.scale;
         });
     });
 }
@@ -417,14 +417,14 @@ DCN_EXPORT int dcn_roi_mean_backward_input(const DcnRoiCall* call, const void* g
 }
 
 // grad_mask may be null; it is zero on entry.
-DCN_EXPORT int dcn_roi_mean_backward_places(const DcnRoiCall* call, const void* grad_output, void* grad_shifts,
+DCN_EXPORT int dcn_roi_mean_backward_locations(const DcnRoiCall* call, const void* grad_output, void* grad_shifts,
                                             void* grad_mask) {
     return dcn_guard([&] {
         if (call->is_double) {
-            dcn::backward_places(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_shifts),
+            dcn::backward_locations(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_shifts),
                                  static_cast<double*>(grad_mask));
         } else {
-            dcn::backward_places(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_shifts),
+            dcn::backward_locations(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_shifts),
                                  static_cast<float*>(grad_mask));
         }
     });

@@ -21,7 +21,7 @@ struct RoiMaxLoops {
     using Place = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
     // The first largest value of a bin that has cells, for `max_channels` channels, and its pixel. NaN counts as
     // largest.
-    void (*largest)(const T* data, int64_t width, const RoiCells& cells, T* value, Place* place);
+    void (*largest)(const T* data, int64_t width, const RoiCells& cells, T* value, Place* location);
 };
 
 DCN_DECLARE_ISA(const RoiMaxLoops<float>&, roi_max_float)

@@ -5,7 +5,7 @@ namespace dcn::DCN_ISA {
 namespace {
 
 template <class T>
-void largest(const T* data, int64_t width, const RoiCells& cells, T* value, typename RoiMaxLoops<T>::Place* place) {
+void largest(const T* data, int64_t width, const RoiCells& cells, T* value, typename RoiMaxLoops<T>::Place* location) {
     using Int = typename RoiMaxLoops<T>::Place;
     constexpr int n = lanes<T>;
     for (int64_t c = 0; c < max_channels; c += n) {
@@ -22,7 +22,7 @@ void largest(const T* data, int64_t width, const RoiCells& cells, T* value, type
             }
         }
         store(value + c, best);
-        store(place + c, at);
+        store(location + c, at);
     }
 }
 

@@ -74,12 +74,12 @@ public:
 
     void forward(T* output) {
         const int64_t bins = call_.bins_y * call_.bins_x;
-        Place place[max_channels];
+        Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
             if (call_.image[r] != image_) continue;
             for (int64_t bin = 0; bin < bins; ++bin) {
                 T* value = &bins_[bin * max_channels];
-                if (!largest(r, bin, value, place)) std::fill_n(value, max_channels, T(0));
+                if (!largest(r, bin, value, location)) std::fill_n(value, max_channels, T(0));
             }
             T* to = output + (r * call_.channels + first_) * bins;
             layout<T>().scatter(bins_.data(), max_channels, channels_, bins, to, bins, 1, nullptr, false);
@@ -92,15 +92,15 @@ public:
         const int64_t bins = call_.bins_y * call_.bins_x;
         std::vector<T> grad(data_.size());
         T value[max_channels];
-        Place place[max_channels];
+        Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
             if (call_.image[r] != image_) continue;
             const T* from = grad_output + (r * call_.channels + first_) * bins;
             layout<T>().gather(from, bins, 1, channels_, bins, bins_.data(), max_channels);
             for (int64_t bin = 0; bin < bins; ++bin) {
-                if (!largest(r, bin, value, place)) continue;
+                if (!largest(r, bin, value, location)) continue;
                 for (int64_t c = 0; c < channels_; ++c) {
-                    grad[place[c] * max_channels + c] += bins_[bin * max_channels + c];
+                    grad[location[c] * max_channels + c] += bins_[bin * max_channels + c];
                 }
             }
         }
@@ -116,12 +116,12 @@ private:
     int64_t start() const { return (image_ * call_.channels + first_) * plane() + rows_.first * call_.width; }
 
     // False for a bin without cells.
-    bool largest(int64_t r, int64_t bin, T* value, Place* place) const {
+    bool largest(int64_t r, int64_t bin, T* value, Place* location) const {
         RoiCells found = cells(call_, r, bin);
         if (found.top >= found.bottom || found.left >= found.right) return false;
         found.top -= rows_.first;
         found.bottom -= rows_.first;
-        loops<T>().largest(data_.data(), call_.width, found, value, place);
+        loops<T>().largest(data_.data(), call_.width, found, value, location);
         return true;
     }
 
@@ -134,7 +134,7 @@ private:
 template <class T>
 int64_t tasks(const DcnRoiMaxCall& call) {
     if (call.height * call.width > std::numeric_limits<typename RoiMaxLoops<T>::Place>::max()) {
-        throw std::length_error("a map of 2^31 places or more");
+        throw std::length_error("a map of 2^31 locations or more");
     }
     return call.images * Block<T>::blocks(call);
 }

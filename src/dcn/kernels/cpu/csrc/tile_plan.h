@@ -48,11 +48,11 @@ class TilePlanner {
    public:
     void plan(Workspace& workspace, const Geometry& g) {
         offset_ = workspace.plan<T>(g.taps * g.call.axes * g.room);
-        place_ = workspace.plan<T>(3 * g.room);
+        location_ = workspace.plan<T>(3 * g.room);
         shift_ = workspace.plan<T>(3 * g.taps);
     }
 
-    // `slot`: window places of the rows of the tile's image.
+    // `slot`: window locations of the rows of the tile's image.
     void run(const Workspace& workspace, const Geometry& g, const DeformConvKernels<T>& kernels, const Tile& tile,
              int64_t offset_group, const int32_t* slot, bool fold_mask, SamplingPlan<T>& to) const {
         const DcnDeformConv& call = g.call;
@@ -89,7 +89,7 @@ class TilePlanner {
         const int axes = static_cast<int>(call.axes);
         for (int i = 0; i < axes; ++i) {
             const int axis = g.axis(i);
-            T* place = workspace.at(place_) + i * g.room;
+            T* location = workspace.at(location_) + i * g.room;
             T* shift = workspace.at(shift_) + i * g.taps;
             for (int64_t p = 0; p < tile.pixels(); ++p) {
                 const int64_t row = tile.row + p / tile.columns, rest = tile.column + p % tile.columns;
@@ -97,10 +97,10 @@ class TilePlanner {
                                                 : axis == 1 ? rest / call.out[2]
                                                             : rest % call.out[2])
                                              : (axis == 1 ? row : rest);
-                place[p] = static_cast<T>(at * call.stride[axis] - call.padding[axis]);
+                location[p] = static_cast<T>(at * call.stride[axis] - call.padding[axis]);
             }
             for (int64_t t = 0; t < g.taps; ++t) shift[t] = static_cast<T>(g.shift[i][static_cast<size_t>(t)]);
-            request.place[i] = place;
+            request.location[i] = location;
             request.tap_shift[i] = shift;
             request.size[i] = call.size[axis];
             request.step[i] = axis == 0 ? call.size[1] * call.size[2] : axis == 1 ? call.size[2] : 1;
@@ -113,7 +113,7 @@ class TilePlanner {
         }
     }
 
-    Room<T> offset_, place_, shift_;
+    Room<T> offset_, location_, shift_;
 };
 
 // Element types: S in memory, T in the computation, and the kernels for them.

@@ -1,0 +1,170 @@
+"""Checks of arguments: each refusal is a ValueError that names the argument, what was expected and what it got."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HALVES = (torch.float16, torch.bfloat16)
+LARGEST_INT = 2**31 - 1
+"""What strides, paddings and dilations may be: sums of a few of them stay far within 64 bits."""
+_FLOAT_NAMES = "float16, bfloat16, float32 or float64"
+
+
+def int_tuple(
+    name: str, value: int | Sequence[int], n: int, minimum: int, maximum: int = LARGEST_INT
+) -> tuple[int, ...]:
+    """``value`` as ``n`` integers from ``minimum`` to ``maximum``.
+
+    Raises:
+        ValueError: not an integer or ``n`` of them (``True`` is none), or one out of that range.
+    """
+    if type(value) is int and minimum <= value <= maximum:
+        return (value,) * n
+    values = (value,) * n if isinstance(value, int) else value
+    integers = isinstance(values, (tuple, list)) and len(values) == n and all(_integer(v) for v in values)
+    if not integers or any(v < minimum for v in values):
+        raise ValueError(f"{name}: expected an int or {n} ints of at least {minimum}, got {value!r}")
+    if any(v > maximum for v in values):
+        raise ValueError(f"{name}: expected at most {maximum}, got {value!r}")
+    return tuple(values)
+
+
+def _integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def whole(name: str, value: int, minimum: int, maximum: int = LARGEST_INT) -> int:
+    """``value`` as it came.
+
+    Raises:
+        ValueError: not an integer from ``minimum`` to ``maximum``.
+    """
+    if not _integer(value) or not minimum <= value <= maximum:
+        wanted = f"of at most {maximum}" if minimum <= -LARGEST_INT else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name}: expected an integer {wanted}, got {value!r}")
+    return value
+
+
+def number(name: str, value: float, *, above: float = -math.inf, finite: bool = True) -> float:
+    """``value`` as a float.
+
+    Raises:
+        ValueError: no number (a bool, a string and a tensor are none), NaN, not above ``above``, or infinite where it
+            must be ``finite``.
+    """
+    real = isinstance(value, (int, float, Real))
+    if not real or isinstance(value, bool) or not value > above or (finite and not math.isfinite(value)):
+        wanted = f"a {'finite ' if finite else ''}number{f' above {above:g}' if above > -math.inf else ''}"
+        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+    return float(value)
+
+
+def flag(name: str, value: bool) -> bool:
+    """``value`` as it came.
+
+    Raises:
+        ValueError: neither ``True`` nor ``False``.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return value
+
+
+def tensor(name: str, value: Tensor) -> None:
+    """Refuse what is not an ordinary, dense tensor.
+
+    Raises:
+        ValueError: ``value`` is no ``torch.Tensor``, or a sparse, nested or opaque one.
+    """
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; convert with torch.as_tensor")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "nested" if value.is_nested else value.layout
+        raise ValueError(f"{name}: expected a dense tensor, got a {kind} one; convert with .to_dense() or pad it")
+
+
+def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:
+    """Refuse a tensor whose number of axes differs; ``layout`` names the axes for the message.
+
+    Raises:
+        ValueError: ``value`` is no tensor of ``expected`` axes.
+    """
+    tensor(name, value)
+    if value.ndim != expected:
+        raise ValueError(f"{name}: expected {expected} axes {layout}, got shape {list(value.shape)}")
+
+
+def shape(name: str, value: Tensor, expected: Sequence[int], why: str) -> None:
+    """Refuse a tensor of another shape; ``why`` says where the expectation comes from.
+
+    Raises:
+        ValueError: ``value`` is no tensor of shape ``expected``.
+    """
+    tensor(name, value)
+    if len(value.shape) != len(expected) or any(got != want for got, want in zip(value.shape, expected, strict=True)):
+        raise ValueError(f"{name}: expected shape {list(expected)} ({why}), got {list(value.shape)}")
+
+
+def floating(name: str, value: Tensor) -> None:
+    """Refuse a type that the operators do not compute.
+
+    Raises:
+        ValueError: the type is not float16, bfloat16, float32 or float64.
+    """
+    if value.dtype not in FLOATS:
+        raise ValueError(f"{name}: expected {_FLOAT_NAMES}, got {value.dtype}; convert with .float()")
+
+
+def same_dtype(name: str, value: Tensor, like: Tensor, *, or_float32: bool = False, of: str = "input") -> None:
+    """Refuse a type that differs from that of ``like``, which the caller knows as ``of``.
+
+    Args:
+        name: the argument's name.
+        value: the argument.
+        like: the tensor whose type it must have.
+        or_float32: float32 is accepted beside half-precision data (coordinates stay exact).
+        of: the name of ``like``.
+
+    Raises:
+        ValueError: another type.
+    """
+    if value.dtype == like.dtype or (or_float32 and value.dtype == torch.float32 and like.dtype in HALVES):
+        return
+    raise ValueError(
+        f"{name}: expected {like.dtype}, the type of {of}{' (or float32)' if or_float32 else ''}, got {value.dtype}; "
+        f"convert with {name}.to({of}.dtype)"
+    )
+
+
+def same_device(name: str, value: Tensor, like: Tensor, of: str = "input") -> None:
+    """Refuse a tensor that lies on another device than ``like``, which the caller knows as ``of``.
+
+    Raises:
+        ValueError: another device.
+    """
+    if value.device != like.device:
+        raise ValueError(
+            f"{name}: expected device {like.device}, where {of} is, got {value.device}; "
+            f"move it with {name}.to({of}.device)"
+        )
+
+
+def choice(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is not one of ``allowed``.
+
+    Raises:
+        ValueError: ``value`` is none of them.
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}: expected one of {list(allowed)}, got {value!r}")
+
+
+def channels_last(value: Tensor) -> bool:
+    """Whether ``[N, C, *size]`` lies in memory as ``[N, *size, C]`` and not also as ``[N, C, *size]``."""
+    return not value.is_contiguous() and value.movedim(1, -1).is_contiguous()

@@ -1,0 +1,295 @@
+"""``dcn.train``: a recipe into a run folder; and :class:`Run`, what a run folder holds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from os import fspath
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dcn.data.dataset import Dataset
+from dcn.data.images import write_image
+from dcn.engine.checkpoint import find_weights
+from dcn.engine.config import Recipe
+from dcn.engine.distributed import World, joined_world
+from dcn.engine.log import METRICS_FILE, latest_run, new_run_folder, read_rows, versions
+from dcn.engine.recipe import dump_recipe
+from dcn.engine.train import Outcome
+from dcn.engine.train import train as run_steps
+from dcn.runs.build import (
+    build_model,
+    evaluation_batches,
+    evenly,
+    model_options,
+    open_split,
+    test_size,
+    training_batches,
+)
+from dcn.runs.load import load
+from dcn.runs.measure import fill, predictions
+from dcn.runs.outputs import stems_of
+from dcn.runs.predictor import Predictor
+from dcn.runs.sources import RECIPE_FILE, StrPath, as_words, read_recipe
+from dcn.runs.tasks import Task, task_of
+
+LOGGER = logging.getLogger("dcn")
+PICTURE_SCORE = 0.3
+"""Score threshold of the detections that are drawn during training."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder; what :func:`train` returns. Any run folder can be opened: ``dcn.Run("runs/demo/plain")``.
+
+    Attributes:
+        folder: the run folder.
+        finished: whether training reached its last step; ``None`` where the run was opened, not trained.
+    """
+
+    folder: Path
+    finished: bool | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", Path(self.folder).expanduser())
+        if not (self.folder / RECIPE_FILE).is_file():
+            raise ValueError(f"folder: expected a run folder, got {self.folder}, which has no {RECIPE_FILE}")
+
+    def __fspath__(self) -> str:
+        return fspath(self.folder)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the run, with its changes."""
+        return read_recipe(self.folder / RECIPE_FILE, (), self.folder)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of ``metrics.jsonl``: losses (``kind`` ``"train"``) and metrics (``"eval"``) by step."""
+        return read_rows(self.folder / METRICS_FILE)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the last evaluation during training; empty before the first."""
+        rows = [row for row in self.history if row["kind"] == "eval"]
+        return {key: value for key, value in rows[-1].items() if key not in ("kind", "step")} if rows else {}
+
+    @property
+    def step(self) -> int:
+        """The last step in the history; 0 before the first."""
+        rows = self.history
+        return int(rows[-1]["step"]) if rows else 0
+
+    def best(self) -> Path:
+        """The weights file of the best evaluation, or the last one where nothing was evaluated."""
+        return find_weights(self.folder)
+
+    def load(self, **options: Any) -> Predictor:
+        """The best weights, ready to predict; options as in :func:`dcn.load`."""
+        return load(self.folder, **options)
+
+
+def train(
+    recipe: StrPath | Recipe | None = None,
+    data: StrPath | Mapping[str, Any] | None = None,
+    *,
+    output: StrPath = "runs",
+    name: str | None = None,
+    resume: StrPath | bool | None = None,
+    device: str | None = None,
+    changes: Sequence[str] = (),
+    **overrides: Any,
+) -> Run:
+    """Train a model by a recipe.
+
+    >>> run = dcn.train("bccd_deformable", data="data/bccd", schedule={"lr": 0.01})
+    >>> run.load().predict("photo.jpg")
+
+    Args:
+        recipe: a shipped name (``dcn train --list``), a YAML file, or a :class:`dcn.engine.Recipe`; may be left out
+            with ``resume=FOLDER``.
+        data: the folder of the data (``data.root``), or changes of the section ``data``.
+        output: the run goes into ``<output>/<recipe>/<name>``.
+        name: of the run folder; ``None``: the next number.
+        resume: a run folder to continue, or ``True`` for the latest run of the recipe.
+        device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
+        changes: changes of the recipe as on the command line: ``["schedule.lr=0.01"]``.
+        overrides: the same by dotted key or as nested dictionaries: ``schedule={"lr": 0.01}`` or
+            ``**{"schedule.lr": 0.01}``.
+
+    Returns:
+        The run. Under ``torchrun`` every process returns it.
+
+    Raises:
+        ValueError: whatever is wrong with recipe, data or options, before a run folder is made;
+            :class:`dcn.engine.DivergedError` where a loss is not finite.
+    """
+    own = overrides if data is None else {**_data_changes(data), **overrides}
+    words = [*as_words(own), *changes]
+    with joined_world(device) as world:
+        if resume is None or resume is False:
+            if recipe is None:
+                raise ValueError("recipe: expected a recipe, got None; `dcn train --list` lists the shipped ones")
+            stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
+            place = _Place(Path(output).expanduser() / stem, name)
+            return train_recipe(read_recipe(recipe, words), world, place.make)
+        folder = Path(fspath(resume)).expanduser() if resume is not True else _latest(recipe, output)
+        if not (folder / RECIPE_FILE).is_file():
+            raise ValueError(f"resume: expected a run folder, got {folder}, which has no {RECIPE_FILE}")
+        return train_recipe(read_recipe(folder / RECIPE_FILE, words, folder), world, lambda: folder, resumed=True)
+
+
+def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path], *, resumed: bool = False) -> Run:
+    """Train by a recipe, or continue where the run folder has a checkpoint.
+
+    Args:
+        recipe: what to do.
+        world: this process among the others.
+        make_folder: makes the run folder and returns it; called in the first process, after everything was opened.
+        resumed: whether the folder is that of an earlier run.
+    """
+    training = open_split(recipe, "train", training=True)
+    validation = open_split(recipe, "val")
+    if tuple(validation.classes) != tuple(training.classes):
+        raise ValueError(
+            f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
+            f"{list(validation.classes)}; set data.classes"
+        )
+    model = build_model(recipe, tuple(training.classes))
+    task = task_of(model)
+    task.check_tta(recipe.tta, training.classes)
+    task.make_metric(recipe.eval, model, validation)  # refuses a metric of the other task before the first step
+    batches, steps_per_epoch = training_batches(recipe, training, world)
+    folder = world.gather(make_folder() if world.is_main else None)[0]
+    if world.is_main:
+        _describe(recipe, folder, world, model, (training, validation), steps_per_epoch)
+    evaluate = _evaluation(task, recipe, validation, model, world, folder)
+    try:
+        outcome = run_steps(
+            model,
+            batches,
+            steps_per_epoch,
+            recipe,
+            folder,
+            world,
+            options=model_options(recipe),
+            evaluate=evaluate,
+        )
+    except BaseException:
+        if world.is_main and not resumed:
+            _remove_unused(folder)
+        raise
+    if world.is_main:
+        _report_end(folder, outcome)
+    return Run(folder, outcome.finished)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a new run goes."""
+
+    parent: Path
+    name: str | None
+
+    def __post_init__(self) -> None:
+        if self.name is None:
+            return
+        if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\:\0"):
+            raise ValueError(f"name: expected the name of a folder, without separators, got {self.name!r}")
+        if (self.parent / self.name).exists():
+            folder = self.parent / self.name
+            raise ValueError(f"name: {folder} exists; choose another name, or continue it with --resume {folder}")
+
+    def make(self) -> Path:
+        """Make the folder."""
+        return new_run_folder(self.parent.parent, self.parent.name, self.name)
+
+
+def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
+    if recipe is None or isinstance(recipe, Recipe):
+        raise ValueError("resume: expected a run folder, or the name of a recipe whose latest run is continued")
+    return latest_run(Path(output).expanduser() / Path(fspath(recipe)).stem)
+
+
+def _data_changes(data: StrPath | Mapping[str, Any]) -> dict[str, Any]:
+    return {"data": data} if isinstance(data, Mapping) else {"data.root": fspath(data)}
+
+
+def _describe(
+    recipe: Recipe, folder: Path, world: World, model: nn.Module, data: tuple[Dataset, Dataset], steps_per_epoch: int
+) -> None:
+    """Write the recipe and the versions, and log what the run starts with."""
+    (folder / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
+    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    training, validation = data
+    schedule, parameters = recipe.schedule, sum(p.numel() for p in model.parameters())
+    weights = recipe.model.weights or recipe.model.backbone_weights or "none (random)"
+    LOGGER.info("run folder   %s", folder)
+    LOGGER.info("model        %s, %.1f M parameters, on %s", recipe.model.name, parameters / 1e6, world.device)
+    LOGGER.info("starts from  %s", weights)
+    LOGGER.info("training     %s, %d images, %d steps per epoch", training.name, len(training), steps_per_epoch)
+    LOGGER.info("validation   %s, %d images", validation.name, len(evenly(validation, recipe.eval.images)))
+    LOGGER.info("classes      %d: %s", len(training.classes), _shortened(training.classes))
+    if schedule.scaled_lr != schedule.lr:
+        LOGGER.info(
+            "learning rate %g = %g * %d / %d (schedule.lr_batch_size)",
+            schedule.scaled_lr,
+            schedule.lr,
+            schedule.batch_size,
+            schedule.lr_batch_size,
+        )
+
+
+def _shortened(names: tuple[str, ...], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _report_end(folder: Path, outcome: Outcome) -> None:
+    best = "no evaluation" if outcome.best is None else f"best {outcome.best:.4f}"
+    LOGGER.info("%s: step %d, %s", folder, outcome.step, best)
+    if outcome.finished:
+        LOGGER.info("evaluate it with: dcn eval %s", folder)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove the folder of a run that failed before its first step."""
+    if (folder / "weights").exists() or read_rows(folder / METRICS_FILE):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _evaluation(
+    task: Task, recipe: Recipe, dataset: Dataset, model: nn.Module, world: World, folder: Path
+) -> Callable[[int], dict[str, float]]:
+    """What evaluates the model during training: metrics, and pictures in ``folder/pictures``."""
+    evaluated = evenly(dataset, recipe.eval.images)
+    tta, size = task.validation_tta(recipe.tta), test_size(recipe)
+
+    def evaluate(step: int) -> dict[str, float]:
+        view = task.view(model, tta, size)
+        batches = evaluation_batches(recipe, evaluated, view.size, world)
+        pairs = predictions(task, model, view, batches, world.device, recipe.amp)
+        metric = fill(task, task.make_metric(recipe.eval, model, dataset), pairs, world, recipe.eval)
+        if metric is None:
+            return {}
+        if recipe.eval.pictures:
+            _draw(Predictor(model, world.device, tta), evenly(dataset, recipe.eval.pictures), folder / "pictures")
+        return dict(metric.compute())
+
+    return evaluate
+
+
+def _draw(predictor: Predictor, dataset: Dataset, folder: Path) -> None:
+    """Draw the predictions for every image of a data set; files of an earlier evaluation are replaced."""
+    folder.mkdir(exist_ok=True)
+    paths = [dataset.image_path(index) or Path(f"{index:04d}") for index in range(len(dataset))]
+    min_score = PICTURE_SCORE if predictor.task.name == "detection" else None
+    for index, stem in enumerate(stems_of(paths)):
+        image = dataset[index].image
+        prediction = predictor.predict(image, min_score=min_score)
+        write_image(folder / f"{stem}.jpg", predictor.task.draw(image, prediction, predictor.classes))
