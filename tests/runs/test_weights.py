@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
+import dcn
 from dcn.class_names import COCO_CLASSES
 from dcn.cli.main import main
 from dcn.models import MODELS, build
@@ -143,3 +145,27 @@ def test_the_command_lists_and_gets(tiny: Path, capsys: pytest.CaptureFixture[st
 def test_a_wrong_hub_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="expected hf://owner/name"):
         weights.hub_weights(address)
+
+
+def test_weights_are_found_by_path_run_shipped_and_published_name(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = tmp_path / "run" / "weights" / "best.safetensors"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert weights.find_weights_file(own) == own
+    assert weights.find_weights_file("~/run") == own
+    assert weights.find_weights_file("synthetic_r18.safetensors").parent.name == "weights"
+    assert same_tensors(weights.find_weights_file("tiny"), tiny)
+    with pytest.raises(ValueError, match=r"model.weights: 'resnet5' is no file.*did you mean 'resnet50'"):
+        weights.find_weights_file("resnet5", "model.weights")
+
+
+def test_a_model_is_loaded_and_predicts_by_its_name(tiny: Path, tmp_path: Path) -> None:
+    image = tmp_path / "photo.png"
+    Image.new("RGB", (64, 48), (90, 120, 30)).save(image)
+    predictor = dcn.load("tiny", weights="published")
+    assert predictor.classes == COCO_CLASSES
+    assert main(["predict", "tiny", str(image), "--output", str(tmp_path / "out"), "--score", "0"]) == 0
+    assert (tmp_path / "out" / "detections.json").is_file()

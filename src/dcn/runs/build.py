@@ -169,7 +169,7 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
         model = build(start.name, classes, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: {error}") from error
-    if start.backbone_weights not in (None, RANDOM):
+    if start.weights is None and start.backbone_weights not in (None, RANDOM):
         load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
     if start.weights is not None:
         start_from(model, find_weights_file(start.weights, "model.weights"))

@@ -121,7 +121,8 @@ def find_weights_file(text: str | Path, key: str = "weights") -> Path:
     if name in PUBLISHED_WEIGHTS:
         return get_weights(name)
     hint = suggest(name, [*PUBLISHED_WEIGHTS, *shipped_weights()], "`dcn weights`")
-    raise ValueError(f"{key}: {name!r} is no file, run folder or published name; {hint}")
+    other = "; model.backbone_weights=random trains from random weights" if key == "model.backbone_weights" else ""
+    raise ValueError(f"{key}: {name!r} is no file, run folder or published name; {hint}{other}")
 
 
 def _converted(name: str) -> Path:
