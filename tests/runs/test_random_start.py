@@ -56,8 +56,6 @@ def test_the_command_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture
     """The recipe names the file of its authors, which is not there."""
     from dcn.data.datasets.synthetic import Synthetic
 
-    from dcn.data.datasets.synthetic import Synthetic
-
     for split in ("train", "val", "test"):
         write_voc(Synthetic(split, length=2, size=(64, 64), glyph_size=(20, 30)), tmp_path / "data", split)
     words = ["train", "bccd_deformable", f"data.root={tmp_path / 'data'}", "data.classes=null"]

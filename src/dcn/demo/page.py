@@ -11,7 +11,8 @@ from dcn.data.dataset import Dataset
 from dcn.data.datasets.voc import Voc
 from dcn.demo import pictures
 from dcn.demo.plan import Clock, Plan, Trained
-from dcn.engine.log import METRICS_FILE, duration, read_rows, versions
+from dcn.engine.folder import versions
+from dcn.engine.log import METRICS_FILE, duration, read_rows
 from dcn.ops import deform_conv2d
 from dcn.report.page import Page
 from dcn.runs.build import evenly, open_split, test_size

@@ -14,13 +14,14 @@ from torch import nn
 from dcn.data.dataset import Dataset
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, choose_device
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
 from dcn.models.inference.prepare import Precision
 from dcn.runs.build import evaluation_batches, open_split, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import fill, predictions
 from dcn.runs.outputs import safe_name
-from dcn.runs.sources import RECIPE_FILE, Source, StrPath, as_words, find_source, read_recipe
+from dcn.runs.sources import Source, StrPath, as_words, find_source, read_recipe
 from dcn.runs.tasks import Task, task_of
 
 

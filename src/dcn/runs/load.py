@@ -12,13 +12,14 @@ from torch import nn
 from dcn.class_names import COCO_CLASSES
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.distributed import choose_device
+from dcn.engine.folder import RECIPE_FILE
 from dcn.models import MODELS, Model, build
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import RECIPE_FILE, StrPath, find_source, read_recipe
+from dcn.runs.sources import StrPath, find_source, read_recipe
 from dcn.runs.weights import get_weights
 from dcn.suggest import suggest
 from dcn.tta import TTA

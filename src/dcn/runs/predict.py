@@ -16,6 +16,7 @@ from torch import Tensor
 from dcn.data.images import SUFFIXES
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
 from dcn.models import options_of
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
@@ -23,7 +24,7 @@ from dcn.runs.images import open_image
 from dcn.runs.load import PUBLISHED, load
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predictor import Predictor, Resize
-from dcn.runs.sources import RECIPE_FILE, Source, StrPath, changed, find_source, read_recipe
+from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
 from dcn.suggest import suggest
 from dcn.tta import TTA
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.recipe import dump_recipe, load_recipe
 from dcn.runs.weights import HUB, hub_weights
 
 StrPath = str | PathLike[str]
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
