@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +11,36 @@ import torch
 from torch import nn
 
 from dcn.cli.main import main
+from dcn.engine.config import ModelConfig, Recipe
 from dcn.engine.recipe import load_recipe, recipe_names
 from dcn.models import build, options_of
 from dcn.runs.build import build_model
 
-SMALL = ["model.options.width=0.125", "model.options.stem_channels=8"]
+SMALL = {"width": 0.125, "stem_channels": 8}
 
 
-def recipe_of(name: str, *changes: str) -> Any:
-    return load_recipe("synthetic_plain", [f"model.name={name}", "model.options={}", *SMALL, *changes])
+def recipe_of(name: str, weights: str | None = None, **options: Any) -> Recipe:
+    return replace(load_recipe("synthetic_plain"), model=ModelConfig(name, SMALL | options, None, weights))
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("options", "reason"),
     [
-        pytest.param([], "norms with fixed statistics", id="defaults"),
-        pytest.param(["model.options.norm=train", "model.options.frozen_stages=1"], "frozen parameters", id="stages"),
-        pytest.param(["model.options.norm=frozen", "model.options.frozen_stages=0"], "norms with fixed", id="norms"),
+        pytest.param({}, "norms with fixed statistics", id="defaults"),
+        pytest.param({"norm": "train", "frozen_stages": 1}, "frozen parameters", id="stages"),
+        pytest.param({"norm": "frozen", "frozen_stages": 0}, "norms with fixed statistics", id="norms"),
     ],
 )
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn", "deeplab_r18", "deeplabv3_r18"])
-def test_a_frozen_backbone_needs_weights(name: str, changes: list[str], reason: str) -> None:
+def test_a_frozen_backbone_needs_weights(name: str, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=rf"model.backbone_weights: expected weights .*{reason}.*=random"):
-        build_model(recipe_of(name, *changes), ("a", "b"))
+        build_model(recipe_of(name, **options), ("a", "b"))
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r18_fpn", "deeplab_r18", "deeplabv3_r18", "rfcn_r50"])
 def test_random_trains_all_of_the_backbone(name: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    model: Any = build_model(recipe_of(name, "model.backbone_weights=random"), ("a", "b"))
+    model: Any = build_model(recipe_of(name, "random"), ("a", "b"))
     assert "all stages and norms of the backbone are trained from random weights" in caplog.text
     model.train()
     assert all(parameter.requires_grad for parameter in model.backbone.parameters())
@@ -48,17 +50,17 @@ def test_random_trains_all_of_the_backbone(name: str, caplog: pytest.LogCaptureF
 
 
 def test_a_trained_backbone_needs_no_weights() -> None:
-    changes = ["model.options.norm=train", "model.options.frozen_stages=0"]
-    assert build_model(recipe_of("faster_rcnn_r18_fpn", *changes), ("a", "b")) is not None
+    assert build_model(recipe_of("faster_rcnn_r18_fpn", norm="train", frozen_stages=0), ("a", "b")) is not None
 
 
 def test_the_command_names_the_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The recipe names the file of its authors, which is not there."""
     from dcn.data.datasets.synthetic import Synthetic
+    from dcn.formats.voc_writer import write_voc
 
     for split in ("train", "val", "test"):
         write_voc(Synthetic(split, length=2, size=(64, 64), glyph_size=(20, 30)), tmp_path / "data", split)
-    words = ["train", "bccd_deformable", f"data.root={tmp_path / 'data'}", "data.classes=null"]
+    words = ["train", "bccd_deformable", f"data.root={tmp_path / 'data'}", "data.classes=A,X,S,E,4,R,T,G"]
     assert main([*words, "--output", str(tmp_path / "runs")]) == 2
     message = capsys.readouterr().err
     assert "model.backbone_weights" in message

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,12 +17,14 @@ import dcn
 from dcn.class_names import COCO_CLASSES
 from dcn.cli.main import main
 from dcn.models import MODELS, build
+from dcn.models.backbones import ResNetSpec
 from dcn.models.checkpoints import read_state
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS, PublishedWeights
 from dcn.runs import weights
 from dcn.runs.download import file_sha256
 
-SMALL = {"width": 0.125, "stem_channels": 8, "fpn_channels": 16, "fc_channels": 16}
+BACKBONE = ResNetSpec(depth=18, width=0.125, stem_channels=8)
+SMALL: dict[str, Any] = {"backbone": BACKBONE, "fpn_channels": 16, "fc_channels": 16}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -111,7 +114,7 @@ def test_a_file_without_checksums_of_its_own_must_be_the_published_one(tiny: Pat
 
 def test_a_file_of_another_model_is_refused(tiny: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
-    torch.save(build("faster_rcnn_r34_fpn", COCO_CLASSES, **SMALL).state_dict(), other)
+    torch.save(build("faster_rcnn_r34_fpn", COCO_CLASSES, width=0.125, fpn_channels=16).state_dict(), other)
     with pytest.warns(UserWarning, match="not the published file"), pytest.raises(ValueError, match=r"other\.pth"):
         weights.get_weights("tiny", other)
     assert weights.cached_weights("tiny") is None
