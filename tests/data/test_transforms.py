@@ -33,7 +33,7 @@ ALL: dict[str, Transform] = {
     "scale": t.RandomScale(0.5, 2.0),
     "flip": t.RandomFlip(),
     "crop": t.RandomCrop((10, 12)),
-    "colour": t.RandomColour(),
+    "color": t.RandomColor(),
     "quarter": t.RandomQuarterTurn(),
     "rotation": t.RandomRotation(30),
 }
@@ -67,15 +67,6 @@ def test_resize_with_one_side_uses_no_chance() -> None:
     generator = _generator()
     assert _same(t.Resize((30,), 100)(_sample(), generator), resize(_sample(), 30, 100))
     assert torch.equal(generator.get_state(), _generator().get_state())
-
-
-def test_rounded_boxes() -> None:
-    sample = Sample(_sample().image, Target(torch.tensor([[0.5, 1.5, 10.4, 20.6]]), torch.tensor([0]), (24, 32)))
-    rounded = t.RoundBoxes()(sample, _generator())
-    assert isinstance(rounded.target, Target)
-    assert rounded.target.boxes.tolist() == [[0, 2, 10, 21]]
-    labels = Sample(sample.image, SegmentationMap(torch.zeros(24, 32, dtype=torch.int64)))
-    assert t.RoundBoxes()(labels, _generator()) is labels
 
 
 def test_flip_probability() -> None:
@@ -139,26 +130,26 @@ def _pixel(red: int, green: int, blue: int) -> torch.Tensor:
     return torch.tensor([red, green, blue], dtype=torch.uint8).reshape(3, 1, 1)
 
 
-def test_colour_neutral_brightness_contrast_saturation() -> None:
+def test_color_neutral_brightness_contrast_saturation() -> None:
     image = _sample().image
-    assert torch.equal(t.adjust_colour(image, 1, 1, 1, 0), image)
-    assert t.adjust_colour(_pixel(100, 50, 20), 1.5, 1, 1, 0).ravel().tolist() == [150, 75, 30]
-    assert t.adjust_colour(_pixel(200, 50, 20), 2, 1, 1, 0).ravel().tolist() == [255, 100, 40]
+    assert torch.equal(t.adjust_color(image, 1, 1, 1, 0), image)
+    assert t.adjust_color(_pixel(100, 50, 20), 1.5, 1, 1, 0).ravel().tolist() == [150, 75, 30]
+    assert t.adjust_color(_pixel(200, 50, 20), 2, 1, 1, 0).ravel().tolist() == [255, 100, 40]
     grey = round(0.299 * 100 + 0.587 * 50 + 0.114 * 20)
-    assert t.adjust_colour(_pixel(100, 50, 20), 1, 1, 0, 0).ravel().tolist() == [grey] * 3
+    assert t.adjust_color(_pixel(100, 50, 20), 1, 1, 0, 0).ravel().tolist() == [grey] * 3
     two = torch.tensor([[10, 110]], dtype=torch.uint8).expand(3, 1, 2)
-    assert t.adjust_colour(two, 1, 0.5, 1, 0)[0].tolist() == [[35, 85]]
+    assert t.adjust_color(two, 1, 0.5, 1, 0)[0].tolist() == [[35, 85]]
 
 
 def test_hue_turns_the_circle_and_keeps_greys() -> None:
-    assert t.adjust_colour(_pixel(80, 80, 80), 1, 1, 1, 77.0).ravel().tolist() == [80, 80, 80]
-    assert t.adjust_colour(_pixel(200, 10, 30), 1, 1, 1, 120.0).ravel().tolist() == [30, 200, 10]
+    assert t.adjust_color(_pixel(80, 80, 80), 1, 1, 1, 77.0).ravel().tolist() == [80, 80, 80]
+    assert t.adjust_color(_pixel(200, 10, 30), 1, 1, 1, 120.0).ravel().tolist() == [30, 200, 10]
     before, after = (
         colorsys.rgb_to_hsv(*(p.ravel() / 255).tolist())[0]
-        for p in (_pixel(150, 100, 100), t.adjust_colour(_pixel(150, 100, 100), 1, 1, 1, 30.0))
+        for p in (_pixel(150, 100, 100), t.adjust_color(_pixel(150, 100, 100), 1, 1, 1, 30.0))
     )
     assert (after - before) % 1 * 360 == pytest.approx(30, abs=4)  # the two circles differ by up to about 1 degree
 
 
-def test_colour_strength_zero_is_neutral() -> None:
-    assert _same(t.RandomColour(0, 0, 0, 0)(_sample(), _generator()), _sample())
+def test_color_strength_zero_is_neutral() -> None:
+    assert _same(t.RandomColor(0, 0, 0, 0)(_sample(), _generator()), _sample())

@@ -49,7 +49,7 @@ def examine() -> dict[str, Any]:
     """Versions, CPU kernels, and for each device and operator every backend with ``None`` or why it cannot run."""
     import torch
 
-    from dcn.engine.log import versions
+    from dcn.engine.folder import versions
 
     devices = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     operators = {device: _operators(torch.device(device)) for device in devices}

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dcn.data.datasets.synthetic import Synthetic
-from dcn.data.writers import write_voc
 from dcn.demo.page import write_page
 from dcn.demo.plan import MODELS, Clock, Plan, Trained
 from dcn.engine import Recipe, load_recipe
 from dcn.engine.distributed import World
+from dcn.formats.voc_writer import write_voc
 from dcn.metrics import CocoAP, VocAP
 from dcn.models import Model
 from dcn.runs.build import evaluation_batches, open_split, test_size

@@ -250,7 +250,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     layer sees only keys that begin with its own name, so a hook of its own could not find them.
 
     Args:
-        model: tells which names are deformable layers.
+        model: tells which names are deformable layers: those with a ``conv_offset``, the drop-ins of mmcv included.
         state: a state dict; it is not changed.
 
     Returns:
@@ -260,7 +260,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
         ValueError: ``model`` is no module.
     """
     check_module("model", model)
-    names = {name for name, layer in model.named_modules() if isinstance(layer, _DeformConv)}
+    names = {name for name, layer in model.named_modules() if hasattr(layer, "conv_offset")}
     result = {}
     for key, value in state.items():
         layer, _, parameter = key.rpartition("_offset.")

@@ -153,6 +153,7 @@ def predict_files(
         raise ValueError(f"batch: expected 1 or more, got {batch_size}")
     predictor.view(resize, min_score)  # says what does not fit, before a folder is made
     task = predictor.task
+    paths = list(dict.fromkeys(paths))
     folder = OutputFolder(output, paths)
     stems = dict(zip(paths, stems_of(paths), strict=True))
     folder.check([task.stream, *task.summaries([], predictor.classes)])

@@ -103,6 +103,10 @@ class AlignedInceptionResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.out_channels = [int(channels * width) for channels in CHANNELS]
+        self.strides = (4, 8, 16, 16 if c5_dilation > 1 else 32)
+        if int(self.out_channels[0] * BRANCH_SHARE) < 1:
+            least = 1 / (CHANNELS[0] * BRANCH_SHARE)
+            raise ValueError(f"width: {width:g} leaves no channels for the branches, expected {least:g} or more")
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         for module in self.modules():
