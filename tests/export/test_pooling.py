@@ -25,6 +25,7 @@ def _boxes(count: int, images: int, height: int, width: int) -> Tensor:
     corners = torch.rand(count, 2, 2) * torch.tensor([width, height]) / SCALE * 1.4 - 0.2 * min(height, width) / SCALE
     boxes = torch.cat((corners.amin(1), corners.amax(1)), 1)
     boxes[:1, 2:] = boxes[:1, :2]
+    boxes[1:2, 3] = torch.nan  # such a RoI gives zeros
     return torch.cat((torch.randint(0, images, (count, 1)).float(), boxes), 1)
 
 
