@@ -31,7 +31,7 @@ def test_the_text_is_one_verdict_and_one_table(capsys: pytest.CaptureFixture[str
     columns = {line.split("  ")[0]: line.index(line.split("  ", 1)[1].lstrip()) for line in table}
     assert len(set(columns.values())) == 1
     backends = examine()["operators"]["cpu"]["nms"]
-    assert f"{first(backends)} on cpu" in next(line for line in table if line.startswith("nms "))
+    assert f"{doctor.KERNELS[first(backends)]} on cpu" in next(line for line in table if line.startswith("nms "))
     assert {"torch", "threads", "extra train", "cpu kernels"} <= columns.keys()
 
 
@@ -83,3 +83,10 @@ def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert doctor._extras()["export"] == 'missing: onnx; pip install "deformable-convnets[export]" installs it'
     assert doctor._extras()["train"] == "installed"
+
+
+def test_a_reason_is_that_of_the_backend() -> None:
+    reason = examine()["operators"]["cpu"]["nms"]["triton"]
+    assert reason is not None
+    assert reason.startswith("the tensors are on cpu, Triton needs a GPU")
+    assert "backend" not in reason
