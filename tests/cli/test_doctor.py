@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+import dcn.threads
 from dcn.cli import doctor
 from dcn.cli.doctor import examine, first, verdict
 from dcn.cli.main import main
 from dcn.kernels.cpu import _library
+from dcn.ops._backends import choose
 
 
 def test_the_doctor_agrees_with_the_library(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +66,7 @@ def test_an_active_wait_under_load_is_named(
     threads: int, policy: str, load: float | None, advice: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(doctor.threads, "load_per_core", lambda: load)
+    monkeypatch.setattr(dcn.threads, "load_per_core", lambda: load)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     found = doctor._threads()
@@ -86,7 +90,11 @@ def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_reason_is_that_of_the_backend() -> None:
-    reason = examine()["operators"]["cpu"]["nms"]["triton"]
-    assert reason is not None
-    assert reason.startswith("the tensors are on cpu, Triton needs a GPU")
-    assert "backend" not in reason
+    module: Any = SimpleNamespace(unsupported=lambda: "the tensors are on cpu (not on a GPU)")
+
+    def call(backend: str) -> torch.Tensor:
+        choose((("cpu", module),), backend)
+        return torch.zeros(0)
+
+    assert doctor._try(call, "cpu") == "the tensors are on cpu (not on a GPU)"
+    assert doctor._try(call, "triton") == doctor.NOT_WRITTEN
