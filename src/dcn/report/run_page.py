@@ -93,7 +93,7 @@ def detection_page(facts: RunFacts, diagnosis: Diagnosis) -> Page:
     page.image(
         confusion_matrix(diagnosis.confusion, names),
         "Confusion matrix, rows are annotated classes, columns detected ones",
-        "Confusion at IoU 0.5, shares of each row. Background as row: detections of nothing; as column: missed objects.",
+        "Confusion at IoU 0.5, shares of each row. Background as a row: detections of nothing; as a column: missed.",
     )
     _add_errors(page, diagnosis)
     _add_calibration(page, diagnosis.calibration, diagnosis.calibration_error)
@@ -145,14 +145,20 @@ def _add_curves(page: Page, history: Sequence[Row]) -> None:
     figures: list[tuple[Any, str, str]] = []
     if any(str(key).startswith("loss") for row in training for key in row):
         figures.append((loss_curves(training), "Losses over steps", "Losses, smoothed over the raw values."))
-    for key in ("AP", "AP50", "mIoU"):
-        if any(row.get(key) is not None for row in evaluations):
-            figures.append((metric_curves({"": evaluations}, key), f"{key} over steps", f"{key} on validation images."))
+    figures += [
+        (metric_curves({"run": evaluations}, key), f"{key} over steps", f"{key} on validation images.")
+        for key in ("AP", "AP50", "mIoU")
+        if any(row.get(key) is not None for row in evaluations)
+    ]
     offsets = sorted({key for row in training for key in row if str(key).startswith(OFFSETS)})
     for key in offsets[:2]:
         name = key.removeprefix(OFFSETS)
         figures.append(
-            (metric_curves({"": training}, key, smooth=0.8), f"Size of offsets ({name})", f"Size of offsets: {name}.")
+            (
+                metric_curves({"run": training}, key, smooth=0.8),
+                f"Size of offsets ({name})",
+                f"Size of offsets: {name}.",
+            )
         )
     if figures:
         page.section("Training").figure_grid(figures, cell=420)
