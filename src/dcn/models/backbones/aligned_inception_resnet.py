@@ -106,7 +106,9 @@ class AlignedInceptionResNet(nn.Module):
         self.strides = (4, 8, 16, 16 if c5_dilation > 1 else 32)
         if int(self.out_channels[0] * BRANCH_SHARE) < 1:
             least = 1 / (CHANNELS[0] * BRANCH_SHARE)
-            raise ValueError(f"width: {width:g} leaves no channels for the branches, expected {least:g} or more")
+            raise ValueError(
+                f"width: expected {least:g} or more, got {width:g}, which leaves no channels for the branches"
+            )
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         for module in self.modules():

@@ -196,8 +196,8 @@ class ResNet(nn.Module):
     def _check_channels(self) -> None:
         if self._block_width(2) < 1:
             raise ValueError(
-                f"width: {self.width:g} leaves no channels for the 3x3 convolutions of stage c2 "
-                f"({self.groups} groups, base_width {self.base_width}); expected {self._least_width():g} or more"
+                f"width: expected {self._least_width():g} or more with {self.groups} groups of base_width "
+                f"{self.base_width}, got {self.width:g}, which leaves no channels for the 3x3 convolutions of stage c2"
             )
 
     def _least_width(self) -> float:

@@ -233,7 +233,7 @@ def _measured_strides(module: nn.Module, channels: list[int]) -> list[int]:
     if [one.shape[1] for one in maps] != channels:
         raise ValueError(
             f"backbone: expected maps of {channels} channels (`out_channels`), "
-            f"{type(module).__name__} returns {[one.shape[1] for one in maps]}"
+            f"got {[one.shape[1] for one in maps]} from {type(module).__name__}"
         )
     return [round(PROBE / one.shape[2]) for one in maps]
 
