@@ -105,8 +105,8 @@ def test_the_list_has_a_line_per_network(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--filter", "yolo"], "no model has 'yolo'"),
-        (["--size", "800x1333"], "--size: needs the name of one network"),
+        (["--filter", "yolo"], "expected a part of the name of a model, got 'yolo'"),
+        (["--size", "800x1333"], "--size: expected the name of one model"),
         (["rfcn_r11"], "did you mean 'rfcn_r101'"),
     ],
     ids=["filter", "size", "name"],

@@ -65,7 +65,7 @@ def _results(published: list[dict[str, str]]) -> str:
 
 def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
     """Costs, counted now, and options of one model."""
-    from dcn.analysis.complexity import model_costs
+    from dcn.analysis import model_costs
     from dcn.models import options_of
 
     options = options_of(name)
