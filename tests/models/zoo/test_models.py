@@ -106,7 +106,7 @@ def test_build_sets_the_classes_and_passes_options() -> None:
         (
             "faster_rcnn_r50_fp",
             {},
-            "model: expected the name of a model, got 'faster_rcnn_r50_fp'; did you mean .*'faster_rcnn_r50_fpn'.*dcn models",
+            "model: expected the name of a model, got 'faster_rcnn_r50_fp'; did you mean .*'faster_rcnn_r50_fpn'.*",
         ),
         (
             "faster_rcnn_r50_fpn",
