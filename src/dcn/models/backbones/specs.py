@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dcn.models.backbones import aligned_inception_resnet
 from dcn.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
-from dcn.models.backbones.resnet import BLOCKS, ConvFactory, NormRule, ResNet, Style, deformable_positions
+from dcn.models.backbones.freezing import NormRule
+from dcn.models.backbones.resnet import BLOCKS, ConvFactory, ResNet, Style, deformable_positions
 from dcn.nn import DeformConv2d
 
 DeformLayers = int | tuple[str, ...]
