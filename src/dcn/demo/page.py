@@ -9,19 +9,22 @@ import torch
 
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.voc import Voc
+from dcn.data.subset import spread
 from dcn.demo import pictures
 from dcn.demo.plan import Clock, Plan, Trained
-from dcn.engine.log import METRICS_FILE, duration, read_rows, versions
+from dcn.engine.folder import versions
+from dcn.engine.log import METRICS_FILE, duration, read_rows
 from dcn.ops import deform_conv2d
-from dcn.runs.build import evenly, open_split, test_size
+from dcn.report.page import Page
+from dcn.runs.build import open_split, test_size
 from dcn.runs.load import load
 from dcn.runs.predictor import Predictor
-from dcn.vis import Report, loss_curves, metric_curves
+from dcn.vis import loss_curves, metric_curves
 
 _LEAD = (
     "Two Faster R-CNN detectors, trained with identical settings on generated letters that are rotated, bent and "
-    "partly hidden. They differ in one thing: in the deformable model the 3x3 convolutions of the stages c3 to c5 learn "
-    "where they sample, and how much each sample counts."
+    "partly hidden. They differ in one thing: in the deformable model the 3x3 convolutions of the stages c3 to c5 "
+    "learn where they sample, and how much each sample counts."
 )
 _OFFSETS = (
     "A deformable layer starts as an ordinary convolution: all offsets are zero. The table shows how far the trained "
@@ -49,30 +52,30 @@ def write_page(path: Path, trained: list[Trained], plan: Plan, clock: Clock, dev
     recipe = trained[0].recipe
     dataset = open_split(recipe, "test")
     predictors = {one.name: load(one.folder, device=str(device)) for one in trained}
-    report = Report("A deformable and a plain detector, trained with identical settings", _LEAD)
-    _add_results(report, trained, plan, dataset)
-    _add_curves(report, trained)
-    _add_detections(report, dataset, predictors, plan)
-    _add_offsets(report, dataset, predictors["deformable"], test_size(recipe), plan)
-    _add_origin(report, trained, plan, clock, device)
-    return report.write(path)
+    page = Page("A deformable and a plain detector, trained with identical settings", _LEAD)
+    _add_results(page, trained, plan, dataset)
+    _add_curves(page, trained)
+    _add_detections(page, dataset, predictors, plan)
+    _add_offsets(page, dataset, predictors["deformable"], test_size(recipe), plan)
+    _add_origin(page, trained, plan, clock, device)
+    return page.write(path)
 
 
-def _add_results(report: Report, trained: list[Trained], plan: Plan, dataset: Dataset) -> None:
+def _add_results(page: Page, trained: list[Trained], plan: Plan, dataset: Dataset) -> None:
     rows = [
         [one.name, one.voc["AP50"], one.voc["AP70"], one.coco["AP"], one.coco["AP75"], one.parameters]
         for one in trained
     ]
     header = ["model", "AP50", "AP70", "COCO AP", "COCO AP75", "parameters"]
     caption = "AP50 and AP70: Pascal VOC, area under the curve. COCO AP: mean over IoU 0.50 to 0.95."
-    report.section("Result").text(verdict(trained, plan)).table(header, rows, caption)
+    page.section("Result").text(verdict(trained, plan)).table(header, rows, caption)
     counts = _object_counts(dataset)
     classes = [
         [name, counts[name], *(one.voc[f"{key}/{name}"] for key in ("AP50", "AP70") for one in trained)]
         for name in dataset.classes
     ]
     names = [f"{key} {one.name}" for key in ("AP50", "AP70") for one in trained]
-    report.table(["letter", "objects", *names], classes, "Each letter on the held-out images.")
+    page.table(["letter", "objects", *names], classes, "Each letter on the held-out images.")
 
 
 def verdict(trained: list[Trained], plan: Plan) -> str:
@@ -102,11 +105,11 @@ def _object_counts(dataset: Dataset) -> dict[str, int]:
     return counts
 
 
-def _add_curves(report: Report, trained: list[Trained]) -> None:
+def _add_curves(page: Page, trained: list[Trained]) -> None:
     rows = {one.name: read_rows(one.folder / METRICS_FILE) for one in trained}
     ap = {name: [row for row in part if row["kind"] == "eval"] for name, part in rows.items()}
     images = trained[0].recipe.eval.images
-    report.section("Training").figure_grid(
+    page.section("Training").figure_grid(
         [
             (
                 metric_curves(rows, "loss", smooth=0.8),
@@ -121,7 +124,7 @@ def _add_curves(report: Report, trained: list[Trained]) -> None:
         ],
         cell=420,
     )
-    report.figure_grid(
+    page.figure_grid(
         [
             (
                 loss_curves(part, prefix="loss_", smooth=0.8),
@@ -134,32 +137,32 @@ def _add_curves(report: Report, trained: list[Trained]) -> None:
     )
 
 
-def _add_detections(report: Report, dataset: Dataset, predictors: dict[str, Predictor], plan: Plan) -> None:
+def _add_detections(page: Page, dataset: Dataset, predictors: dict[str, Predictor], plan: Plan) -> None:
     count = min(plan.pictures, len(dataset))
     indices = [number * len(dataset) // count for number in range(count)]
-    report.section("Detections in held-out images").text(
+    page.section("Detections in held-out images").text(
         "Held-out images at even distances, not selected by hand. Detections have a score of 0.5 or more."
     ).figure_grid([pictures.detections(dataset, index, predictors) for index in indices], cell=900)
 
 
-def _add_offsets(report: Report, dataset: Dataset, predictor: Predictor, size: tuple[int, int], plan: Plan) -> None:
-    measured = range(len(evenly(dataset, plan.offset_images)))
+def _add_offsets(page: Page, dataset: Dataset, predictor: Predictor, size: tuple[int, int], plan: Plan) -> None:
+    measured = range(len(spread(dataset, plan.offset_images)))
     rows = [
         [row.layer, row.stride, row.mean, row.mean_pixels, row.largest]
         for row in pictures.motion(dataset, measured, predictor, size)
     ]
     header = ["layer", "pixels a cell", "mean (cells)", "mean (pixels)", "largest (cells)"]
-    report.section("Where the deformable layers sample").text(_OFFSETS)
-    report.table(header, rows, f"Length of the offsets over {len(measured)} held-out images.")
+    page.section("Where the deformable layers sample").text(_OFFSETS)
+    page.table(header, rows, f"Length of the offsets over {len(measured)} held-out images.")
     chosen = pictures.largest_objects(dataset, min(3, len(dataset)))
-    report.text(_POINTS).figure_grid([pictures.sampling(dataset, index, predictor, size) for index in chosen], cell=900)
-    report.text(
+    page.text(_POINTS).figure_grid([pictures.sampling(dataset, index, predictor, size) for index in chosen], cell=900)
+    page.text(
         "The same as a map: dark where the taps stay, light where they move most (every picture has its own "
         "scale). Arrows show the mean shift of the nine taps."
     ).figure_grid([pictures.heat(dataset, index, predictor, size) for index in chosen[:2]], cell=900)
 
 
-def _add_origin(report: Report, trained: list[Trained], plan: Plan, clock: Clock, device: torch.device) -> None:
+def _add_origin(page: Page, trained: list[Trained], plan: Plan, clock: Clock, device: torch.device) -> None:
     folder = str(trained[0].folder.parent)
     data = f"{folder}/data"
     lines = [["dcn", "demo", "--output", folder], [], ["# the same in steps"]]
@@ -170,11 +173,11 @@ def _add_origin(report: Report, trained: list[Trained], plan: Plan, clock: Clock
     lines += [["dcn", "eval", str(one.folder)] for one in trained]
     lines += [["dcn", "predict", f"{folder}/deformable", f"{data}/JPEGImages"]]
     shown = [line[0] if line and line[0].startswith("#") else shlex.join(line) for line in lines]
-    report.section("How it was made").code("\n".join(shown))
+    page.section("How it was made").code("\n".join(shown))
     facts = {name: ", ".join(value) if isinstance(value, list) else value for name, value in versions().items()}
     facts["deform_conv2d runs on"] = _backend(device)
     parts = {f"time: {name}": duration(seconds) for name, seconds in clock.seconds.items()}
-    report.facts({name: value for name, value in facts.items() if value} | parts)
+    page.facts({name: value for name, value in facts.items() if value} | parts)
 
 
 def _backend(device: torch.device) -> str:

@@ -166,14 +166,14 @@ def entries(
         if not isinstance(entry, dict):
             report(Problem(path, where, f"expected an object {{...}}, got {short(entry)}"))
             continue
-        found = attempt(partial(fields.identifier, entry.get("id"), "id"), report, path, where)
-        if found is None:
+        identifier = attempt(partial(fields.identifier, entry.get("id"), "id"), report, path, where)
+        if identifier is None:
             continue
-        if found in seen:
-            report(Problem(path, where, f"id {found} is used twice"))
+        if identifier in seen:
+            report(Problem(path, where, f"id {identifier} is used twice"))
             continue
-        seen.add(found)
-        yield f"{where} (id {found})", entry, found
+        seen.add(identifier)
+        yield f"{where} (id {identifier})", entry, identifier
 
 
 def read_categories(data: Mapping[str, Any], path: Path, report: Report) -> dict[Identifier, str]:
@@ -239,9 +239,9 @@ def _annotations(
         return objects
     for where, entry, key in entries(data, "annotations", source.path, source.report):
         read = partial(_annotation, entry, key, images, categories, source.masks)
-        found = attempt(read, source.report, source.path, where)
-        if found is not None and found[1] is not None:
-            objects.setdefault(found[0], []).append(found[1])
+        pair = attempt(read, source.report, source.path, where)
+        if pair is not None and pair[1] is not None:
+            objects.setdefault(pair[0], []).append(pair[1])
     return objects
 
 
@@ -289,8 +289,8 @@ def _object(
 
 def _difficult(entry: dict[str, Any]) -> bool:
     attributes = entry.get("attributes")
-    places = [entry, attributes] if isinstance(attributes, dict) else [entry]
-    return any(fields.flag(where.get(name), f"'{name}'") for where in places for name in ("difficult", "ignore"))
+    sources = [entry, attributes] if isinstance(attributes, dict) else [entry]
+    return any(fields.flag(source.get(name), f"'{name}'") for source in sources for name in ("difficult", "ignore"))
 
 
 def _report_missing_outlines(file: CocoFile, report: Report) -> None:
@@ -367,7 +367,7 @@ def image_folder(root: Path, split: str) -> Path:
 
 
 def folder_beside(path: Path) -> Path:
-    """The image folder that belongs to an annotation file in its usual place, for evaluation without a dataset."""
+    """The image folder that belongs to an annotation file in its usual layout, for evaluation without a dataset."""
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     return image_folder(root, split_of(path))
 

@@ -33,14 +33,14 @@ def files_in(folder: Path, suffixes: str | Iterable[str], *, below: bool = False
         below: look into its folders too, except hidden ones and the ``__MACOSX`` of archives.
     """
     allowed = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
-    found = []
+    files = []
     for path in folder.rglob("*") if below else (folder.iterdir() if folder.is_dir() else ()):
         above = path.relative_to(folder).parts[:-1]
         if any(part.startswith(".") or part == "__MACOSX" for part in above):
             continue
         if path.suffix.lower() in allowed and not is_hidden(path) and path.is_file():
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def image_files(folder: Path, *, below: bool = False) -> list[Path]:
