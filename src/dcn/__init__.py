@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dcn.export import hook as _onnx
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ _PUBLIC = {
     "train": "dcn.runs.train",
 }
 __all__ = ["TTA", "Predictor", "Run", "__version__", "evaluate", "load", "train"]
+
+
+# torch.onnx.export learns this package's operators when it is first used; nothing is imported before.
+_onnx.watch()
 
 
 def __getattr__(name: str) -> Any:

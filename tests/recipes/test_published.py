@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from dcn.cli.assemble import model_options
 
 from dcn.data.catalog import options_of as options_of_format
 from dcn.engine.recipe import load_recipe, recipe_names
 from dcn.models import options_of
+from dcn.runs.build import model_options
 
 ORIGINAL = [name for name in recipe_names() if name.startswith(("rfcn_", "rcnn_", "fpn_", "rpn_"))]
 LATER = [name for name in recipe_names() if name.endswith("_1x") and name != "coco_1x"]

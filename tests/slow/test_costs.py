@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.analysis.complexity import model_costs
+from dcn.analysis import model_costs
 from dcn.models import MODELS
 from dcn.models.zoo.costs import COSTS
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 import dcn
-from dcn.analysis.clock import Part, PartTimer, interleaved, now
+from dcn.analysis.clock import PartTimer, interleaved, now
 from dcn.analysis.memory import peak_bytes, processor, reset_peak
 from dcn.bench.workload import Workload, deformable_parts, inference_call, make_call, make_model
 from dcn.models import Model
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
+from dcn.models.parts import ModelPart
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _parts(model: Model, work: Workload, passes: int) -> tuple[dict[str, float],
     return parts, median(seconds.get("deformable", 0.0) for seconds in inner)
 
 
-def _pass(call: Callable[[], object], parts: Sequence[Part], work: Workload, rest: str) -> dict[str, float]:
+def _pass(call: Callable[[], object], parts: Sequence[ModelPart], work: Workload, rest: str) -> dict[str, float]:
     """Milliseconds of an image by part in one call, what is left under ``rest``."""
     timer = PartTimer(work.device)
     with timer.watching(parts):

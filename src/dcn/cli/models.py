@@ -60,12 +60,12 @@ def _list(part: str, as_json: bool) -> None:
 
 
 def _results(published: list[dict[str, str]]) -> str:
-    return "; ".join("{figure} ({data}; {source})".format(**row) for row in published)
+    return "; ".join("{metrics} ({data}; {source})".format(**row) for row in published)
 
 
 def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
     """Costs, counted now, and options of one model."""
-    from dcn.analysis.complexity import model_costs
+    from dcn.analysis import model_costs
     from dcn.models import options_of
 
     options = options_of(name)

@@ -149,13 +149,3 @@ def split(predicted: Tensor) -> tuple[Tensor, Tensor]:
     """Offset and mask from what the one branch of a modulated pack gives: two thirds, and the sigmoid of the rest."""
     count = predicted.shape[1] // 3 * 2
     return predicted[:, :count], torch.sigmoid(predicted[:, count:])
-
-
-def upgrade_keys(state: dict[str, Any], prefix: str, version: int | None) -> None:
-    """Rename ``<layer>_offset.weight`` of mmcv's first checkpoints to ``<layer>.conv_offset.weight``, in place."""
-    if version is not None and version >= 2:
-        return
-    for key in ("weight", "bias"):
-        old, new = f"{prefix[:-1]}_offset.{key}", f"{prefix}conv_offset.{key}"
-        if new not in state and old in state:
-            state[new] = state.pop(old)

@@ -85,7 +85,7 @@ def _detectron2(make: Callable[..., nn.Module]) -> Builder:
 
     def build(old: nn.Module) -> nn.Module:
         new = inner(old)
-        new.activation = getattr(old, "activation", None)
+        vars(new)["activation"] = vars(old).get("activation")  # a module is taken over with the branches
         return new
 
     return build

@@ -10,7 +10,9 @@ forward and backward, RoI pooling included. Differences:
 * deformable RoI pooling's offset gradient follows its forward pass everywhere (mmcv's does not at the lower border);
 * ``batched_nms`` keeps classes apart exactly instead of by a number added to the coordinates.
 
-A wrong argument raises an error that is both a ``ValueError`` and an ``AssertionError``.
+Checkpoints of mmcv's first version, whose offset branch lies beside the layer (``conv2_offset.weight``), load after
+:func:`dcn.nn.rename_old_keys`. A wrong argument raises an error that is both a ``ValueError`` and an
+``AssertionError``.
 """
 
 from __future__ import annotations
@@ -173,8 +175,6 @@ class DeformConv2d(nn.Module):
 class DeformConv2dPack(DeformConv2d):
     """``mmcv.ops.DeformConv2dPack`` ("DCN"): a layer that predicts its offsets. Keys: ``weight``, ``conv_offset.*``."""
 
-    _version = 2
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conv_offset = _offset_conv(self, 2)
@@ -187,10 +187,6 @@ class DeformConv2dPack(DeformConv2d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""
         return self._convolve(x, self.conv_offset(x))
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
-        _layers.upgrade_keys(state_dict, prefix, local_metadata.get("version"))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
 class ModulatedDeformConv2d(nn.Module):
@@ -244,8 +240,6 @@ class ModulatedDeformConv2d(nn.Module):
 class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
     """``mmcv.ops.ModulatedDeformConv2dPack`` ("DCNv2"): predicts offsets and mask. Keys also ``conv_offset.*``."""
 
-    _version = 2
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conv_offset = _offset_conv(self, 3)
@@ -260,10 +254,6 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""
         return self._convolve(x, *_layers.split(self.conv_offset(x)))
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, local_metadata: Any, *rest: Any) -> None:
-        _layers.upgrade_keys(state_dict, prefix, local_metadata.get("version"))
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
 
 def _offset_conv(layer: DeformConv2d | ModulatedDeformConv2d, per_tap: int) -> nn.Conv2d:

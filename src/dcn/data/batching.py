@@ -7,6 +7,7 @@ number of worker processes.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -219,6 +220,12 @@ class _Steps:
             step += 1
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the training process decides when its loaders end."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
 def _load(
     prepared: Prepared, keys: _Steps | list[list[Key]], workers: int, start_method: str | None
 ) -> Iterator[list[Sample]]:
@@ -231,6 +238,7 @@ def _load(
             num_workers=workers,
             collate_fn=list,
             multiprocessing_context=start_method,
+            worker_init_fn=_leave_signals_to_the_parent,
             # Copies from pinned memory to a GPU run beside what it computes.
             pin_memory=torch.cuda.is_available(),
             # Without a generator of its own the loader would draw its worker seed from the global stream and so change

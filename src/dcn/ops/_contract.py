@@ -6,6 +6,7 @@ one bool per tensor (which gradients are needed). The schema that torch.library 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -18,6 +19,7 @@ Gradients = tuple[Tensor | None, ...]
 
 T = TypeVar("T", bound=tuple[Tensor | None, ...])
 O = TypeVar("O", bound=tuple[Any, ...])  # noqa: E741
+MaybeTensor = TypeVar("MaybeTensor", Tensor, Tensor | None)
 N = TypeVar("N", bound=tuple[bool, ...])
 
 _SCHEMA_NAMES = {
@@ -35,6 +37,17 @@ _SCHEMA_NAMES = {
 def schema(record: Callable[..., Any]) -> tuple[str, ...]:
     """The fields of a record in the language of torch.library: ``mask: Tensor | None`` is ``"Tensor? mask"``."""
     return tuple(f"{_SCHEMA_NAMES[kind]} {name}" for name, kind in get_type_hints(record).items())
+
+
+def materialized(tensor: MaybeTensor) -> MaybeTensor:
+    """The tensor with its own values in memory, which is what kernels read.
+
+    torch keeps some operations pending in a flag of the tensor: the sign of ``x.conj().imag``, and whole tensors of
+    zeros, which have no memory at all (gradients of unused results).
+    """
+    if tensor is None or not (tensor.is_neg() or tensor._is_zerotensor()):
+        return tensor
+    return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,7 @@ class Contract(Generic[T, O, N]):
         fake: ``(tensors, options) -> empty output``; checks the call and never reads data.
         fold: ``own -> Fold``: how to lay calls side by side of which each has a tensor of its own (or needs a gradient
             of its own) where ``own`` is true.
+        constant: names of tensors that never get a gradient.
         autocast: ``(tensors, dtype) -> tensors``: what autocast to ``dtype`` casts.
         recordable: ``(tensors, options) -> bool``: whether ``forward`` and ``backward`` can be traced down to launches
             of kernels that a compiler makes itself; ``None`` for never.
@@ -84,22 +98,32 @@ class Contract(Generic[T, O, N]):
     reference_backward: Callable[[Tensor, T, O, N], Gradients]
     fake: Callable[[T, O], Tensor]
     fold: Callable[[N], Fold]
+    constant: tuple[str, ...] = ()
     autocast: Callable[[T, torch.dtype], T] | None = None
     recordable: Callable[[T, O], bool] | None = None
 
-    @property
-    def count(self) -> int:
-        """Number of tensor arguments."""
-        return len(self.names)
-
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the tensor arguments."""
         return tuple(get_type_hints(self.tensors))
 
+    @functools.cached_property
+    def varies(self) -> tuple[bool, ...]:
+        """Which tensor arguments can have a gradient."""
+        return tuple(name not in self.constant for name in self.names)
+
     def needed(self, needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> N:
-        """Which gradients are needed, of the tensors that there are."""
-        return self.needs(*(bool(need) and t is not None for need, t in zip(needs, tensors, strict=True)))
+        """Which gradients are computed: those that are needed, of tensors that are there and can have one."""
+        given = zip(needs, tensors, self.varies, strict=True)
+        return self.needs(*(bool(need) and t is not None and varies for need, t, varies in given))
+
+    def compute(self, tensors: T, options: O) -> Tensor:
+        """``forward`` of tensors that may be lazy."""
+        return self.forward(self.tensors(*map(materialized, tensors)), options)
+
+    def differentiate(self, grad: Tensor, tensors: T, options: O, needs: N) -> Gradients:
+        """``backward`` of tensors that may be lazy."""
+        return self.backward(materialized(grad), self.tensors(*map(materialized, tensors)), options, needs)
 
     def cast(self, tensors: T) -> T:
         """The tensors as autocast wants them: unchanged where it is off."""

@@ -24,7 +24,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: Contract[T, O, N], options: O, needs: N, grad: Tensor, *tensors: Tensor | None) -> Gradients:
-        return op.backward(grad, op.tensors(*tensors), options, needs)
+        return op.differentiate(grad, op.tensors(*tensors), options, needs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
@@ -68,6 +68,7 @@ def second_derivative(
     Where autograd records them (for third derivatives), they are differentiable in turn.
     """
     recorded = torch.is_grad_enabled()
+    wanted = [want and varies for want, varies in zip(wanted, (True, *op.varies), strict=True)]
     with torch.enable_grad(), fixed_order():
         leaves = [None if t is None else _leaf(t, want, recorded) for t, want in zip(saved, wanted, strict=True)]
         grad, tensors = leaves[0], op.tensors(*leaves[1:])

@@ -23,14 +23,14 @@ _LIBRARY = torch.library.Library("dcn", "FRAGMENT")
 
 def register_forward(op: Contract[T, O, N], backward: Callable[..., list[Tensor]]) -> Callable[..., Tensor]:
     """``dcn::<name>(tensors, options) -> output``; its gradients come from the registered ``backward``."""
-    count = op.count
+    count = len(op.names)
 
     def split(args: tuple[Any, ...]) -> tuple[T, O]:
         return op.tensors(*args[:count]), op.options(*args[count:])
 
     def compute(*args: Any) -> Tensor:
         op.fake(*split(args))  # for its checks: torch.ops.dcn can be called directly
-        return op.forward(*split(args))
+        return op.compute(*split(args))
 
     def fake(*args: Any) -> Tensor:
         return op.fake(*split(args))
@@ -62,14 +62,14 @@ def register_forward(op: Contract[T, O, N], backward: Callable[..., list[Tensor]
 
 def register_backward(op: Contract[T, O, N]) -> Callable[..., list[Tensor]]:
     """``dcn::<name>_backward(grad, tensors, options, needs) -> gradients``; an empty tensor where not needed."""
-    count = 1 + op.count
+    count = 1 + len(op.names)
 
     def split(args: tuple[Any, ...]) -> tuple[Tensor, T, O, N]:
         tensors = op.tensors(*args[1:count])
         return args[0], tensors, op.options(*args[count:-1]), op.needed(args[-1], tensors)
 
     def gradients(*args: Any) -> list[Tensor]:
-        return [args[0].new_empty(0) if g is None else g for g in op.backward(*split(args))]
+        return [args[0].new_empty(0) if g is None else g for g in op.differentiate(*split(args))]
 
     def compute(*args: Any) -> list[Tensor]:
         # Contiguous, as the fake kernel promises to the compiler whatever the inputs look like.
@@ -128,7 +128,7 @@ def _register(
 def _register_autocast(op: Contract[T, O, N]) -> None:
     if op.autocast is None:
         return
-    count = op.count
+    count = len(op.names)
     for key in (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA):
 
         def cast(*args: Any, key: torch._C.DispatchKey = key) -> Tensor:

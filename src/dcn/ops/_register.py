@@ -60,7 +60,7 @@ class Operator(Contract[T, O, N]):
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             output = _Eager.apply(self, options, *tensors)
             return output
-        return self.forward(tensors, options)
+        return self.compute(tensors, options)
 
 
 def traced(tensors: Sequence[Tensor | None]) -> bool:
@@ -77,7 +77,7 @@ class _Eager(torch.autograd.Function):
     def forward(ctx: Any, op: Operator[T, O, N], options: O, *tensors: Tensor | None) -> Tensor:
         ctx.op, ctx.options = op, options
         ctx.save_for_backward(*tensors)
-        return op.forward(op.tensors(*tensors), options)
+        return op.compute(op.tensors(*tensors), options)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:
@@ -89,4 +89,4 @@ class _Eager(torch.autograd.Function):
             return (None, None, *op.reference_backward(grad, tensors, options, needs))
         if torch.is_grad_enabled():
             return (None, None, *gradients(op, options, needs, grad, tensors))
-        return (None, None, *op.backward(grad, tensors, options, needs))
+        return (None, None, *op.differentiate(grad, tensors, options, needs))

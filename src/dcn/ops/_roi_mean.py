@@ -221,6 +221,7 @@ _OPERATOR = Operator(
     reference_backward=_reference_backward,
     fake=_fake,
     fold=lambda own: fold_rois(("boxes", "offset", "mask"), own.input),
+    constant=("boxes",),
     autocast=_autocast,
 )
 

@@ -36,7 +36,7 @@ class Transformed(torch.autograd.Function):
 
     @staticmethod
     def forward(op: Contract[T, O, N], options: O, *tensors: Tensor | None) -> Tensor:
-        return op.forward(op.tensors(*tensors), options)
+        return op.compute(op.tensors(*tensors), options)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

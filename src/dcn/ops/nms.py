@@ -19,6 +19,7 @@ from dcn.kernels.reference import soft_nms as reference_soft
 from dcn.kernels.triton import nms as triton
 from dcn.kernels.triton import soft_nms as triton_soft
 from dcn.ops._backends import Table, check_name, choose
+from dcn.ops._contract import materialized
 from dcn.ops._register import traced
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
@@ -58,8 +59,7 @@ def _check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor
         raise ValueError(f"{name}: expected whole numbers (int64), got {labels.dtype}; convert with .long()")
 
 
-@torch.library.custom_op("dcn::nms", mutates_args=())
-def _nms(
+def _indices(
     boxes: Tensor,
     scores: Tensor,
     labels: Tensor | None,
@@ -69,8 +69,13 @@ def _nms(
     max_output: int,
     backend: str | None,
 ) -> Tensor:
+    """The boxes kept, by the backend that can."""
+    boxes, scores, labels = materialized(boxes), materialized(scores), materialized(labels)
     call = (boxes, scores, labels, iou_threshold, plus_one, suppress_equal, max_output)
     return choose(BACKENDS, backend, *call).forward(*call)
+
+
+_nms = torch.library.custom_op("dcn::nms", _indices, mutates_args=())
 
 
 @_nms.register_fake
@@ -125,10 +130,10 @@ def nms(
     if labels is not None:
         labels = labels.long()
     most = -1 if max_output is None else max_output
-    call = (boxes.detach(), scores.detach(), labels, float(iou_threshold), plus_one, suppress_equal, most)
+    call = (boxes.detach(), scores.detach(), labels, float(iou_threshold), plus_one, suppress_equal, most, backend)
     if torch.compiler.is_compiling() or traced((boxes, scores)):
-        return _nms(*call, backend)
-    return choose(BACKENDS, backend, *call).forward(*call)
+        return _nms(*call)
+    return _indices(*call)
 
 
 def _keep(
@@ -143,6 +148,8 @@ def _keep(
 ) -> Tensor:
     """The sets of all leading axes side by side, by the backend that can."""
     rule = (iou_threshold, plus_one, suppress_equal)
+    boxes, scores = materialized(boxes), materialized(scores)
+    labels, valid = materialized(labels), materialized(valid)
     module = choose(BACKENDS, backend, boxes, scores, labels, *rule, -1)
     if boxes.ndim == 2:
         sets = [None if t is None else t[None] for t in (boxes, scores, labels, valid)]
@@ -265,7 +272,7 @@ def soft_nms(
     check_name(SOFT_BACKENDS, backend)
     most = -1 if max_output is None else max_output
     rule = (method == "gaussian", float(sigma), float(iou_threshold), max(float(min_score), 0.0), most, plus_one)
-    call = (boxes.detach(), scores.detach(), labels, *rule)
+    call = (materialized(boxes.detach()), materialized(scores.detach()), materialized(labels), *rule)
     return choose(SOFT_BACKENDS, backend, *call).forward(*call)
 
 

@@ -216,6 +216,7 @@ _MAX_OPERATOR = Operator(
     reference_backward=_max_reference_backward,
     fake=_max_fake,
     fold=lambda own: fold_rois(("boxes",), own.input),
+    constant=("boxes",),
 )
 
 

@@ -13,6 +13,7 @@ from dcn.models.detection.merging import MergeRule, merge_detections
 from dcn.models.detection.original.class_aware_rpn import class_aware_rpn
 from dcn.models.detection.original.fpn import original_fpn
 from dcn.models.detection.original.rfcn import rfcn
+from dcn.models.options import make_model
 from dcn.structures import Target
 from tests.models.detection.conftest import tiny
 
@@ -21,10 +22,14 @@ _SMALL: dict[str, Any] = {"depth": 18, "width": 0.125, "stem_channels": 8, "norm
 NETWORKS: dict[str, Callable[[], Detector]] = {
     "faster": partial(tiny, score_threshold=0.2),
     "cascade": partial(tiny, cascade=True, score_threshold=0.2),
-    "rfcn": partial(rfcn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), proposals=(200, 30), **_SMALL),
-    "fpn": partial(original_fpn, 2, fpn_channels=16, fc_channels=32, rpn_channels=16, proposals=(200, 30), **_SMALL),
+    "rfcn": partial(
+        make_model, rfcn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), proposals=(200, 30), **_SMALL
+    ),
+    "fpn": partial(
+        make_model, original_fpn, 2, fpn_channels=16, fc_channels=32, rpn_channels=16, proposals=(200, 30), **_SMALL
+    ),
     "class_aware": partial(
-        class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), candidates=50, **_SMALL
+        make_model, class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), candidates=50, **_SMALL
     ),
 }
 

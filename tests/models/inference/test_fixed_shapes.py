@@ -23,6 +23,7 @@ from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
 from dcn.models.detection.shared.fixed_shapes import fixed_shapes
 from dcn.models.detection.shared.frames import Frames, make_frames
 from dcn.models.inference import prepare
+from dcn.models.options import make_model
 from dcn.models.segmentation.deeplab import deeplab
 from dcn.models.segmentation.deeplabv3 import deeplabv3
 from dcn.structures import Target
@@ -39,11 +40,14 @@ DETECTORS: dict[str, Callable[[], nn.Module]] = {
     "cascade-mask": partial(tiny, masks=True, cascade=True, modulated=True, deform_stages=("c5",)),
     "dpool": partial(tiny, roi_pooling="deform"),
     "mdpool": partial(tiny, roi_pooling="modulated"),
-    "rfcn": partial(rfcn, 2, head_channels=16, **_ORIGINAL),
-    "rfcn-dcn": partial(rfcn, 2, head_channels=16, deform_layers=1, deform_pool=True, **_ORIGINAL),
-    "rcnn": partial(original_faster_rcnn, 2, head_channels=16, fc_channels=32, **_ORIGINAL),
-    "fpn": partial(original_fpn, 2, fpn_channels=16, fc_channels=32, rpn_channels=16, proposals=(200, 30), **_SMALL),
+    "rfcn": partial(make_model, rfcn, 2, head_channels=16, **_ORIGINAL),
+    "rfcn-dcn": partial(make_model, rfcn, 2, head_channels=16, deform_layers=1, deform_pool=True, **_ORIGINAL),
+    "rcnn": partial(make_model, original_faster_rcnn, 2, head_channels=16, fc_channels=32, **_ORIGINAL),
+    "fpn": partial(
+        make_model, original_fpn, 2, fpn_channels=16, fc_channels=32, rpn_channels=16, proposals=(200, 30), **_SMALL
+    ),
     "fpn-dcn": partial(
+        make_model,
         original_fpn,
         2,
         fpn_channels=16,
@@ -54,18 +58,22 @@ DETECTORS: dict[str, Callable[[], nn.Module]] = {
         deform_pool=True,
         **_SMALL,
     ),
-    "rpn": partial(class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), candidates=50, **_SMALL),
+    "rpn": partial(
+        make_model, class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(2,), candidates=50, **_SMALL
+    ),
 }
 # As large as the pictures below need to have anchors that are objects, and a chance in every stage.
 TRAINED = DETECTORS | {
     "cascade": partial(tiny, cascade=True),
     "faster-few": partial(tiny, rois_per_image=100, train_proposals=(20, 10)),
-    "rcnn-sampled": partial(original_faster_rcnn, 2, head_channels=16, fc_channels=32, rois_per_image=16, **_ORIGINAL),
-    "rfcn-mined": partial(rfcn, 2, head_channels=16, hardest=24, **_ORIGINAL),
+    "rcnn-sampled": partial(
+        make_model, original_faster_rcnn, 2, head_channels=16, fc_channels=32, rois_per_image=16, **_ORIGINAL
+    ),
+    "rfcn-mined": partial(make_model, rfcn, 2, head_channels=16, hardest=24, **_ORIGINAL),
 }
 SEGMENTERS: dict[str, Callable[[], nn.Module]] = {
-    "deeplab": partial(deeplab, 3, head_channels=16, deform_layers=1, **_SMALL),
-    "deeplabv3": partial(deeplabv3, 3, head_channels=16, deform_head=True, **_SMALL),
+    "deeplab": partial(make_model, deeplab, 3, head_channels=16, deform_layers=1, **_SMALL),
+    "deeplabv3": partial(make_model, deeplabv3, 3, head_channels=16, deform_head=True, **_SMALL),
 }
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from dcn.models.detection.original.rfcn import rfcn
 from dcn.models.inference import prepare
+from dcn.models.options import make_model
 from dcn.models.segmentation.deeplab import deeplab
 from tests.models.detection.conftest import tiny
 
@@ -17,6 +18,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "cascade-mask": partial(tiny, cascade=True, masks=True, score_threshold=0.2, deform_stages=("c5",)),
     "mdpool": partial(tiny, roi_pooling="modulated", score_threshold=0.2),
     "rfcn": partial(
+        make_model,
         rfcn,
         2,
         depth=18,
@@ -67,7 +69,9 @@ def test_a_detector_finds_the_same(name: str) -> None:
 @pytest.mark.parametrize(("precision", "limit"), [("bfloat16", 0.03), ("float32", 1e-5)])
 @torch.no_grad()
 def test_a_segmenter_in_either_precision(precision: Any, limit: float) -> None:
-    model = _make(partial(deeplab, 3, depth=18, width=0.125, stem_channels=8, head_channels=16, deform_layers=1))
+    model = _make(
+        partial(make_model, deeplab, 3, depth=18, width=0.125, stem_channels=8, head_channels=16, deform_layers=1)
+    )
     image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     wanted = model.scores(model.preprocess([image]).pixels)
     ready: Any = prepare(model, precision)
@@ -87,7 +91,7 @@ def test_unchanged_parameters_share_their_memory() -> None:
 
 
 def test_what_is_no_network_of_ours_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected a network of dcn\.models with a Preprocess, got Linear"):
+    with pytest.raises(ValueError, match=r"expected a model of dcn\.models, with a Preprocess, got Linear"):
         prepare(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         prepare(_make(NETWORKS["rfcn"]), "int8")  # type: ignore[arg-type]  # the point of the test

@@ -103,17 +103,29 @@ def test_build_sets_the_classes_and_passes_options() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("faster_rcnn_r50_fp", {}, "unknown model: 'faster_rcnn_r50_fp'; did you mean 'faster_rcnn_r50_fpn'"),
-        ("faster_rcnn_r50_fpn", {"widht": 1}, "unknown option of faster_rcnn_r50_fpn: 'widht'; did you mean 'width'"),
+        (
+            "faster_rcnn_r50_fp",
+            {},
+            "unknown model: 'faster_rcnn_r50_fp'; did you mean .*'faster_rcnn_r50_fpn'.*dcn models",
+        ),
+        ("faster_rcnn_r50_fpn", {"widht": 1}, "faster_rcnn_r50_fpn: unknown option: 'widht'; did you mean 'width'"),
     ],
     ids=["model", "option"],
 )
 def test_a_wrong_name_gets_the_nearest(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+    with pytest.raises(ValueError, match=message):
         build(name, ["a"], **options)
 
 
-@pytest.mark.parametrize("classes", [[], ["a", "b", "a"]], ids=["none", "twice"])
-def test_wrong_classes(classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="classes: expected at least one name and none twice"):
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "classes: expected at least one name and none twice"),
+        (["a", "b", "a"], "classes: expected at least one name and none twice"),
+        ("cat", r"classes: expected a list of names, got the text 'cat'; write \['cat'\]"),
+    ],
+    ids=["none", "twice", "text"],
+)
+def test_wrong_classes(classes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         build("faster_rcnn_r18_fpn", classes)

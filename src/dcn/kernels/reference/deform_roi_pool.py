@@ -179,12 +179,12 @@ def _grad_input(bins: _Bins, grad: Tensor, input: Tensor, rule: RoiRule) -> Tens
 def _gains(bins: _Bins, grad: Tensor, part: slice) -> Tensor:
     """``[b, S, S]``: how much the loss grows with the weight of each value read."""
     gains = (bins.values[bins.index(part)] @ grad[part, :, None])[..., 0]
-    return gains.view(-1, bins.rows.shape[1], bins.columns.shape[1])
+    return gains.view(gains.shape[0], bins.rows.shape[1], bins.columns.shape[1])
 
 
 def _slope(by_weight: Tensor, active: Tensor) -> Tensor:
     """``[b]``: from the gradients of both neighbours' weights ``[b, S]`` to that of a shift of all samples."""
-    low, high = by_weight.chunk(2, -1)
+    low, high = by_weight.tensor_split(2, -1)  # chunk(2) gives one part of an axis of length 0
     return torch.where(active, high - low, 0.0).sum(-1)
 
 

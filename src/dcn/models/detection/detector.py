@@ -166,15 +166,13 @@ class Detector(nn.Module):
             annotations = check_targets(images, targets)
             batch = self.preprocess(images)
             return self.losses(batch, self.frames(batch, batch.sizes), annotations)
-        output_sizes = output_sizes or [(image.shape[1], image.shape[2]) for image in images]
-        if len(output_sizes) != len(images):
-            raise ValueError(f"output_sizes: expected {len(images)} (one per image), got {len(output_sizes)}")
+        sizes = sizes_of(images, output_sizes)
 
         def detect(members: list[int], batch: ImageBatch, frames: Frames) -> list[Detections]:
             padded = self.detect(batch.pixels, frames, self.score_threshold)
-            return with_pasted_masks(padded, [output_sizes[index] for index in members])
+            return with_pasted_masks(padded, [sizes[index] for index in members])
 
-        return self.each_batch(images, output_sizes, detect)
+        return self.each_batch(images, sizes, detect)
 
     @torch.no_grad()
     def pre_nms(self, images: Sequence[Tensor], output_sizes: Sequence[Size], min_score: float) -> list[Detections]:
@@ -186,7 +184,7 @@ class Detector(nn.Module):
             min_score: detections have larger scores.
 
         Returns:
-            Boxes with continuous edges. Inclusive boxes of the original networks may reach one pixel beyond the image:
+            Boxes with continuous edges. Inclusive boxes of the original models may reach one pixel beyond the image:
             clip them after suppression, as the original does.
         """
 
@@ -220,6 +218,19 @@ class Detector(nn.Module):
             frames = self.frames(batch, [output_sizes[index] for index in members])
             results.update(zip(members, run(members, batch, frames), strict=True))
         return [results[index] for index in range(len(images))]
+
+
+def sizes_of(images: Sequence[Tensor], output_sizes: Sequence[Size] | None) -> Sequence[Size]:
+    """``output_sizes``, or without them the sizes of the images.
+
+    Raises:
+        ValueError: there are not as many as images.
+    """
+    if output_sizes is None:
+        return [(image.shape[1], image.shape[2]) for image in images]
+    if len(output_sizes) != len(images):
+        raise ValueError(f"output_sizes: expected {len(images)} (one per image), got {len(output_sizes)}")
+    return output_sizes
 
 
 def with_pasted_masks(padded: PaddedDetections, sizes: Sequence[Size]) -> list[Detections]:

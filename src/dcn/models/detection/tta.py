@@ -9,7 +9,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor, nn
 
-from dcn.models.detection.detector import Detector
+from dcn.models.detection.detector import Detector, sizes_of
 from dcn.models.detection.merging import MergeRule, merge_detections
 from dcn.models.detection.shared.frames import Size
 from dcn.structures import Detections
@@ -69,14 +69,13 @@ class TTADetector(nn.Module):
         """
         if self.training:
             raise ValueError("model: test-time augmentation is for evaluation, got a model in training; call .eval()")
-        output_sizes = output_sizes or [(image.shape[1], image.shape[2]) for image in images]
-        passes = [one for scale in self.scales for one in self._passes(images, output_sizes, scale)]
+        sizes = sizes_of(images, output_sizes)
+        passes = [one for scale in self.scales for one in self._passes(images, sizes, scale)]
         merged = [
-            merge_detections(own, size, self.rule)
-            for own, size in zip(zip(*passes, strict=True), output_sizes, strict=True)
+            merge_detections(own, size, self.rule) for own, size in zip(zip(*passes, strict=True), sizes, strict=True)
         ]
         # Masks come from the first scale alone.
-        return self.model.add_masks(self._resized(images, self.scales[0]), merged, output_sizes)
+        return self.model.add_masks(self._resized(images, self.scales[0]), merged, sizes)
 
     def _resized(self, images: Sequence[Tensor], scale: Size) -> list[Tensor]:
         # Resizing is the same on every machine: it is done on the CPU.

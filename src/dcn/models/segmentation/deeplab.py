@@ -6,17 +6,19 @@ There is no dropout, spatial pyramid, multi-scale input or CRF.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import DeformLayers, original_resnet
-from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.initialise import initialise
 from dcn.models.preprocess import Preprocess, PreprocessName
 from dcn.models.segmentation.model import SegmentationModel
+
+DEEPLAB_BACKBONE = replace(ORIGINAL_BACKBONE, offset_groups=1, dilated_offsets=False)
+"""Unlike the original's detectors: one offset group, and offsets from an undilated convolution."""
 
 
 def bilinear_kernel(stride: int) -> Tensor:
@@ -91,18 +93,8 @@ class DeepLab(SegmentationModel):
 def deeplab(
     num_classes: int = 19,
     *,
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = DEEPLAB_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 1,
-    dilated_offsets: bool = False,
     head_channels: int = 1024,
     test_size: tuple[int, int] = (1024, 2048),
 ) -> DeepLab:
@@ -110,40 +102,19 @@ def deeplab(
 
     Args:
         num_classes: all of them (Pascal VOC counts background: 21).
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
-        dilated_offsets: whether their offsets are predicted with the layer's dilation (the original: no).
+        backbone: a spec, or a module that returns maps, the last of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         head_channels: of the hidden layer.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=c5_dilation,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=dilated_offsets,
-    )
+    module, channels = make_backbone(backbone, (16,))
     doubled = ["head.fc6.bias", "head.score.bias"]
-    doubled += [f"backbone.{name}" for name in backbone.state_dict() if name.endswith("conv_offset.bias")]
+    doubled += [f"backbone.{name}" for name in module.state_dict() if name.endswith("conv_offset.bias")]
     return DeepLab(
         Preprocess(preprocess, divisor=1),
-        backbone,
-        DeepLabHead(backbone.out_channels[3], num_classes, channels=head_channels),
+        module,
+        DeepLabHead(channels[-1], num_classes, channels=head_channels),
         classes=[f"class_{index}" for index in range(num_classes)],
         test_size=test_size,
         lr_multipliers=dict.fromkeys(doubled, 2.0),

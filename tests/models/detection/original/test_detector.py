@@ -14,6 +14,7 @@ from dcn.models.detection.original.detector import OriginalDetector
 from dcn.models.detection.original.faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original.fpn import original_fpn
 from dcn.models.detection.original.rfcn import rfcn
+from dcn.models.options import make_model
 from dcn.structures import Detections, Target
 
 _TINY: dict[str, Any] = {"depth": 18, "width": 0.125, "stem_channels": 8, "norm": "train", "frozen_stages": 0}
@@ -21,8 +22,9 @@ _ANCHORS: dict[str, Any] = {"anchor_scales": (1, 2, 4), "rpn_channels": 16}
 
 # Every network of the original with its own rules, small and trainable from scratch.
 NETWORKS: dict[str, Callable[[], Any]] = {
-    "rfcn": partial(rfcn, 2, head_channels=16, hardest=16, proposals=(200, 30), **_ANCHORS, **_TINY),
+    "rfcn": partial(make_model, rfcn, 2, head_channels=16, hardest=16, proposals=(200, 30), **_ANCHORS, **_TINY),
     "rfcn_dcn": partial(
+        make_model,
         rfcn,
         2,
         head_channels=16,
@@ -34,6 +36,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
         **_TINY,
     ),
     "rcnn": partial(
+        make_model,
         original_faster_rcnn,
         2,
         head_channels=16,
@@ -44,6 +47,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
         **_TINY,
     ),
     "rcnn_dcn": partial(
+        make_model,
         original_faster_rcnn,
         2,
         head_channels=16,
@@ -56,6 +60,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
         **_TINY,
     ),
     "fpn_dcn": partial(
+        make_model,
         original_fpn,
         2,
         fpn_channels=16,
@@ -68,13 +73,15 @@ NETWORKS: dict[str, Callable[[], Any]] = {
         anchor_scale=4.0,
         **_TINY,
     ),
-    "rpn_dcn": partial(class_aware_rpn, 2, head_channels=16, deform_layers=1, candidates=300, **_ANCHORS, **_TINY),
+    "rpn_dcn": partial(
+        make_model, class_aware_rpn, 2, head_channels=16, deform_layers=1, candidates=300, **_ANCHORS, **_TINY
+    ),
 }
 
 
-def _make(name: str) -> Any:
+def _make(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
-    return NETWORKS[name]()
+    return NETWORKS[name](**options)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -99,9 +106,7 @@ def test_gradients_reach_every_trainable_parameter(name: str, picture: Tensor, t
 
 @pytest.mark.parametrize("name", ["rfcn_dcn", "fpn_dcn"])
 def test_frozen_parameters_stay(name: str, picture: Tensor, target: Target) -> None:
-    options = {"norm": "frozen", "frozen_stages": 1}
-    model: Any = NETWORKS[name].func(2, **({**NETWORKS[name].keywords, **options}))  # type: ignore[attr-defined]
-    model.train()
+    model = _make(name, norm="frozen", frozen_stages=1).train()
     frozen = {n: p.clone() for n, p in model.state_dict().items() if "bn" in n or n.startswith("backbone.layer1")}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     torch.stack(list(model([picture], [target]).values())).sum().backward()
@@ -216,7 +221,7 @@ def test_a_second_stage_needs_a_number_of_regions() -> None:
 def test_a_single_stage_trains_anchors_that_stick_out_of_the_image() -> None:
     """All of them do here: with the rule of a first stage nothing would be learned."""
     torch.manual_seed(0)
-    model = class_aware_rpn(2, head_channels=16, rpn_channels=16, anchor_scales=(16,), **_TINY)
+    model = make_model(class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(16,), **_TINY)
     target = Target(torch.tensor([[10.0, 10, 60, 60]]), torch.tensor([1]), size=(96, 96))
     losses = model([torch.zeros(3, 96, 96, dtype=torch.uint8)], [target])
     assert losses["loss_rpn_cls"] > 0.5
@@ -225,7 +230,7 @@ def test_a_single_stage_trains_anchors_that_stick_out_of_the_image() -> None:
 
 def test_a_single_stage_labels_every_anchor(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    model = class_aware_rpn(2, head_channels=16, rpn_channels=16, anchor_scales=(1, 2, 4), **_TINY)
+    model = make_model(class_aware_rpn, 2, head_channels=16, rpn_channels=16, anchor_scales=(1, 2, 4), **_TINY)
     model.rpn_head.samples = 10_000  # more than there are
     seen = Mock(wraps=model.rpn_head.losses)
     monkeypatch.setattr(model.rpn_head, "losses", seen)

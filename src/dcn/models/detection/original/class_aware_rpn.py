@@ -11,14 +11,12 @@ another at 0.3.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes
-from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
-from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.detector import Detector, Limits
 from dcn.models.detection.original.rpn import OriginalRPNHead, decode
 from dcn.models.detection.original.targets import Objects, assign_anchors, objects_of
@@ -109,10 +107,10 @@ class ClassAwareRPN(Detector):
 
         Args:
             batch: the images.
-            objects: of each image, on the device of the network.
+            objects: of each image, on the device of the model.
         """
         output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
-        wanted = [
+        anchors = [
             assign_anchors(
                 output.anchors,
                 own,
@@ -125,7 +123,7 @@ class ClassAwareRPN(Detector):
             )
             for own, size in zip(objects, batch.sizes, strict=True)
         ]
-        return self.rpn_head.losses(output, wanted)
+        return self.rpn_head.losses(output, anchors)
 
     def candidates(self, pixels: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         """The best anchors by their best class: inclusive boxes ``[N, P, 1, 4]`` in pixels of the output, decoded.
@@ -144,18 +142,8 @@ class ClassAwareRPN(Detector):
 def class_aware_rpn(
     num_classes: int = 80,
     *,
-    architecture: Architecture = "resnet",
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = ORIGINAL_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 4,
     head_channels: int = 1024,
     rpn_channels: int = 512,
     anchor_scales: Sequence[float] = (4, 8, 16, 32),
@@ -168,18 +156,9 @@ def class_aware_rpn(
 
     Args:
         num_classes: without background.
-        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
+        backbone: a spec, or a module that returns maps, the last of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         head_channels: of the reduced last map.
         rpn_channels: of the 3x3 convolution.
         anchor_scales: sides of the anchors in cells of 16 pixels (VOC: 8, 16, 32).
@@ -188,20 +167,7 @@ def class_aware_rpn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_backbone(
-        architecture,
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=c5_dilation,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=True,
-    )
+    module, channels = make_backbone(backbone, (16,))
     head = OriginalRPNHead(
         head_channels,
         rpn_channels,
@@ -211,8 +177,8 @@ def class_aware_rpn(
     )
     return ClassAwareRPN(
         Preprocess(preprocess, divisor=1),
-        backbone,
-        ReducedMap(backbone.out_channels[3], head_channels),
+        module,
+        ReducedMap(channels[-1], head_channels),
         head,
         classes=[f"class_{index}" for index in range(num_classes)],
         max_detections=max_detections,

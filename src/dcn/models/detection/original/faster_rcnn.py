@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
-from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.box_head import BINS, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original.detector import OriginalDetector
 from dcn.models.detection.original.rpn import OriginalRPNHead
@@ -52,18 +50,8 @@ class SingleLevelHead(nn.Module):
 def original_faster_rcnn(
     num_classes: int = 80,
     *,
-    architecture: Architecture = "resnet",
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = ORIGINAL_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 4,
     deform_pool: bool = False,
     rpn_channels: int = 512,
     head_channels: int = 256,
@@ -79,18 +67,9 @@ def original_faster_rcnn(
 
     Args:
         num_classes: without background.
-        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
+        backbone: a spec, or a module that returns at least two maps, the last two of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable RoI pooling.
         rpn_channels: of the proposal network.
         head_channels: of the map that regions are pooled from.
@@ -102,38 +81,25 @@ def original_faster_rcnn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_backbone(
-        architecture,
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=c5_dilation,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=True,
-    )
+    module, channels = make_backbone(backbone, (16, 16))
     head = SingleLevelHead(
-        backbone.out_channels[3], num_classes, channels=head_channels, fc_channels=fc_channels, deformable=deform_pool
+        channels[-1], num_classes, channels=head_channels, fc_channels=fc_channels, deformable=deform_pool
     )
     slow = ("roi_head.pool.offset_fc.weight", "roi_head.pool.offset_fc.bias") if deform_pool else ()
     return OriginalDetector(
         Preprocess(preprocess, divisor=1),
-        backbone,
+        module,
         nn.Identity(),
         OriginalRPNHead(
-            backbone.out_channels[2],
+            channels[-2],
             rpn_channels,
             scales=anchor_scales,
             before_nms=proposals[0],
             after_nms=proposals[1],
         ),
         head,
-        rpn_maps=(2,),
-        roi_maps=(3,),
+        rpn_maps=(-2,),
+        roi_maps=(-1,),
         classes=[f"class_{index}" for index in range(num_classes)],
         rois_per_image=rois_per_image,
         hardest=None,

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
-from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.backbones import ORIGINAL_PYRAMID_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.box_head import BINS, LevelRoIPool, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original.detector import OriginalDetector
 from dcn.models.detection.original.rpn import OriginalRPNHead
@@ -43,17 +41,8 @@ class PyramidHead(nn.Module):
 def original_fpn(
     num_classes: int = 80,
     *,
-    architecture: Architecture = "resnet",
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = ORIGINAL_PYRAMID_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 4,
     deform_pool: bool = False,
     fpn_channels: int = 256,
     rpn_channels: int = 512,
@@ -71,17 +60,9 @@ def original_fpn(
 
     Args:
         num_classes: without background.
-        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
+        backbone: a spec, or a module that returns four maps of strides 4, 8, 16 and 32, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable RoI pooling, with offsets of its own at each level.
         fpn_channels: of the pyramid.
         rpn_channels: of the proposal network.
@@ -93,20 +74,7 @@ def original_fpn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_backbone(
-        architecture,
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=1,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=True,
-    )
+    module, channels = make_backbone(backbone, (4, 8, 16, 32), exactly=True)
     rpn_head = OriginalRPNHead(
         fpn_channels,
         rpn_channels,
@@ -119,8 +87,8 @@ def original_fpn(
     parts = [f"roi_head.pool.levels.{i}.offset_fc.{part}" for i in range(4) for part in ("weight", "bias")]
     return OriginalDetector(
         Preprocess(preprocess, divisor=32, pad_value="black"),
-        backbone,
-        FPN(backbone.out_channels, fpn_channels, extra="conv"),
+        module,
+        FPN(channels, fpn_channels, extra="conv"),
         rpn_head,
         PyramidHead(fpn_channels, num_classes, fc_channels=fc_channels, deformable=deform_pool),
         rpn_maps=(0, 1, 2, 3, 4),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import original_resnet
+from dcn.models.backbones import ORIGINAL_BACKBONE
 from dcn.models.detection.original.rfcn import RFCNHead
 from dcn.models.detection.shared.regions import to_rois
 from dcn.models.preprocess import Preprocess
@@ -48,26 +49,14 @@ class RegionClassifier(nn.Module):
 
 
 def deform_psroi_demo(num_classes: int = 20, *, depth: int = 101, width: float = 1.0) -> RegionClassifier:
-    """The network of the original's ``deform_psroi_demo``: plain ResNet, 3 x 3 bins with offsets.
+    """The model of the original's ``deform_psroi_demo``: plain ResNet, 3 x 3 bins with offsets.
 
     Args:
         num_classes: without background.
         depth: of the ResNet.
         width: factor on the channels of its stages.
     """
-    backbone = original_resnet(
-        depth,
-        width=width,
-        stem_channels=64,
-        style="caffe",
-        pool="ceil",
-        norm="frozen",
-        frozen_stages=1,
-        c5_dilation=2,
-        deform_layers=0,
-        offset_groups=1,
-        dilated_offsets=False,
-    )
+    backbone = replace(ORIGINAL_BACKBONE, depth=depth, width=width).build()
     head = RFCNHead(backbone.out_channels[3], num_classes, bins=3, deformable=True)
     classes = [f"class_{index}" for index in range(num_classes)]
     return RegionClassifier(Preprocess("rgb_mean", divisor=1), backbone, head, classes=classes)

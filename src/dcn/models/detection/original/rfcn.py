@@ -7,14 +7,12 @@ offsets of their own for every class, background included.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import ops
-from dcn.models.backbones.original import Architecture, DeformLayers, original_backbone
-from dcn.models.backbones.resnet import NormRule, Style
+from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.detector import OriginalDetector
 from dcn.models.detection.original.rpn import OriginalRPNHead
 from dcn.models.initialise import initialise
@@ -138,19 +136,8 @@ class RFCNHead(nn.Module):
 def rfcn(
     num_classes: int = 80,
     *,
-    architecture: Architecture = "resnet",
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = ORIGINAL_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 4,
-    dilated_offsets: bool = True,
     deform_pool: bool = False,
     class_agnostic: bool = True,
     rpn_channels: int = 512,
@@ -167,19 +154,9 @@ def rfcn(
 
     Args:
         num_classes: without background.
-        architecture: ``"resnet"``, or ``"aligned_inception_resnet"`` in its one form.
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
-        dilated_offsets: whether their offsets are predicted with the layer's dilation (the demo network: no).
+        backbone: a spec, or a module that returns at least two maps, the last two of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable position-sensitive pooling.
         class_agnostic: one box per region instead of one per class.
         rpn_channels: of the proposal network.
@@ -192,41 +169,28 @@ def rfcn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_backbone(
-        architecture,
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=c5_dilation,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=dilated_offsets,
-    )
+    module, channels = make_backbone(backbone, (16, 16))
     return OriginalDetector(
         Preprocess(preprocess, divisor=1),
-        backbone,
+        module,
         nn.Identity(),
         OriginalRPNHead(
-            backbone.out_channels[2],
+            channels[-2],
             rpn_channels,
             scales=anchor_scales,
             before_nms=proposals[0],
             after_nms=proposals[1],
         ),
         RFCNHead(
-            backbone.out_channels[3],
+            channels[-1],
             num_classes,
             channels=head_channels,
             bins=bins,
             deformable=deform_pool,
             class_agnostic=class_agnostic,
         ),
-        rpn_maps=(2,),
-        roi_maps=(3,),
+        rpn_maps=(-2,),
+        roi_maps=(-1,),
         classes=[f"class_{index}" for index in range(num_classes)],
         hardest=hardest,
         max_detections=max_detections,

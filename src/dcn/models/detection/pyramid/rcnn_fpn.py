@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Literal
 
-from dcn.models.backbones import ResNet, deformable_positions
-from dcn.models.backbones.resnet import BLOCKS, NormRule, Style
+from torch import nn
+
+from dcn.models.backbones import RESNET50, BackboneSpec, make_backbone
 from dcn.models.detection.pyramid.box_head import BoxHead
 from dcn.models.detection.pyramid.cascade_rcnn import STAGE_STDS, CascadeRoIHead
 from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
@@ -17,7 +16,7 @@ from dcn.models.detection.pyramid.roi_heads import StandardRoIHead
 from dcn.models.detection.pyramid.rpn import RPNHead
 from dcn.models.necks import FPN
 from dcn.models.preprocess import Preprocess, PreprocessName
-from dcn.nn import DeformConv2d, DeformRoIPool, ModulatedDeformRoIPool
+from dcn.nn import DeformRoIPool, ModulatedDeformRoIPool
 
 RoIPooling = Literal["align", "deform", "modulated"]
 
@@ -27,20 +26,8 @@ _ROI_STRIDES = (4, 8, 16, 32)
 def rcnn_fpn(
     num_classes: int = 80,
     *,
-    depth: int = 50,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    groups: int = 1,
-    base_width: int = 64,
-    style: Style = "pytorch",
-    pool: Literal["floor", "ceil"] = "floor",
+    backbone: BackboneSpec | nn.Module = RESNET50,
     preprocess: PreprocessName = "rgb_std",
-    norm: NormRule = "eval",
-    frozen_stages: int = 1,
-    deform_stages: Sequence[str] = (),
-    modulated: bool = False,
-    offset_groups: int = 1,
-    boundary: Literal["v1", "v2"] = "v2",
     fpn_channels: int = 256,
     fc_channels: int = 1024,
     anchor_scale: float = 8.0,
@@ -58,25 +45,14 @@ def rcnn_fpn(
 
     Args:
         num_classes: without background.
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        groups: groups of its 3x3 convolutions (ResNeXt-32x4d: 32).
-        base_width: their width per group (ResNeXt-32x4d: 4).
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        deform_stages: deformable 3x3 convolutions: stages (``"c3"``) or blocks (``"c5.2"``).
-        modulated: whether those have a mask (v2).
-        offset_groups: of those.
-        boundary: rule at the image border of those.
+        backbone: a spec, or a module that returns four maps of strides 4, 8, 16 and 32, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         fpn_channels: of the pyramid, the proposal network and the mask head.
         fc_channels: of the box head, and of the offset branches of deformable RoI pooling.
         anchor_scale: side of the anchors in cells.
         train_proposals: per level before, and per image after suppression, in training.
-        test_proposals: likewise in evaluation.
+        test_proposals: the same in evaluation.
         rois_per_image: regions sampled for the second stage.
         roi_pooling: ``"align"``, or deformable RoI pooling, plain (``"deform"``) or ``"modulated"``, for the box head.
         cascade: three box heads in a row; the proposal network then follows Cascade R-CNN.
@@ -85,20 +61,7 @@ def rcnn_fpn(
         score_threshold: detections have larger scores.
         test_size: shorter and largest longer side of test images.
     """
-    deform_conv = partial(DeformConv2d, modulated=modulated, offset_groups=offset_groups, boundary=boundary)
-    backbone = ResNet(
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        groups=groups,
-        base_width=base_width,
-        style=style,
-        pool=pool,
-        deform=deformable_positions(deform_stages, BLOCKS.get(depth, ())),
-        deform_conv=deform_conv,
-        norm=norm,
-        frozen_stages=frozen_stages,
-    )
+    module, channels = make_backbone(backbone, _ROI_STRIDES, exactly=True)
     rpn_head = RPNHead(
         fpn_channels,
         scale=anchor_scale,
@@ -113,8 +76,8 @@ def rcnn_fpn(
     make_head = _cascade_head if cascade else _standard_head
     return FasterRCNN(
         Preprocess(preprocess),
-        backbone,
-        FPN(backbone.out_channels, fpn_channels),
+        module,
+        FPN(channels, fpn_channels),
         rpn_head,
         make_head(extractors, num_classes, fpn_channels, fc_channels, masks, rois_per_image, max_detections),
         classes=[f"class_{index}" for index in range(num_classes)],
