@@ -104,7 +104,7 @@ def test_every_file_of_coco_is_read(tmp_path: Path) -> None:
 def test_options_choose_file_and_folder(tmp_path: Path) -> None:
     make_coco(tmp_path)
     (tmp_path / "train").rename(tmp_path / "pics")
-    assert len(_lines(tmp_path)) == 3  # the images; their objects cannot be judged
+    assert len(_lines(tmp_path)) == 3  # the images; their objects cannot be checked
     assert _lines(tmp_path, images="pics") == []
     (tmp_path / "odd.json").write_text(json.dumps(coco_data()))
     assert check_dataset(tmp_path, annotations="odd.json", images="pics").images == 3
