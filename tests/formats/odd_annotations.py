@@ -242,6 +242,7 @@ COCO = [
     Odd("coco", "iscrowd '0' or false", _coco(_row(iscrowd="0", ignore=False))),
     Odd("coco", "segmentation [[]] or {}: boxes alone", _coco(_row(segmentation=[[]]))),
     Odd("coco", "backslashes in file names", _coco(_image(file_name="cam\\a.png"), image="cam/a.png")),
+    Odd("coco", "file name that repeats the folder", _coco(_image(file_name="./train/a.png"))),
     Odd("coco", "file name in other letter case of its ending", _coco(_image(file_name="a.PNG"))),
     Odd("coco", "class name that is a number", _coco(lambda data: data["categories"][0].update(name=7))),
     Odd("coco", "box past the border by rounding", _coco(_row(bbox=[10, 5, 50.5, 20])), boxes=((10, 5, 60, 25),)),
@@ -282,6 +283,12 @@ COCO = [
     ),
     Odd(
         "coco", "no list of annotations", _coco(lambda data: data.pop("annotations")), "'annotations': expected a list"
+    ),
+    Odd(
+        "coco",
+        "no classes",
+        _coco(lambda data: data.update(categories=[], annotations=[])),
+        "expected one or more classes, got []",
     ),
     Odd("coco", "JSON that breaks off", _coco(text=b'{"images": ['), "malformed JSON"),
     Odd("coco", "JSON nested deeply", _coco(text=_DEEP), "malformed JSON"),

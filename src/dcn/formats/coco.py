@@ -130,7 +130,7 @@ def read_instances(
     data = attempt(partial(_content, path), report, path, "")
     if data is None:
         return CocoFile(path, {}, ())
-    categories = _categories(data, source)
+    categories = read_categories(data, path, report)
     images = _images(data, source)
     objects = _annotations(data, images, categories, source)
     kept = tuple(
@@ -180,6 +180,8 @@ def read_categories(data: Mapping[str, Any], path: Path, report: Report) -> dict
     """``{id: name}`` of the list ``categories``, in ascending order of the ids."""
     names: dict[Identifier, str] = {}
     used: set[str] = set()
+    if data.get("categories") == []:
+        report(Problem(path, "", "'categories': expected one or more classes, got []"))
     for where, entry, key in entries(data, "categories", path, report):
         name = attempt(partial(fields.class_name, entry.get("name")), report, path, where)
         if name in used:
@@ -190,10 +192,7 @@ def read_categories(data: Mapping[str, Any], path: Path, report: Report) -> dict
     return dict(sorted(names.items(), key=lambda item: fields.order(item[0])))
 
 
-def _categories(data: Mapping[str, Any], source: _Source) -> dict[Identifier, str]:
-    return read_categories(data, source.path, source.report)
-
-
+_DIFFICULT = frozenset({"difficult", "ignore", "attributes"})
 _Image = tuple[str, Path | None, tuple[int, int] | None]
 
 
@@ -288,6 +287,8 @@ def _object(
 
 
 def _difficult(entry: dict[str, Any]) -> bool:
+    if not _DIFFICULT & entry.keys():  # nearly all entries of large files
+        return False
     attributes = entry.get("attributes")
     sources = [entry, attributes] if isinstance(attributes, dict) else [entry]
     return any(fields.flag(source.get(name), f"'{name}'") for source in sources for name in ("difficult", "ignore"))
