@@ -22,7 +22,7 @@ from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
 from dcn.engine.folder import RECIPE_FILE, check_run_name, latest_run, new_run_folder, open_run
 from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
-from dcn.engine.train import Outcome
+from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
 from dcn.runs.build import (
     build_model,
@@ -168,6 +168,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())
+    best_metric(metric_names, recipe.eval.best)
     batches, steps_per_epoch = training_batches(recipe, training, world)
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
