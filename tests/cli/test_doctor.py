@@ -52,8 +52,10 @@ def test_every_public_operator_is_tried() -> None:
 
 @pytest.mark.parametrize(
     ("threads", "policy", "load", "advice"),
-    [(1, "", 3.0, False), (2, "", 3.0, True), (2, "active", 3.0, True), (2, "active", 0.5, False)]
-    + [(2, "passive", 3.0, False), (2, "", None, False)],
+    [
+        *((1, "", 3.0, False), (2, "", 3.0, True), (2, "active", 3.0, True)),
+        *((2, "active", 0.5, False), (2, "passive", 3.0, False), (2, "", None, False)),
+    ],
     ids=["one", "unset", "active", "alone", "passive", "unknown"],
 )
 def test_an_active_wait_under_load_is_named(

@@ -24,6 +24,7 @@ VERBS = {
     "models": "list the models",
     "bench": "measure the speed of a model",
     "analyze": "measure how far deformable layers reach, on objects and on background",
+    "weights": "list, download and convert published weights",
     "import": "convert weights of other programs",
     "doctor": "show which backends run here, and why the others do not",
 }
