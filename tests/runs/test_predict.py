@@ -12,7 +12,7 @@ from torch import Tensor
 
 import dcn
 from dcn.cli.main import main
-from dcn.runs import predict as predict_module
+from dcn.runs import images
 from dcn.runs.predict import predict_files
 from dcn.runs.predictor import Predictor
 from tests.runs.small import write_photos, write_weights
@@ -96,8 +96,8 @@ def test_an_interruption_keeps_what_is_done(
             raise KeyboardInterrupt
         return real(path)
 
-    real: Any = predict_module.open_image
-    monkeypatch.setattr(predict_module, "open_image", open_image)
+    real: Any = images.open_image
+    monkeypatch.setattr("dcn.runs.predict.open_image", open_image)
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor, photos, tmp_path / "out")
     assert lines == [0, 1, 2]

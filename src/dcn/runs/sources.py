@@ -79,7 +79,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
 
 
 def resolve_root(recipe: Recipe, run: Path | None) -> Recipe:
-    """The recipe with a ``data.root`` that exists, where one can be found.
+    """The recipe with a ``data.root`` that exists, where there is one.
 
     A relative folder is looked for from the working directory, then from the folders above the run folder.
     """
@@ -89,8 +89,8 @@ def resolve_root(recipe: Recipe, run: Path | None) -> Recipe:
     starts = [Path()]
     if run is not None and not root.is_absolute():
         starts += run.absolute().parents
-    found = next((start / root for start in starts if (start / root).is_dir()), root)
-    return replace(recipe, data=replace(recipe.data, root=str(found)))
+    existing = next((start / root for start in starts if (start / root).is_dir()), root)
+    return replace(recipe, data=replace(recipe.data, root=str(existing)))
 
 
 def as_words(changes: Mapping[str, Any]) -> list[str]:

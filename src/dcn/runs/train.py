@@ -137,9 +137,9 @@ def train(
             if recipe is None:
                 raise ValueError("recipe: expected a recipe, got None; `dcn train --list` lists the shipped ones")
             stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
-            place = Path(output).expanduser()
-            check_run_name(place, stem, name)
-            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(place, stem, name))
+            parent = Path(output).expanduser()
+            check_run_name(parent, stem, name)
+            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(parent, stem, name))
         folder = Path(fspath(resume)).expanduser() if resume is not True else _latest(recipe, output)
         if not (folder / RECIPE_FILE).is_file():
             raise ValueError(f"resume: expected a run folder, got {folder}, which has no {RECIPE_FILE}")
