@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         name="python",
         device="cpu",
         schedule={"lr": 0.01},
-        **{"seed": 2},
+        seed=2,
     )
     monkeypatch.undo()
     return folder
