@@ -108,7 +108,7 @@ class SegmentationTask:
         return {"pixels": {name: count for name, count in zip(classes, counts, strict=False) if count}}
 
     def suffixes(self, pictures: bool) -> tuple[str, ...]:
-        """The index PNG, and a picture if wanted."""
+        """The index PNG, and a picture with ``pictures``."""
         return (".png", ".jpg") if pictures else (".png",)
 
     def files(

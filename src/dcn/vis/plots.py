@@ -139,18 +139,18 @@ def spread_bars(
     kinds = list(next(iter(rows.values())))
     inches = 0.24 * (len(kinds) + 1)  # of a group
     figure, axes = _axes((min(24.0, 2.4 + inches * len(rows)), 4.2))
-    places, width = np.arange(len(rows)), 0.8 / len(kinds)
+    positions, width = np.arange(len(rows)), 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
         means, spreads = np.array([row[kind] for row in rows.values()], dtype=np.float64).T
-        x = places + (number - (len(kinds) - 1) / 2) * width
+        x = positions + (number - (len(kinds) - 1) / 2) * width
         color = _LINE_COLORS[number % len(_LINE_COLORS)]
         label = kind if np.isfinite(means).any() else None
         axes.bar(x, means, 0.9 * width, yerr=spreads, label=label, color=color, ecolor="#333333", capsize=2)
     if marks is not None:
         values = [marks.get(group, math.nan) for group in rows]
-        axes.hlines(values, places - 0.45, places + 0.45, colors="k", linestyles=(0, (2, 1.5)), label=mark_label)
+        axes.hlines(values, positions - 0.45, positions + 0.45, colors="k", linestyles=(0, (2, 1.5)), label=mark_label)
     turned = max(map(len, rows)) > 15 * inches  # letters of 8 points in an inch
-    axes.set_xticks(places, list(rows), rotation=90 if turned else 0, fontsize=8)
+    axes.set_xticks(positions, list(rows), rotation=90 if turned else 0, fontsize=8)
     axes.grid(visible=False, axis="x")
     axes.set(ylabel=ylabel)
     axes.set_ylim(bottom=0)
