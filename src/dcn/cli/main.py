@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import dcn
+from dcn import threads
 from dcn.extras import EXTRAS, missing_package
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
@@ -18,11 +19,13 @@ VERBS = {
     "train": "train a model by a recipe",
     "eval": "evaluate a model, or a file of results",
     "predict": "detect the objects, or classify the pixels, of images",
+    "explore": "write a page that shows what each unit of a deformable model reads",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
     "models": "list the models",
     "bench": "measure the speed of a model",
     "analyze": "measure how far deformable layers reach, on objects and on background",
+    "weights": "list, download and convert published weights",
     "import": "convert weights of other programs",
     "doctor": "show which backends run here, and why the others do not",
 }
@@ -30,6 +33,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 success, 1 some inputs failed, 2 error, 130 interrupted)."""
+    threads.prepare()
     argv = sys.argv[1:] if argv is None else list(argv)
     traceback = "--traceback" in argv
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

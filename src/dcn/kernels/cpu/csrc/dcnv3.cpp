@@ -50,15 +50,17 @@ const DcnV3Placing<T>& placing() {
 template <class T>
 class Arrays {
    public:
-    explicit Arrays(int64_t room) : reals_(13 * room), wholes_(2 * room) {
+    explicit Arrays(int64_t room) : reals_(13 * room + slack), wholes_(2 * room) {
         T* at = reals_.data();
         const auto next = [&] { return std::exchange(at, at + room); };
         taps = {next(), next(), next(), next(), next(), {next(), next(), next(), next()},
-                {next(), next(), next(), next()}, wholes_.data(), wholes_.data() + room};
+                at, wholes_.data(), wholes_.data() + room};
     }
     DcnV3Taps<T> taps;
 
    private:
+    // Sums of products are written for up to 3 taps beyond the last.
+    static constexpr int64_t slack = 12;
     std::vector<T> reals_;
     std::vector<int32_t> wholes_;
 };

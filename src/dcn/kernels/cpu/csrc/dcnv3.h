@@ -40,7 +40,7 @@ struct DcnV3Taps {
     T* mask;               // normalised where the call asks for it
     T *along_x, *along_y;  // way from the corner at or below the position to the next one, 0 to 1
     T* weight[4];          // of the corners (low, low), (low, high x), (high y, low), (high, high), times the mask
-    T* dot[4];             // sum over channels of gradient * value of the corners; 0 for a corner that does not count
+    T* dot;                // [taps, 4] sums over channels of gradient * value of a corner, 0 where that does not count
     int32_t* pixel;        // row * W + column of the corner (low, low)
     int32_t* inside;       // bits 0 to 3: the corner counts; 0 for a tap outside the map
 };
@@ -63,7 +63,7 @@ struct DcnV3Loops {
     // output[c] = sum over taps and corners of weight * data[c]
     void (*sum)(const S* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
                 int64_t channels, S* output);
-    // dot[corner][tap] = sum over c of grad[c] * data[c]
+    // dot[tap][corner] = sum over c of grad[c] * data[c]; writes up to 3 taps beyond the last
     void (*dots)(const S* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
                  int64_t channels, const S* grad);
     // data[c] += weight * grad[c] at every corner

@@ -64,74 +64,99 @@ void sum(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& tap
     if (part) sum_run<S, 0>(data + c, corner, step, taps, tap, count, part, output + c);
 }
 
-// Lane i of the result is the sum of the lanes of rows[i].
-template <class T, int S>
-inline Vec<T> sums_of(Vec<T>* rows) {
+// Half of the lanes of each: lane L is a[L] + a[L + S] where bit S of L is clear and b[L - S] + b[L] where it is set.
+template <int S, class T>
+inline Vec<T> fold(Vec<T> a, Vec<T> b) {
 #if defined(__clang__) || __GNUC__ >= 12
-    if constexpr (S == lanes<T>) {
-        return rows[0];
-    } else {
-#pragma GCC unroll 16
-        for (int i = 0; i < lanes<T> / S; i += 2) {
-            exchange<S, T>(rows[i], rows[i + 1], std::make_integer_sequence<int, lanes<T>>{});
-            rows[i / 2] = rows[i] + rows[i + 1];
-        }
-        return sums_of<T, 2 * S>(rows);
-    }
+    exchange<S, T>(a, b, std::make_integer_sequence<int, lanes<T>>{});
+    return a + b;
 #else
     Vec<T> result{};
-    for (int i = 0; i < lanes<T>; ++i) {
-        for (int j = 0; j < lanes<T>; ++j) result[i] += rows[i][j];
+    for (int lane = 0; lane < lanes<T>; ++lane) {
+        result[lane] = lane & S ? b[lane - S] + b[lane] : a[lane] + a[lane + S];
     }
     return result;
 #endif
 }
 
-// Adds grad * value to the four rows of a tap.
-template <class S, int B>
-inline void dot_tap(const S* data, const Corners& corner, int64_t at, int32_t inside, int64_t channels, const S* grad,
-                    Vec<Wide<S>>* rows) {
-    constexpr int n = lanes<Wide<S>>;
-    const auto add = [&](int64_t c, Vec<Wide<S>> g, auto&& value) {
-        if (__builtin_expect(inside == 15, 1)) {
+// Sums over channels of grad * value at the four corners of a tap, not yet over all lanes.
+template <class S>
+struct Products {
+    Vec<Wide<S>> of[4] = {};
+
+    void add(const S* data, const Corners& corner, int64_t at, int32_t inside, int64_t channels, const S* grad) {
+        constexpr int n = lanes<Wide<S>>;
+        int64_t c = 0;
+        for (; c + n <= channels; c += n) {
+            const Vec<Wide<S>> g = load_wide(grad + c);
+            if (__builtin_expect(inside == 15, 1)) {
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) rows[i * B] += g * value(at + corner.at[i] + c);
-        } else {
-            for (int i = 0; i < 4; ++i) {
-                if (inside >> i & 1) rows[i * B] += g * value(at + corner.at[i] + c);
+                for (int i = 0; i < 4; ++i) of[i] += g * load_wide(data + at + corner.at[i] + c);
+            } else {
+#pragma GCC unroll 4
+                for (int i = 0; i < 4; ++i) {
+                    if (inside >> i & 1) of[i] += g * load_wide(data + at + corner.at[i] + c);
+                }
             }
         }
-    };
-    int64_t c = 0;
-    for (; c + n <= channels; c += n) {
-        add(c, load_wide(grad + c), [&](int64_t place) { return load_wide(data + place); });
+        const int part = static_cast<int>(channels - c);
+        if (!part) return;
+        const Vec<Wide<S>> g = load_wide_part(grad + c, part);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            if (inside >> i & 1) of[i] += g * load_wide_part(data + at + corner.at[i] + c, part);
+        }
     }
-    const int part = static_cast<int>(channels - c);
-    if (part) add(c, load_wide_part(grad + c, part), [&](int64_t p) { return load_wide_part(data + p, part); });
-}
+};
+
+// Reads the taps from `tap` on, writes dot[tap][corner] of as many as fit a vector.
+template <class S>
+struct Dots {
+    using T = Wide<S>;
+    static constexpr int n = lanes<T>;
+    const S* data;
+    const Corners& corner;
+    int64_t step;
+    const DcnV3Taps<T>& taps;
+    int64_t end, channels;
+    const S* grad;
+
+    Products<S> products(int64_t k) const {
+        Products<S> result;
+        if (k < end && taps.inside[k]) result.add(data, corner, taps.pixel[k] * step, taps.inside[k], channels, grad);
+        return result;
+    }
+
+    // Lane L: of tap L / 4 and corner L % 4, summed over the lanes whose bits from S on agree with those of L.
+    template <int S_>
+    Vec<T> partial(int64_t k) const {
+        if constexpr (S_ == 4) {
+            const Products<S> p = products(k);
+            return fold<2, T>(fold<1, T>(p.of[0], p.of[1]), fold<1, T>(p.of[2], p.of[3]));
+        } else {
+            const Vec<T> low = partial<S_ / 2>(k);
+            return fold<S_ / 2, T>(low, partial<S_ / 2>(k + S_ / 8));
+        }
+    }
+
+    void all(int64_t tap) const {
+        if constexpr (n >= 4) {
+            for (int64_t k = tap; k < end; k += n / 4) store(taps.dot + 4 * k, partial<n>(k));
+        } else {
+            for (int64_t k = tap; k < end; ++k) {
+                const Products<S> p = products(k);
+                store(taps.dot + 4 * k, fold<1, T>(p.of[0], p.of[1]));
+                store(taps.dot + 4 * k + 2, fold<1, T>(p.of[2], p.of[3]));
+            }
+        }
+    }
+};
 
 template <class S>
 void dots(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
           int64_t channels, const S* grad) {
-    using T = Wide<S>;
-    constexpr int n = lanes<T>, batch = n >= 4 ? n / 4 : 1, rows_used = 4 * batch;
     const Corners corner(step, row);
-    for (int64_t first = 0; first < count; first += batch) {
-        const int here = count - first < batch ? static_cast<int>(count - first) : batch;
-        Vec<T> rows[rows_used] = {};
-#pragma GCC unroll 4
-        for (int t = 0; t < batch; ++t) {
-            if (t >= here) break;
-            const int64_t k = tap + first + t;
-            if (taps.inside[k]) dot_tap<S, batch>(data, corner, taps.pixel[k] * step, taps.inside[k], channels, grad, rows + t);
-        }
-        T results[rows_used];
-#pragma GCC unroll 2
-        for (int r = 0; r < rows_used; r += n) store(results + r, sums_of<T, 1>(rows + r));
-        for (int i = 0; i < 4; ++i) {
-            for (int t = 0; t < here; ++t) taps.dot[i][tap + first + t] = results[i * batch + t];
-        }
-    }
+    Dots<S>{data, corner, step, taps, tap + count, channels, grad}.all(tap);
 }
 
 template <class S, int V>

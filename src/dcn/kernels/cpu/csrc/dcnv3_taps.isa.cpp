@@ -2,8 +2,16 @@
 #include "dcnv3.h"
 
 #include <cmath>
+#include <type_traits>
 
 #include "vec.h"
+
+// The arrays of a loop do not overlap: without this GCC gives up on vectors where it would have to compare ten pairs.
+#if defined(__clang__)
+#define DCN_DISJOINT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define DCN_DISJOINT _Pragma("GCC ivdep")
+#endif
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -32,27 +40,36 @@ inline float exponential(float x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     const float result = (p * r * r + r + 1.0f) * float_of_bits(static_cast<uint32_t>(whole + 127) << 23);
-    return x < -87.0f ? 0.0f : x > 0.0f || x <= 0.0f ? result : x;
+    const float bounded = x < -87.0f ? 0.0f : result;
+    return x == x ? bounded : x;
 }
 
 inline double exponential(double x) { return std::exp(x); }
 
-// Masks of `rows` locations and groups: softmax over the taps of each.
+// Softmax over each of `rows` rows of masks. The rows become columns of `turned` first, where neighbouring lanes of a
+// vector are neighbouring rows: a row of 9 taps fits no vector. `row_sum` has room for a number per row.
 template <class T>
-void normalise(T* mask, int64_t rows, int64_t taps) {
+void normalise(T* __restrict mask, T* __restrict turned, T* __restrict row_sum, int64_t rows, int64_t taps) {
     for (int64_t r = 0; r < rows; ++r) {
-        T* row = mask + r * taps;
-        T most = row[0];
-        for (int64_t k = 1; k < taps; ++k) most = row[k] > most ? row[k] : most;
-        for (int64_t k = 0; k < taps; ++k) row[k] -= most;
+        for (int64_t k = 0; k < taps; ++k) turned[k * rows + r] = mask[r * taps + k];
     }
-    for (int64_t i = 0; i < rows * taps; ++i) mask[i] = exponential(mask[i]);
+    for (int64_t r = 0; r < rows; ++r) row_sum[r] = turned[r];
+    for (int64_t k = 1; k < taps; ++k) {
+        const T* __restrict column = turned + k * rows;
+        for (int64_t r = 0; r < rows; ++r) row_sum[r] = column[r] > row_sum[r] ? column[r] : row_sum[r];
+    }
+    for (int64_t k = 0; k < taps; ++k) {
+        T* __restrict column = turned + k * rows;
+        for (int64_t r = 0; r < rows; ++r) column[r] = exponential(column[r] - row_sum[r]);
+    }
+    for (int64_t r = 0; r < rows; ++r) row_sum[r] = 0;
+    for (int64_t k = 0; k < taps; ++k) {
+        const T* __restrict column = turned + k * rows;
+        for (int64_t r = 0; r < rows; ++r) row_sum[r] += column[r];
+    }
+    for (int64_t r = 0; r < rows; ++r) row_sum[r] = 1 / row_sum[r];
     for (int64_t r = 0; r < rows; ++r) {
-        T* row = mask + r * taps;
-        T total = 0;
-        for (int64_t k = 0; k < taps; ++k) total += row[k];
-        const T factor = 1 / total;
-        for (int64_t k = 0; k < taps; ++k) row[k] *= factor;
+        for (int64_t k = 0; k < taps; ++k) mask[r * taps + k] = turned[k * rows + r] * row_sum[r];
     }
 }
 
@@ -86,7 +103,7 @@ void read(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& ta
             }
         }
     });
-    if (call.softmax) normalise(taps.mask, block.count * block.groups, count);
+    if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, block.count * block.groups, count);
 }
 
 template <class T>
@@ -100,6 +117,7 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
     T* __restrict along_y = taps.along_y;
     int32_t* __restrict pixel = taps.pixel;
     int32_t* __restrict inside = taps.inside;
+    DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         // Compared before they become integers: that conversion is undefined for NaN and for 1e30.
         const bool valid = (y[i] > -1) & (y[i] < height) & (x[i] > -1) & (x[i] < tall);
@@ -120,6 +138,7 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
     T* __restrict weight1 = taps.weight[1];
     T* __restrict weight2 = taps.weight[2];
     T* __restrict weight3 = taps.weight[3];
+    DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         const T fx = along_x[i], fy = along_y[i], m = mask[i];
         weight0[i] = (1 - fy) * (1 - fx) * m;
@@ -136,29 +155,33 @@ void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
     T* __restrict by_x = taps.x;
     T* __restrict by_y = taps.y;
     T* __restrict by_mask = taps.weight[0];
-    const T* __restrict dot0 = taps.dot[0];
-    const T* __restrict dot1 = taps.dot[1];
-    const T* __restrict dot2 = taps.dot[2];
-    const T* __restrict dot3 = taps.dot[3];
+    const T* __restrict dot = taps.dot;
     const T* __restrict along_x = taps.along_x;
     const T* __restrict along_y = taps.along_y;
     const T* __restrict mask = taps.mask;
     const int32_t* __restrict inside = taps.inside;
+    DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         const T fx = along_x[i], fy = along_y[i];
+        const T dot0 = dot[4 * i], dot1 = dot[4 * i + 1], dot2 = dot[4 * i + 2], dot3 = dot[4 * i + 3];
         const T factor = inside[i] ? mask[i] * scale : T(0);  // a mask of NaN outside the map counts as 0
-        by_x[i] = ((1 - fy) * (dot1[i] - dot0[i]) + fy * (dot3[i] - dot2[i])) * factor;
-        by_y[i] = ((1 - fx) * (dot2[i] - dot0[i]) + fx * (dot3[i] - dot1[i])) * factor;
-        by_mask[i] = (1 - fy) * ((1 - fx) * dot0[i] + fx * dot1[i]) + fy * ((1 - fx) * dot2[i] + fx * dot3[i]);
+        by_x[i] = ((1 - fy) * (dot1 - dot0) + fy * (dot3 - dot2)) * factor;
+        by_y[i] = ((1 - fx) * (dot2 - dot0) + fx * (dot3 - dot1)) * factor;
+        by_mask[i] = (1 - fy) * ((1 - fx) * dot0 + fx * dot1) + fy * ((1 - fx) * dot2 + fx * dot3);
     }
 }
 
+// The gradient by the logits, in place of that by the masks. `mean` has room for a number per row.
 template <class T>
-void through_softmax(const T* mask, T* by_mask, int64_t rows, int64_t taps) {
-    for (int64_t r = 0; r < rows; ++r, mask += taps, by_mask += taps) {
-        T mean = 0;
-        for (int64_t k = 0; k < taps; ++k) mean += mask[k] * by_mask[k];
-        for (int64_t k = 0; k < taps; ++k) by_mask[k] = mask[k] * (by_mask[k] - mean);
+void through_softmax(const T* __restrict mask, T* __restrict by_mask, T* __restrict mean, int64_t rows, int64_t taps) {
+    for (int64_t r = 0; r < rows; ++r) mean[r] = 0;
+    for (int64_t k = 0; k < taps; ++k) {
+        for (int64_t r = 0; r < rows; ++r) mean[r] += mask[r * taps + k] * by_mask[r * taps + k];
+    }
+    for (int64_t k = 0; k < taps; ++k) {
+        for (int64_t r = 0; r < rows; ++r) {
+            by_mask[r * taps + k] = mask[r * taps + k] * (by_mask[r * taps + k] - mean[r]);
+        }
     }
 }
 
@@ -175,7 +198,7 @@ template <class T>
 void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
     const int64_t count = call.taps, locations = call.out[0] * call.out[1], rows = block.count * block.groups;
     slopes(call, taps, rows * count);
-    if (call.softmax) through_softmax(taps.mask, taps.weight[0], rows, count);
+    if (call.softmax) through_softmax(taps.mask, taps.weight[0], taps.weight[1], rows, count);
     const auto each = [&](int64_t row, int64_t group, auto* to, auto&& body) {
         int64_t at = 0;
         for (int64_t location = block.first; location < block.first + block.count; ++location) {
