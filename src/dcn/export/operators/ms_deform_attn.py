@@ -42,7 +42,7 @@ def translate(
     shapes, starts = whole(spatial_shapes), whole(level_start_index)
     images = op.Mul(batch, ints(heads))
     total = op.Expand(0.0, join(images, channels, queries))
-    for level in range(levels if points else 0):
+    for level in range(levels):
         height, width = (reshape(_entry(_entry(shapes, level, 0), k, 1), 1) for k in (0, 1))
         start = _entry(starts, level, 0)
         plane = op.Slice(data, start, op.Add(start, op.Mul(height, width)), ints(1))
