@@ -109,9 +109,9 @@ def run(recipe: str, seed: int, arguments: argparse.Namespace) -> Row:
 
 def mean_offset(folder: Path, root: Path) -> float:
     """Mean ``|offset|`` in cells of the last stage over four test images; 0 without deformable layers."""
-    from dcn.api import load_model
+    from dcn.runs.load import read_model
 
-    model = load_model(folder)
+    model = read_model(folder)
     assert isinstance(model, DeepLab)
     if not any(isinstance(module, DeformConv2d) for module in model.modules()):
         return 0.0

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from benchmarks.gpu import Row, Settings
 from benchmarks.gpu.measure import machine, relative_error, surviving
 from benchmarks.gpu.timing import waits
-from dcn.cli.bench import Row as Measured
-from dcn.cli.bench import measure
-from dcn.cli.workload import Task, make_network, plain_name, random_images
-from dcn.models import optimized
-from dcn.models.detection.padded import make_frames
-from dcn.models.optimized import Precision
+from dcn.bench.measure import Measurement, measure
+from dcn.bench.workload import Workload, make_model, plain_name, random_images
+from dcn.models.detection.shared.frames import make_frames
+from dcn.models.inference import prepare
+from dcn.models.inference.prepare import Precision
 
 # (name, size); plain networks come in by their pairs.
 NETWORKS = (
@@ -92,20 +91,20 @@ def _network_rows(name: str, size: tuple[int, int], settings: Settings) -> Itera
     except RuntimeError as failure:  # such as too little memory for the reference: its times are still wanted
         error, found = "", f"not checked: {str(failure).splitlines()[0]}"
     for way in ways(settings):
-        task = Task(size, way.batch, way.precision, settings.device, way.train, cuda_graph=way.graph)
-        yield from _rows(name, way, task, settings, {"error": error, "waits": found})
+        work = Workload(size, way.batch, way.precision, settings.device, way.train, cuda_graph=way.graph)
+        yield from _rows(name, way, work, settings, {"error": error, "waits": found})
 
 
-def _rows(name: str, way: Way, task: Task, settings: Settings, checks: Row) -> Iterator[Row]:
+def _rows(name: str, way: Way, work: Workload, settings: Settings, checks: Row) -> Iterator[Row]:
     plain = plain_name(name)
     names = [name] if plain is None else [name, plain]
     note = ""
-    found: list[Measured] = []
+    found: list[Measurement] = []
     try:
         if way.graph and checks["waits"] != "none":
             # A capture that fails spoils what comes after it in the process.
             raise RuntimeError(f"not recorded as a graph, it may wait: {checks['waits']}")
-        found = measure(names, task, repetitions=min(settings.repetitions, 1 if settings.dry else 20))
+        found = measure(names, work, repetitions=min(settings.repetitions, 1 if settings.dry else 20))
     except RuntimeError as failure:
         note = str(failure).splitlines()[0]
     finally:
@@ -113,7 +112,7 @@ def _rows(name: str, way: Way, task: Task, settings: Settings, checks: Row) -> I
             torch.cuda.empty_cache()
     for index, label in enumerate(names):
         row: Row = {**machine(settings.device), "suite": "networks", "case": label, "direction": way.label}
-        row |= {"kind": way.precision, "batch": way.batch, "size": "{}x{}".format(*task.size)}
+        row |= {"kind": way.precision, "batch": way.batch, "size": "{}x{}".format(*work.size)}
         row |= checks if index == 0 else dict.fromkeys(checks, "")
         row |= _figures(found[index], found[-1], name) if found else dict.fromkeys(_COLUMNS, "")
         yield row | {"note": note}
@@ -132,7 +131,7 @@ _COLUMNS = (
 )
 
 
-def _figures(own: Measured, plain: Measured, name: str) -> Row:
+def _figures(own: Measurement, plain: Measurement, name: str) -> Row:
     deformable = own.name == name
     parts = " ".join(f"{label.replace(' ', '-')}={value:.2f}" for label, value in own.parts.items())
     values = (
@@ -151,10 +150,10 @@ def _figures(own: Measured, plain: Measured, name: str) -> Row:
 
 def _checked(name: str, size: tuple[int, int], settings: Settings) -> tuple[str, str]:
     """Error of the last map against the reference backend, and what the forward waits for, if anything."""
-    task = Task(size, 1, "float32", settings.device)
-    model = optimized(make_network(name, task))
+    work = Workload(size, 1, "float32", settings.device)
+    model = prepare(make_model(name, work))
     with torch.no_grad():
-        pixels = model.preprocess(random_images(task)).pixels  # type: ignore[operator]  # nn.Module attributes are untyped
+        pixels = model.preprocess(random_images(work)).pixels  # type: ignore[operator]  # nn.Module attributes are untyped
         found = _last_map(model, pixels)
         with _backend("reference"):
             wanted = _last_map(model, pixels)

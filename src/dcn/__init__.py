@@ -1,26 +1,57 @@
-"""Deformable convolutional networks: operators, networks, training, evaluation and pictures.
+"""Deformable convolutional networks: operators, models, training, evaluation, prediction and pictures.
 
-The operators live in :mod:`dcn.ops`, modules with parameters in :mod:`dcn.nn`, networks in :mod:`dcn.models`.
-:func:`dcn.load` gives a detector ready to predict, :func:`dcn.load_segmenter` a network for label maps.
+The operators live in :mod:`dcn.ops`, modules with parameters in :mod:`dcn.nn`, models in :mod:`dcn.models`.
+
+>>> run = dcn.train("bccd_deformable", data="data/bccd")
+>>> metrics = dcn.evaluate(run, split="test")
+>>> detections = dcn.load(run).predict("photo.jpg", min_score=0.5)
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from dcn.export import hook as _onnx
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dcn.api import load as load
-    from dcn.api import load_segmenter as load_segmenter
+    from dcn.runs.evaluate import evaluate as evaluate
+    from dcn.runs.load import load as load
+    from dcn.runs.predictor import Predictor as Predictor
+    from dcn.runs.train import Run as Run
+    from dcn.runs.train import train as train
+    from dcn.tta import TTA as TTA
 
-__all__ = ["__version__", "load", "load_segmenter"]
+# `import dcn` stays light: the whole system is imported when it is used.
+_PUBLIC = {
+    "Predictor": "dcn.runs.predictor",
+    "Run": "dcn.runs.train",
+    "TTA": "dcn.tta",
+    "evaluate": "dcn.runs.evaluate",
+    "load": "dcn.runs.load",
+    "train": "dcn.runs.train",
+}
+__all__ = ["TTA", "Predictor", "Run", "__version__", "evaluate", "load", "train"]
+
+
+# torch.onnx.export learns this package's operators when it is first used; nothing is imported before.
+_onnx.watch()
 
 
 def __getattr__(name: str) -> Any:
-    # `import dcn` stays light: the whole system is imported when it is asked for.
-    if name in ("load", "load_segmenter"):
-        from dcn import api
+    if name in _PUBLIC:
+        try:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        except ModuleNotFoundError as error:
+            from dcn.extras import EXTRAS, missing_package
 
-        return getattr(api, name)
+            if (error.name or "").partition(".")[0] in EXTRAS:
+                raise missing_package(str(error.name)) from error
+            raise
     raise AttributeError(f"module 'dcn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PUBLIC})

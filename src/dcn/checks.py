@@ -130,14 +130,15 @@ def floating(name: str, value: Tensor) -> None:
         raise ValueError(f"{name}: expected {_FLOAT_NAMES}, got {value.dtype}; convert with .float()")
 
 
-def same_dtype(name: str, value: Tensor, like: Tensor, *, or_float32: bool = False) -> None:
-    """Refuse a type that differs from that of ``input``.
+def same_dtype(name: str, value: Tensor, like: Tensor, *, or_float32: bool = False, of: str = "input") -> None:
+    """Refuse a type that differs from that of ``like``, which the caller knows as ``of``.
 
     Args:
         name: the argument's name.
         value: the argument.
-        like: the input whose type it must have.
-        or_float32: float32 is accepted beside a half-precision input (coordinates stay exact).
+        like: the tensor whose type it must have.
+        or_float32: float32 is accepted beside half-precision data (coordinates stay exact).
+        of: the name of ``like``.
 
     Raises:
         ValueError: another type.
@@ -145,8 +146,8 @@ def same_dtype(name: str, value: Tensor, like: Tensor, *, or_float32: bool = Fal
     if value.dtype == like.dtype or (or_float32 and value.dtype == torch.float32 and like.dtype in HALVES):
         return
     raise ValueError(
-        f"{name}: expected {like.dtype}, the type of input{' (or float32)' if or_float32 else ''}, got {value.dtype}; "
-        f"convert with {name}.to(input.dtype)"
+        f"{name}: expected {like.dtype}, the type of {of}{' (or float32)' if or_float32 else ''}, got {value.dtype}; "
+        f"convert with {name}.to({of}.dtype)"
     )
 
 

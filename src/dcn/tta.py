@@ -8,6 +8,9 @@ from typing import Literal
 Scale = float | tuple[int, int]
 """A factor on the test size, or ``(shorter side, largest longer side)`` in pixels."""
 
+LARGEST_FACTOR = 16.0
+"""A larger factor is a size in pixels that lacks its partner."""
+
 WINDOW_GRID = 16
 """Windows start at multiples of this: the stride of the models, so that their cells lie as in the whole image."""
 
@@ -50,7 +53,7 @@ class TTA:
         for name, overlap in (("iou", self.iou), ("box_voting", self.box_voting)):
             if overlap is not None and not 0 <= overlap <= 1:
                 raise ValueError(f"{name}: expected an overlap in [0, 1], got {overlap}")
-        if not self.sigma > 0:
+        if not 0 < self.sigma < float("inf"):
             raise ValueError(f"sigma: expected a number above 0, got {self.sigma}")
         if self.max_per_image is not None and self.max_per_image < 1:
             raise ValueError(f"max_per_image: expected 1 or more, got {self.max_per_image}")
@@ -81,8 +84,10 @@ def _check_scale(scale: Scale) -> None:
     if isinstance(scale, tuple):
         if not 1 <= scale[0] <= scale[1]:
             raise ValueError(f"scales: expected pairs (shorter, longer) such as [800, 1333], got {list(scale)}")
-    elif not 0 < scale < float("inf"):
-        raise ValueError(f"scales: expected positive factors, got {scale}")
+    elif not 0 < scale <= LARGEST_FACTOR:
+        raise ValueError(
+            f"scales: expected positive factors up to {LARGEST_FACTOR:g}, or pairs such as 480x800, got {scale:g}"
+        )
 
 
 def _size(scale: Scale, test_size: tuple[int, int]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.analysis.clock import PartTimer, Times, interleaved, now
+from dcn.models.parts import ModelPart
 
 CPU = torch.device("cpu")
 
@@ -40,7 +41,7 @@ def test_parts_are_added_up_by_label_and_released() -> None:
     model, timer = nn.Sequential(Sleeper(), Sleeper()), PartTimer(CPU)
     first = model[0]
     assert isinstance(first, Sleeper)
-    with timer.watching([("a", model[0], "forward"), ("a", model[1], "forward"), ("b", model[0], "other")]):
+    with timer.watching([ModelPart("a", model[0]), ModelPart("a", model[1]), ModelPart("b", model[0], "other")]):
         model(torch.ones(1))
         first.other()
     start = now(CPU)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from benchmarks.gpu import Row, Settings, networks
 
-from dcn.cli.workload import plain_name
+from dcn.bench.workload import plain_name
 from dcn.models import MODELS, options_of
 
 

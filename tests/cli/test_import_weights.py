@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from dcn.api import load_model
 from dcn.cli.main import main
 from dcn.models import MODELS, build
 from dcn.models.backbones import ResNet
 from dcn.models.checkpoints import export_mxnet, load_backbone
 from dcn.models.checkpoints.mxnet import write_params
+from dcn.runs.load import read_model
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_checkpoint_of_mmdetection_becomes_a_file_that_knows_its_network(check
     output = checkpoint.with_suffix(".safetensors")
     name = "faster_rcnn_r18_fpn_dconv_c3-c5"
     assert main(["import", str(checkpoint), "-o", str(output), "--name", name]) == 0
-    model = load_model(output)
+    model = read_model(output)
     assert model.classes == ("cat", "dog")
     original = torch.load(checkpoint, weights_only=True)["state_dict"]
     own = {key.replace("conv2.conv_offset", "conv2_offset"): value for key, value in model.state_dict().items()}
@@ -40,7 +40,10 @@ def test_a_checkpoint_of_mmdetection_becomes_a_file_that_knows_its_network(check
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "expected the network that"), (["--name", "faster_rcnn_r18_fpn"], "unexpected: backbone.layer2.0.conv2")],
+    [
+        ([], "expected the name of the model"),
+        (["--name", "faster_rcnn_r18_fpn"], "unexpected: backbone.layer2.0.conv2"),
+    ],
     ids=["no-name", "another-network"],
 )
 def test_what_does_not_fit_is_named_and_nothing_written(
@@ -67,7 +70,7 @@ def test_a_file_of_the_original_code_tells_everything_itself(tmp_path: Path) -> 
     source, output = tmp_path / "rfcn_voc-0007.params", tmp_path / "rfcn.safetensors"
     write_params(source, arrays, version=0)
     assert main(["import", str(source), "-o", str(output)]) == 0
-    imported: Any = load_model(output)
+    imported: Any = read_model(output)
     assert (imported.classes[0], imported.classes[19]) == ("aeroplane", "tvmonitor")
     assert imported.max_detections == 300
     own, found = original.state_dict(), imported.state_dict()
@@ -82,7 +85,7 @@ def test_the_name_of_a_file_tells_its_network(checkpoint: Path) -> None:
     source.write_bytes(checkpoint.read_bytes())
     output = checkpoint.with_name("named.safetensors")
     assert main(["import", str(source), "-o", str(output)]) == 0
-    model: Any = load_model(output)
+    model: Any = read_model(output)
     assert model.backbone.layer4[1].conv2.conv_offset.weight.shape[0] == 18
 
 
@@ -112,7 +115,7 @@ def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsy
     assert all(torch.equal(own[name], v) for name, v in network.state_dict().items() if v.is_floating_point())
     # Another network would see other colours or strides with these weights.
     wrong = build("faster_rcnn_r50_fpn", ["cat"], width=0.125, fpn_channels=8, preprocess="bgr_caffe")
-    with pytest.raises(ValueError, match="its weights need a network built with"):
+    with pytest.raises(ValueError, match="expected a model built with"):
         load_backbone(wrong, output)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from dcn.analysis import model_costs
 from dcn.cli.main import main
-from dcn.cli.model_costs import model_costs
 from dcn.models import MODELS
-from dcn.models.costs import COSTS
+from dcn.models.zoo.costs import COSTS
 
 
 def test_counts_are_the_published_ones() -> None:
@@ -79,9 +79,9 @@ def test_a_filtered_list_gives_what_was_published(capsys: pytest.CaptureFixture[
     rows = json.loads(capsys.readouterr().out)
     source = "README of the original MXNet code"
     published: list[dict[str, Any]] = [
-        {"figure": "AP 41.2", "data": "COCO minival", "source": source, "recipe": "fpn_r101_dcn_coco"},
+        {"metrics": "AP 41.2", "data": "COCO minival", "source": source, "recipe": "fpn_r101_dcn_coco"},
         {
-            "figure": "AP 44.4 (multi-scale, soft-NMS)",
+            "metrics": "AP 44.4 (multi-scale, soft-NMS)",
             "data": "COCO minival",
             "source": source,
             "recipe": "fpn_r101_dcn_coco_multiscale",
@@ -105,8 +105,8 @@ def test_the_list_has_a_line_per_network(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--filter", "yolo"], "no model has 'yolo'"),
-        (["--size", "800x1333"], "--size: needs the name of one network"),
+        (["--filter", "yolo"], "expected a part of the name of a model, got 'yolo'"),
+        (["--size", "800x1333"], "--size: expected the name of one model"),
         (["rfcn_r11"], "did you mean 'rfcn_r101'"),
     ],
     ids=["filter", "size", "name"],

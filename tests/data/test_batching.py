@@ -16,13 +16,13 @@ from dcn.data.batching import (
 )
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
-from dcn.data.transforms import Compose, RandomColour, RandomCrop, RandomFlip
+from dcn.data.transforms import Compose, RandomColor, RandomCrop, RandomFlip
 from dcn.structures import Sample, Target
 from tests.data.made_files import make_voc
 
 WIDE, TALL = (30, 40), (40, 30)
 SIZES = [WIDE, TALL, WIDE, WIDE, TALL, (30, 30), TALL, WIDE, WIDE, TALL, WIDE]  # 7 wide, 4 tall
-AUGMENT = Compose((RandomFlip(), RandomColour(), RandomCrop((60, 60))))
+AUGMENT = Compose((RandomFlip(), RandomColor(), RandomCrop((60, 60))))
 
 
 @pytest.mark.parametrize("group", [True, False], ids=["grouped", "mixed"])
@@ -86,7 +86,7 @@ def test_evaluation_of_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": []}, "sizes: the data set is empty"),
+        ({"sizes": []}, "sizes: expected the size of at least one image, got none"),
         ({"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
         ({"rank": 2, "world": 2}, "rank: expected 0 to world - 1 = 1, got 2"),
     ],

@@ -7,11 +7,11 @@ import pytest
 
 from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.datasets.coco import Coco
-from dcn.data.datasets.label_maps import LabelMaps
+from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
 from tests.data.made_files import make_coco, make_voc
-from tests.data.made_maps import make_camvid, make_cityscapes, make_folder, make_voc_maps
+from tests.data.made_masks import make_camvid, make_cityscapes, make_folder, make_voc_masks
 
 
 def test_every_format_opens(tmp_path: Path) -> None:
@@ -20,13 +20,13 @@ def test_every_format_opens(tmp_path: Path) -> None:
         "coco": open_dataset("coco", str(make_coco(tmp_path / "c")), "train", masks=False),
         "synthetic": open_dataset("synthetic", None, "val", length=7, num_classes=3),
         "cityscapes": open_dataset("cityscapes", make_cityscapes(tmp_path / "cs"), "val", quality="gtFine"),
-        "voc_segmentation": open_dataset("voc_segmentation", make_voc_maps(tmp_path / "vs"), "train"),
+        "voc_segmentation": open_dataset("voc_segmentation", make_voc_masks(tmp_path / "vs"), "train"),
         "camvid": open_dataset("camvid", make_camvid(tmp_path / "cv"), "train+val"),
         "folder": open_dataset("folder", make_folder(tmp_path / "f"), "train"),
     }
     assert opened.keys() == FORMATS.keys()
     types = {"voc": Voc, "coco": Coco, "synthetic": Synthetic}
-    assert {name: type(data) for name, data in opened.items()} == dict.fromkeys(FORMATS, LabelMaps) | types
+    assert {name: type(data) for name, data in opened.items()} == dict.fromkeys(FORMATS, SegmentationDataset) | types
     assert (len(opened["synthetic"]), len(opened["synthetic"].classes)) == (7, 3)
     assert opened["voc"].name == "v:train"
 
@@ -40,11 +40,11 @@ def test_options_are_the_keywords(format: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("vok", "x", "train"), {}, "unknown data format 'vok'; did you mean 'voc'. known: voc, coco, synthetic"),
-        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; known: voc, coco, synthetic"),
+        (("vok", "x", "train"), {}, "unknown data format 'vok'; did you mean 'voc'"),
+        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; valid: camvid, cityscapes, coco"),
         (("voc", "x", "train"), {"clases": 1}, "'voc' has no option 'clases'; did you mean 'classes'"),
         (("coco", None, "train"), {}, "root: 'coco' needs the folder of the data, got None"),
-        (("synthetic", "x", "train"), {}, "root: 'synthetic' is drawn on the fly and has no folder, got 'x'"),
+        (("synthetic", "x", "train"), {}, "root: 'synthetic' is generated and has no folder, got 'x'"),
     ],
     ids=["near", "far", "option", "no-root", "root"],
 )

@@ -79,12 +79,12 @@ def test_all_problems_of_coco_at_once(tmp_path: Path) -> None:
     file = "annotations/instances_train.json"
     assert _lines(tmp_path) == [
         f"{file}: images[3] (id 11): the image train/gone.png does not exist",
+        f"{file}: annotations[0] (id 1): 'segmentation': {POLYGONS}, got [1, 2, 3, 4]",
         f"{file}: annotations[3]: id 4 is used twice",
         f"{file}: annotations[4] (id 6): image_id 78 is not in 'images'",
         f"{file}: annotations[5] (id 7): unknown class: category_id 5 is not in 'categories'",
         f"{file}: annotations[6] (id 8): 'bbox' [0, 0, 500, 5] {OUTSIDE}",
         f"{file}: annotation id 2: box (0.0, 0.0, 0.0, 5.0) (x1, y1, x2, y2) has no extent",
-        f"{file}: annotation id 1: 'segmentation': {POLYGONS}",
         f"{file}: image id 9: the annotation says 60x40 pixels, train/9.png has 61x40",
         "train/2.png: the image cannot be decoded (not an image, or a format that Pillow does not know)",
     ]
@@ -154,7 +154,7 @@ def test_named_format_without_files(tmp_path: Path, format: str, message: str) -
 
 def test_unknown_names(tmp_path: Path) -> None:
     make_voc(tmp_path)
-    with pytest.raises(ValueError, match=r"format: expected 'voc', 'coco' or one of cityscapes, .*, got 'yolo'"):
+    with pytest.raises(ValueError, match="format: unknown data format 'yolo'; did you mean 'coco'"):
         check_dataset(tmp_path, "yolo")
     assert "has no list 'trian'; it has train" in _lines(tmp_path, split="trian")[0]
 

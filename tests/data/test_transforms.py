@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from dcn.data import transforms as t
 from dcn.data.dataset import Transform
-from dcn.data.geometry import crop, flip, resize, rotate, rotate90
+from dcn.data.geometry import crop, flip, mask_boxes, resize, rotate, rotate90
 from dcn.structures import Sample, SegmentationMap, Target
 
 
@@ -33,7 +34,7 @@ ALL: dict[str, Transform] = {
     "scale": t.RandomScale(0.5, 2.0),
     "flip": t.RandomFlip(),
     "crop": t.RandomCrop((10, 12)),
-    "colour": t.RandomColour(),
+    "color": t.RandomColor(),
     "quarter": t.RandomQuarterTurn(),
     "rotation": t.RandomRotation(30),
 }
@@ -67,15 +68,6 @@ def test_resize_with_one_side_uses_no_chance() -> None:
     generator = _generator()
     assert _same(t.Resize((30,), 100)(_sample(), generator), resize(_sample(), 30, 100))
     assert torch.equal(generator.get_state(), _generator().get_state())
-
-
-def test_rounded_boxes() -> None:
-    sample = Sample(_sample().image, Target(torch.tensor([[0.5, 1.5, 10.4, 20.6]]), torch.tensor([0]), (24, 32)))
-    rounded = t.RoundBoxes()(sample, _generator())
-    assert isinstance(rounded.target, Target)
-    assert rounded.target.boxes.tolist() == [[0, 2, 10, 21]]
-    labels = Sample(sample.image, SegmentationMap(torch.zeros(24, 32, dtype=torch.int64)))
-    assert t.RoundBoxes()(labels, _generator()) is labels
 
 
 def test_flip_probability() -> None:
@@ -139,26 +131,98 @@ def _pixel(red: int, green: int, blue: int) -> torch.Tensor:
     return torch.tensor([red, green, blue], dtype=torch.uint8).reshape(3, 1, 1)
 
 
-def test_colour_neutral_brightness_contrast_saturation() -> None:
+def test_color_neutral_brightness_contrast_saturation() -> None:
     image = _sample().image
-    assert torch.equal(t.adjust_colour(image, 1, 1, 1, 0), image)
-    assert t.adjust_colour(_pixel(100, 50, 20), 1.5, 1, 1, 0).ravel().tolist() == [150, 75, 30]
-    assert t.adjust_colour(_pixel(200, 50, 20), 2, 1, 1, 0).ravel().tolist() == [255, 100, 40]
+    assert torch.equal(t.adjust_color(image, 1, 1, 1, 0), image)
+    assert t.adjust_color(_pixel(100, 50, 20), 1.5, 1, 1, 0).ravel().tolist() == [150, 75, 30]
+    assert t.adjust_color(_pixel(200, 50, 20), 2, 1, 1, 0).ravel().tolist() == [255, 100, 40]
     grey = round(0.299 * 100 + 0.587 * 50 + 0.114 * 20)
-    assert t.adjust_colour(_pixel(100, 50, 20), 1, 1, 0, 0).ravel().tolist() == [grey] * 3
+    assert t.adjust_color(_pixel(100, 50, 20), 1, 1, 0, 0).ravel().tolist() == [grey] * 3
     two = torch.tensor([[10, 110]], dtype=torch.uint8).expand(3, 1, 2)
-    assert t.adjust_colour(two, 1, 0.5, 1, 0)[0].tolist() == [[35, 85]]
+    assert t.adjust_color(two, 1, 0.5, 1, 0)[0].tolist() == [[35, 85]]
 
 
 def test_hue_turns_the_circle_and_keeps_greys() -> None:
-    assert t.adjust_colour(_pixel(80, 80, 80), 1, 1, 1, 77.0).ravel().tolist() == [80, 80, 80]
-    assert t.adjust_colour(_pixel(200, 10, 30), 1, 1, 1, 120.0).ravel().tolist() == [30, 200, 10]
+    assert t.adjust_color(_pixel(80, 80, 80), 1, 1, 1, 77.0).ravel().tolist() == [80, 80, 80]
+    assert t.adjust_color(_pixel(200, 10, 30), 1, 1, 1, 120.0).ravel().tolist() == [30, 200, 10]
     before, after = (
         colorsys.rgb_to_hsv(*(p.ravel() / 255).tolist())[0]
-        for p in (_pixel(150, 100, 100), t.adjust_colour(_pixel(150, 100, 100), 1, 1, 1, 30.0))
+        for p in (_pixel(150, 100, 100), t.adjust_color(_pixel(150, 100, 100), 1, 1, 1, 30.0))
     )
     assert (after - before) % 1 * 360 == pytest.approx(30, abs=4)  # the two circles differ by up to about 1 degree
 
 
-def test_colour_strength_zero_is_neutral() -> None:
-    assert _same(t.RandomColour(0, 0, 0, 0)(_sample(), _generator()), _sample())
+MOVING: dict[str, Transform] = {
+    "resize": t.Resize((60, 90, 120), 300),
+    "scale": t.RandomScale(0.5, 2.0),
+    "flip": t.RandomFlip(),
+    "crop": t.RandomCrop((80, 100)),
+    "quarter": t.RandomQuarterTurn(),
+    "rotation": t.RandomRotation(30),
+}
+
+
+def _blobs(height: int = 120, width: int = 168) -> Sample:
+    """Three ellipses: white in the image, as masks, and as their boxes."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    ellipses = ((36, 42, 24, 18), (84, 114, 21, 27), (30, 132, 18, 18))
+    masks = torch.stack([((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1 for cy, cx, ry, rx in ellipses])
+    image = (masks.any(0).to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
+    target = Target(mask_boxes(masks), torch.tensor([0, 1, 2]), (height, width), masks=masks)
+    return Sample(image, target)
+
+
+@pytest.mark.parametrize("transform", MOVING.values(), ids=MOVING.keys())
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_and_boxes_follow_the_image(transform: Transform, seed: int) -> None:
+    """White pixels are those of the masks, and a box is the extent of its mask, whatever was done."""
+    moved = transform(_blobs(), _generator(seed))
+    target = moved.target
+    assert isinstance(target, Target)
+    assert target.masks is not None
+    assert tuple(moved.image.shape[1:]) == target.size == tuple(target.masks.shape[1:])
+    everything = transform(Sample(_blobs().image, SegmentationMap(_labels())), _generator(seed)).target
+    assert isinstance(everything, SegmentationMap)
+    for mask, label, box in zip(target.masks, target.labels, target.boxes, strict=True):
+        shown = (everything.labels == label + 1) & mask
+        assert shown.sum() >= 0.95 * mask.sum()
+        assert (moved.image[0][mask] > 127).float().mean() > 0.9
+        # Masks are sampled at pixel centres and boxes are exact: scaling by 2 moves an edge by up to 1.5 pixels.
+        extent = mask_boxes(mask[None])[0]
+        assert (extent[:2] >= box[:2] - 1.5).all()
+        assert (extent[2:] <= box[2:] + 1.5).all()
+        limit = torch.tensor([target.size[1], target.size[0]])
+        if (box[:2] > 0).all() and (box[2:] < limit).all():  # a cropped box is that of the whole object, cut
+            assert (extent - box).abs().max() <= 1.5
+    assert (moved.image[0] > 200).sum() >= 0.9 * target.masks.any(0).sum()
+
+
+def _labels() -> torch.Tensor:
+    sample = _blobs()
+    assert isinstance(sample.target, Target)
+    assert sample.target.masks is not None
+    return (sample.target.masks * torch.arange(1, 4)[:, None, None]).amax(0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rotation_without_masks_keeps_the_object_inside_its_box(seed: int) -> None:
+    sample = _blobs()
+    assert isinstance(sample.target, Target)
+    bare = Sample(sample.image, replace(sample.target, masks=None))
+    loose = t.RandomRotation(30)(bare, _generator(seed)).target
+    tight = t.RandomRotation(30)(sample, _generator(seed)).target
+    assert isinstance(loose, Target)
+    assert isinstance(tight, Target)
+    boxes = dict(zip(loose.labels.tolist(), loose.boxes, strict=True))
+    for label, box in zip(tight.labels.tolist(), tight.boxes, strict=True):
+        assert (boxes[label][:2] <= box[:2] + 1).all()
+        assert (boxes[label][2:] >= box[2:] - 1).all()
+
+
+def test_color_leaves_the_annotation_alone() -> None:
+    sample = _blobs()
+    assert t.RandomColor()(sample, _generator()).target is sample.target
+
+
+def test_color_strength_zero_is_neutral() -> None:
+    assert _same(t.RandomColor(0, 0, 0, 0)(_sample(), _generator()), _sample())

@@ -12,10 +12,13 @@ import pytest
 import torch
 
 from dcn.engine.checkpoint import read_weights
+from dcn.engine.config import EvalConfig
 from dcn.engine.distributed import World, choose_device, joined_world
-from dcn.engine.evaluate import evaluate
 from dcn.engine.train import train
+from dcn.runs.measure import fill, predictions
+from dcn.runs.tasks import DETECTION
 from dcn.structures import Sample
+from dcn.tta import TTA
 from tests.engine.tiny import STEPS_PER_EPOCH, CountingMetric, new_detector, recipe, sample, stream
 
 
@@ -39,6 +42,13 @@ def _share(world: World, start: int) -> Iterator[list[Sample]]:
         yield batch[world.rank * 2 : world.rank * 2 + 2]
 
 
+def _evaluate(model: torch.nn.Module, batches: list[list[Sample]], world: World) -> dict[str, float]:
+    view = DETECTION.view(model, TTA(), None)
+    pairs = predictions(DETECTION, model, view, batches, world.device)
+    metric = fill(DETECTION, CountingMetric(), pairs, world, EvalConfig())
+    return {} if metric is None else metric.compute()
+
+
 def main(folder: Path) -> None:
     """What each of two processes does."""
     with joined_world("cpu") as world:
@@ -49,11 +59,11 @@ def main(folder: Path) -> None:
         torch.rand = lambda *_: torch.zeros(2)  # type: ignore[assignment]
         train(model, lambda start: _share(world, start), STEPS_PER_EPOCH, settings, folder, world)
         mine = [[sample(index)] for index in range(world.rank, 5, 2)]
-        figures = evaluate(model, mine, CountingMetric(), world)
-        (folder / f"figures_{world.rank}.json").write_text(json.dumps(figures))
+        metrics = _evaluate(model, mine, world)
+        (folder / f"metrics_{world.rank}.json").write_text(json.dumps(metrics))
 
 
-def test_two_processes_train_and_judge_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_train_and_evaluate_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -73,9 +83,9 @@ def test_two_processes_train_and_judge_as_one(tmp_path: Path, monkeypatch: pytes
     shared, _ = read_weights(tmp_path / "weights" / "last.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(shared[name], value, rtol=1e-5, atol=1e-6)
-    expected = evaluate(model, [[sample(index)] for index in range(5)], CountingMetric(), world)
-    assert json.loads((tmp_path / "figures_0.json").read_text()) == expected
-    assert json.loads((tmp_path / "figures_1.json").read_text()) == {}
+    expected = _evaluate(model, [[sample(index)] for index in range(5)], world)
+    assert json.loads((tmp_path / "metrics_0.json").read_text()) == expected
+    assert json.loads((tmp_path / "metrics_1.json").read_text()) == {}
 
 
 if __name__ == "__main__":

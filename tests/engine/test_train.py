@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
-from dcn.engine.train import DivergedError, Outcome, autocast, deciding_figure, step_seed, train
+from dcn.engine.lock import locked
+from dcn.engine.train import Batches, DivergedError, Evaluate, Outcome, autocast, best_metric, step_seed, train
 from dcn.structures import Sample
 from tests.engine.tiny import STEPS_PER_EPOCH, TinyDetector, new_detector, recipe, stream
 
@@ -140,8 +144,6 @@ def test_the_run_folder_is_complete(tmp_path: Path) -> None:
 
 
 def test_the_best_weights_are_those_of_the_best_evaluation(tmp_path: Path) -> None:
-    from dcn.engine.checkpoint import read_weights
-
     model, seen = new_detector(), dict[int, dict[str, Tensor]]()
 
     def judge(step: int) -> dict[str, float]:
@@ -184,7 +186,7 @@ def test_seeds_differ_in_every_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("figures", "wanted", "expected"),
+    ("metrics", "chosen", "expected"),
     [
         ({"AP": 0.0, "AP50": 0.0}, None, "AP"),
         ({"AP50": 0.0}, None, "AP50"),
@@ -193,10 +195,196 @@ def test_seeds_differ_in_every_part() -> None:
     ],
     ids=["coco", "voc", "other", "named"],
 )
-def test_what_decides(figures: dict[str, float], wanted: str | None, expected: str) -> None:
-    assert deciding_figure(figures, wanted) == expected
+def test_what_decides(metrics: dict[str, float], chosen: str | None, expected: str) -> None:
+    assert best_metric(metrics, chosen) == expected
 
 
-def test_an_unknown_deciding_figure_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"eval\.best: no figure 'AP5'"):
-        deciding_figure({"AP": 0.0}, "AP5")
+def test_an_unknown_best_metric_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"eval\.best: unknown metric 'AP5'"):
+        best_metric({"AP": 0.0}, "AP5")
+
+
+def _evaluate(step: int) -> dict[str, float]:
+    return {"AP": {2: 0.3, 4: 0.8, 6: 0.5, 8: 0.1}[step]}
+
+
+def _outcome(folder: Path, batches: Batches = stream, evaluate: Evaluate = _evaluate, **named: Any) -> Outcome:
+    folder.mkdir(exist_ok=True)
+    return train(new_detector(), batches, STEPS_PER_EPOCH, recipe(), folder, CPU, evaluate=evaluate, **named)
+
+
+def _best(folder: Path) -> bytes:
+    return (folder / "weights" / "best.safetensors").read_bytes()
+
+
+def test_an_evaluation_that_fails_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    whole = _outcome(tmp_path / "whole")
+
+    def fail(step: int) -> dict[str, float]:
+        if step == 4:
+            raise ValueError("val/7.jpg: cannot be decoded")
+        return _evaluate(step)
+
+    caplog.set_level("INFO")
+    with pytest.raises(ValueError, match="cannot be decoded"):
+        _outcome(tmp_path / "run", evaluate=fail)
+    assert "the evaluation after step 4 failed; the last good checkpoint is that of step 4" in caplog.text
+    assert _outcome(tmp_path / "run") == whole
+    assert _rows(tmp_path / "run") == _rows(tmp_path / "whole")
+    assert _best(tmp_path / "run") == _best(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_at_an_evaluation_does_not_lose_it(tmp_path: Path, number: signal.Signals) -> None:
+    """Step 4 has the best evaluation; it is made up for by the resumed run, from the same weights."""
+    whole = _outcome(tmp_path / "whole")
+
+    def interrupted(start: int) -> Iterator[list[Sample]]:
+        for step, batch in enumerate(stream(start), start):
+            if step == 3:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    half = _outcome(tmp_path / "run", interrupted)
+    assert (half.step, half.finished, half.best) == (4, False, 0.3)
+    assert _outcome(tmp_path / "run") == whole
+    assert whole.best == 0.8
+    assert _rows(tmp_path / "run") == _rows(tmp_path / "whole")
+    assert _best(tmp_path / "run") == _best(tmp_path / "whole")
+
+
+def test_a_stop_during_an_evaluation_makes_no_further_step(tmp_path: Path) -> None:
+    def stopped(step: int) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return _evaluate(step)
+
+    assert _outcome(tmp_path, evaluate=stopped).step == 2
+
+
+def test_a_finished_run_says_the_same_again(tmp_path: Path) -> None:
+    first = _outcome(tmp_path)
+
+    def never(step: int) -> dict[str, float]:
+        raise AssertionError
+
+    assert _outcome(tmp_path, evaluate=never) == first
+
+
+def test_a_mistyped_best_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    def never(start: int) -> Iterator[list[Sample]]:
+        raise AssertionError
+
+    settings = replace(recipe(), eval=replace(recipe().eval, best="AP05"))
+    with pytest.raises(ValueError, match=r"eval\.best: unknown metric 'AP05'; did you mean .*'AP50'"):
+        train(new_detector(), never, STEPS_PER_EPOCH, settings, tmp_path, CPU, metric_names=("AP", "AP50", "AP75"))
+    assert list(tmp_path.iterdir()) == []
+
+
+class _BrokenGradient(torch.autograd.Function):
+    """The value passes, its gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Tensor) -> Tensor:
+        return gradient[0] * math.nan
+
+
+class _BreaksAtStep(TinyDetector):
+    """Losses stay finite; from some step on their gradient is not."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.left = step
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        found = super().forward(*arguments, **named)
+        if isinstance(found, dict):
+            self.left -= 1
+            if self.left < 0:
+                found["loss_noise"] = _BrokenGradient.apply(found["loss_noise"])
+        return found
+
+
+@pytest.mark.parametrize("clip_norm", [None, 10.0], ids=["plain", "clipped"])
+@pytest.mark.parametrize("step", [3, 5, 7], ids=["before-a-checkpoint", "later", "last"])
+def test_a_broken_gradient_stops_and_the_good_checkpoint_stays(
+    tmp_path: Path, step: int, clip_norm: float | None
+) -> None:
+    message = rf"gradient: norm nan, NaN or infinite in layer\.weight.* at step {step}; .*that of step {step - 1}"
+    model = _BreaksAtStep(step)
+    with pytest.raises(DivergedError, match=message):
+        _train(tmp_path, recipe(clip_norm=clip_norm), model)
+    for name in ("last", "best"):
+        state, info = read_weights(tmp_path / "weights" / f"{name}.safetensors")
+        assert info.step == step - 1
+        assert all(bool(value.isfinite().all()) for value in state.values())
+
+
+def test_weights_that_are_not_finite_are_not_written_at_the_last_step_either(tmp_path: Path) -> None:
+    """The gradient of the only step is finite, the update is not."""
+    settings = recipe(steps=1, lr=3e38, weight_decay=1e10, warmup=recipe().schedule.warmup.__class__(0))
+    with pytest.raises(DivergedError, match=r"weights: NaN or infinite values in layer.*no checkpoint was saved yet"):
+        _train(tmp_path, settings)
+    assert not (tmp_path / "weights").exists()
+
+
+def test_a_resumed_run_with_other_threads_says_what_is_not_promised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = torch.get_num_threads()
+    _outcome(tmp_path)
+    _outcome(tmp_path)
+    assert "not promised" not in caplog.text
+    try:
+        torch.set_num_threads(threads + 1)
+        _outcome(tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    assert f"threads {threads} before, {threads + 1} now: the result is not promised" in caplog.text
+    assert f"OMP_NUM_THREADS={threads}" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_optimizer(tmp_path: Path) -> None:
+    _outcome(tmp_path)
+    with pytest.raises(ValueError, match="the saved optimizer does not fit this recipe"):
+        train(new_detector(), stream, STEPS_PER_EPOCH, recipe(lr_multipliers={"*bias": 2.0}), tmp_path, CPU)
+
+
+def test_what_the_probe_sees_is_logged_with_the_losses(tmp_path: Path) -> None:
+    watched = []
+
+    @contextmanager
+    def probe() -> Iterator[Any]:
+        watched.append(True)
+        yield lambda: {"offsets/mean": 0.25}
+
+    plain = _outcome(tmp_path / "plain")
+    assert _outcome(tmp_path / "watched", probe=probe) == plain
+    rows = [row for row in _rows(tmp_path / "watched") if row["kind"] == "train"]
+    assert [row.pop("offsets/mean") for row in rows] == [0.25] * 3
+    assert rows == [row for row in _rows(tmp_path / "plain") if row["kind"] == "train"]
+    assert len(watched) == 3
+
+
+def test_memory_that_runs_out_names_the_keys(tmp_path: Path) -> None:
+    class Greedy(TinyDetector):
+        def forward(self, *arguments: Any, **named: Any) -> Any:
+            torch.empty(1 << 50)
+
+    message = r"step 0 \(schedule\.batch_size=4 in schedule\.accumulate=1 parts, images up to 6 x 10 pixels\); raise "
+    with pytest.raises(ValueError, match=message):
+        _train(tmp_path, recipe(), Greedy())
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    """A second process, because one process may take its own lock again."""
+    command = [sys.executable, "-m", "tests.engine.tiny", str(tmp_path), "100"]
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
+    with locked(tmp_path):
+        second = subprocess.run(command, cwd=root, env=environment, check=False, capture_output=True, text=True)
+    assert f"process {os.getpid()} on" in second.stderr
+    assert [path.name for path in tmp_path.iterdir()] == []

@@ -30,13 +30,14 @@ from dcn import boxes
 from dcn.models import MODELS
 from dcn.models.backbones import ResNet
 from dcn.models.checkpoints.mxnet import load_mxnet, mxnet_names, write_params
-from dcn.models.detection.original_detector import OriginalDetector
-from dcn.models.detection.original_rpn import OriginalRPNOutput
-from dcn.models.detection.original_targets import STDS, AnchorTargets
-from dcn.models.detection.region_classifier import deform_psroi_demo
-from dcn.models.detection.rfcn import RFCNHead, rfcn
+from dcn.models.detection.original.detector import OriginalDetector
+from dcn.models.detection.original.region_classifier import deform_psroi_demo
+from dcn.models.detection.original.rfcn import RFCNHead, rfcn
+from dcn.models.detection.original.rpn import OriginalRPNOutput
+from dcn.models.detection.original.targets import STDS, AnchorTargets
+from dcn.models.options import make_model
 from dcn.models.segmentation import DeepLab
-from dcn.models.segmentation.deeplab import segmentation_loss
+from dcn.models.segmentation.model import segmentation_loss
 
 TOLERANCE = 1e-3
 GRADIENT_TOLERANCE = 1e-2
@@ -63,7 +64,9 @@ def build_network(name: str) -> nn.Module:
     if name == "deform_psroi_demo":
         return deform_psroi_demo()
     if name == "deform_conv_demo":
-        return rfcn(20, deform_layers=3, offset_groups=1, dilated_offsets=False, anchor_scales=_SCALES["voc"])
+        return make_model(
+            rfcn, 20, deform_layers=3, offset_groups=1, dilated_offsets=False, anchor_scales=_SCALES["voc"]
+        )
     found = re.fullmatch(r"(rfcn|rcnn|fpn|deeplab)(_dcn)?_(coco|voc|cityscapes)", name)
     if found is None:
         raise ValueError(f"network: expected a name such as 'rfcn_dcn_coco' or 'deform_conv_demo', got {name!r}")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dcn.models import MODELS
 from dcn.models.checkpoints.mxnet import mxnet_names
-from dcn.models.detection.region_classifier import deform_psroi_demo
+from dcn.models.detection.original.region_classifier import deform_psroi_demo
+from dcn.models.options import make_model
 from tests.golden.check_network import Array, build_network, check, compare, make_parameter, read_shapes
 
 SIZE = (96, 128)
@@ -29,7 +30,7 @@ def _small(name: str) -> Any:
         options |= {"head_channels": 8, "fc_channels": 8}
     if name.startswith("rfcn"):
         options |= {"head_channels": 8, "hardest": 3}
-    return MODELS[name](3, **options)
+    return make_model(MODELS[name], 3, **options)
 
 
 def _randomise(model: nn.Module) -> None:

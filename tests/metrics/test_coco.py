@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dcn.metrics import CocoAP
-from dcn.metrics.coco import FIGURES
+from dcn.metrics.results import COCO_NAMES
 from dcn.structures import Detections, Target
 
 from .made_up import coco_form, image
@@ -35,7 +35,7 @@ def _oracle(truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str)
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     per_class = [p[p > -1].mean() if (p > -1).any() else -1.0 for p in np.moveaxis(precision, 2, 0)]
-    figures = dict(zip(FIGURES, evaluation.stats.tolist(), strict=True))
+    figures = dict(zip(COCO_NAMES, evaluation.stats.tolist(), strict=True))
     return {**figures, **{f"AP/{c['name']}": float(v) for c, v in zip(truth["categories"], per_class, strict=True)}}
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dcn.metrics.detection import check_batch, check_classes, image_order
+from dcn.metrics.detection import check_batch, image_order
 from dcn.structures import Detections, Target
 
 
@@ -28,12 +28,6 @@ def _found(label: int = 0, score: float = 0.5, x: float = 1.0) -> Detections:
 def test_bad_batches_are_refused(detections: list[Detections], targets: list[Target], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_batch(detections, targets, 2)
-
-
-@pytest.mark.parametrize("classes", [[], ["dog", "cat", "dog"]], ids=["none", "repeated"])
-def test_bad_class_names_are_refused(classes: list[str]) -> None:
-    with pytest.raises(ValueError, match="classes"):
-        check_classes(classes)
 
 
 def test_images_are_ordered_by_number_then_by_text() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ CLASSES = ["ant", "bee", "wild bee"]
 PAIRS = [image(seed, 3, masks=True) for seed in range(1, 13)]
 
 
-def _figures(metric: CocoAP | VocAP) -> dict[str, float]:
+def _computed(metric: CocoAP | VocAP) -> Mapping[str, float]:
     metric.update([found for found, _ in PAIRS], [target for _, target in PAIRS])
     return metric.compute()
 
@@ -85,7 +85,7 @@ EXPECTED = "expected.json"
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_real_coco_files_give_the_known_figures(shared: Path, iou_type: Any) -> None:
+def test_real_coco_files_give_the_known_computed(shared: Path, iou_type: Any) -> None:
     expected = json.loads((shared / "eval" / EXPECTED).read_text())
     folder = shared / "eval" / "coco_val2014_100"
     results = folder / f"instances_val2014_fake{iou_type}100_results.json"
@@ -96,7 +96,7 @@ def test_real_coco_files_give_the_known_figures(shared: Path, iou_type: Any) -> 
 
 @pytest.mark.parametrize("results", ["abs_xyxy", "coco_dets.json"])
 @pytest.mark.parametrize(("method", "title"), [("11point", "VOC07 11-point"), ("area", "area")], ids=["11", "area"])
-def test_real_voc_files_give_the_known_figures(shared: Path, method: Method, title: str, results: str) -> None:
+def test_real_voc_files_give_the_known_computed(shared: Path, method: Method, title: str, results: str) -> None:
     expected = json.loads((shared / "eval" / EXPECTED).read_text())[f"voc100 voc_eval.py ovthresh=0.5 {title}"]
     folder = shared / "eval" / "voc100"
     figures = evaluate_files(folder / results, shared / "data" / "voc2012_100", method=method)
@@ -108,14 +108,14 @@ def test_coco_files_score_like_the_metric(tmp_path: Path) -> None:
     files = _coco_results(tmp_path), _coco_file(tmp_path)
     boxes = evaluate_files(*files)
     masks = {f"mask/{name}": value for name, value in evaluate_files(*files, iou_type="segm").items()}
-    assert {**boxes, **masks} == pytest.approx(_figures(CocoAP(CLASSES, masks=True)), abs=1e-12)
+    assert {**boxes, **masks} == pytest.approx(_computed(CocoAP(CLASSES, masks=True)), abs=1e-12)
 
 
 def test_boxes_may_be_left_to_the_masks(tmp_path: Path) -> None:
     """An ellipse of known extent: the box of the mask is the box of its pixels."""
     results = _coco_results(tmp_path, lambda rows: [row.pop("bbox") for row in rows])
     figures = evaluate_files(results, _coco_file(tmp_path))
-    assert figures["AP50"] == pytest.approx(_figures(CocoAP(CLASSES))["AP50"], abs=0.1)
+    assert figures["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=0.1)
     assert figures["AP50"] > 0.2
 
 
@@ -153,7 +153,7 @@ def _results_by_name(rows: list[dict[str, Any]]) -> None:
 )
 def test_other_ways_to_name_things(tmp_path: Path, truth: Any, results: Any) -> None:
     figures = evaluate_files(_coco_results(tmp_path, results), _coco_file(tmp_path, truth))
-    assert figures == pytest.approx(_figures(CocoAP(CLASSES)), abs=1e-12)
+    assert figures == pytest.approx(_computed(CocoAP(CLASSES)), abs=1e-12)
 
 
 def test_a_whole_data_set_as_results_is_matched_by_names(tmp_path: Path) -> None:
@@ -165,14 +165,14 @@ def test_a_whole_data_set_as_results_is_matched_by_names(tmp_path: Path) -> None
     images = [{"id": int(t.image_id) + 70, "file_name": f"some/where/{t.image_id}.jpg"} for _, t in PAIRS]
     categories = [{"id": 2 - i, "name": name} for i, name in enumerate(CLASSES)]
     results.write_text(json.dumps({"images": images, "annotations": rows, "categories": categories}))
-    assert evaluate_files(results, _coco_file(tmp_path)) == pytest.approx(_figures(CocoAP(CLASSES)), abs=1e-12)
+    assert evaluate_files(results, _coco_file(tmp_path)) == pytest.approx(_computed(CocoAP(CLASSES)), abs=1e-12)
 
 
 @pytest.mark.parametrize("method", ["area", "11point"])
 @pytest.mark.parametrize("names", [False, True], ids=["index", "name"])
 def test_voc_folder_and_a_file_for_each_image(tmp_path: Path, method: Method, names: bool) -> None:
     figures = evaluate_files(_voc_per_image(tmp_path, names), _voc_folder(tmp_path), method=method, split="all")
-    assert figures == pytest.approx(_figures(VocAP(CLASSES, method=method)), abs=1e-12)
+    assert figures == pytest.approx(_computed(VocAP(CLASSES, method=method)), abs=1e-12)
 
 
 def test_voc_folder_and_a_file_for_each_class(tmp_path: Path) -> None:
@@ -199,9 +199,9 @@ def test_the_written_voc_line_is_inclusive_and_starts_at_one(tmp_path: Path) -> 
 
 def test_voc_rules_on_coco_files_and_the_other_way(tmp_path: Path) -> None:
     coco, voc = (_coco_results(tmp_path), _coco_file(tmp_path)), (_voc_per_image(tmp_path, True), _voc_folder(tmp_path))
-    assert evaluate_files(*coco, format="voc") == pytest.approx(_figures(VocAP(CLASSES)), abs=1e-12)
+    assert evaluate_files(*coco, format="voc") == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
     figures = evaluate_files(*voc, format="coco", split="all")
-    assert figures["AP50"] == pytest.approx(_figures(CocoAP(CLASSES))["AP50"], abs=1e-12)
+    assert figures["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=1e-12)
 
 
 def test_plain_list_against_a_voc_folder_is_continuous_unless_told(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_plain_list_against_a_voc_folder_is_continuous_unless_told(tmp_path: Pat
             row["image_id"] = f"img {row['image_id']:02}"
 
     results, folder = _coco_results(tmp_path, rename), _voc_folder(tmp_path)
-    assert evaluate_files(results, folder, split="all") == pytest.approx(_figures(VocAP(CLASSES)), abs=1e-12)
+    assert evaluate_files(results, folder, split="all") == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
     moved = VocAP(CLASSES, thresholds=(0.9,))
     shift = torch.tensor([-1.0, -1, 0, 0])
     moved.update([Detections(f.boxes + shift, f.scores, f.labels) for f, _ in PAIRS], [target for _, target in PAIRS])
@@ -247,13 +247,15 @@ def _set(field: str, value: object) -> Callable[[list[dict[str, Any]]], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(_set("image_id", 99), "results.json: entry 4: image_id: .* got '99'", id="image"),
-        pytest.param(_set("category_id", 7), "results.json: entry 4: category_id: .* got '7'", id="category"),
+        pytest.param(_set("image_id", 99), "results.json: entry 4: image_id: .* got 99", id="image"),
+        pytest.param(_set("category_id", 7), "results.json: entry 4: category_id: .* got 7", id="category"),
         pytest.param(_set("score", float("nan")), "results.json: entry 4: score: .*finite number, got nan", id="nan"),
         pytest.param(_set("score", "high"), "entry 4: score: .*'high'", id="score-text"),
-        pytest.param(_set("score", None), "entry 4: score: .*None", id="score-null"),
-        pytest.param(_set("bbox", [1, 2, 3]), "entry 4: bbox: expected a box", id="short-box"),
-        pytest.param(_set("bbox", [1, 2, -3, 4]), "entry 4: bbox: .*0 or more", id="negative-width"),
+        pytest.param(_set("score", None), "entry 4: score: .*nothing", id="score-null"),
+        pytest.param(_set("bbox", [1, 2, 3]), "entry 4: 'bbox': expected 4 finite numbers", id="short-box"),
+        pytest.param(
+            _set("bbox", [1, 2, -3, 4]), "entry 4: 'bbox': width and height must not be negative", id="negative-width"
+        ),
         pytest.param(lambda rows: rows[4].pop("score"), "entry 4: expected a field 'score'", id="no-score"),
         pytest.param(lambda rows: rows.insert(4, [1]), "entry 4: expected an object", id="not-an-object"),
     ],
@@ -266,28 +268,38 @@ def test_malformed_results_name_file_and_entry(tmp_path: Path, change: Any, mess
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        pytest.param({"size": [9, 9], "counts": "0"}, r"image's size \[220, 260\], got \[9, 9\]", id="size"),
-        pytest.param(None, "expected RLE", id="null"),
-        pytest.param({"counts": "0"}, "expected RLE", id="no-size"),
+        pytest.param(
+            {"size": [9, 9], "counts": "0"},
+            r"of size \[9, 9\], the image's size \[height, width\] is \[220, 260\]",
+            id="size",
+        ),
+        pytest.param(None, "missing or empty", id="null"),
+        pytest.param({"counts": "0"}, "of size nothing", id="no-size"),
     ],
 )
 def test_malformed_masks_name_file_and_entry(tmp_path: Path, value: object, message: str) -> None:
     results = _coco_results(tmp_path, _set("segmentation", value))
-    with pytest.raises(ValueError, match=f"entry 4: segmentation: .*{message}"):
+    with pytest.raises(ValueError, match=f"entry 4: 'segmentation'.*{message}"):
         evaluate_files(results, _coco_file(tmp_path), iou_type="segm")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        pytest.param(lambda c: c.pop("images"), "list of objects under 'images'", id="no-images"),
-        pytest.param(lambda c: c["annotations"][2].update(image_id=99), r"annotation 2 \(id 3\).*'99'", id="image"),
-        pytest.param(lambda c: c["annotations"][2].update(category_id=9), r"annotation 2 \(id 3\).*'9'", id="category"),
-        pytest.param(lambda c: c["annotations"][2].pop("bbox"), "annotation 2.*field 'bbox'", id="no-box"),
-        pytest.param(lambda c: c["images"].append(c["images"][0]), "different ids in 'images'", id="image-twice"),
+        pytest.param(lambda c: c.pop("images"), "'images': expected a list, got nothing", id="no-images"),
         pytest.param(
-            lambda c: c["categories"].append({"id": 3, "name": "x"}), "different ids in 'categories'", id="class-twice"
+            lambda c: c["annotations"][2].update(image_id=99),
+            r"annotations\[2\] \(id 3\): image_id 99 is not",
+            id="image",
         ),
+        pytest.param(
+            lambda c: c["annotations"][2].update(category_id=9),
+            r"annotations\[2\] \(id 3\): .*category_id 9 is not",
+            id="category",
+        ),
+        pytest.param(lambda c: c["annotations"][2].pop("bbox"), r"annotations\[2\] .*'bbox': expected 4", id="no-box"),
+        pytest.param(lambda c: c["images"].append(c["images"][0]), "id 1 is used twice", id="image-twice"),
+        pytest.param(lambda c: c["categories"].append({"id": 3, "name": "x"}), "id 3 is used twice", id="class-twice"),
     ],
 )
 def test_malformed_annotations_name_file_and_entry(tmp_path: Path, change: Any, message: str) -> None:
@@ -315,14 +327,12 @@ def test_malformed_text_results_name_file_and_line(tmp_path: Path, text: str, me
 @pytest.mark.parametrize(
     ("xml", "message"),
     [
-        pytest.param("<annotation>", "expected XML", id="cut-off"),
-        pytest.param(
-            "<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "expected plain XML, got a document type", id="entity"
-        ),
-        pytest.param("<annotation><object/></annotation>", "object 1: expected a <name>", id="no-name"),
+        pytest.param("<annotation>", "malformed XML: no element", id="cut-off"),
+        pytest.param("<!DOCTYPE a [<!ENTITY b 'c'>]><annotation/>", "a document type declaration", id="entity"),
+        pytest.param("<annotation><object/></annotation>", "object 0 .no name.: <name> is missing", id="no-name"),
         pytest.param(
             "<annotation><object><name>ant</name><bndbox><xmin>1</xmin></bndbox></object></annotation>",
-            "object 1: expected a number in <bndbox/ymin>",
+            "object 0 .ant.: <ymin> is missing from <bndbox>",
             id="no-corner",
         ),
     ],
@@ -337,7 +347,7 @@ def test_malformed_xml_names_file_and_object(tmp_path: Path, xml: str, message: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param({"format": "yolo"}, "format", id="format"),
+        pytest.param({"format": "xyz"}, "format", id="format"),
         pytest.param({"iou_type": "keypoints"}, "iou_type", id="iou-type"),
         pytest.param({"coordinates": "xywh"}, "coordinates", id="coordinates"),
         pytest.param({"format": "voc", "iou_type": "segm"}, "iou_type", id="voc-masks"),
@@ -362,7 +372,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"results: .*nowhere\.json"):
         evaluate_files(tmp_path / "nowhere.json", _coco_file(tmp_path))
     (tmp_path / "broken.json").write_text('[{"image_id": 1,')
-    with pytest.raises(ValueError, match=r"broken\.json: expected JSON"):
+    with pytest.raises(ValueError, match=r"broken\.json: malformed JSON"):
         evaluate_files(tmp_path / "broken.json", _coco_file(tmp_path))
 
 
@@ -374,3 +384,50 @@ def test_writers_refuse_what_does_not_fit(tmp_path: Path) -> None:
         write_coco_results(tmp_path / "a.json", [found], [1], [1, 2])
     with pytest.raises(ValueError, match="classes"):
         write_voc_results(tmp_path, [found], ["a"], ["ant", "bee"])
+
+
+def test_thresholds_of_voc(tmp_path: Path) -> None:
+    files = _coco_results(tmp_path), _coco_file(tmp_path)
+    metric = VocAP(CLASSES, (0.3, 0.9))
+    expected = _computed(metric)
+    assert evaluate_files(*files, format="voc", thresholds=[0.3, 0.9]) == pytest.approx(expected, abs=1e-12)
+    assert [name for name in evaluate_files(*files, format="voc") if "/" not in name] == ["AP50", "AP70"]
+
+
+@pytest.mark.parametrize(
+    ("format", "thresholds", "message"),
+    [
+        ("coco", [0.5], "thresholds: expected None with the COCO rules, which have ten of their own"),
+        ("voc", [], "thresholds: expected one or more different numbers in .0, 1., got"),
+        ("voc", [1.0], "thresholds: expected one or more different numbers"),
+        ("voc", [0.5, 0.5], "thresholds: expected one or more different numbers"),
+        ("voc", ["0.5"], "thresholds: expected one or more different numbers"),
+        ("voc", [float("nan")], "thresholds: expected one or more different numbers"),
+    ],
+    ids=["coco", "none", "one", "twice", "text", "nan"],
+)
+def test_wrong_thresholds_are_refused(tmp_path: Path, format: Any, thresholds: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path), format=format, thresholds=thresholds)
+
+
+def test_a_text_for_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="classes: expected a list of names, got the text 'ant'"):
+        evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path), classes="ant")
+
+
+def test_a_devkit_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    _voc_folder(tmp_path / "VOC2007").rename(tmp_path / "x")
+    (tmp_path / "VOC2007").rmdir()
+    (tmp_path / "x").rename(tmp_path / "VOC2007")
+    figures = evaluate_files(_voc_per_image(tmp_path, True), tmp_path, split="2007_all")
+    assert figures == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
+
+
+def test_boxes_without_extent_count_as_they_do_for_pycocotools(tmp_path: Path) -> None:
+    def flatten(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"][2] = 0
+
+    with pytest.warns(UserWarning, match="1 boxes without extent count as objects; training skips them"):
+        lower = evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path, flatten))
+    assert lower["AR100"] < evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path))["AR100"]

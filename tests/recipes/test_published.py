@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.cli.assemble import model_options
 from dcn.data.catalog import options_of as options_of_format
 from dcn.engine.recipe import load_recipe, recipe_names
 from dcn.models import options_of
+from dcn.runs.build import model_options
 
 ORIGINAL = [name for name in recipe_names() if name.startswith(("rfcn_", "rcnn_", "fpn_", "rpn_"))]
 LATER = [name for name in recipe_names() if name.endswith("_1x") and name != "coco_1x"]
@@ -65,7 +65,7 @@ def test_the_number_of_updates_is_the_published_one(name: str) -> None:
 
 
 def test_the_multiscale_rows_test_as_published() -> None:
-    testing = load_recipe("fpn_r101_dcn_coco_multiscale").eval.testing
+    testing = load_recipe("fpn_r101_dcn_coco_multiscale").tta
     assert testing.scales[0] == (480, 800)
     assert testing.scales[-1] == (1400, 2000)
     assert (len(testing.scales), testing.suppression, testing.sigma) == (6, "soft_nms_gaussian", 0.6)

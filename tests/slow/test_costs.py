@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.cli.model_costs import model_costs
+from dcn.analysis import model_costs
 from dcn.models import MODELS
-from dcn.models.costs import COSTS
+from dcn.models.zoo.costs import COSTS
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcn.structures import Target
 from tests.golden.check_network import check, read_shapes
-from tests.models.detection.test_original_detector import NETWORKS, check_that_a_picture_is_learned
+from tests.models.detection.original.test_detector import NETWORKS, check_that_a_picture_is_learned
 
 RECORDED = (
     "deform_conv_demo_test",

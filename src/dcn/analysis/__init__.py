@@ -1,23 +1,25 @@
-"""What networks cost, and what their deformable layers look at."""
+"""What models cost, and what their deformable layers look at."""
 
 from __future__ import annotations
 
-from dcn.analysis.complexity import Count, count_multiply_adds, count_parameters
+from dcn.analysis.complexity import Count, count_model, count_multiply_adds, count_parameters, model_costs
 from dcn.analysis.effective_dilation import (
     LayerDilation,
     Spread,
+    categories_of,
     dilation_statistics,
     effective_dilation,
-    places_of,
 )
 
 __all__ = [
     "Count",
     "LayerDilation",
     "Spread",
+    "categories_of",
+    "count_model",
     "count_multiply_adds",
     "count_parameters",
     "dilation_statistics",
     "effective_dilation",
-    "places_of",
+    "model_costs",
 ]

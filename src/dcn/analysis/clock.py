@@ -10,7 +10,8 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
-from torch import nn
+
+from dcn.models.parts import ModelPart
 
 
 def now(device: torch.device) -> float:
@@ -67,10 +68,6 @@ def interleaved(
     return [Times(tuple(seconds)) for seconds in taken]
 
 
-Part = tuple[str, nn.Module, str]
-"""A label, a module and the name of one of its methods, ``"forward"`` for a call of the module."""
-
-
 @dataclass
 class PartTimer:
     """Adds up the time spent in chosen methods of modules, by label.
@@ -87,7 +84,7 @@ class PartTimer:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def watching(self, parts: Sequence[Part]) -> Iterator[None]:
+    def watching(self, parts: Sequence[ModelPart]) -> Iterator[None]:
         """Inside, calls of ``parts`` are timed. A part within another of the same label would be counted twice."""
         for label, module, name in parts:
             setattr(module, name, self._timed(label, getattr(module, name)))

@@ -1,1 +1,1 @@
-"""The command line: one file per verb, and the one place where the parts meet (:mod:`dcn.cli.assemble`)."""
+"""The command line: one file per verb, which parses arguments and prints results."""

@@ -1,4 +1,4 @@
-"""``dcn analyze``: how far the deformable layers of a detector look, on objects and on background."""
+"""``dcn analyze``: how far the deformable layers of a detector reach, on objects and on background."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dcn.cli.words import add_device, examples, one_source
 
 if TYPE_CHECKING:
     from dcn.analysis import LayerDilation, Spread
     from dcn.data.dataset import Dataset
 
-_EPILOG = """\
+_EXAMPLES = """\
 examples:
   dcn analyze runs/cards_rfcn_deformable/0
   dcn analyze runs/cards_rfcn_deformable/0 --split train --images 100 --figure dilation.png
   dcn analyze runs/cards_rfcn_deformable/0 --by-group --sides 64 128
   dcn analyze model.safetensors --recipe cards_rfcn_deformable data.root=data/cards --json dilation.json
 
-Printed is the effective dilation: the mean distance between adjacent sampling points of a filter, in cells of the
-layer's input map, as mean and standard deviation over all filters whose centre lies on an object of that size or on
-background. A filter that moves nothing has its dilation.
+The effective dilation is the mean distance between adjacent sampling points of a filter, in cells of the layer's input
+map. Each line gives its mean and standard deviation over all filters whose centre lies on an object of that size or on
+background. A filter without offsets has the dilation of its layer.
 """
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``analyze``."""
-    parser = subparsers.add_parser(
-        "analyze",
-        help="how far deformable layers look, on objects and background",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    help_text = "measure how far deformable layers reach, on objects and on background"
+    parser = subparsers.add_parser("analyze", help=help_text, **examples(_EXAMPLES))
     parser.add_argument(
-        "words", nargs="*", metavar="CHECKPOINT key=value", help="a run folder or weights file, then overrides"
+        "words",
+        nargs="*",
+        metavar="RUN_OR_WEIGHTS key=value",
+        help="a run folder or weights file, then key=value changes of its recipe; lists are written a,b",
     )
     parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
-    parser.add_argument("--recipe", help="where the data is described, for weights outside of a run folder")
-    parser.add_argument("--images", type=int, help="only so many, spread evenly over the split (default: all)")
+    parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
+    parser.add_argument("--images", type=int, help="this many images at even distances (default: all)")
     parser.add_argument(
         "--sides",
         type=float,
@@ -51,9 +51,9 @@ def add_parser(subparsers: Any) -> None:
         "(default 32 96, as COCO)",
     )
     parser.add_argument("--by-group", action="store_true", help="a line for every offset group of a layer")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
     parser.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    add_device(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw them too")
     parser.set_defaults(run=_run)
 
@@ -78,30 +78,33 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation]]:
     from dcn.analysis import dilation_statistics
-    from dcn.api import load_model
-    from dcn.cli import assemble
-    from dcn.cli.eval import check_classes, find_run, split_name
+    from dcn.data.subset import spread
     from dcn.engine.distributed import World, choose_device
     from dcn.engine.log import progress
+    from dcn.runs.build import evaluation_batches, test_size
+    from dcn.runs.evaluate import find_run, open_for
+    from dcn.runs.load import read_model
+    from dcn.runs.tasks import DETECTION, task_of
 
     for option in ("batch", "images"):
         value = getattr(arguments, option)
         if value is not None and value < 1:
             raise ValueError(f"--{option}: expected 1 or more, got {value}")
-    checkpoint, recipe, _ = find_run(arguments.words, arguments.recipe)
-    if recipe.eval.metric == "miou":
-        raise ValueError("eval.metric: miou is for label maps; this analysis is of detectors, by the sizes of boxes")
-    recipe = replace(recipe, eval=replace(recipe.eval, batch_size=arguments.batch))
-    world = World(choose_device(arguments.device))
-    model = load_model(checkpoint).to(world.device)
-    whole = assemble.open_split(recipe, split_name(recipe, arguments.split))
-    check_classes(tuple(whole.classes), tuple(model.classes), whole.name)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    source, changes = one_source(arguments.words)
+    found, recipe = find_run(source, arguments.recipe, [*changes, f"eval.batch_size={arguments.batch}"])
+    model = read_model(found.weights)
+    if task_of(model) is not DETECTION:
+        raise ValueError(
+            f"{source}: expected a detector, got a segmentation model; objects are compared by their boxes"
+        )
+    whole = open_for(recipe, arguments.split, model)
     if not getattr(whole, "annotated", True):
-        raise ValueError(f"{whole.name} has no annotations to say what lies where; choose another --split")
-    dataset = assemble.spread(whole, arguments.images)
-    batches = assemble.evaluation_batches(recipe, dataset, assemble.test_size(recipe), world)
+        raise ValueError(f"{whole.name}: expected annotations that tell objects from background, got none")
+    dataset = spread(whole, arguments.images)
+    world = World(choose_device(arguments.device))
+    batches = evaluation_batches(recipe, dataset, test_size(recipe), world)
     shown = progress(batches, math.ceil(len(dataset) / arguments.batch), dataset.name)
-    return dataset, dilation_statistics(model, shown, arguments.sides, by_group=arguments.by_group)
+    return dataset, dilation_statistics(model.to(world.device), shown, arguments.sides, by_group=arguments.by_group)
 
 
 def _name(row: LayerDilation) -> str:
@@ -109,7 +112,7 @@ def _name(row: LayerDilation) -> str:
 
 
 def table(rows: Sequence[tuple[str, str, dict[str, Spread]]], second: str) -> str:
-    """A line for each layer: its name, a figure of its own, and the spreads."""
+    """A line for each layer: its name, a value of its own, and the spreads."""
     heads = ["layer", second, *rows[0][2]]
     lines = [[name, own, *map(_cell, spreads.values())] for name, own, spreads in rows]
     first, *widths = (max(len(line[column]) for line in (heads, *lines)) for column in range(len(heads)))
@@ -129,10 +132,10 @@ def _plain(row: LayerDilation) -> dict[str, Any]:
 
     def plain(spreads: dict[str, Spread]) -> dict[str, Any]:
         return {
-            place: {"filters": own.count, "mean": own.mean, "std": own.std}
+            location: {"filters": own.count, "mean": own.mean, "std": own.std}
             if own.count
             else {"filters": 0, "mean": None, "std": None}
-            for place, own in spreads.items()
+            for location, own in spreads.items()
         }
 
     modulation = None if row.modulation is None else plain(row.modulation)
@@ -149,7 +152,7 @@ def _draw(rows: Sequence[LayerDilation], path: Path) -> None:
     from dcn.vis import spread_bars
 
     names = _short([_name(row) for row in rows])
-    spreads = [{place: (own.mean, own.std) for place, own in row.effective.items()} for row in rows]
+    spreads = [{location: (own.mean, own.std) for location, own in row.effective.items()} for row in rows]
     spread_bars(
         dict(zip(names, spreads, strict=True)),
         ylabel="effective dilation (cells)",
@@ -160,7 +163,7 @@ def _draw(rows: Sequence[LayerDilation], path: Path) -> None:
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names without the parts that all begin with, of three parts or more: ``layer4.0.conv2``."""
+    """Names without the beginning that all share; three parts or more remain: ``layer4.0.conv2``."""
     parts = [name.split(".") for name in names]
     while len({own[0] for own in parts}) == 1 and min(map(len, parts)) > 3:
         parts = [own[1:] for own in parts]

@@ -1,4 +1,4 @@
-"""``dcn data``: look at data before training on it, and write the embedded set to files."""
+"""``dcn data``: look at data before training on it, and write the generated set to files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
-from dcn.data.catalog import open_dataset
-from dcn.data.check import Findings, check_dataset, detect_format
-from dcn.data.check_maps import MAP_FORMATS, splits_of
+from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.check import Findings, check_dataset, detect_format, splits_of
 from dcn.data.dataset import Dataset
-from dcn.data.datasets.coco_files import instance_files
-from dcn.data.datasets.voc_files import available_splits, find_classes, read_split
 from dcn.data.images import write_image
-from dcn.data.problems import attempt, refuse
-from dcn.data.writers import write_coco, write_voc
+from dcn.formats.coco import split_of
+from dcn.formats.coco_writer import write_coco
+from dcn.formats.problems import attempt, refuse
+from dcn.formats.voc import find_classes, read_split
+from dcn.formats.voc_writer import write_voc
 from dcn.structures import Sample, SegmentationMap
+
+_READ = tuple(name for name, row in FORMATS.items() if row.check is not None)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -33,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
     show.add_argument("--count", type=int, default=12, help="how many images, spread over the split (default 12)")
     show.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)")
     show.set_defaults(run=_show)
-    write = verbs.add_parser("write", help="write the embedded synthetic set as files")
+    write = verbs.add_parser("write", help="write the generated set as files")
     write.add_argument("folder", type=Path)
     write.add_argument("--format", choices=("voc", "coco"), default="voc")
     write.add_argument("--split", choices=("train", "val", "test"), default="train")
@@ -45,11 +47,12 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder in a known layout (for 'show' also: synthetic)")
-    parser.add_argument("--format", choices=("voc", "coco", *MAP_FORMATS), help="told from the layout when left out")
+    parser.add_argument("--format", choices=_READ, help="told from the layout when left out")
     parser.add_argument("--split", help="one split; 'check' takes all when left out")
     parser.add_argument("--classes", help="VOC: the class names in label order, separated by commas")
     parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")
     parser.add_argument("--images", help="COCO: image folder, relative to the folder")
+    parser.add_argument("--upright", action="store_true", help="turn photos as their EXIF orientation says")
 
 
 def _names(arguments: argparse.Namespace) -> list[str] | None:
@@ -65,9 +68,12 @@ def _check(arguments: argparse.Namespace) -> int:
         classes=_names(arguments),
         annotations=arguments.annotations,
         images=arguments.images,
+        upright=arguments.upright,
     )
     for problem in findings.problems:
         print(problem)
+    for note in findings.notes:
+        print(f"note: {note}")
     print(_summary(arguments.path, findings))
     return 1 if findings.problems else 0
 
@@ -80,21 +86,23 @@ def _summary(path: str, findings: Findings) -> str:
 
 
 def _open(arguments: argparse.Namespace) -> Dataset:
-    """The data set that the arguments mean; the first split where none is named."""
+    """The dataset that the arguments mean; the first split where none is named."""
     if arguments.path == "synthetic":
         return open_dataset("synthetic", None, arguments.split or "train")
-    root = Path(arguments.path)
+    root = Path(arguments.path).expanduser()
     format = arguments.format or attempt(lambda: detect_format(root), refuse, root, "")
-    if format in MAP_FORMATS:
-        return open_dataset(format, root, arguments.split or _first(splits_of(format, root)), unlabelled="skip")
+    assert format is not None  # refuse raises
+    split = arguments.split or (split_of(Path(arguments.annotations)) if arguments.annotations else None)
+    split = split or _first(splits_of(format, root))
+    options = {"annotations": arguments.annotations, "images": arguments.images, "upright": arguments.upright}
     if format == "voc":
-        split = arguments.split or _first(available_splits(root))
-        found = find_classes(read_split(root, split, refuse))
-        automatic = list(VOC_CLASSES) if set(found) <= set(VOC_CLASSES) else list(found)
-        return open_dataset("voc", root, split, classes=_names(arguments) or automatic)
-    names = [path.stem.removeprefix("instances_") for path in instance_files(root)]
-    split = arguments.split or (Path(arguments.annotations).stem if arguments.annotations else _first(names))
-    return open_dataset("coco", root, split, annotations=arguments.annotations, images=arguments.images)
+        names = find_classes(read_split(root, split, refuse))
+        automatic = list(VOC_CLASSES) if set(names) <= set(VOC_CLASSES) else list(names)
+        options["classes"] = _names(arguments) or automatic
+    if "unlabelled" in options_of(format):
+        options["unlabelled"] = "skip"
+    known = {name: value for name, value in options.items() if name in options_of(format)}
+    return open_dataset(format, root, split, **known)
 
 
 def _first(splits: list[str]) -> str:
@@ -110,9 +118,9 @@ def _show(arguments: argparse.Namespace) -> int:
     dataset = _open(arguments)
     count = min(arguments.count, len(dataset))
     pictures, captions = [], []
-    for place in range(count):
-        index = place * len(dataset) // count
-        pictures.append(_drawn(dataset[index], dataset.classes))
+    for number in range(count):
+        index = number * len(dataset) // count
+        pictures.append(_annotated(dataset[index], dataset.classes))
         path = dataset.image_path(index)
         captions.append(path.name if path else str(index))
     write_image(arguments.output, contact_sheet(pictures, captions=captions))
@@ -120,19 +128,19 @@ def _show(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _drawn(sample: Sample, classes: tuple[str, ...]) -> Tensor:
-    """The image with its objects or with its label map."""
-    from dcn.cli.label_maps import palette_of
+def _annotated(sample: Sample, classes: tuple[str, ...]) -> Tensor:
+    """The image with its objects or with its segmentation mask."""
     from dcn.vis import draw_detections, draw_segmentation
+    from dcn.vis.palette import class_palette
 
     target = sample.target
     if isinstance(target, SegmentationMap):
-        return draw_segmentation(sample.image, target.labels, palette_of(classes), classes)
+        return draw_segmentation(sample.image, target.labels, class_palette(classes), classes)
     return draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=classes)
 
 
 def _write(arguments: argparse.Namespace) -> int:
-    """Write a split of the embedded set."""
+    """Write a split of the generated set."""
     options = {"seed": arguments.seed, "length": arguments.length, "difficulty": arguments.difficulty}
     dataset = open_dataset("synthetic", None, arguments.split, **options)
     write = write_voc if arguments.format == "voc" else write_coco

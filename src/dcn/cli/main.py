@@ -10,25 +10,29 @@ import warnings
 from collections.abc import Sequence
 
 import dcn
+from dcn import threads
+from dcn.extras import EXTRAS, missing_package
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
 # of Python and so cannot be the name of a module.
 VERBS = {
-    "train": "train a network by a recipe",
-    "eval": "judge a network, or a file of results",
-    "predict": "find objects in images",
-    "demo": "train, judge and draw a small detector in minutes",
+    "train": "train a model by a recipe",
+    "eval": "evaluate a model, or a file of results",
+    "predict": "detect the objects, or classify the pixels, of images",
+    "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
-    "models": "list the networks",
-    "bench": "measure the speed of a network",
-    "analyze": "how far deformable layers look, on objects and background",
-    "import": "turn weights of other programs into ours",
-    "doctor": "what runs here, and why the rest does not",
+    "models": "list the models",
+    "bench": "measure the speed of a model",
+    "analyze": "measure how far deformable layers reach, on objects and on background",
+    "weights": "list, download and convert published weights",
+    "import": "convert weights of other programs",
+    "doctor": "show which backends run here, and why the others do not",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 success, 1 some inputs failed, 2 error, 130 interrupted)."""
+    threads.prepare()
     argv = sys.argv[1:] if argv is None else list(argv)
     traceback = "--traceback" in argv
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -48,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"dcn: error: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        if traceback or (error.name or "").partition(".")[0] not in EXTRAS:
+            raise
+        print(f"dcn: error: {missing_package(str(error.name))}", file=sys.stderr)
+        return 2
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -66,13 +75,13 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dcn",
         description="Deformable convolutional networks: train, evaluate, predict.",
-        epilog="`dcn VERB --help` says more. `--traceback` shows where an error came from.",
+        epilog="`dcn VERB --help` shows the options of a verb. `--traceback` shows where an error came from.",
     )
     parser.add_argument("--version", action="version", version=f"dcn {dcn.__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    wanted = next((word for word in argv if not word.startswith("-")), None)
+    chosen = next((word for word in argv if not word.startswith("-")), None)
     for verb, help_text in VERBS.items():
-        if verb == wanted:
+        if verb == chosen:
             module = "import_weights" if verb == "import" else verb
             importlib.import_module(f"dcn.cli.{module}").add_parser(subparsers)
         else:

@@ -1,4 +1,4 @@
-"""``dcn models``: the networks with their sizes, costs and published accuracy; the options of one."""
+"""``dcn models``: the models with their sizes, costs and published accuracy; the options of one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``models``."""
     parser = subparsers.add_parser(
         "models",
-        help="list the networks",
-        epilog="GFLOPs are 10^9 multiply-adds for one image of the network's test size, as published tables count.",
+        help="list the models",
+        epilog="GFLOPs are 10^9 multiply-adds for one image of the model's test size, as published tables count.",
     )
     parser.add_argument("name", nargs="?", help="show the costs and options of this one")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only names that contain this")
@@ -33,7 +33,9 @@ def _run(arguments: argparse.Namespace) -> int:
         _show(arguments.name, arguments.size, arguments.json)
         return 0
     if arguments.size is not None:
-        raise ValueError("--size: needs the name of one network; the list gives every network at its own test size")
+        raise ValueError(
+            "--size: expected the name of one model with it; the list gives every model at its own test size"
+        )
     _list(arguments.filter, arguments.json)
     return 0
 
@@ -43,7 +45,7 @@ def _list(part: str, as_json: bool) -> None:
 
     names = [name for name in MODELS if part in name]
     if not names:
-        raise ValueError(f"--filter: no model has {part!r} in its name")
+        raise ValueError(f"--filter: expected a part of the name of a model, got {part!r}; `dcn models` lists all")
     rows = {name: describe(name) for name in names}
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -51,19 +53,19 @@ def _list(part: str, as_json: bool) -> None:
     width = max(map(len, rows))
     print(f"{'name':<{width}}  {'params':>8}  {'GFLOPs':>6}  {'at':>9}  published")
     for name, row in rows.items():
-        at, figures = "{}x{}".format(*row["test_size"]), _figures(row["published"][:1])
-        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {figures}".rstrip())
+        at, published = "{}x{}".format(*row["test_size"]), _results(row["published"][:1])
+        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {published}".rstrip())
     if any(len(row["published"]) > 1 for row in rows.values()):
-        print("`dcn models NAME` gives every published figure of a network.")
+        print("`dcn models NAME` shows every published result of a model.")
 
 
-def _figures(published: list[dict[str, str]]) -> str:
-    return "; ".join("{figure} ({data}; {source})".format(**row) for row in published)
+def _results(published: list[dict[str, str]]) -> str:
+    return "; ".join("{metrics} ({data}; {source})".format(**row) for row in published)
 
 
 def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
-    """Costs, counted now, and options of one network."""
-    from dcn.cli.model_costs import model_costs
+    """Costs, counted now, and options of one model."""
+    from dcn.analysis import model_costs
     from dcn.models import options_of
 
     options = options_of(name)
@@ -78,17 +80,17 @@ def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
     print(f"{name}: {parameters:,} parameters")
     print("{:g} GFLOPs (10^9 multiply-adds) at {}x{}: {}".format(row["gflops"], *row["size"], parts))
     for one in row["published"]:
-        print(f"published: {_figures([one])}, recipe {one['recipe']}")
+        print(f"published: {_results([one])}, recipe {one['recipe']}")
     print("\n".join(f"{option} = {value!r}" for option, value in options.items()))
 
 
 def describe(name: str) -> dict[str, Any]:
-    """``parameters``, ``gflops``, ``test_size`` and ``published``: a list of figure, data, source and recipe."""
+    """``parameters``, ``gflops``, ``test_size``, and ``published``: a list of result, data, source and recipe."""
     from dataclasses import asdict
 
     from dcn.models import options_of
-    from dcn.models.costs import COSTS
-    from dcn.models.published import PUBLISHED
+    from dcn.models.zoo.costs import COSTS
+    from dcn.models.zoo.published import PUBLISHED
 
     parameters, gflops = COSTS[name]
     return {

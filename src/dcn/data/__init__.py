@@ -1,25 +1,32 @@
-"""Data sets, their files, and the way from a file to a batch."""
+"""Datasets, their files, and the way from a file to a batch."""
 
 from dcn.data.batching import TrainingBatches, evaluation_batches, evaluation_loader, training_loader
 from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.dataset import Dataset, Transform
-from dcn.data.flips import WithFlips
 from dcn.data.images import image_size, read_image, write_image
-from dcn.data.problems import Problem
+from dcn.data.overlap import refuse_shared_images, shared_images
+from dcn.data.reading import BrokenImages, broken_images
+from dcn.data.subset import Subset, spread
+from dcn.formats.problems import Problem
 
 __all__ = [
     "FORMATS",
+    "BrokenImages",
     "Dataset",
     "Problem",
+    "Subset",
     "TrainingBatches",
     "Transform",
-    "WithFlips",
+    "broken_images",
     "evaluation_batches",
     "evaluation_loader",
     "image_size",
     "open_dataset",
     "options_of",
     "read_image",
+    "refuse_shared_images",
+    "shared_images",
+    "spread",
     "training_loader",
     "write_image",
 ]

@@ -7,7 +7,8 @@ number of worker processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -16,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from dcn.data.dataset import Dataset, Transform
+from dcn.data.reading import intact_sample
 from dcn.structures import Sample
 
 Key = tuple[int, int]
@@ -63,7 +65,7 @@ class TrainingBatches:
 
     def __post_init__(self) -> None:
         if not self.sizes:
-            raise ValueError("sizes: the data set is empty; there is nothing to train on")
+            raise ValueError("sizes: expected the size of at least one image, got none; the dataset is empty")
         _check_split(self.batch_size, self.rank, self.world)
 
     @property
@@ -117,16 +119,46 @@ def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set seen through a transform, asked for by ``(epoch, index)``."""
+    """A dataset seen through a transform, asked for by ``(epoch, index)``.
+
+    Attributes:
+        dataset: where samples come from.
+        transform: applied to each sample.
+        seed: of the augmentation.
+        replace: what an image that the dataset skips becomes: in training the next readable one, in evaluation nothing.
+    """
 
     dataset: Dataset
     transform: Transform | None
     seed: int
+    replace: bool = True
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> Sample | None:
         epoch, index = key
-        sample = self.dataset[index]
-        return sample if self.transform is None else self.transform(sample, sample_generator(self.seed, epoch, index))
+        sample = self.dataset[index] if self.replace else intact_sample(self.dataset, index)
+        if sample is None or self.transform is None:
+            return sample
+        return self.transform(sample, sample_generator(self.seed, epoch, index))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The `ValueError` of a worker process, handed over as a text: the loader would wrap it into two tracebacks."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """What workers read from: a failure becomes a value."""
+
+    prepared: Prepared
+
+    def __getitem__(self, key: Key) -> Sample | Failure | None:
+        try:
+            return self.prepared[key]
+        except ValueError as error:
+            return Failure(str(error))
 
 
 def training_loader(
@@ -165,10 +197,13 @@ def evaluation_loader(
     world: int = 1,
     start_method: str | None = None,
 ) -> Iterator[list[Sample]]:
-    """Every image once, in order, as in `evaluation_batches`; arguments as in `training_loader`."""
+    """Every image once, in order, as in `evaluation_batches`; arguments as in `training_loader`.
+
+    Images that the dataset skips (``broken="skip"``) are left out, so that a batch may be shorter.
+    """
     batches = evaluation_batches(len(dataset), batch_size, rank, world)
     keys = [[(0, index) for index in batch] for batch in batches]
-    return _load(Prepared(dataset, transform, 0), keys, workers, start_method)
+    return _load(Prepared(dataset, transform, 0, replace=False), keys, workers, start_method)
 
 
 @dataclass(frozen=True)
@@ -185,21 +220,41 @@ class _Steps:
             step += 1
 
 
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and SIGTERM reach the whole process group; the training process decides when its loaders end."""
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+
+
 def _load(
     prepared: Prepared, keys: _Steps | list[list[Key]], workers: int, start_method: str | None
 ) -> Iterator[list[Sample]]:
     if workers == 0:
-        return ([prepared[key] for key in batch] for batch in keys)
-    loader: DataLoader[Sample] = DataLoader(
-        prepared,  # type: ignore[arg-type]  # any object with __getitem__ serves; keys are not integers here
-        batch_sampler=keys,
-        num_workers=workers,
-        collate_fn=list,
-        multiprocessing_context=start_method,
-        # Copies from pinned memory to a GPU run beside what it computes.
-        pin_memory=torch.cuda.is_available(),
-        # Without a generator of its own the loader would draw its worker seed from the global stream and so change
-        # every random number after it.
-        generator=torch.Generator(),
-    )
-    return iter(loader)
+        loaded: Iterable[list[Sample | Failure | None]] = ([prepared[key] for key in batch] for batch in keys)
+    else:
+        loaded = DataLoader(
+            _Guarded(prepared),  # type: ignore[arg-type]  # any object with __getitem__ serves; keys are not integers here
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=list,
+            multiprocessing_context=start_method,
+            worker_init_fn=_leave_signals_to_the_parent,
+            # Copies from pinned memory to a GPU run beside what it computes.
+            pin_memory=torch.cuda.is_available(),
+            # Without a generator of its own the loader would draw its worker seed from the global stream and so change
+            # every random number after it.
+            generator=torch.Generator(),
+        )
+        loaded = iter(loaded)  # the workers start now, not at the first batch
+    return _batches(loaded)
+
+
+def _batches(loaded: Iterable[list[Sample | Failure | None]]) -> Iterator[list[Sample]]:
+    """Batches without the images that were skipped; the first failure is raised."""
+    for batch in loaded:
+        failure = next((item for item in batch if isinstance(item, Failure)), None)
+        if failure is not None:
+            raise ValueError(failure.message)
+        samples = [item for item in batch if isinstance(item, Sample)]
+        if samples:
+            yield samples

@@ -1,4 +1,4 @@
-"""What every data set offers; readers, wrappers and the embedded set have nothing else in common."""
+"""What every dataset offers; readers, wrappers and the generated set have nothing else in common."""
 
 from __future__ import annotations
 
@@ -36,4 +36,4 @@ class Dataset(Protocol):
         """The image and its annotation, in pixels of the file."""
 
     def image_path(self, index: int) -> Path | None:
-        """The image file, or ``None`` for a drawn image."""
+        """The image file, or ``None`` for a generated image."""

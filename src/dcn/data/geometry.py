@@ -1,4 +1,4 @@
-"""Geometry of samples: size, flips, crops and turns; boxes, masks and label maps follow the image.
+"""Geometry of samples: size, flips, crops and turns; boxes and masks follow the image.
 
 A `SegmentationMap` is moved with nearest-neighbour sampling, and has 255 (ignore) where nothing was.
 """
@@ -12,16 +12,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcn.formats.index_masks import IGNORE
 from dcn.structures import Sample, SegmentationMap, Target
 
-IGNORE = 255
+# Pixels above which channels are resized one after the other: the float32 copy of all would take 12 bytes a pixel.
+_LARGE = 32_000_000
 
 
 def resized_size(height: int, width: int, shorter: int, longer: int) -> tuple[int, int, float]:
     """New height and width, and the one scale of both sides.
 
     The shorter side becomes ``shorter`` unless the longer one would then pass ``longer``; sides are rounded, halves to
-    the even number. Rule of the original MXNet code, and of the later PyTorch zoo.
+    the even number. Rule of the original MXNet code and of mmdetection.
     """
     if min(height, width, shorter, longer) < 1:
         raise ValueError(f"resize: expected positive sizes, got {height}x{width} to {shorter} (at most {longer})")
@@ -44,8 +46,12 @@ def resize_image(image: Tensor, shorter: int, longer: int) -> tuple[Tensor, floa
 def _scaled(image: Tensor, size: tuple[int, int], scale: float) -> Tensor:
     if size == tuple(image.shape[1:]):
         return image
-    values = torch.ops.aten.upsample_bilinear2d(image[None].float(), size, False, scale, scale)
-    return values[0].round_().clamp_(0, 255).to(torch.uint8)
+    groups = (image,) if image[0].numel() <= _LARGE else image.split(1)
+    resized = image.new_empty(image.shape[0], *size)
+    for target, planes in zip(resized.split(len(groups[0])), groups, strict=True):
+        values = torch.ops.aten.upsample_bilinear2d(planes[None].float(), size, False, scale, scale)
+        target.copy_(values[0].round_().clamp_(0, 255))
+    return resized
 
 
 def _nearest(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -83,7 +89,7 @@ def resize(sample: Sample, shorter: int, longer: int) -> Sample:
 
 
 def flip(sample: Sample) -> Sample:
-    """Mirror left and right: ``x' = width - x``."""
+    """Flip horizontally: ``x' = width - x``."""
     width, target = sample.image.shape[2], sample.target
     image = sample.image.flip(2)
     if isinstance(target, SegmentationMap):
@@ -96,8 +102,8 @@ def flip(sample: Sample) -> Sample:
 def crop(sample: Sample, top: int, left: int, height: int, width: int, *, min_side: float = 1.0) -> Sample:
     """Cut a window out; boxes are clipped, objects with a side shorter than ``min_side`` pixels are dropped.
 
-    Where the window passes the image, the picture is filled with 0 and a label map with 255. A flagged object (crowd,
-    difficult) is dropped by the same rule.
+    Where the window passes the image, the picture is filled with 0 and a segmentation mask with 255. A flagged object
+    (crowd, difficult) is dropped by the same rule.
     """
     target = sample.target
     image = _window(sample.image, top, left, height, width, 0)

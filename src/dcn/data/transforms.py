@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from dcn.data.dataset import Transform
 from dcn.data.geometry import crop, flip, resize, resize_image, resized_size, rotate, rotate90, scale_to
-from dcn.structures import Sample, SegmentationMap
+from dcn.structures import Sample
 
 __all__ = [
     "Compose",
-    "RandomColour",
+    "RandomColor",
     "RandomCrop",
     "RandomFlip",
     "RandomQuarterTurn",
     "RandomRotation",
     "RandomScale",
     "Resize",
-    "RoundBoxes",
-    "adjust_colour",
+    "adjust_color",
     "crop",
     "flip",
     "resize",
@@ -47,7 +46,7 @@ def pick(generator: torch.Generator, count: int) -> int:
     return int(torch.randint(count, (), generator=generator))
 
 
-def adjust_colour(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
+def adjust_color(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
     """Change ``[3, H, W]`` uint8 RGB.
 
     Args:
@@ -55,7 +54,7 @@ def adjust_colour(image: Tensor, brightness: float, contrast: float, saturation:
         brightness: factor of all values.
         contrast: factor of the distance from the picture's mean grey.
         saturation: factor of the distance from each pixel's grey.
-        hue: turn of the colour circle in degrees, about the grey axis.
+        hue: rotation of the color circle in degrees, about the grey axis.
     """
     values = image.float() * brightness
     weights = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
@@ -90,7 +89,7 @@ class Compose:
 
 @dataclass(frozen=True)
 class Resize:
-    """`resize` to one of several shorter sides, chosen at random; one side given means no chance."""
+    """`resize` to one of several shorter sides, chosen at random; a single side is always taken."""
 
     shorter: Sequence[int]
     longer: int
@@ -102,22 +101,8 @@ class Resize:
 
 
 @dataclass(frozen=True)
-class RoundBoxes:
-    """Round the edges of boxes to whole pixels (halves to even), after `Resize`.
-
-    The original MXNet code trains on rounded boxes; the later PyTorch zoo does not. Label maps pass unchanged.
-    """
-
-    def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """Round the boxes of the sample."""
-        if isinstance(sample.target, SegmentationMap):
-            return sample
-        return Sample(sample.image, replace(sample.target, boxes=sample.target.boxes.round()))
-
-
-@dataclass(frozen=True)
 class RandomScale:
-    """Multiply both sides by a factor between ``low`` and ``high``, all ratios alike (logarithmic)."""
+    """Multiply both sides by a factor between ``low`` and ``high``, every ratio equally likely (logarithmic)."""
 
     low: float
     high: float
@@ -166,8 +151,8 @@ class RandomCrop:
 
 
 @dataclass(frozen=True)
-class RandomColour:
-    """`adjust_colour` by random factors ``1 - x .. 1 + x``, and a hue within ``±hue`` degrees."""
+class RandomColor:
+    """`adjust_color` by random factors ``1 - x .. 1 + x``, and a hue within ``±hue`` degrees."""
 
     brightness: float = 0.25
     contrast: float = 0.25
@@ -175,17 +160,17 @@ class RandomColour:
     hue: float = 10.0
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """Change the colours of the sample."""
+        """Change the colors of the sample."""
         brightness, contrast, saturation = (
             1 + uniform(generator, -reach, reach) for reach in (self.brightness, self.contrast, self.saturation)
         )
         hue = uniform(generator, -self.hue, self.hue)
-        return Sample(adjust_colour(sample.image, brightness, contrast, saturation, hue), sample.target)
+        return Sample(adjust_color(sample.image, brightness, contrast, saturation, hue), sample.target)
 
 
 @dataclass(frozen=True)
 class RandomQuarterTurn:
-    """`rotate90` by 0 to 3 quarter turns, all alike."""
+    """`rotate90` by 0 to 3 quarter turns, equally likely."""
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """Turn the sample."""

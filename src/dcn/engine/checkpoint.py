@@ -1,10 +1,17 @@
-"""Files that survive a kill: weights as safetensors with what rebuilds the network, and the trainer's state."""
+"""Files that survive a kill: weights as safetensors with what rebuilds the model, and the trainer's state.
+
+Both carry checksums, the last two checkpoints are kept, and nothing that is not finite is written.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Mapping, Sequence
+import logging
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,40 +19,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcn.checksums import TENSORS_KEY, check_tensors, tensors_checksum
+from dcn.engine.atomic import link, write_atomically
+
+LOGGER = logging.getLogger("dcn")
+
 STATE_FILE = "trainer.pt"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that after a crash either the old or the whole new content is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+PREVIOUS_FILE = "trainer_previous.pt"
+_KEPT = 2
+# What torch.load raises for files that are cut off, changed or of another kind.
+_UNREADABLE = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
 
 
 @dataclass(frozen=True)
 class WeightsInfo:
-    """What a weights file says about its network.
+    """What a weights file says about its model.
 
     Attributes:
-        model: name in the zoo.
+        model: name of the model.
         classes: class names in the order of the labels.
         options: keyword options of the builder.
-        step: updates made, where training wrote the file.
+        step: steps of training made, where training wrote the file.
     """
 
     model: str
@@ -63,15 +67,15 @@ def save_weights(
     classes: Sequence[str] | None = None,
     step: int | None = None,
 ) -> None:
-    """Write the weights and what rebuilds the network as one safetensors file, atomically.
+    """Write the weights and what rebuilds the model as one safetensors file, atomically; equal weights, equal bytes.
 
     Args:
         path: the file.
         model: its ``state_dict`` is written; ``model.classes`` gives the class names unless ``classes`` does.
-        name: of the network in the zoo.
+        name: of the model.
         options: keyword options it was built with; must be JSON data.
         classes: class names.
-        step: updates made so far.
+        step: steps of training made so far.
     """
     from safetensors.torch import save
 
@@ -80,14 +84,26 @@ def save_weights(
     if step is not None:
         metadata["step"] = str(step)
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    write_atomically(Path(path), save(state, metadata))
+    metadata[TENSORS_KEY] = tensors_checksum(state, metadata)
+    write_atomically(Path(path), *_with_ordered_metadata(save(state, metadata)))
+
+
+def _with_ordered_metadata(content: bytes) -> tuple[bytes, memoryview]:
+    """The same safetensors file with its metadata in alphabetical order; the library's order is random."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    ordered = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # The data starts at a multiple of 8 bytes; the format allows spaces after the header.
+    ordered += b" " * (-len(ordered) % 8)
+    return struct.pack("<Q", len(ordered)) + ordered, memoryview(content)[8 + length :]
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """Read a file of :func:`save_weights`.
 
     Raises:
-        ValueError: the file is missing, not safetensors, or says nothing about its network.
+        ValueError: the file is missing, damaged, not safetensors, or does not say which model it is for.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -98,75 +114,157 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+        raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut off") from None
+    check_tensors(path, state, metadata)
     if not {"model", "classes"} <= metadata.keys():
-        raise ValueError(f"{path}: the file does not name its network; give the name, and this file as the weights")
+        raise ValueError(f"{path}: the file does not name its model; give the name, and this file as the weights")
+    try:
+        return state, _info(metadata)
+    except (ValueError, TypeError, RecursionError):
+        raise ValueError(f"{path}: the file is damaged: its metadata is not that of a weights file") from None
+
+
+def _info(metadata: Mapping[str, str]) -> WeightsInfo:
     step = int(metadata["step"]) if "step" in metadata else None
-    options = json.loads(metadata.get("options", "{}"))
-    return state, WeightsInfo(metadata["model"], tuple(json.loads(metadata["classes"])), options, step)
+    classes, options = json.loads(metadata["classes"]), json.loads(metadata.get("options", "{}"))
+    if not isinstance(options, dict) or not isinstance(classes, list):
+        raise TypeError
+    return WeightsInfo(metadata["model"], tuple(map(str, classes)), options, step)
+
+
+def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """Names of the tensors in which a value is NaN or infinite."""
+    return [name for name, value in named if value.is_floating_point() and not bool(torch.isfinite(value).all())]
 
 
 class Checkpoints:
-    """The weights and the trainer state of a run folder as one unit.
+    """The last two checkpoints of a run folder: weights and trainer state as one unit.
 
     ``trainer.pt`` names the weights file that belongs to it and is replaced after that file is complete; so whatever
     moment the process is killed at, the state and the weights it names are of the same step.
 
     Args:
         folder: the run folder.
-        name: of the network in the zoo.
+        name: of the model.
         options: keyword options it was built with.
+
+    Attributes:
+        step: of the last good checkpoint; ``None``: there is none.
     """
 
     def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
         self.folder, self.name, self.options = folder, name, options
+        self.step: int | None = None
 
     def save(self, model: nn.Module, step: int, state: dict[str, Any]) -> None:
-        """Write weights and state of update ``step``; ``last.safetensors`` is the same file under a steady name."""
+        """Write weights and state of ``step``; ``last.safetensors`` is the same file under a steady name."""
         weights = self.folder / "weights" / f"step_{step:08d}.safetensors"
         save_weights(weights, model, self.name, self.options, step=step)
+        if self.step not in (None, step):
+            link(self.folder / STATE_FILE, self.folder / PREVIOUS_FILE)
         self._write_state({**state, "step": step, "weights": weights.name})
-        _link(weights, weights.with_name("last.safetensors"))
-        for old in weights.parent.glob("step_*.safetensors"):
-            if old != weights:
-                old.unlink()
+        link(weights, weights.with_name("last.safetensors"))
+        self.step = step
+        self._remove_old(weights)
+
+    def _remove_old(self, newest: Path) -> None:
+        """Keep the newest files up to this step; later ones are of a run that was taken back to an earlier step."""
+        files = sorted(newest.parent.glob("step_*.safetensors"))
+        kept = [path for path in files if path.name <= newest.name][-_KEPT:]
+        for path in files:
+            if path not in kept:
+                path.unlink()
 
     def save_best(self, model: nn.Module, step: int) -> None:
         """Write ``best.safetensors``."""
         save_weights(self.folder / "weights" / "best.safetensors", model, self.name, self.options, step=step)
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
-        """Put the saved weights into ``model`` and return the state; ``None`` where nothing was saved yet."""
-        path = self.folder / STATE_FILE
-        if not path.is_file():
-            return None
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        weights, _ = read_weights(self.folder / "weights" / state["weights"])
-        model.load_state_dict(weights)
-        return state
+        """Put the saved weights into ``model`` and return the state; ``None`` where nothing was saved yet.
+
+        A damaged checkpoint is named in the log, and the one before is taken.
+
+        Raises:
+            ValueError: both are damaged, or they are of another model.
+        """
+        problems: list[str] = []
+        for name in (STATE_FILE, PREVIOUS_FILE):
+            if not (self.folder / name).is_file():
+                continue
+            try:
+                state, weights = self._read(name)
+            except ValueError as error:
+                problems.append(str(error))
+                continue
+            _load_weights(model, weights, self.folder)
+            if problems:
+                LOGGER.warning("%s; the checkpoint before it is used: step %d", "; ".join(problems), state["step"])
+            if name == PREVIOUS_FILE:
+                link(self.folder / PREVIOUS_FILE, self.folder / STATE_FILE)
+            self.step = state["step"]
+            return state
+        if problems:
+            raise ValueError(
+                f"{'; '.join(problems)}; no other checkpoint is there. To train again from step 0, delete {STATE_FILE} "
+                f"and {PREVIOUS_FILE}; to start a new run from weights that are whole, use model.weights=FILE"
+            )
+        return None
+
+    def _read(self, name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        path = self.folder / name
+        state = read_state(path)
+        weights, info = read_weights(self.folder / "weights" / Path(str(state["weights"])).name)
+        if info.step != state["step"]:
+            raise ValueError(f"{path}: step {state['step']}, but {state['weights']} is of step {info.step}")
+        return state, weights
 
     def _write_state(self, state: dict[str, Any]) -> None:
-        import io
-
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_atomically(self.folder / STATE_FILE, buffer.getvalue())
+        write_atomically(self.folder / STATE_FILE, buffer.getbuffer())
+
+    def what_is_there(self) -> str:
+        """What can be resumed, for the end of a message."""
+        if self.step is None:
+            return "no checkpoint was saved yet"
+        return f"the last good checkpoint is that of step {self.step}; `dcn train --resume {self.folder}` resumes it"
 
 
-def _link(source: Path, name: Path) -> None:
-    """Give a file a second name, replacing what stood there; a copy where the file system has no links."""
-    temporary = name.with_name(f".{name.name}.tmp")
-    temporary.unlink(missing_ok=True)
+def read_state(path: Path) -> dict[str, Any]:
+    """Read a trainer state; nothing in it is run, and its checksums are compared.
+
+    Raises:
+        ValueError: it is damaged, or not a trainer state.
+    """
     try:
-        os.link(source, temporary)
-    except OSError:
-        write_atomically(name, source.read_bytes())
-        return
-    temporary.replace(name)
+        # The archive has a checksum for each record, which torch.load does not look at.
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is None:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ValueError(f"{path}: the file is damaged or cut off ({reason or type(error).__name__})") from None
+    if damaged is not None:
+        raise ValueError(f"{path}: the file is damaged: its contents do not match its checksum")
+    if not isinstance(state, dict) or not {"step", "weights"} <= state.keys():
+        raise ValueError(f"{path}: expected the state of a training, got something else")
+    return state
+
+
+def _load_weights(model: nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"{folder}: the checkpoint is of another model than the recipe names; resume with the settings of model "
+            f"and data that the run has, or start a new run with model.weights={folder} ({detail})"
+        ) from None
 
 
 def find_weights(run: Path) -> Path:
-    """The best weights of a run folder, or the last ones where none was judged yet.
+    """The best weights of a run folder, or the last ones where none was evaluated yet.
 
     Raises:
         ValueError: the folder holds neither.

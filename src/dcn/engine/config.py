@@ -1,4 +1,4 @@
-"""What a recipe may say: one frozen dataclass per section, each checking itself.
+"""The sections of a recipe: one frozen dataclass per section, and each checks itself.
 
 The unit of ``schedule`` (epochs or steps) is the unit of every length in a recipe: milestones, ``eval.every`` and
 ``checkpoint_every``. A step is one update of the weights.
@@ -6,22 +6,31 @@ The unit of ``schedule`` (epochs or steps) is the unit of every length in a reci
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-WINDOW_GRID = 16
-"""Windows of `SegmentConfig` start at multiples of this: the stride of the networks, whose cells then lie as before."""
+from dcn.tta import TTA
+
+
+def _check_range(name: str, value: float, least: float, most: float = math.inf, *, above: bool = False) -> None:
+    """Refuse a number outside of ``least .. most`` (``above``: ``least`` itself too), NaN and infinity."""
+    if math.isfinite(value) and (value > least if above else value >= least) and value <= most:
+        return
+    bound = f"above {least:g}" if above else f"of {least:g} or more"
+    upper = "" if most == math.inf else f" and at most {most:g}"
+    raise ValueError(f"{name}: expected a number {bound}{upper}, got {value:g}")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network, and what it starts from.
+    """The model, and the weights it starts from.
 
     Attributes:
         name: a name of ``dcn models``.
         options: keyword options of its builder.
-        weights: file with weights of the whole network to start from.
-        backbone_weights: file with weights of the backbone alone; either may be the name of a file that comes with the
+        weights: file or run folder with weights of the whole model to start from.
+        backbone_weights: file with weights of the backbone alone. Either may be the name of a file that comes with the
             recipes (``synthetic_r18.safetensors``).
     """
 
@@ -33,16 +42,20 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which images.
+    """The images.
 
     Attributes:
         format: ``voc``, ``coco``, ``synthetic``...
-        root: folder of the data, relative to the working directory; ``None`` for data that is drawn.
-        train: name of the split to train on.
-        val: name of the split evaluated while training.
-        test: name of the split that ``dcn eval`` takes.
-        classes: class names in order; ``None`` takes those of the training split.
-        options: keyword options of the data set's reader.
+        root: folder of the data, relative to the working directory; ``None`` for generated data.
+        train: name of the split for training.
+        val: name of the split that is evaluated during training.
+        test: name of the split that ``dcn eval`` evaluates.
+        classes: class names in order; ``None``: those of the training split.
+        options: keyword options of the format's reader.
+        broken: what happens at an image that cannot be decoded. ``refuse``: the run stops and names the file; ``skip``:
+            another image takes its place; ``repair``: a JPEG without its end is decoded as far as it goes, any
+            other damaged image is skipped.
+        allow_shared: permit images that are in the training split and in the validation split.
     """
 
     format: str
@@ -52,20 +65,51 @@ class DataConfig:
     test: str = "test"
     classes: tuple[str, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    broken: Literal["refuse", "skip", "repair"] = "refuse"
+    allow_shared: bool = False
+
+
+@dataclass(frozen=True)
+class ColorConfig:
+    """Random changes of color in training; all zero: none.
+
+    Attributes:
+        brightness: the values are multiplied by a random factor in ``1 - brightness .. 1 + brightness``.
+        contrast: likewise the distance from the mean gray.
+        saturation: likewise the distance from the gray of the same pixel.
+        hue: largest rotation of the hue in degrees, either way.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("brightness", "contrast", "saturation"):
+            _check_range(name, getattr(self, name), 0, 1)
+        _check_range("hue", self.hue, 0, 180)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether colors stay as they are."""
+        return self == ColorConfig()
 
 
 @dataclass(frozen=True)
 class TransformsConfig:
-    """What happens to an image before the network sees it.
+    """What happens to an image before the model sees it.
 
     Attributes:
-        short: shorter side in pixels; one of these is drawn for every training image.
-        long: the longer side never exceeds this.
+        short: shorter side in pixels; each training image gets a random one of these.
+        long: upper limit of the longer side.
         test_short: shorter side in evaluation and prediction; ``None``: the largest of ``short``.
-        flip: probability of a left-right flip in training.
-        scale: smallest and largest factor that both sides are then multiplied by in training; ``None``: none.
-        crop: ``(height, width)`` of the window that is then cut out in training where the image is larger; ``None``:
-            the whole image.
+        flip: probability of a horizontal flip in training.
+        scale: smallest and largest random factor on both sides in training; ``None``: none.
+        crop: ``(height, width)`` of the window that is cut out of a larger image in training; ``None``: none.
+        color: random changes of color in training, see :class:`ColorConfig`.
+        rotation: largest random rotation in training, in degrees either way; 0: none.
+        quarter_turns: rotate training images by a random multiple of 90 degrees.
     """
 
     short: tuple[int, ...] = (800,)
@@ -74,18 +118,25 @@ class TransformsConfig:
     flip: float = 0.5
     scale: tuple[float, float] | None = None
     crop: tuple[int, int] | None = None
+    color: ColorConfig = field(default_factory=ColorConfig)
+    rotation: float = 0.0
+    quarter_turns: bool = False
 
     def __post_init__(self) -> None:
-        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1]:
+        if self.scale is not None and not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ValueError(f"scale: expected two positive factors, the smaller first, got {self.scale}")
         if self.crop is not None and min(self.crop) < 1:
             raise ValueError(f"crop: expected a positive height and width, got {self.crop}")
         if not self.short or min(self.short) < 1:
             raise ValueError(f"short: expected at least one size of 1 pixel or more, got {self.short}")
-        if self.long < max(self.test_size[0], *self.short):
-            raise ValueError(f"long: expected at least the largest shorter side {max(self.short)}, got {self.long}")
+        if self.test_short is not None:
+            _check_range("test_short", self.test_short, 1)
+        largest = max(self.test_size[0], *self.short)
+        if self.long < largest:
+            raise ValueError(f"long: expected at least the largest shorter side {largest}, got {self.long}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip: expected a probability in [0, 1], got {self.flip}")
+        _check_range("rotation", self.rotation, 0, 180)
 
     @property
     def test_size(self) -> tuple[int, int]:
@@ -98,38 +149,42 @@ class WarmupConfig:
     """Lower learning rate at the start.
 
     Attributes:
-        steps: number of updates; 0 switches it off.
+        steps: number of steps; 0 switches the warm-up off.
         factor: the learning rate starts at ``factor * lr``.
-        kind: ``constant`` stays at that factor (original code), ``linear`` climbs to 1 (mmdet).
+        kind: ``constant`` keeps that factor (original code), ``linear`` raises it to 1 (mmdetection).
     """
 
     steps: int = 0
     factor: float = 0.1
     kind: Literal["constant", "linear"] = "linear"
 
+    def __post_init__(self) -> None:
+        _check_range("steps", self.steps, 0)
+        _check_range("factor", self.factor, 0, 1)
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Length, batch and optimiser.
+    """Length, batch and optimizer.
 
     Attributes:
         epochs: passes over the training images (fractions are fine); or
         steps: updates of the weights. Exactly one of the two is given.
-        batch_size: images of one update, over all processes and accumulated parts together.
+        batch_size: images of one step, over all processes and accumulated parts together.
         accumulate: a batch is computed in this many parts, one after another, to save memory.
         lr: learning rate.
         lr_batch_size: the batch size that ``lr`` is for: the rate used is ``lr * batch_size / lr_batch_size``.
             ``None``: ``lr`` is used as it stands.
         momentum: of the gradient.
-        momentum_form: ``torch``: the rate multiplies the momentum buffer; ``mxnet``: it goes into the buffer, as in the
-            original code, which differs at every change of the rate.
+        momentum_form: ``torch``: the rate multiplies the momentum buffer; ``mxnet``: the rate goes into the buffer, as
+            in the original code, which differs at every change of the rate.
         weight_decay: L2 penalty.
-        decay_bias: ``True`` decays every parameter (mmdet), ``False`` only those named ``...weight`` (original code).
+        decay_bias: ``True`` decays every parameter (mmdetection), ``False`` only those named ``...weight`` (original).
         warmup: see :class:`WarmupConfig`.
         milestones: after each of these (in epochs or steps, as the schedule) the rate is multiplied by ``gamma``.
         gamma: see ``milestones``.
-        lr_multipliers: glob pattern on parameter names -> factor on the rate; the first match counts. Networks of the
-            original code bring their published factors along; a pattern here comes before those.
+        lr_multipliers: glob pattern on parameter names -> factor on the rate; the first match counts. Models of the
+            original code carry their published factors; a pattern here comes before those.
         clip_norm: largest norm of the whole gradient; ``None``: no clipping.
     """
 
@@ -155,14 +210,31 @@ class ScheduleConfig:
                 f"steps: give either steps or epochs (the unit of milestones and eval.every too), got "
                 f"steps={self.steps} and epochs={self.epochs}; set one of them to null"
             )
-        if (self.epochs or self.steps or 0) <= 0:
-            raise ValueError(f"steps: expected a positive length, got {self.epochs or self.steps}")
+        if self.epochs is not None:
+            _check_range("epochs", self.epochs, 0, above=True)
+        if self.steps is not None:
+            _check_range("steps", self.steps, 1)
         if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size: expected a positive multiple of accumulate ({self.accumulate}), got {self.batch_size}"
             )
+        self._check_optimizer()
+        for milestone in self.milestones:
+            _check_range("milestones", milestone, 0, above=True)
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones: expected rising numbers, got {list(self.milestones)}")
+
+    def _check_optimizer(self) -> None:
+        _check_range("lr", self.lr, 0, above=True)
+        if self.lr_batch_size is not None:
+            _check_range("lr_batch_size", self.lr_batch_size, 1)
+        _check_range("momentum", self.momentum, 0, 1)
+        _check_range("weight_decay", self.weight_decay, 0)
+        _check_range("gamma", self.gamma, 0, 1, above=True)
+        for pattern, factor in self.lr_multipliers.items():
+            _check_range(f"lr_multipliers.{pattern}", factor, 0)
+        if self.clip_norm is not None:
+            _check_range("clip_norm", self.clip_norm, 0, above=True)
 
     @property
     def scaled_lr(self) -> float:
@@ -170,70 +242,30 @@ class ScheduleConfig:
         return self.lr if self.lr_batch_size is None else self.lr * self.batch_size / self.lr_batch_size
 
     def in_steps(self, length: float, steps_per_epoch: int) -> int:
-        """A length in the unit of the schedule as a number of updates."""
+        """A length in the unit of the schedule as a number of steps."""
         return int(length) if self.epochs is None else round(length * steps_per_epoch)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Updates of the whole run, at least one."""
+        """Steps of the whole run, at least one."""
         return max(1, self.in_steps(self.epochs or self.steps or 1, steps_per_epoch))
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
-    """Test-time options: several scales, mirror images, and how their detections are put together.
-
-    Without any of them the network is asked once, at its test size, and chooses by its own rule.
-
-    Attributes:
-        scales: ``(shorter side, largest longer side)`` of each pass; empty: one pass at the test size.
-        flip: every pass also on the mirror image.
-        suppression: ``nms``, or soft-NMS with either decay.
-        iou: overlap above which a box suppresses another of its class; ``None``: the network's own.
-        sigma: width of the decay of ``soft_nms_gaussian`` (original FPN: 0.6).
-        box_voting: overlap from which boxes vote in iterative box averaging; ``None``: off.
-        class_thresholds: least score by class name.
-        max_per_image: detections kept; ``None``: the network's own number.
-    """
-
-    scales: tuple[tuple[int, int], ...] = ()
-    flip: bool = False
-    suppression: Literal["nms", "soft_nms_linear", "soft_nms_gaussian"] = "nms"
-    iou: float | None = None
-    sigma: float = 0.5
-    box_voting: float | None = None
-    class_thresholds: dict[str, float] = field(default_factory=dict)
-    max_per_image: int | None = None
-
-    def __post_init__(self) -> None:
-        for short, long in self.scales:
-            if not 1 <= short <= long:
-                raise ValueError(f"scales: expected pairs (shorter, longer) such as [800, 1333], got {[short, long]}")
-        for name, overlap in (("iou", self.iou), ("box_voting", self.box_voting)):
-            if overlap is not None and not 0 <= overlap <= 1:
-                raise ValueError(f"{name}: expected an overlap in [0, 1], got {overlap}")
-        if not self.sigma > 0:
-            raise ValueError(f"sigma: expected a number above 0, got {self.sigma}")
-        if self.max_per_image is not None and self.max_per_image < 1:
-            raise ValueError(f"max_per_image: expected 1 or more, got {self.max_per_image}")
-        for name, threshold in self.class_thresholds.items():
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"class_thresholds.{name}: expected a score in [0, 1], got {threshold}")
-
-
-@dataclass(frozen=True)
 class EvalConfig:
-    """How the network is judged.
+    """How the model is evaluated.
 
     Attributes:
-        every: evaluate the validation split this often (unit of the schedule) and at the end.
-        metric: ``coco``, ``voc``, or ``miou`` for label maps.
+        every: the validation split is evaluated this often (unit of the schedule) and at the end.
+        metric: ``coco`` or ``voc`` for detections, ``miou`` for segmentation masks.
         voc_method: area under the curve, or the 11 points of VOC 2007; for ``metric: voc``.
-        best: the figure that decides which weights are kept as ``best``; ``None``: AP, or AP50 for ``voc``,
-            or mIoU.
-        images: evaluate only this many images while training (spread over the split); ``None``: all.
+        best: the metric that decides which weights are kept as ``best``; ``None``: AP, or AP50 for ``voc``, or mIoU.
+        images: number of images evaluated during training, spread over the split; ``None``: all.
         pictures: validation images drawn into the run folder at each evaluation.
         batch_size: images of one forward pass.
-        testing: test-time options of ``dcn eval``; evaluation while training does without.
+        compare_at: segmentation: at which size masks are compared. ``annotation`` resizes the prediction (Cityscapes),
+            ``prediction`` resizes the annotation (the original code for Pascal VOC); both nearest.
+        absent: segmentation: how a class counts that is neither annotated nor predicted: ``zero`` (the original code)
+            or ``skip`` (the scripts of Cityscapes).
     """
 
     every: float = 1.0
@@ -243,44 +275,15 @@ class EvalConfig:
     images: int | None = None
     pictures: int = 4
     batch_size: int = 1
-    testing: InferenceConfig = field(default_factory=InferenceConfig)
-
-    def __post_init__(self) -> None:
-        if self.every <= 0:
-            raise ValueError(f"every: expected a positive length, got {self.every}")
-
-
-@dataclass(frozen=True)
-class SegmentConfig:
-    """How a network for label maps is tested.
-
-    Attributes:
-        scales: the image is seen at each of these factors, and the probabilities are averaged.
-        flip: see each of them mirrored too.
-        window: ``(height, width)`` of the windows that a larger image is cut into, in pixels of the resized image;
-            memory then does not grow with the image. ``None``: the whole image at once.
-        overlap: pixels that neighbouring windows share; each pixel is taken from the window that has it further inside.
-        compare_at: which size is compared: ``annotation`` resizes the prediction (Cityscapes), ``prediction`` resizes
-            the annotation (the original code for Pascal VOC); both nearest.
-        absent: what a class counts that is neither annotated nor predicted: ``zero`` (the original code) or ``skip``
-            (the scripts of Cityscapes).
-    """
-
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    window: tuple[int, int] | None = None
-    overlap: int = 128
     compare_at: Literal["annotation", "prediction"] = "annotation"
     absent: Literal["skip", "zero"] = "zero"
 
     def __post_init__(self) -> None:
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales: expected at least one positive factor, got {list(self.scales)}")
-        if self.window is not None and not 0 <= self.overlap <= min(self.window) - WINDOW_GRID:
-            raise ValueError(
-                f"window: expected sides at least {WINDOW_GRID} pixels longer than overlap={self.overlap}, "
-                f"got {list(self.window)}"
-            )
+        _check_range("every", self.every, 0, above=True)
+        if self.images is not None:
+            _check_range("images", self.images, 1)
+        _check_range("pictures", self.pictures, 0)
+        _check_range("batch_size", self.batch_size, 1)
 
 
 @dataclass(frozen=True)
@@ -293,12 +296,13 @@ class Recipe:
         schedule: see :class:`ScheduleConfig`.
         transforms: see :class:`TransformsConfig`.
         eval: see :class:`EvalConfig`.
-        segment: see :class:`SegmentConfig`; only for networks for label maps.
+        tta: test-time augmentation of ``dcn eval``, see :class:`dcn.tta.TTA`; evaluation during training of a detector
+            does without.
         amp: mixed precision: ``off``, ``bf16`` (CPU and GPU) or ``fp16`` (GPU).
         seed: of weights, order of the images and everything random.
         workers: processes that load images; 0 loads in the training process.
-        log_every: updates between two lines of the log.
-        checkpoint_every: how often the state is saved (unit of the schedule); ``None``: at every evaluation.
+        log_every: steps between two lines of the log.
+        checkpoint_every: how often a checkpoint is saved (unit of the schedule); ``None``: at every evaluation.
     """
 
     model: ModelConfig
@@ -306,7 +310,7 @@ class Recipe:
     schedule: ScheduleConfig
     transforms: TransformsConfig = field(default_factory=TransformsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    segment: SegmentConfig = field(default_factory=SegmentConfig)
+    tta: TTA = field(default_factory=TTA)
     amp: Literal["off", "bf16", "fp16"] = "off"
     seed: int = 0
     workers: int = 2
@@ -314,7 +318,8 @@ class Recipe:
     checkpoint_every: float | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 0 or self.log_every < 1:
-            raise ValueError(
-                f"workers: expected 0 or more, and log_every 1 or more, got {self.workers} and {self.log_every}"
-            )
+        _check_range("seed", self.seed, 0, 2**63 - 1)
+        _check_range("workers", self.workers, 0)
+        _check_range("log_every", self.log_every, 1)
+        if self.checkpoint_every is not None:
+            _check_range("checkpoint_every", self.checkpoint_every, 0, above=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,12 @@ class World:
             return model
         # A parameter without use in one step (the offsets of a pyramid level without regions) must not stall it.
         return nn.parallel.DistributedDataParallel(model, find_unused_parameters=True)
+
+    def exchange(self, model: nn.Module, last: bool) -> AbstractContextManager[None]:
+        """The context of one part of a batch: only the last part exchanges gradients between processes."""
+        if isinstance(model, nn.parallel.DistributedDataParallel) and not last:
+            return model.no_sync()
+        return nullcontext()
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process; all of them must call it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -20,18 +20,18 @@ def parameter_groups(
     lr_multipliers: Mapping[str, float] | None = None,
     own_multipliers: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters gathered by what the optimiser must do with them.
+    """Trainable parameters gathered by what the optimizer must do with them.
 
     Args:
         named: ``model.named_parameters()``.
         weight_decay: L2 penalty.
-        decay_bias: ``True``: every parameter decays (mmdet). ``False``: only names that end in ``weight``, norm scales
-            included; biases and shifts do not (rule of the original MXNet code, whose norm scales are ``gamma``).
+        decay_bias: ``True``: every parameter decays (mmdetection). ``False``: only names that end in ``weight``, norm
+            scales included; biases and shifts do not (rule of the original MXNet code; its norm scales are ``gamma``).
         lr_multipliers: glob pattern on the name -> factor on the learning rate; the first match counts.
-        own_multipliers: name -> factor, for parameters that no pattern matches: what the network was published with.
+        own_multipliers: name -> factor, for parameters that no pattern matches: the published ones of the model.
 
     Returns:
-        Groups for an optimiser with ``params``, ``names``, ``weight_decay`` and ``lr_multiplier``.
+        Groups for an optimizer with ``params``, ``names``, ``weight_decay`` and ``lr_multiplier``.
 
     Raises:
         ValueError: a pattern matches no trainable parameter, or nothing is trainable.
@@ -87,7 +87,7 @@ class MxnetSGD(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient; ``closure`` is not used."""
+        """Change every parameter that has a gradient; ``closure`` is not used."""
         for group in self.param_groups:
             weights = [p for p in group["params"] if p.grad is not None]
             if weights:
@@ -105,9 +105,9 @@ class MxnetSGD(Optimizer):
 
 
 def lr_factor(step: int, schedule: ScheduleConfig, steps_per_epoch: int) -> float:
-    """What the learning rate is multiplied by at update ``step`` (from 0): warm-up times the drops passed.
+    """What the learning rate is multiplied by at ``step`` (from 0): warm-up times the drops passed.
 
-    During a constant warm-up the factor is ``warmup.factor``; a linear one climbs from it to 1 (mmdet:
+    During a constant warm-up the factor is ``warmup.factor``; a linear one rises from it to 1 (mmdetection:
     ``1 - (1 - step / steps) * (1 - factor)``). From the milestone's own step on the rate is multiplied by ``gamma``.
     """
     warmup = schedule.warmup
@@ -125,6 +125,9 @@ def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_multiplier"]
 
 
-def clip_gradients(parameters: Sequence[Tensor], largest: float) -> float:
-    """Scale the whole gradient down to the norm ``largest`` where it is longer; returns the norm found."""
-    return float(nn.utils.clip_grad_norm_(parameters, largest))
+def gradient_norm(parameters: Iterable[Tensor], largest: float | None = None) -> float:
+    """The norm of the whole gradient; where it is longer than ``largest``, the gradient is scaled down to that."""
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    if largest is not None:
+        return float(nn.utils.clip_grad_norm_(trained, largest))
+    return float(nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None]))

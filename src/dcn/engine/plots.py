@@ -7,30 +7,30 @@ from typing import Any
 
 from dcn.engine.log import METRICS_FILE, read_rows
 
-_NOT_LOSSES = ("lr", "epoch", "seconds", "images_per_second", "gpu_gib")
+_NOT_LOSSES = ("lr", "epoch", "images_per_second", "gpu_gib")
 
 
 def draw_plots(folder: Path) -> list[Path]:
     """Draw what there is to draw in a run folder; returns the files written."""
     rows = read_rows(folder / METRICS_FILE)
     training = [row for row in rows if row["kind"] == "train"]
-    judged = [row for row in rows if row["kind"] == "eval"]
-    losses = [name for name in _figures(training) if name not in _NOT_LOSSES]
-    scores = [name for name in _figures(judged) if name.startswith(("AP", "mIoU")) and "/" not in name]
+    evaluated = [row for row in rows if row["kind"] == "eval"]
+    losses = [name for name in _columns(training) if name not in _NOT_LOSSES and "/" not in name]
+    scores = [name for name in _columns(evaluated) if name.startswith(("AP", "mIoU")) and "/" not in name]
     written = []
-    for file, title, names, table in (("loss", "loss", losses, training), ("ap", "validation", scores, judged)):
+    for file, title, names, table in (("loss", "loss", losses, training), ("ap", "validation", scores, evaluated)):
         if names:
             written.append(folder / f"{file}.png")
             _draw(written[-1], title, names, table)
     return written
 
 
-def _figures(rows: list[dict[str, Any]]) -> list[str]:
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
     return [name for name in rows[-1] if name not in ("kind", "step")] if rows else []
 
 
 def _draw(path: Path, title: str, names: list[str], rows: list[dict[str, Any]]) -> None:
-    # Not pyplot: its global state would pick a window system, and this may run beside a user's own figures.
+    # Not pyplot: its global state would pick a window system, and this may run beside a user's own plots.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from dcn.engine.config import InferenceConfig, Recipe, SegmentConfig
-from dcn.engine.typed import nearest, parse
+from dcn.checksums import open_sealed, seal
+from dcn.engine.config import Recipe
+from dcn.engine.legacy import current_keys
+from dcn.suggest import suggest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, so that ``1e-4`` is a number and ``off`` a word; a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        mapping: dict[Hashable, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.construct_object(key_node, deep=deep)
-            if key in mapping:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            mapping[key] = self.construct_object(value_node, deep=True)
-        return mapping
-
-
-_Loader.yaml_implicit_resolvers = {}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|\.(?:inf|Inf|nan))$"),
-    list("-+.0123456789"),
-)
+MAX_RECIPE_BYTES = 1_000_000
+MAX_BASES = 20
+_SAME_PRECISION = {"fp32": "off", "float32": "off"}
 
 
 def recipe_names() -> list[str]:
@@ -46,35 +24,33 @@ def recipe_names() -> list[str]:
 
 
 def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
-    """The file of a shipped recipe or of a path (``beside``: folder that relative paths are looked for in first).
+    """The file of a shipped recipe or of a path.
+
+    Args:
+        name: a path, or the name of a shipped recipe.
+        beside: folder in which ``name`` is looked for first, with or without ``.yaml``.
 
     Raises:
         ValueError: no such recipe or file.
     """
     text = str(name)
-    if text.endswith((".yaml", ".yml")) or "/" in text:
-        for path in ([beside / text] if beside else []) + [Path(text)]:
-            if path.is_file():
-                return path
-        raise ValueError(f"recipe {text!r}: no such file")
-    path = RECIPES / f"{text}.yaml"
-    if not path.is_file():
-        raise ValueError(f"recipe {text!r}: neither shipped nor a .yaml file; {nearest(text, recipe_names())}")
-    return path
+    path = Path(text).expanduser()
+    is_path = text.endswith((".yaml", ".yml")) or "/" in text
+    candidates = [path] if is_path else [RECIPES / f"{text}.yaml"]
+    if beside is not None:
+        candidates = [beside / path, beside / f"{path}.yaml", *candidates]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    if is_path:
+        raise ValueError(f"recipe {text!r}: no such file (looked for from {beside or Path.cwd()})")
+    hint = suggest(text, recipe_names(), lists="`dcn train --list`")
+    raise ValueError(f"recipe {text!r}: neither a shipped recipe nor a .yaml file; {hint}")
 
 
-def find_weights_file(name: str | Path) -> Path:
-    """A weights file: the path itself, or a file of that name among the weights that come with the recipes.
-
-    Raises:
-        ValueError: neither is there.
-    """
-    shipped = RECIPES / "weights"
-    found = next((path for path in (Path(name), shipped / name) if path.is_file()), None)
-    if found is None:
-        names = sorted(path.name for path in shipped.iterdir())
-        raise ValueError(f"weights {str(name)!r}: no such file, and not one that is shipped ({', '.join(names)})")
-    return found
+def shipped_weights() -> dict[str, Path]:
+    """The weights files that come with the recipes, by name."""
+    return {path.name: path for path in sorted((RECIPES / "weights").iterdir())}
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -82,47 +58,41 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         name: shipped name or path of a YAML file.
-        overrides: ``"schedule.lr=0.01"``...; the value is read as YAML.
+        overrides: ``"schedule.lr=0.01"``, ``"transforms.short=480,640"``...; see :mod:`dcn.engine.parse`.
 
     Raises:
         ValueError: unknown file, unknown key, wrong type or value; the message names the key.
     """
+    from dcn.engine.parse import override, parse
+
     data = _read_with_bases(find_recipe(name), ())
-    for override in overrides:
-        _override(data, override)
+    for text in overrides:
+        override(data, text)
+    if isinstance(amp := data.get("amp"), str):
+        data["amp"] = _SAME_PRECISION.get(amp, amp)
     try:
         return parse(Recipe, data)
     except ValueError as error:
         raise ValueError(f"recipe {str(name)!r}: {error}") from None
 
 
-def parse_testing(overrides: Sequence[str]) -> InferenceConfig:
-    """Test-time options from ``"flip=true"``, ``"scales=[[480, 800], [800, 1333]]"``...; values are YAML.
-
-    Raises:
-        ValueError: unknown key, wrong type or value.
-    """
-    data: dict[str, Any] = {}
-    for override in overrides:
-        _override(data, override)
-    return parse(InferenceConfig, data, "testing")
-
-
-def parse_segment(overrides: Sequence[str]) -> SegmentConfig:
-    """Test-time options for label maps from ``"flip=true"``, ``"scales=[0.75, 1, 1.25]"``...; values are YAML.
-
-    Raises:
-        ValueError: unknown key, wrong type or value.
-    """
-    data: dict[str, Any] = {}
-    for override in overrides:
-        _override(data, override)
-    return parse(SegmentConfig, data, "segment")
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe with ``~`` and relative paths resolved from here, so that its run evaluates from any directory."""
+    data, model = recipe.data, recipe.model
+    root = None if data.root is None else str(Path(data.root).expanduser().absolute())
+    files = {key: Path(getattr(model, key) or "").expanduser() for key in ("weights", "backbone_weights")}
+    # The name of a shipped file stays a name: another machine has it elsewhere.
+    found: dict[str, Any] = {
+        key: str(path.absolute()) for key, path in files.items() if getattr(model, key) and path.exists()
+    }
+    return replace(recipe, data=replace(data, root=root), model=replace(model, **found))
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The whole recipe as YAML that :func:`load_recipe` reads back to an equal one."""
-    return yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False)
+    """The whole recipe as YAML that :func:`load_recipe` reads back to an equal one, below a line with its checksum."""
+    import yaml
+
+    return seal(yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True))
 
 
 def _plain(value: Any) -> Any:
@@ -134,18 +104,36 @@ def _plain(value: Any) -> Any:
 
 
 def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    if path in seen:
-        raise ValueError(f"recipe {path}: its bases lead back to itself: {' -> '.join(p.name for p in (*seen, path))}")
+    from dcn.engine.bounded_yaml import read_yaml
+
+    if path.resolve() in seen:
+        names = " -> ".join(p.name for p in (*seen, path))
+        raise ValueError(f"recipe {path}: its bases lead back to itself: {names}")
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from None
+        data = read_yaml(_sealed_part(path))
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: {error}") from None
     if not isinstance(data, dict):
         raise ValueError(f"recipe {path}: expected a mapping of sections, got {type(data).__name__}")
     base = data.pop("base", None)
+    data = current_keys(data)
     if base is None:
         return data
-    return _merge(_read_with_bases(find_recipe(str(base), path.parent), (*seen, path)), data)
+    if len(seen) >= MAX_BASES:
+        raise ValueError(f"recipe {path}: expected at most {MAX_BASES} bases one upon the other, got more")
+    return _merge(_read_with_bases(find_recipe(str(base), path.parent), (*seen, path.resolve())), data)
+
+
+def _sealed_part(path: Path) -> str | bytes:
+    """The document of a recipe file; where it carries a checksum, the checksum fits."""
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise ValueError(f"expected at most {MAX_RECIPE_BYTES:,} bytes, got {path.stat().st_size:,}")
+    content = path.read_bytes()
+    try:
+        return open_sealed(content.decode(), path.name)
+    except UnicodeDecodeError:
+        # UTF-16 has a mark that the YAML reader knows; anything else it refuses.
+        return content
 
 
 def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,19 +142,3 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ValueError(f"override {text!r}: expected key=value, such as schedule.lr=0.01")
-    *sections, last = key.split(".")
-    for section in sections:
-        inner = data.setdefault(section, {})
-        if not isinstance(inner, dict):
-            raise ValueError(f"override {text!r}: {section!r} is a value, not a section")
-        data = inner
-    try:
-        data[last] = yaml.load(value, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"override {text!r}: not valid YAML: {' '.join(str(error).split())}") from None

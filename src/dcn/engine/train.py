@@ -1,38 +1,45 @@
-"""The training loop: batches in, losses down, everything written so that a killed run goes on where it was saved."""
+"""The training loop: batches in, losses down, and everything written so that a killed run can be resumed."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
 
-from dcn.engine.checkpoint import Checkpoints
+from dcn.engine.checkpoint import Checkpoints, not_finite
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
-from dcn.engine.log import Console, RunLog
-from dcn.engine.optim import clip_gradients, lr_factor, make_optimizer, set_learning_rate
+from dcn.engine.lock import locked
+from dcn.engine.log import LOGGER, Console, RunLog, read_rows
+from dcn.engine.memory import memory_advice
+from dcn.engine.optim import gradient_norm, lr_factor, make_optimizer, set_learning_rate
 from dcn.engine.plots import draw_plots
+from dcn.engine.stop import stop_requests
 from dcn.structures import Sample
+from dcn.suggest import suggest
 
 Batches = Callable[[int], Iterator[list[Sample]]]
-"""``batches(start)``: this process's samples of update ``start``, ``start + 1``, ... without end."""
+"""``batches(start)``: this process's samples of step ``start``, ``start + 1``, ... without end."""
 
-Evaluate = Callable[[int], dict[str, float]]
-"""Judges the model after a number of updates; called in every process, figures in the first."""
+Evaluate = Callable[[int], Mapping[str, float]]
+"""Evaluates the model after a number of steps; called in every process, the metrics count in the first."""
+
+Probe = Callable[[], AbstractContextManager[Callable[[], Mapping[str, float]]]]
+"""``with probe() as values: step`` watches one step; ``values()`` are numbers for the log, such as sizes of offsets."""
 
 
 class DivergedError(ValueError):
-    """A loss is NaN or infinite."""
+    """A loss, a gradient or a weight is NaN or infinite."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +47,15 @@ class Outcome:
     """How a training ended.
 
     Attributes:
-        step: updates made.
-        finished: whether that is all of them (else it was interrupted and saved).
-        figures: of the last evaluation.
-        best: the best value of the deciding figure.
+        step: steps made.
+        finished: whether that is all of them (else it was interrupted, and its checkpoint is saved).
+        metrics: of the last evaluation.
+        best: the best value of the deciding metric.
     """
 
     step: int
     finished: bool
-    figures: dict[str, float]
+    metrics: dict[str, float]
     best: float | None
 
 
@@ -62,79 +69,43 @@ def train(
     *,
     options: dict[str, Any] | None = None,
     evaluate: Evaluate | None = None,
+    metric_names: Collection[str] | None = None,
+    probe: Probe | None = None,
 ) -> Outcome:
-    """Train a model, or go on training it where the run folder has a saved state.
+    """Train a model, or resume its training where the run folder has a checkpoint.
 
     Args:
         model: ``model(images, targets)`` gives a dict of scalar losses in training mode.
         batches: see :data:`Batches`; each list holds ``batch_size / world.size`` samples.
-        steps_per_epoch: updates that show every image once.
+        steps_per_epoch: steps that show every image once.
         recipe: schedule, precision, seed and intervals.
         folder: the run folder; it exists.
         world: this process among the others.
         options: what the model was built with, for the weights files; default ``recipe.model.options``.
         evaluate: see :data:`Evaluate`.
+        metric_names: names of the metrics that ``evaluate`` gives; with them ``eval.best`` is checked at the start.
+        probe: see :data:`Probe`; used in the steps that the log has a row for.
 
     Raises:
-        DivergedError: a loss became NaN or infinite; the message names it and the step.
+        DivergedError: a loss, gradient or weight became NaN or infinite; the message names it, the step and the last
+            good checkpoint. Nothing that is not finite is written.
+        LockedError: another process trains in the run folder.
+        OutOfMemoryError: the message says which keys lower the use of memory.
+        ValueError: ``eval.best`` is no metric, or both checkpoints of the folder are damaged or of another model.
     """
-    trainer = _Trainer(model, steps_per_epoch, recipe, folder, world, options)
-    try:
-        with stop_requests() as stop:
-            return trainer.fit(batches, evaluate, stop)
-    finally:
-        trainer.close()
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """Seed of everything random in one update: a function of these three, so that resuming needs no saved stream."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM in the list it gives, so that the update is finished; a second one acts at once.
-
-    Outside the main thread signals cannot be caught and the list stays empty.
-    """
-    seen: list[int] = []
-    before: dict[signal.Signals, Any] = {}
-
-    def note(number: int, _: FrameType | None) -> None:
-        seen.append(number)
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-    try:
-        for name in (signal.SIGINT, signal.SIGTERM):
-            before[name] = signal.signal(name, note)
-    except ValueError:
-        before.clear()
-    try:
-        yield seen
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)
-
-
-@dataclass
-class _Window:
-    """Losses since the last line of the log."""
-
-    sums: dict[str, float] = field(default_factory=dict)
-    steps: int = 0
-
-    def add(self, losses: dict[str, float]) -> None:
-        for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += 1
-
-    def means(self) -> dict[str, float]:
-        return {name: value / self.steps for name, value in self.sums.items()}
+    if metric_names is not None:
+        best_metric(metric_names, recipe.eval.best)
+    with locked(folder) if world.is_main else nullcontext():
+        trainer = _Trainer(model, steps_per_epoch, recipe, folder, world, options)
+        try:
+            with stop_requests(tell=world.is_main) as stop:
+                return trainer.fit(batches, evaluate, probe, stop)
+        finally:
+            trainer.close()
 
 
 class _Trainer:
-    """Everything that changes while training."""
+    """Everything that changes during training."""
 
     def __init__(
         self,
@@ -150,32 +121,42 @@ class _Trainer:
         self.total = self.schedule.total_steps(steps_per_epoch)
         self.model = model.to(world.device)
         self.optimizer = make_optimizer(self.model, self.schedule)
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.amp == "fp16")
+        self.scaler = GradScaler(world.device.type, enabled=recipe.amp == "fp16")
         self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options)
         self.step, self.best = 0, -math.inf
-        self.window, self.figures = _Window(), dict[str, float]()
+        self.means, self.metrics = _RunningMeans(), dict[str, float]()
         self._restore()
         self.parallel = world.wrap(self.model)
         self.log = RunLog(folder, self.step) if world.is_main else None
         self.console = Console(self.total, self.step, show=world.is_main)
 
-    def fit(self, batches: Batches, evaluate: Evaluate | None, stop: list[int]) -> Outcome:
+    def fit(self, batches: Batches, evaluate: Evaluate | None, probe: Probe | None, stop: list[int]) -> Outcome:
         """Run to the end, or to the first stop request."""
+        if evaluate is not None and self._evaluation_is_missing():
+            self._evaluate(evaluate)
         self.parallel.train()
         source = batches(self.step)
         since = time.perf_counter()
-        while self.step < self.total:
-            self.window.add(self._update(next(source)))
+        stopping = self.world.any(bool(stop))
+        while self.step < self.total and not stopping:
+            logged = (self.step + 1) % self.recipe.log_every == 0 or self.step + 1 == self.total
+            samples = next(source)
+            with probe() if probe is not None and logged else nullcontext(dict) as watched:
+                self.means.add(self._train_step(samples))
             self.step += 1
             self.console.advance()
-            if self.step % self.recipe.log_every == 0 or self.step == self.total:
-                self._log(time.perf_counter() - since)
+            if logged:
+                self._log(time.perf_counter() - since, watched())
                 since = time.perf_counter()
-            stopping = self.world.any(bool(stop)) and self.step < self.total
-            self._at_intervals(evaluate, stopping)
-            if stopping:
-                break
-        return Outcome(self.step, self.step >= self.total, self.figures, self.best if self.best > -math.inf else None)
+            stopping = self.world.any(bool(stop))
+            due = evaluate is not None and self._due(self.recipe.eval.every)
+            # First the checkpoint: whatever happens in an evaluation, the training is not lost.
+            if stopping or due or self._due(self.recipe.checkpoint_every or self.recipe.eval.every):
+                self._save()
+            if evaluate is not None and due and not (stopping and self.step < self.total):
+                self._evaluate(evaluate)
+                stopping = self.world.any(bool(stop))
+        return Outcome(self.step, self.step >= self.total, self.metrics, self.best if self.best > -math.inf else None)
 
     def close(self) -> None:
         """Close log and console."""
@@ -183,125 +164,197 @@ class _Trainer:
         if self.log is not None:
             self.log.close()
 
-    def _update(self, samples: list[Sample]) -> dict[str, float]:
+    def _train_step(self, samples: list[Sample]) -> dict[str, float]:
         torch.manual_seed(step_seed(self.recipe.seed, self.step, self.world.rank))
-        rate = self.schedule.scaled_lr * lr_factor(self.step, self.schedule, self.steps_per_epoch)
-        set_learning_rate(self.optimizer, rate)
-        self.optimizer.zero_grad(set_to_none=True)
-        summed: dict[str, Tensor] = {}
-        parts = _split(samples, self.schedule.accumulate)
-        for number, part in enumerate(parts):
-            with self._exchange(last=number == len(parts) - 1):
-                losses = self._backward(part, len(part) / len(samples))
-            for name, value in losses.items():
-                summed[name] = summed.get(name, 0.0) + value
-        self._apply()
-        shared = self.world.mean(summed)
-        return {name: float(value) for name, value in shared.items()}
+        set_learning_rate(self.optimizer, self._learning_rate(self.step))
+        height, width = (max(sample.image.shape[side] for sample in samples) for side in (1, 2))
+        size = f"step {self.step} (schedule.batch_size={self.schedule.batch_size} in schedule.accumulate="
+        size += f"{self.schedule.accumulate} parts, images up to {height} x {width} pixels)"
+        advice = f"raise schedule.accumulate to {2 * self.schedule.accumulate}, which trains the same, or lower "
+        advice += f"schedule.batch_size or transforms.short; {self.checkpoints.what_is_there()}"
+        try:
+            with memory_advice(size, advice):
+                return train_step(self.parallel, samples, self.optimizer, self.scaler, self.recipe, self.world)
+        except DivergedError as error:
+            raise self._diverged(str(error)) from None
 
-    def _backward(self, samples: list[Sample], share: float) -> dict[str, Tensor]:
-        """Gradients of one part of the batch; its losses, weighted by its share."""
-        device = self.world.device
-        images = [sample.image.to(device, non_blocking=True) for sample in samples]
-        # The network moves its targets itself, after it has left out what it does not train on.
-        targets = [sample.target for sample in samples]
-        with autocast(self.recipe.amp, device):
-            losses = self.parallel(images, targets)
-        total = torch.stack([value.float() for value in losses.values()]).sum()
-        self._refuse_divergence(losses, total)
-        self.scaler.scale(total * share).backward()
-        weighted = {name: value.detach().float() * share for name, value in losses.items()}
-        return {"loss": total.detach() * share, **weighted}
+    def _learning_rate(self, step: int) -> float:
+        return self.schedule.scaled_lr * lr_factor(step, self.schedule, self.steps_per_epoch)
 
-    def _apply(self) -> None:
-        if self.schedule.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            clip_gradients(parameters, self.schedule.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-
-    def _exchange(self, last: bool) -> AbstractContextManager[None]:
-        """Only the last part of a batch exchanges gradients between processes."""
-        if isinstance(self.parallel, nn.parallel.DistributedDataParallel) and not last:
-            return self.parallel.no_sync()
-        return nullcontext()
-
-    def _refuse_divergence(self, losses: dict[str, Tensor], total: Tensor) -> None:
-        if not self.world.any(not bool(torch.isfinite(total))):
-            return
-        values = {name: float(value.detach()) for name, value in losses.items()}
-        broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-        raise DivergedError(
-            f"loss: {', '.join(broken) or 'a loss of another process'} at step {self.step}; training cannot go on. "
-            f"Lower schedule.lr ({self.schedule.scaled_lr:g} now), lengthen schedule.warmup, set schedule.clip_norm, "
-            f"or look for broken boxes with `dcn data check`; the state before is in {self.folder}"
+    def _diverged(self, what: str) -> DivergedError:
+        return DivergedError(
+            f"{what} at step {self.step}; training cannot continue. Lower schedule.lr ({self.schedule.lr:g} now), "
+            "lengthen schedule.warmup, set schedule.clip_norm, or look for broken boxes with `dcn data check`; "
+            f"{self.checkpoints.what_is_there()}"
         )
 
-    def _log(self, seconds: float) -> None:
-        images = self.window.steps * self.schedule.batch_size
-        rate = self.schedule.scaled_lr * lr_factor(self.step - 1, self.schedule, self.steps_per_epoch)
-        figures = {"lr": rate, **self.window.means()}
+    def _log(self, seconds: float, watched: Mapping[str, float]) -> None:
+        images = self.means.steps * self.schedule.batch_size
+        losses = {"lr": self._learning_rate(self.step - 1), **self.means.means()}
         speed = {"epoch": self.step / self.steps_per_epoch, "images_per_second": images / seconds}
         if self.world.device.type == "cuda":
             speed["gpu_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
         if self.log is not None:
-            self.log.write("train", self.step, {**figures, **speed})
-        self.console.figures(self.step, {**figures, "img/s": speed["images_per_second"]})
-        self.window = _Window()
-
-    def _at_intervals(self, evaluate: Evaluate | None, stopping: bool) -> None:
-        due = self._due(self.recipe.eval.every)
-        if evaluate is not None and due and not stopping:
-            self.figures = evaluate(self.step)
-            self.parallel.train()
-            if self.world.is_main:
-                self._judge()
-        if stopping or self._due(self.recipe.checkpoint_every or self.recipe.eval.every):
-            self._save()
+            self.log.write("train", self.step, {**losses, **watched, **speed})
+        self.console.losses(self.step, {**losses, "img/s": speed["images_per_second"]})
+        self.means = _RunningMeans()
 
     def _due(self, every: float) -> bool:
         return self.step == self.total or self.step % max(1, self.schedule.in_steps(every, self.steps_per_epoch)) == 0
 
-    def _judge(self) -> None:
-        """Log the figures of an evaluation and keep the weights if they are the best so far."""
-        assert self.log is not None
-        self.log.write("eval", self.step, self.figures)
-        name = deciding_figure(self.figures, self.recipe.eval.best)
-        shown = {key: value for key, value in self.figures.items() if "/" not in key}
-        self.console.say(f"eval {self.step}: " + " ".join(f"{key}={value:.4f}" for key, value in shown.items()))
-        if self.figures[name] > self.best:
-            self.best = self.figures[name]
+    def _evaluate(self, evaluate: Evaluate) -> None:
+        """Evaluate, keep the weights if they are the best so far, and log the metrics: the row marks it as done."""
+        advice = f"lower eval.batch_size ({self.recipe.eval.batch_size} now) or eval.images"
+        try:
+            with memory_advice(f"the evaluation after step {self.step}", advice):
+                self.metrics = dict(evaluate(self.step))
+        except Exception:
+            self.console.say(f"the evaluation after step {self.step} failed; {self.checkpoints.what_is_there()}")
+            raise
+        self.parallel.train()
+        if self.log is None:
+            return
+        name = best_metric(self.metrics, self.recipe.eval.best)
+        if self.metrics[name] > self.best:
+            self.best = self.metrics[name]
             self.checkpoints.save_best(self.model, self.step)
+        self.log.write("eval", self.step, self.metrics)
+        shown = {key: value for key, value in self.metrics.items() if "/" not in key}
+        self.console.say(f"eval {self.step}: " + " ".join(f"{key}={value:.4f}" for key, value in shown.items()))
+        draw_plots(self.folder)
+
+    def _evaluation_is_missing(self) -> bool:
+        """Whether the checkpoint is of a step whose evaluation was due and did not end; else its metrics are taken."""
+        missing = False
+        if self.log is not None and self.step and self._due(self.recipe.eval.every):
+            rows = [row for row in read_rows(self.log.path) if row["kind"] == "eval" and row["step"] == self.step]
+            missing = not rows
+            for row in rows[-1:]:
+                del row["kind"], row["step"]
+                self.metrics = {key: math.nan if value is None else value for key, value in row.items()}
+                self.best = max(self.best, self.metrics[best_metric(self.metrics, self.recipe.eval.best)])
+        return self.world.any(missing)
 
     def _save(self) -> None:
+        """Write a checkpoint, unless something in it is not finite."""
+        broken = self._not_finite() if self.world.is_main else []
+        if self.world.any(bool(broken)):
+            names = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
+            raise self._diverged(f"weights: NaN or infinite values in {names or 'another process'}")
         if not self.world.is_main:
             return
-        window = {"sums": self.window.sums, "steps": self.window.steps}
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "best": self.best}
-        self.checkpoints.save(self.model, self.step, {**state, "window": window})
+        state = {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "best": self.best,
+            "window": {"sums": self.means.sums, "steps": self.means.steps},
+            "environment": environment(self.world),
+        }
+        self.checkpoints.save(self.model, self.step, state)
         draw_plots(self.folder)
+
+    def _not_finite(self) -> list[str]:
+        """Names of the parameters that are not finite, or whose state in the optimizer is not."""
+        broken = not_finite(self.model.named_parameters())
+        for name, parameter in self.model.named_parameters():
+            values = self.optimizer.state.get(parameter, {}).values()
+            broken += not_finite((f"the momentum of {name}", value) for value in values if isinstance(value, Tensor))
+        return broken
 
     def _restore(self) -> None:
         state = self.checkpoints.load(self.model)
         if state is None:
             return
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.folder}: the saved optimizer does not fit this recipe ({error}); resume without changes to "
+                "schedule.lr_multipliers, decay_bias, momentum_form, model.* and amp, or start a new run with "
+                f"model.weights={self.folder}"
+            ) from error
         self.step, self.best = state["step"], state["best"]
-        self.window = _Window(**state["window"])
+        self.means = _RunningMeans(**state["window"])
+        if self.world.is_main:
+            _tell_differences(state.get("environment", {}), environment(self.world))
 
 
-def deciding_figure(figures: dict[str, float], wanted: str | None) -> str:
-    """The name of the figure that decides which weights are best: the wanted one, else AP, else AP50.
+def train_step(
+    model: nn.Module, samples: list[Sample], optimizer: Optimizer, scaler: GradScaler, recipe: Recipe, world: World
+) -> dict[str, float]:
+    """One step: forward, losses and backward for each part of the batch, then the update of the weights.
+
+    Args:
+        model: in training mode; with several processes wrapped by :meth:`World.wrap`.
+        samples: this process's share of the batch.
+        optimizer: with the learning rate of this step.
+        scaler: of the loss; enabled for fp16 alone.
+        recipe: ``amp``, and of the schedule ``accumulate`` and ``clip_norm``.
+        world: this process among the others.
+
+    Returns:
+        The mean of every loss over the whole batch, and their sum as ``loss``.
 
     Raises:
-        ValueError: there is no figure of that name.
+        DivergedError: a loss or the gradient is NaN or infinite; the weights are those before the step.
     """
-    for name in (wanted,) if wanted else ("AP", "AP50", *figures):
-        if name in figures:
+    optimizer.zero_grad(set_to_none=True)
+    sums: dict[str, Tensor] = {}
+    parts = _split(samples, recipe.schedule.accumulate)
+    for number, part in enumerate(parts):
+        share = len(part) / len(samples)
+        images = [sample.image.to(world.device, non_blocking=True) for sample in part]
+        # The model moves its targets itself, after it has left out what it does not train on.
+        targets = [sample.target for sample in part]
+        with world.exchange(model, last=number == len(parts) - 1):
+            with autocast(recipe.amp, world.device):
+                losses: dict[str, Tensor] = model(images, targets)
+            total = torch.stack([value.float() for value in losses.values()]).sum()
+            _refuse_infinite_losses(losses, total, world)
+            scaler.scale(total * share).backward()
+        for name, value in {"loss": total, **losses}.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().float() * share
+    if recipe.schedule.clip_norm is not None:
+        scaler.unscale_(optimizer)
+    norm = gradient_norm([p for group in optimizer.param_groups for p in group["params"]], recipe.schedule.clip_norm)
+    # The scaler of fp16 skips steps whose gradient overflows.
+    if not math.isfinite(norm) and not scaler.is_enabled():
+        broken = not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
+        raise DivergedError(f"gradient: norm {norm:g}, NaN or infinite in {', '.join(broken[:3]) or 'the sum'}")
+    scaler.step(optimizer)
+    scaler.update()
+    return {name: float(value) for name, value in world.mean(sums).items()}
+
+
+def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
+    size = -(-len(samples) // parts)
+    return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+
+def _refuse_infinite_losses(losses: dict[str, Tensor], total: Tensor, world: World) -> None:
+    if not world.any(not bool(torch.isfinite(total))):
+        return
+    values = {name: float(value.detach()) for name, value in losses.items()}
+    broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
+    raise DivergedError(f"loss: {', '.join(broken) or 'a loss of another process'}")
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """Seed of everything random in one step: a function of these three, so that resuming needs no saved stream."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def best_metric(metrics: Collection[str], chosen: str | None) -> str:
+    """The name of the metric that decides which weights are best: the chosen one, else AP, else AP50, else the first.
+
+    Raises:
+        ValueError: there is no metric of that name.
+    """
+    for name in (chosen,) if chosen else ("AP", "AP50", *metrics):
+        if name in metrics:
             return name
-    raise ValueError(f"eval.best: no figure {wanted!r}; the evaluation gives {', '.join(figures) or 'nothing'}")
+    raise ValueError(f"eval.best: unknown metric {chosen!r}; {suggest(chosen or '', metrics)}")
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -316,6 +369,38 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def _split(samples: list[Sample], parts: int) -> list[list[Sample]]:
-    size = -(-len(samples) // parts)
-    return [samples[start : start + size] for start in range(0, len(samples), size)]
+def environment(world: World) -> dict[str, str]:
+    """What equal bits depend on beside the recipe."""
+    threads = str(torch.get_num_threads())
+    return {
+        "threads": threads,
+        "processes": str(world.size),
+        "device": world.device.type,
+        "torch": str(torch.__version__),
+    }
+
+
+def _tell_differences(before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    changed = [f"{key} {before[key]} before, {now[key]} now" for key in now if before.get(key, now[key]) != now[key]]
+    if changed:
+        LOGGER.warning(
+            "resumed with %s: the result is not promised to be that of an undisturbed run, bit for bit%s",
+            "; ".join(changed),
+            f" (OMP_NUM_THREADS={before['threads']} sets the threads)" if "threads" in before else "",
+        )
+
+
+@dataclass
+class _RunningMeans:
+    """Losses since the last line of the log."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    steps: int = 0
+
+    def add(self, losses: dict[str, float]) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.steps += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self.steps for name, value in self.sums.items()}

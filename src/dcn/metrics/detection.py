@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dcn.metrics.results import Result
 from dcn.structures import Detections, Target
 
 
@@ -19,22 +20,13 @@ class DetectionMetric(Protocol):
     """
 
     def update(self, detections: list[Detections], targets: list[Target]) -> None:
-        """Take in the images of one batch: ``detections[i]`` was found in the image that ``targets[i]`` describes."""
+        """Take in the images of one batch: ``detections[i]`` are of the image that ``targets[i]`` describes."""
 
-    def compute(self) -> dict[str, float]:
-        """The figures over all images so far, by name."""
+    def compute(self) -> Result:
+        """The numbers over all images so far, by name."""
 
     def reset(self) -> None:
         """Forget all images."""
-
-
-def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """The class names as a tuple; ValueError if there are none or one name stands twice (keys would collide)."""
-    names = tuple(classes)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        raise ValueError(f"classes: expected one or more different names, got {list(names)} (repeated: {twice})")
-    return names
 
 
 def check_batch(detections: Sequence[Detections], targets: Sequence[Target], num_classes: int) -> None:
@@ -44,10 +36,10 @@ def check_batch(detections: Sequence[Detections], targets: Sequence[Target], num
             f"detections: expected one entry for each of the {len(targets)} targets, got {len(detections)}; "
             "pass an empty Detections for an image without any"
         )
-    for found, target in zip(detections, targets, strict=True):
+    for one, target in zip(detections, targets, strict=True):
         _check_labels("targets", target.labels, num_classes, target.image_id)
-        _check_labels("detections", found.labels, num_classes, target.image_id)
-        for name, value in (("scores", found.scores), ("boxes", found.boxes)):
+        _check_labels("detections", one.labels, num_classes, target.image_id)
+        for name, value in (("scores", one.scores), ("boxes", one.boxes)):
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(
                     f"detections: expected finite {name}, got NaN or infinity in image {target.image_id!r}; "
@@ -59,14 +51,14 @@ def _check_labels(name: str, labels: Tensor, num_classes: int, image_id: int | s
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
         raise ValueError(
             f"{name}: expected labels in 0..{num_classes - 1}, got {int(labels.min())}..{int(labels.max())} "
-            f"in image {image_id!r}; the classes of the metric and of the data differ"
+            f"in image {image_id!r}; the classes of the metric differ from those of the data"
         )
 
 
 def image_order(image_id: int | str) -> tuple[bool, int, str]:
     """Sort key of image identifiers: numbers by size, then texts by letter.
 
-    Images are put in this order before scores are ranked, so that detections of equal score fall alike however many
-    processes shared the images.
+    Images are put in this order before scores are ranked, so that detections of equal score are ranked the same however
+    many processes shared the images.
     """
     return (False, image_id, "") if isinstance(image_id, int) else (True, 0, image_id)

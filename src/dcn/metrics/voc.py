@@ -3,7 +3,7 @@
 The rules, as the papers of this package were scored with them:
 
 * A detection is compared with every object of its class in its image and assigned to the one it overlaps most.
-* It counts as found if that overlap is strictly greater than the threshold. The first (best-scored) detection of an
+* It is a match if that overlap is strictly greater than the threshold. The first (best-scored) detection of an
   object is right, every later one is wrong, and one assigned to a *difficult* object is left out altogether.
 * Recall is over the objects that are not difficult. Precision is turned into AP by the 11-point mean of 2007 or by
   the area under the monotone envelope (2010 and later).
@@ -21,7 +21,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from dcn.metrics.detection import check_batch, check_classes, image_order
+from dcn.class_names import check_class_names
+from dcn.metrics.detection import check_batch, image_order
+from dcn.metrics.results import VocResult
 from dcn.structures import Detections, Target
 
 Floats = npt.NDArray[np.float64]
@@ -48,7 +50,7 @@ def average_precision(recall: Floats, precision: Floats, method: Method = "area"
 
     Args:
         recall: `[N]`, rising, in 0..1: after each detection, best first.
-        precision: `[N]`, in 0..1, at the same places.
+        precision: `[N]`, in 0..1, for the same detections.
         method: ``"11point"`` is the mean of the best precision at recall >= 0, 0.1, ..., 1 (VOC 2007);
             ``"area"`` the exact area under the curve made monotone from the right (VOC 2010 and later).
     """
@@ -69,20 +71,22 @@ class VocAP:
         thresholds: a detection must overlap its object by *more* than this (IoU, 0..1).
         method: ``"area"`` or ``"11point"``, see `average_precision`.
 
-    `compute` returns, for thresholds 0.5 and 0.7, ``AP50``, ``AP70`` (means over classes) and ``AP50/<class>``,
-    ``AP70/<class>``. A class without an object that counts has no recall: its AP is NaN and it is left out of the
-    mean; the mean of no class is NaN. A class with objects but no detections has AP 0. Crowd regions are treated like
-    difficult objects. Images are ranked together, in the order of their ``image_id`` where scores are equal.
+    `compute` returns a `VocResult`: for thresholds 0.5 and 0.7, ``AP50``, ``AP70`` (means over classes) and
+    ``AP50/<class>``, ``AP70/<class>``. A class without an object that counts has no recall: its AP is NaN and it is
+    left out of the mean; the mean of no class is NaN. A class with objects but no detections has AP 0. Crowd regions
+    are treated like difficult objects. Images are ranked together, in the order of their ``image_id`` where scores are
+    equal.
     """
 
     def __init__(
         self, classes: Sequence[str], thresholds: Sequence[float] = (0.5, 0.7), method: Method = "area"
     ) -> None:
-        self.classes = check_classes(classes)
+        self.classes = check_class_names(classes)
         self.thresholds = tuple(thresholds)
         self.method = method
-        if not self.thresholds or not all(0 <= t < 1 for t in self.thresholds):
-            raise ValueError(f"thresholds: expected one or more numbers in [0, 1), got {self.thresholds}")
+        numbers = all(isinstance(t, (int, float)) and 0 <= t < 1 for t in self.thresholds)
+        if not self.thresholds or not numbers or len(set(self.thresholds)) != len(self.thresholds):
+            raise ValueError(f"thresholds: expected one or more different numbers in [0, 1), got {self.thresholds}")
         if method not in ("area", "11point"):
             raise ValueError(f"method: expected 'area' (VOC 2010 and later) or '11point' (VOC 2007), got {method!r}")
         self._images: list[_Image] = []
@@ -95,13 +99,16 @@ class VocAP:
         """Match the detections of each image with its objects (both in pixels of the original image)."""
         check_batch(detections, targets, len(self.classes))
         pairs = zip(detections, targets, strict=True)
-        self._images.extend(self._match_image(found, target) for found, target in pairs)
+        self._images.extend(self._match_image(one, target) for one, target in pairs)
 
     def merge(self, other: VocAP) -> None:
         """Take in the images of another process's metric, which must have the same classes and rules."""
         mine = (self.classes, self.thresholds, self.method)
         if mine != (other.classes, other.thresholds, other.method):
-            raise ValueError("other: expected a VocAP with the same classes, thresholds and method")
+            raise ValueError(
+                "other: expected a VocAP with the same classes, thresholds and method, got "
+                f"{len(other.classes)} classes, {other.thresholds} and {other.method!r}"
+            )
         self._images.extend(other._images)
 
     def curves(self, threshold: float) -> dict[str, tuple[Floats, Floats]]:
@@ -110,23 +117,23 @@ class VocAP:
             raise ValueError(f"threshold: expected one of {self.thresholds}, got {threshold}")
         return self._curves(self.thresholds.index(threshold))
 
-    def compute(self) -> dict[str, float]:
-        """The figures over all images so far (class docstring); values in 0..1 or NaN."""
-        figures: dict[str, float] = {}
+    def compute(self) -> VocResult:
+        """The numbers over all images so far (class docstring); values in 0..1 or NaN."""
+        mean: dict[float, float] = {}
+        per_class: dict[float, dict[str, float]] = {}
         for index, threshold in enumerate(self.thresholds):
-            key = f"AP{threshold * 100:g}"
             curves = self._curves(index)
             values = {c: average_precision(*curves[c], self.method) for c in self.classes if c in curves}
-            figures[key] = float(np.mean(list(values.values()))) if values else float("nan")
-            figures.update({f"{key}/{c}": values.get(c, float("nan")) for c in self.classes})
-        return figures
+            mean[threshold] = float(np.mean(list(values.values()))) if values else float("nan")
+            per_class[threshold] = {c: values.get(c, float("nan")) for c in self.classes}
+        return VocResult(self.thresholds, mean, per_class)
 
-    def _match_image(self, found: Detections, target: Target) -> _Image:
+    def _match_image(self, detections: Detections, target: Target) -> _Image:
         ignored = target.ignored.cpu().numpy()
         truth_labels = target.labels.cpu().numpy()
-        scores = found.scores.detach().double().cpu().numpy()
-        labels = found.labels.cpu().numpy()
-        overlap = _iou(found.boxes.detach().double().cpu().numpy(), target.boxes.double().cpu().numpy())
+        scores = detections.scores.detach().double().cpu().numpy()
+        labels = detections.labels.cpu().numpy()
+        overlap = _iou(detections.boxes.detach().double().cpu().numpy(), target.boxes.double().cpu().numpy())
         overlap[labels[:, None] != truth_labels[None, :]] = -1.0
         outcome = np.stack([_match(overlap, scores, ignored, threshold) for threshold in self.thresholds])
         objects = np.bincount(truth_labels[~ignored], minlength=len(self.classes))

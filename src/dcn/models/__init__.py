@@ -1,54 +1,58 @@
-"""Whole networks. :func:`build` makes one by name; :data:`MODELS` is the table of names."""
+"""Whole models. :func:`build` makes one by name; :data:`MODELS` is the table of names."""
 
 from __future__ import annotations
 
-import difflib
-import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from torch import nn
+from dcn.models.options import flat_options, make_model
+from dcn.models.zoo import MODELS, Model
+from dcn.suggest import suggest
 
-from dcn.models.optimized import optimized
-from dcn.models.zoo import MODELS
-
-__all__ = ["MODELS", "build", "optimized", "options_of"]
+__all__ = ["MODELS", "Model", "build", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
-    """The options of a model with their defaults.
+    """The options of a model with their defaults, those of its backbone among them.
 
     Raises:
-        ValueError: for an unknown name, with the nearest one.
+        ValueError: for an unknown name, with near ones.
     """
-    _check_name("model", name, MODELS)
-    parameters = inspect.signature(MODELS[name]).parameters
-    return {key: p.default for key, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    _check_name(name)
+    return flat_options(MODELS[name])
 
 
-def build(name: str, classes: Sequence[str], **options: object) -> nn.Module:
-    """Makes a network.
+def build(name: str, classes: Sequence[str], **options: object) -> Model:
+    """Makes a model with random weights.
 
     Args:
         name: a key of :data:`MODELS`.
         classes: names of the classes in the order of the labels; they become ``model.classes``.
-        options: keyword options of the builder, see :func:`options_of`.
+        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)`` or a module of your
+            own (:func:`dcn.models.backbones.make_backbone`).
 
     Raises:
-        ValueError: for an unknown name or option (with the nearest one), no classes, or a class named twice.
+        ValueError: for an unknown name or option (with near ones), no classes, or a class named twice.
+
+    Example:
+        >>> from dcn.models import build
+        >>> model = build("faster_rcnn_r18_fpn", ["ace", "king"], width=0.25)
+        >>> model.classes
+        ('ace', 'king')
     """
-    known = options_of(name)
-    for option in options:
-        _check_name(f"option of {name}", option, known)
-    if not classes or len(set(classes)) != len(classes):
-        raise ValueError(f"classes: expected at least one name and none twice, got {list(classes)}")
-    model = MODELS[name](len(classes), **options)
-    model.classes = tuple(classes)  # type: ignore[assignment]
+    _check_name(name)
+    if isinstance(classes, str):
+        raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
+    names = tuple(classes)
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"classes: expected at least one name and none twice, got {list(names[:20])}")
+    try:
+        model = make_model(MODELS[name], len(names), **options)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    model.classes = names
     return model
 
 
-def _check_name(what: str, name: str, known: Collection[str]) -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"unknown {what}: {name!r}{hint} (valid: {', '.join(sorted(known))})")
+def _check_name(name: str) -> None:
+    if name not in MODELS:
+        raise ValueError(f"unknown model: {name!r}; {suggest(name, MODELS, '`dcn models`')}")

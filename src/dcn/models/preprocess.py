@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ PreprocessName = Literal["rgb_std", "bgr_caffe", "rgb_mean"]
 _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[float, float, float]]] = {
     # torchvision and mmdetection: RGB, ImageNet statistics.
     "rgb_std": ((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    # Networks trained with Caffe: BGR, means only.
+    # Models trained with Caffe: BGR, means only.
     "bgr_caffe": ((2, 1, 0), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)),
     # The original MXNet code: the BGR means (103.06, 115.90, 123.15), but planes in the order RGB.
     "rgb_mean": ((0, 1, 2), (123.15, 115.90, 103.06), (1.0, 1.0, 1.0)),
@@ -24,7 +24,7 @@ _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images as a network takes them.
+    """Images as a model takes them.
 
     Attributes:
         pixels: ``[N, 3, H, W]``, normalised, padded at the right and the bottom; float32 unless :class:`Preprocess` is
@@ -94,6 +94,11 @@ class Preprocess(nn.Module):
             planes = (planes if self.order == (0, 1, 2) else planes.flip(0)).to(self.mean.dtype)
             torch.sub(planes, self.mean, out=pixels[:, : image.shape[1], : image.shape[2]]).div_(self.std)
         return ImageBatch(batch.to(self.output_dtype), sizes, self.divisor)
+
+    def batches(self, images: Sequence[Tensor]) -> Iterator[tuple[list[int], ImageBatch]]:
+        """Batches of images that need the same padding, each with the indices of its images."""
+        for members in self.groups(images):
+            yield members, self([images[index] for index in members])
 
     def groups(self, images: Sequence[Tensor]) -> list[list[int]]:
         """Indices of images that need the same padding, and so can share a batch without seeing one another's."""

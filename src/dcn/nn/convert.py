@@ -9,8 +9,9 @@ from torch import nn
 
 from dcn import checks
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
+from dcn.nn.deform_depthwise import STYLES, DeformDepthwiseConv2d
 
-Deformable = DeformConv1d | DeformConv2d | DeformConv3d
+Deformable = DeformConv1d | DeformConv2d | DeformConv3d | DeformDepthwiseConv2d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 Named = tuple[str, nn.Conv2d]
 BRANCHES = ("conv_offset", "offset_fc", "mask_fc", "offset_maps")
@@ -43,7 +44,7 @@ def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[N
     return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
     """Put ``new`` wherever ``old`` hangs: a shared module has several places and stays shared."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
@@ -51,7 +52,7 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _hooks(old: nn.Module, new: nn.Module) -> None:
+def take_hooks(old: nn.Module, new: nn.Module) -> None:
     """Hooks of the old layer belong to the new one; the very same tables, so that their handles still remove them."""
     for name in _HOOKS:
         setattr(new, name, getattr(old, name))
@@ -76,7 +77,7 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
     for name in ("weight", "bias"):
         setattr(new, name, getattr(old, name))
     new.train(old.training)
-    _hooks(old, new)
+    take_hooks(old, new)
 
 
 def _deformable(
@@ -111,7 +112,38 @@ def _deformable(
         _take_over(layer, conv)
     else:
         layer.train(conv.training)
-        _hooks(conv, layer)
+        take_hooks(conv, layer)
+    return layer
+
+
+def _not_depthwise(conv: nn.Conv2d) -> str | None:
+    if conv.groups == conv.in_channels == conv.out_channels:
+        return None
+    return (
+        f"it has {conv.in_channels} input channels, {conv.out_channels} output channels and {conv.groups} groups, this "
+        "style is for depthwise convolutions, where the three are equal"
+    )
+
+
+def _depthwise(conv: nn.Conv2d, *, keep_weights: bool, offset_groups: int, style: str) -> DeformDepthwiseConv2d:
+    layer = DeformDepthwiseConv2d(
+        conv.in_channels,
+        conv.kernel_size,
+        conv.stride,
+        conv.padding,
+        conv.dilation,
+        conv.bias is not None,
+        offset_groups,
+        style,
+        padding_mode=conv.padding_mode,
+        device=conv.weight.device,
+        dtype=conv.weight.dtype,
+    )
+    if keep_weights:
+        _take_over(layer, conv)
+    else:
+        layer.train(conv.training)
+        take_hooks(conv, layer)
     return layer
 
 
@@ -124,6 +156,7 @@ def deformify(
     offset_groups: int = 1,
     boundary: str = "v2",
     offset_bound: float | None = None,
+    style: str = "conv",
 ) -> list[str]:
     """Turn chosen ``nn.Conv2d`` of ``model`` into :class:`dcn.nn.DeformConv2d`, in place.
 
@@ -143,6 +176,8 @@ def deformify(
         offset_groups: offset groups of each new layer.
         boundary: rule at the edge of the map, see :func:`dcn.ops.deform_conv2d`. At zero offsets both rules agree.
         offset_bound: largest offset in pixels, or ``None``.
+        style: ``"conv"``: the offset branch is a convolution. ``"dcnv3"`` or ``"dcnv4"``: depthwise convolutions become
+            :class:`dcn.nn.DeformDepthwiseConv2d` with the cheap branch of that operator, always with masks.
 
     Returns:
         Names of the changed layers, in the order of the model.
@@ -153,14 +188,23 @@ def deformify(
     """
     checks.whole("offset_groups", offset_groups, 1)
     checks.flag("keep_weights", keep_weights)
+    checks.choice("style", style, ("conv", *STYLES))
+    if style != "conv" and (modulated, boundary, offset_bound) != (False, "v2", None):
+        raise ValueError(
+            f"style: expected 'conv' with modulated, boundary or offset_bound, got {style!r}; leave them out, its "
+            "layers always have masks, rule v2 and no bound"
+        )
     found = _convolutions(model, layers)
     for name, conv in found:
-        reason = _unfit(conv, offset_groups)
+        reason = _unfit(conv, offset_groups) or (_not_depthwise(conv) if style != "conv" else None)
         if reason is not None:
             raise ValueError(f"layers: {name!r} cannot become deformable: {reason}; leave it out")
-    made: dict[nn.Module, DeformConv2d] = {}
+    made: dict[nn.Module, nn.Module] = {}
     for _, conv in found:
-        if conv not in made:
+        if conv not in made and style != "conv":
+            made[conv] = _depthwise(conv, keep_weights=keep_weights, offset_groups=offset_groups, style=style)
+            replace_module(model, conv, made[conv])
+        elif conv not in made:
             made[conv] = _deformable(
                 conv,
                 keep_weights=keep_weights,
@@ -169,7 +213,7 @@ def deformify(
                 boundary=boundary,
                 offset_bound=offset_bound,
             )
-            _replace(model, conv, made[conv])
+            replace_module(model, conv, made[conv])
     return [name for name, _ in found]
 
 
@@ -177,7 +221,8 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
     if isinstance(model, nn.Conv2d):
         raise ValueError("model: expected a module that contains convolutions, got a Conv2d; wrap it in nn.Sequential")
     check_module("model", model)
-    owned = {id(layer.conv_offset) for layer in model.modules() if isinstance(layer, Deformable)}
+    deformable = [layer for layer in model.modules() if isinstance(layer, Deformable)]
+    owned = {id(part) for layer in deformable for part in layer.conv_offset.modules()}
     candidates = [
         (name, module)
         for name, module in model.named_modules(remove_duplicate=False)
@@ -192,7 +237,7 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
     return found
 
 
-def _plain(layer: DeformConv2d) -> nn.Conv2d:
+def _plain(layer: DeformConv2d | DeformDepthwiseConv2d) -> nn.Conv2d:
     conv = nn.Conv2d(
         layer.in_channels,
         layer.out_channels,
@@ -215,7 +260,7 @@ def _pair(values: Sequence[int]) -> tuple[int, int]:
 
 
 def undeformify(model: nn.Module) -> list[str]:
-    """Turn every :class:`dcn.nn.DeformConv2d` of ``model`` back into an ``nn.Conv2d`` with its weight, in place.
+    """Turn every layer that :func:`deformify` makes back into an ``nn.Conv2d`` with its weight, in place.
 
     The offset branches are dropped. The function stays the same where offsets are 0 and masks 1, as after
     :func:`deformify`; a trained layer loses what its branch has learned.
@@ -227,16 +272,20 @@ def undeformify(model: nn.Module) -> list[str]:
         ValueError: ``model`` is no module, or itself such a layer (nothing could hold its successor).
     """
     check_module("model", model)
-    if isinstance(model, DeformConv2d):
-        raise ValueError("model: expected a module that contains layers, got a DeformConv2d; wrap it in nn.Sequential")
+    if isinstance(model, DeformConv2d | DeformDepthwiseConv2d):
+        raise ValueError(
+            f"model: expected a module that contains layers, got a {type(model).__name__}; wrap it in nn.Sequential"
+        )
     found = [
-        (name, layer) for name, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, DeformConv2d)
+        (name, layer)
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, DeformConv2d | DeformDepthwiseConv2d)
     ]
     made: dict[nn.Module, nn.Conv2d] = {}
     for _, layer in found:
         if layer not in made:
             made[layer] = _plain(layer)
-            _replace(model, layer, made[layer])
+            replace_module(model, layer, made[layer])
     return [name for name, _ in found]
 
 

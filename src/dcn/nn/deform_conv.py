@@ -35,7 +35,9 @@ def _same_padding(kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[
     return [(t // 2, t - t // 2) for t in total]
 
 
-def _sides(padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]) -> list[tuple[int, int]]:
+def padding_sides(
+    padding: Numbers | str, n: int, kernel: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
     """``padding`` as pixels before and behind the map per axis."""
     if padding == "same":
         return _same_padding(kernel, dilation)
@@ -81,7 +83,7 @@ class _DeformConv(nn.Module):
         self.kernel_size = checks.int_tuple("kernel_size", kernel_size, n, 1)
         self.stride = checks.int_tuple("stride", stride, n, 1)
         self.dilation = checks.int_tuple("dilation", dilation, n, 1)
-        sides = _sides(padding, n, self.kernel_size, self.dilation)
+        sides = padding_sides(padding, n, self.kernel_size, self.dilation)
         self.padding = tuple(before for before, _ in sides)
         self.offset_groups, self.modulated, self.boundary = offset_groups, modulated, boundary
         self.mask_scale, self.offset_bound, self.bound, self.backend = mask_scale, offset_bound, bound, backend
@@ -248,7 +250,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     layer sees only keys that begin with its own name, so a hook of its own could not find them.
 
     Args:
-        model: tells which names are deformable layers.
+        model: tells which names are deformable layers: those with a ``conv_offset``, the drop-ins of mmcv included.
         state: a state dict; it is not changed.
 
     Returns:
@@ -258,7 +260,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
         ValueError: ``model`` is no module.
     """
     check_module("model", model)
-    names = {name for name, layer in model.named_modules() if isinstance(layer, _DeformConv)}
+    names = {name for name, layer in model.named_modules() if hasattr(layer, "conv_offset")}
     result = {}
     for key, value in state.items():
         layer, _, parameter = key.rpartition("_offset.")

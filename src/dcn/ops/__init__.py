@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dcn.ops.dcnv3 import dcnv3
+from dcn.ops.dcnv4 import dcnv4
 from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
 from dcn.ops.nms import box_voting, nms, nms_keep, soft_nms
@@ -9,6 +11,8 @@ from dcn.ops.roi_pool import ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 __all__ = [
     "box_voting",
+    "dcnv3",
+    "dcnv4",
     "deform_conv1d",
     "deform_conv2d",
     "deform_conv3d",

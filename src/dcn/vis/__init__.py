@@ -17,7 +17,6 @@ from dcn.vis.offsets import (
 from dcn.vis.palette import cityscapes_palette, class_color, voc_palette
 from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
 from dcn.vis.recording import LayerOffsets, record_offsets
-from dcn.vis.report import Report
 from dcn.vis.rois import draw_roi_parts, roi_parts
 
 __all__ = [
@@ -25,7 +24,6 @@ __all__ = [
     "LayerOffsets",
     "OffsetStatistics",
     "PointLevel",
-    "Report",
     "SamplingPoints",
     "cityscapes_palette",
     "class_color",

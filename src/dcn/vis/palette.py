@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from dcn.class_names import CITYSCAPES_CLASSES
+
 Color = tuple[int, int, int]
 
 # The qualitative set of Okabe and Ito (2008) without black: told apart under the common colour-vision deficiencies.
@@ -78,3 +82,8 @@ def voc_palette() -> list[Color]:
 def cityscapes_palette() -> list[Color]:
     """256 colours by training id: the 19 classes of Cityscapes, the rest black."""
     return [*CITYSCAPES_COLORS, *[_BLACK] * (256 - len(CITYSCAPES_COLORS))]
+
+
+def class_palette(classes: Sequence[str]) -> list[Color]:
+    """256 colours by label: those of Cityscapes for its classes, of Pascal VOC for all others."""
+    return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()

@@ -1,4 +1,4 @@
-"""Watches a network while it runs: what its deformable layers sampled, and where their grids lie in the image."""
+"""Watches a model while it runs: what its deformable layers sampled, and where their grids lie in the image."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.nn.grids import Call, Grid, Size, pair, watch_deformable
+from dcn.nn.wrapped import HasModel, module_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class LayerOffsets:
     """What one deformable convolution did with one image.
 
     Attributes:
-        name: dotted name in the network; a call after the first has its number in brackets.
+        name: dotted name in the model; a call after the first has its number in brackets.
         offset: ``[G, K, 2, Ho, Wo]`` float32, (y, x) in units of the input map, taps row by row.
         mask: ``[G, K, Ho, Wo]``, the factor of each tap; ones for a layer without modulation.
         kernel_size: of the convolution, (vertical, horizontal) like the next three.
@@ -39,19 +40,19 @@ class LayerOffsets:
     boundary: str = "v2"
 
 
-def record_offsets(model: nn.Module, image: Tensor) -> list[LayerOffsets]:
-    """Run a network on one image and record its deformable layers in the order in which they ran.
+def record_offsets(model: nn.Module | HasModel, image: Tensor) -> list[LayerOffsets]:
+    """Run a model on one image and record its deformable layers in the order in which they ran.
 
     How maps are placed in the image: see `dcn.nn.grids.watch_deformable`.
 
     Args:
-        model: a detector of this package, or any network with `dcn.nn.DeformConv2d` in it. It runs in evaluation mode,
-            without gradients, and is left in the mode it was in.
+        model: a predictor of `dcn.load`, a model of this package, or any module with `dcn.nn.DeformConv2d` in it. It
+            runs in evaluation mode, without gradients, and is left in the mode it was in.
         image: ``[3, H, W]`` uint8, handed over as ``model([image])`` as detectors take it; or ``[1, C, H, W]``
             floating point, handed over as ``model(image)``.
 
     Raises:
-        ValueError: for another kind of image, or a network without a deformable layer.
+        ValueError: for another kind of image, or a model without a deformable layer.
     """
     is_photo = image.dtype == torch.uint8 and image.ndim == 3
     if not is_photo and not (image.is_floating_point() and image.ndim == 4 and image.shape[0] == 1):
@@ -59,13 +60,15 @@ def record_offsets(model: nn.Module, image: Tensor) -> list[LayerOffsets]:
             f"image: expected [3, H, W] uint8 or [1, C, H, W] float, got {list(image.shape)} {image.dtype}"
         )
     layers: list[LayerOffsets] = []
-    was_training = model.training
-    model.eval()
+    module = module_of(model)
+    device = next(module.parameters(), image).device
+    was_training = module.training
+    module.eval()
     try:
-        with watch_deformable(model, lambda call: layers.append(_recorded(call))), torch.no_grad():
-            model([image] if is_photo else image)
+        with watch_deformable(module, lambda call: layers.append(_recorded(call))), torch.no_grad():
+            module([image.to(device)] if is_photo else image.to(device))
     finally:
-        model.train(was_training)
+        module.train(was_training)
     return layers
 
 

@@ -7,7 +7,7 @@ import torch
 
 from dcn.data.datasets.camvid import available_splits, open_camvid
 from dcn.structures import SegmentationMap
-from tests.data.made_maps import make_camvid
+from tests.data.made_masks import make_camvid
 
 
 def test_void_is_ignored(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from dcn.data.datasets.cityscapes import available_splits, open_cityscapes, result_path, to_label_ids
 from dcn.structures import SegmentationMap
-from tests.data.made_maps import make_cityscapes
+from tests.data.made_masks import make_cityscapes
 
 # Train ids of the label ids 0 to 33, from the table that the data set's own scripts print.
 TRAIN_IDS = (
@@ -50,11 +50,11 @@ def test_the_real_frame(shared: Path) -> None:
     [
         ({"split": "vall"}, "has no leftImg8bit/vall; there is val"),
         ({"split": "val", "quality": "fine"}, "quality: expected one of gtFine, gtCoarse, got 'fine'"),
-        ({"split": "val", "quality": "gtCoarse"}, "has no label map"),
+        ({"split": "val", "quality": "gtCoarse"}, "has no segmentation mask"),
         ({"split": "val", "form": "ids"}, "form: expected one of labelIds, labelTrainIds, got 'ids'"),
     ],
     ids=["split", "quality", "no-labels", "form"],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        open_cityscapes(make_cityscapes(tmp_path), **options)
+        open_cityscapes(make_cityscapes(tmp_path), **options)  # type: ignore[arg-type]

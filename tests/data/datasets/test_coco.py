@@ -53,9 +53,10 @@ def test_boxes_alone(tmp_path: Path) -> None:
 def test_some_without_segmentation(tmp_path: Path) -> None:
     content = coco_data()
     content["annotations"][1]["segmentation"] = []
-    data = Coco(make_coco(tmp_path, content), "train")
+    make_coco(tmp_path, content)
     with pytest.raises(ValueError, match=r"annotation id 2: 'segmentation' is missing or empty; .*masks=False"):
-        data[0]
+        Coco(tmp_path, "train")
+    assert len(Coco(tmp_path, "train", masks=False).target(0)) == 2
 
 
 def test_area_of_the_file(tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_boxes_without_extent(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="train: 1 boxes without extent skipped"):
         data = Coco(tmp_path, "train")
     assert data.target(0).boxes.tolist() == [[0, 0, 20, 40]]
-    assert len(Coco(tmp_path, "train", flat="keep").target(0)) == 2
+    assert len(Coco(tmp_path, "train", degenerate="keep").target(0)) == 2
 
 
 def test_small_overhang_is_clipped(tmp_path: Path) -> None:
@@ -177,24 +178,30 @@ BROKEN = {
     "no-categories": (_set(C, value={}), "'categories': expected a list, got {}"),
     "no-annotations": (_drop(A), "'annotations': expected a list"),
     "not-an-object": (_set(A, 1, value=7), r"annotations\[1\]: expected an object"),
-    "no-id": (_drop(A, 0, "id"), r"annotations\[0\]: 'id': expected an integer, got nothing"),
+    "no-id": (_drop(A, 0, "id"), r"annotations\[0\]: 'id': expected an integer or a text, got nothing"),
     "same-id": (_set(A, 2, "id", value=1), r"annotations\[2\]: id 1 is used twice"),
     "same-image-id": (_set(IMAGES, 1, "id", value=5), r"images\[1\]: id 5 is used twice"),
-    "image-id-text": (_set(IMAGES, 1, "id", value="5"), r"images\[1\]: 'id': expected an integer, got '5'"),
-    "image-id-bool": (_set(IMAGES, 1, "id", value=True), "'id': expected an integer, got True"),
+    "image-id-text": (_set(IMAGES, 1, "id", value="5"), r"images\[1\]: id 5 is used twice"),
+    "image-id-empty": (_set(IMAGES, 1, "id", value=" "), r"images\[1\]: 'id': expected an integer or a text, got ' '"),
+    "image-id-bool": (_set(IMAGES, 1, "id", value=True), "'id': expected an integer or a text, got True"),
     "no-file-name": (_drop(IMAGES, 0, "file_name"), r"images\[0\] \(id 5\): 'file_name': expected a text"),
     "no-file": (
         _set(IMAGES, 0, "file_name", value="gone.png"),
         r"images\[0\] \(id 5\): the image .*gone.png does not exist",
     ),
-    "no-width": (_drop(IMAGES, 0, "width"), "'width': expected an integer"),
-    "zero-height": (_set(IMAGES, 0, "height", value=0), "height and width must be positive, got 0 and 60"),
+    "width-text": (_set(IMAGES, 0, "width", value="wide"), "'width': expected a number of pixels, got 'wide'"),
+    "width-negative": (_set(IMAGES, 0, "width", value=-60), "'width': expected a number of pixels, got -60"),
+    "width-fraction": (_set(IMAGES, 0, "width", value=60.5), "'width': expected an integer, got 60.5"),
+    "pixels": (
+        _set(IMAGES, 0, "width", value=10**8),
+        "expected an image of at most 120,000,000 pixels, got 100000000x40",
+    ),
     "category-name": (_set(C, 0, "name", value=None), r"categories\[0\] \(id 90\): 'name': expected a text"),
     "same-category": (_set(C, 0, "name", value="fig"), "the name 'fig' is used twice"),
     "unknown-image": (_set(A, 0, "image_id", value=77), r"annotations\[0\] \(id 1\): image_id 77 is not in 'images'"),
     "unknown-class": (_set(A, 0, "category_id", value=4), "unknown class: category_id 4 is not in 'categories'"),
-    "no-bbox": (_drop(A, 0, "bbox"), "'bbox': expected 4 numbers"),
-    "three-numbers": (_set(A, 0, "bbox", value=[1, 2, 3]), "'bbox': expected 4 numbers"),
+    "no-bbox": (_drop(A, 0, "bbox"), "'bbox': expected 4 finite numbers"),
+    "three-numbers": (_set(A, 0, "bbox", value=[1, 2, 3]), "'bbox': expected 4 finite numbers"),
     "text-number": (_set(A, 0, "bbox", value=[1, 2, "3", 4]), "'bbox': expected 4 finite numbers"),
     "nan": (_set(A, 0, "bbox", value=[1, 2, float("nan"), 4]), "'bbox': expected 4 finite numbers"),
     "infinite": (_set(A, 0, "bbox", value=[1, 2, float("inf"), 4]), "'bbox': expected 4 finite numbers"),
@@ -235,12 +242,14 @@ def test_broken_json(tmp_path: Path, text: bytes, message: str) -> None:
         Coco(tmp_path, "train")
 
 
-def test_broken_mask_is_named_when_asked_for(tmp_path: Path) -> None:
+def test_a_broken_mask_is_named_when_the_data_is_opened(tmp_path: Path) -> None:
     content = coco_data()
     content["annotations"][2]["segmentation"] = [[1, 2, 3, 4]]
-    data = Coco(make_coco(tmp_path, content), "train")
-    with pytest.raises(ValueError, match=r"instances_train.json: annotation id 4: 'segmentation': expected polygons"):
-        data[1]
+    make_coco(tmp_path, content)
+    message = r"instances_train.json: annotations\[2\] \(id 4\): 'segmentation': expected polygons"
+    with pytest.raises(ValueError, match=message):
+        Coco(tmp_path, "train")
+    assert len(Coco(tmp_path, "train", masks=False).target(1)) == 1
 
 
 def test_image_of_another_size(tmp_path: Path) -> None:
@@ -260,8 +269,8 @@ def test_wrong_places(tmp_path: Path) -> None:
         Coco(tmp_path, "val")
     with pytest.raises(ValueError, match=r"images: .*pics is not a folder"):
         Coco(tmp_path, "train", images="pics")
-    with pytest.raises(ValueError, match="flat: expected 'skip' or 'keep', got 'x'"):
-        Coco(tmp_path, "train", flat="x")
+    with pytest.raises(ValueError, match="degenerate: expected 'skip' or 'keep', got 'x'"):
+        Coco(tmp_path, "train", degenerate="x")
 
 
 @pytest.mark.parametrize(

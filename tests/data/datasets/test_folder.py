@@ -6,7 +6,7 @@ import pytest
 
 from dcn.data.datasets.folder import available_splits, open_folder
 from dcn.structures import SegmentationMap
-from tests.data.made_maps import make_folder
+from tests.data.made_masks import make_folder
 
 GOOD = "classes: [a, b]\nsplits: {train: {images: train, labels: train}}\n"
 
@@ -32,7 +32,7 @@ def test_a_folder_without_description(tmp_path: Path) -> None:
         ("[1, 2]", "expected a mapping with classes, splits, values, ignore, suffix, got list"),
         ("a: [", "not valid YAML"),
         (GOOD + "clases: [a]", "unknown key 'clases'; known: classes"),
-        ("splits: {t: {images: a, labels: b}}", "classes: expected a list of names, got None"),
+        ("splits: {t: {images: a, labels: b}}", "classes: expected a list of names, got nothing"),
         ("classes: [a]\nsplits: {}", "splits: expected at least one"),
         ("classes: [a]\nsplits: {train: {images: x}}", r"splits\.train: expected"),
         (GOOD + "values: [1]", "values: expected one for each of 2 classes, got 1"),

@@ -62,7 +62,7 @@ def test_boxes_without_extent(tmp_path: Path) -> None:
     assert data.target(0).boxes.tolist() == [[4, 4, 6, 6]]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        kept = Voc(tmp_path, "train", flat="keep")
+        kept = Voc(tmp_path, "train", degenerate="keep")
     assert kept.target(0).boxes.tolist() == [[4, 4, 5, 9], [4, 4, 9, 5], [4, 4, 6, 6]]
 
 
@@ -102,7 +102,9 @@ BROKEN = {
     "external": (_doctype('<!ENTITY e SYSTEM "file:///etc/passwd">'), "a.xml: a document type declaration"),
     "encoding": ("<?xml version='1.0' encoding='nonsense'?><annotation/>", "a.xml: malformed XML"),
     "width": (voc_xml().replace(">60<", ">wide<"), "a.xml: size: <width>: expected a number, got 'wide'"),
-    "height-gone": (voc_xml().replace("<height>40</height>", ""), "a.xml: size: <height> is missing from <size>"),
+    "root": ("<html/>", "a.xml: expected <annotation> as the outermost element, got <html>"),
+    "deep": ("<annotation>" + "<a>" * 200 + "</a>" * 200 + "</annotation>", "a.xml: malformed XML: nested deeper than"),
+    "pixels": (voc_xml(size=(10**5, 10**5)), "a.xml: size: expected an image of at most 120,000,000 pixels"),
     "no-name": (voc_xml(voc_object(" ")), r"a.xml: object 0 \(no name\): <name> is missing or empty"),
     "no-box": (
         voc_xml(voc_object(), "<object><name>cat</name></object>"),
@@ -114,12 +116,15 @@ BROKEN = {
     "corner-inf": (voc_xml(voc_object(box=(1, 1, "inf", 4))), "<xmax>: expected a number, got 'inf'"),
     "reversed": (voc_xml(voc_object(box=(9, 2, 8, 4))), r"box \(9, 2, 8, 4\) is reversed"),
     "upside-down": (voc_xml(voc_object(box=(1, 5, 8, 4))), r"box \(1, 5, 8, 4\) is reversed"),
-    "too-wide": (voc_xml(voc_object(box=(1, 1, 61, 4))), r"\(1, 1, 61, 4\) lies outside the image of 60x40 pixels"),
-    "too-high": (voc_xml(voc_object(box=(1, 1, 6, 41))), "lies outside the image of 60x40 pixels"),
+    "too-wide": (voc_xml(voc_object(box=(1, 1, 61.5, 4))), r"\(1, 1, 61.5, 4\) lies outside the image of 60x40 pixels"),
+    "too-high": (voc_xml(voc_object(box=(1, 1, 6, 42))), "lies outside the image of 60x40 pixels"),
     "left": (voc_xml(voc_object(box=(-1, 1, 6, 4))), "lies outside the image"),
     "above": (voc_xml(voc_object(box=(1, -1, 6, 4))), "lies outside the image"),
-    "difficult": (voc_xml(voc_object(extra="<difficult>yes</difficult>")), "<difficult>: expected 0 or 1, got 'yes'"),
-    "truncated": (voc_xml(voc_object(extra="<truncated>2</truncated>")), "<truncated>: expected 0 or 1, got '2'"),
+    "difficult": (voc_xml(voc_object(extra="<difficult>2</difficult>")), "<difficult>: expected 0 or 1, got '2'"),
+    "difficult-word": (
+        voc_xml(voc_object(extra="<difficult>so</difficult>")),
+        "<difficult>: expected 0 or 1, got 'so'",
+    ),
     "class": (voc_xml(voc_object("dgo")), "a.xml: object 0: unknown class 'dgo': expected one of aeroplane"),
 }
 
@@ -191,9 +196,9 @@ def test_wrong_root(tmp_path: Path) -> None:
         ({"classes": "all"}, "classes: expected a list of names or 'auto', got 'all'"),
         ({"classes": []}, "classes: expected one or more different names"),
         ({"classes": ["dog", "dog"]}, "classes: expected one or more different names"),
-        ({"flat": "drop"}, "flat: expected 'skip' or 'keep', got 'drop'"),
+        ({"degenerate": "drop"}, "degenerate: expected 'skip' or 'keep', got 'drop'"),
     ],
-    ids=["word", "none", "twice", "flat"],
+    ids=["word", "none", "twice", "degenerate"],
 )
 def test_wrong_options(tmp_path: Path, options: dict[str, object], message: str) -> None:
     make_voc(tmp_path)
@@ -208,7 +213,7 @@ def _objects(data: Voc) -> Counter[str]:
 @pytest.mark.filterwarnings("ignore:.*without extent")
 def test_blood_cells(shared: Path) -> None:
     root, names = shared / "data" / "bccd", ("train", "val", "test")
-    splits = [Voc(root, name, classes="auto", flat="keep") for name in names]
+    splits = [Voc(root, name, classes="auto", degenerate="keep") for name in names]
     assert [len(data) for data in splits] == [205, 87, 72]
     total = sum((_objects(data) for data in splits), Counter[str]())
     assert total == {"RBC": 4155, "WBC": 372, "Platelets": 361}

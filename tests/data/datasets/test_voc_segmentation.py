@@ -7,14 +7,14 @@ import torch
 
 from dcn.data.datasets.voc_segmentation import available_splits, open_voc_segmentation
 from dcn.structures import SegmentationMap
-from tests.data.datasets.test_sbd import make_mat
-from tests.data.made_maps import SBD, make_voc_maps
+from tests.data.made_masks import SBD, make_voc_masks
+from tests.formats.test_mat import make_mat
 
 
 @pytest.fixture
 def roots(tmp_path: Path) -> tuple[Path, Path]:
     """A VOC folder, and SBD with half of its images in either list."""
-    voc, sbd = make_voc_maps(tmp_path / "VOC2012"), tmp_path / "sbd"
+    voc, sbd = make_voc_masks(tmp_path / "VOC2012"), tmp_path / "sbd"
     stems = sorted(SBD)
     for stem in stems:
         make_mat(sbd / "cls" / f"{stem}.mat", torch.full((4, 6), 8, dtype=torch.uint8).numpy())

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from dcn.models import MODELS
-from dcn.models.backbones import AlignedInceptionResNet
-from dcn.models.backbones.original import original_backbone
+from dcn.models.backbones import AlignedInceptionResNet, AlignedInceptionResNetSpec
+from dcn.models.options import make_model
 from dcn.nn import DeformConv2d
 
 
@@ -57,18 +57,16 @@ def test_a_cell_looks_at_the_pixels_around_its_place(stage: int, dilation: int) 
 
 
 def test_deformable_blocks_have_three_deformable_layers_each() -> None:
-    options: dict[str, Any] = {"style": "caffe", "pool": "ceil", "norm": "frozen", "frozen_stages": 1}
-    network = original_backbone(
-        "aligned_inception_resnet",
-        101,
+    spec = AlignedInceptionResNetSpec(
         width=0.125,
         stem_channels=8,
         c5_dilation=2,
         deform_layers=2,
         offset_groups=4,
-        dilated_offsets=True,
-        **options,
+        boundary="v1",
+        norm="frozen",
     )
+    network = spec.build()
     layers = {name: module for name, module in network.named_modules() if isinstance(module, DeformConv2d)}
     assert {name.split(".branches")[0] for name in layers} == {"layer4.1", "layer4.2"}
     assert len(layers) == 6
@@ -85,7 +83,7 @@ def test_deformable_blocks_have_three_deformable_layers_each() -> None:
 @pytest.mark.parametrize("family", ["rfcn_r101", "rcnn_r101", "rpn_r101", "fpn_r101"])
 def test_every_original_detector_takes_it(family: str) -> None:
     with torch.device("meta"):
-        network: Any = MODELS[family](3, architecture="aligned_inception_resnet")
+        network: Any = make_model(MODELS[family], 3, architecture="aligned_inception_resnet")
     assert isinstance(network.backbone, AlignedInceptionResNet)
 
 
@@ -99,4 +97,9 @@ def test_every_original_detector_takes_it(family: str) -> None:
 )
 def test_what_does_not_exist_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        MODELS["rfcn_r101"](3, **options)
+        make_model(MODELS["rfcn_r101"], 3, **options)
+
+
+def test_a_width_without_channels_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"width: 0.01 leaves no channels for the branches, expected 0.025 or more"):
+        AlignedInceptionResNetSpec(width=0.01).build()

@@ -17,12 +17,13 @@ from dcn.models.checkpoints.mxnet import (
     backbone_of,
     export_mxnet,
     load_mxnet,
+    model_of,
     mxnet_names,
-    network_of,
     read_params,
     write_params,
 )
-from dcn.models.detection.rfcn import rfcn
+from dcn.models.detection.original.rfcn import rfcn
+from dcn.models.options import make_model
 from tests.golden.check_network import build_network, own_shapes, read_shapes
 
 # Arguments and parameters of each network, batch norm's statistics (208 arrays, 105,344 values) not counted.
@@ -76,11 +77,11 @@ def test_learning_rates_of_the_original(name: str, shared: Path) -> None:
 
 
 SMALL: dict[str, Callable[[], nn.Module]] = {
-    "rfcn": lambda: MODELS["rfcn_r101_dcn"](2, depth=50, width=0.125, rpn_channels=8, head_channels=8),
-    "rfcn-per-class": lambda: rfcn(3, depth=50, width=0.125, head_channels=8, class_agnostic=False, bins=3),
-    "rcnn": lambda: MODELS["rcnn_r101_dcn"](2, depth=50, width=0.125, head_channels=4, fc_channels=8),
-    "fpn": lambda: MODELS["fpn_r101_dcn"](2, width=0.125, fpn_channels=4, fc_channels=8),
-    "deeplab": lambda: MODELS["deeplab_r101_dcn"](2, depth=50, width=0.125, head_channels=8),
+    "rfcn": lambda: make_model(MODELS["rfcn_r101_dcn"], 2, depth=50, width=0.125, rpn_channels=8, head_channels=8),
+    "rfcn-per-class": lambda: make_model(rfcn, 3, depth=50, width=0.125, head_channels=8, class_agnostic=False, bins=3),
+    "rcnn": lambda: make_model(MODELS["rcnn_r101_dcn"], 2, depth=50, width=0.125, head_channels=4, fc_channels=8),
+    "fpn": lambda: make_model(MODELS["fpn_r101_dcn"], 2, width=0.125, fpn_channels=4, fc_channels=8),
+    "deeplab": lambda: make_model(MODELS["deeplab_r101_dcn"], 2, depth=50, width=0.125, head_channels=8),
 }
 
 
@@ -175,7 +176,7 @@ def test_names_that_do_not_fit_are_listed_and_nothing_is_loaded(tmp_path: Path) 
 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_the_backbone_of_a_whole_network(depth: int, tmp_path: Path) -> None:
-    model: Any = MODELS["rfcn_r101_dcn"](2, depth=depth, width=0.125)
+    model: Any = make_model(MODELS["rfcn_r101_dcn"], 2, depth=depth, width=0.125)
     _randomise(model)
     arrays: dict[str, Tensor] = export_mxnet(model) | {"arg:fc1000_weight": torch.ones(1000, 256)}
     write_params(tmp_path / "a.params", arrays)
@@ -192,14 +193,14 @@ def test_a_file_without_a_backbone() -> None:
 
 
 def test_backbone_weights_start_a_detector(tmp_path: Path) -> None:
-    source: Any = MODELS["rfcn_r101"](2, depth=50, width=0.125)
+    source: Any = make_model(MODELS["rfcn_r101"], 2, depth=50, width=0.125)
     _randomise(source)
     write_params(tmp_path / "a.params", export_mxnet(source))
-    model: Any = MODELS["fpn_r101_dcn"](2, depth=50, width=0.125, deform_layers=1)
+    model: Any = make_model(MODELS["fpn_r101_dcn"], 2, depth=50, width=0.125, deform_layers=1)
     kept = load_backbone(model, tmp_path / "a.params")
     assert kept == ["layer4.2.conv2.conv_offset.weight", "layer4.2.conv2.conv_offset.bias"]
     torch.testing.assert_close(model.backbone.layer4[2].bn3.bias, source.backbone.layer4[2].bn3.bias)
-    later = MODELS["faster_rcnn_r50_fpn"](2, width=0.125)
+    later = make_model(MODELS["faster_rcnn_r50_fpn"], 2, width=0.125)
     with pytest.raises(ValueError, match="need a network built with preprocess='rgb_mean', style='caffe', pool='ceil'"):
         load_backbone(later, tmp_path / "a.params")
 
@@ -222,10 +223,10 @@ RECOGNISED: dict[str, tuple[str, int, dict[str, object]]] = {
 @pytest.mark.parametrize("name", RECOGNISED)
 def test_a_file_tells_its_network(name: str) -> None:
     arrays = {key: torch.empty(shape, device="meta") for key, shape in own_shapes(_on_meta(name)).items()}
-    found = network_of(arrays)
+    found = model_of(arrays)
     assert found == RECOGNISED[name]
     with torch.device("meta"):
-        rebuilt = MODELS[found[0]](found[1], **found[2])
+        rebuilt = make_model(MODELS[found[0]], found[1], **found[2])
     assert own_shapes(rebuilt) == {key: tuple(array.shape) for key, array in arrays.items()}
 
 
@@ -233,4 +234,4 @@ def test_a_backbone_is_no_network() -> None:
     with pytest.raises(
         ValueError, match="expected an original R-FCN, Faster R-CNN, FPN or DeepLab, got arg:conv1_weight"
     ):
-        network_of({"arg:conv1_weight": torch.ones(1)})
+        model_of({"arg:conv1_weight": torch.ones(1)})

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcn.models.detection.faster_rcnn import FasterRCNN, rcnn_fpn
+from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
+from dcn.models.detection.pyramid.rcnn_fpn import rcnn_fpn
+from dcn.models.options import make_model
 from dcn.structures import Target
 
 # 18 layers with 1/8 of the channels; few proposals.
 tiny = partial(
+    make_model,
     rcnn_fpn,
     2,
     depth=18,

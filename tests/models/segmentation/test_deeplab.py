@@ -8,14 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.segmentation.deeplab import DeepLabHead, bilinear_kernel, deeplab, segmentation_loss
+from dcn.models.options import make_model
+from dcn.models.segmentation.deeplab import DeepLabHead, bilinear_kernel, deeplab
+from dcn.models.segmentation.model import segmentation_loss
 from dcn.structures import SegmentationMap
 
 
 def _tiny(**options: Any) -> Any:
     torch.manual_seed(0)
     defaults: dict[str, Any] = {"depth": 18, "width": 0.125, "stem_channels": 8, "head_channels": 16}
-    return deeplab(3, **(defaults | options))
+    return make_model(deeplab, 3, **(defaults | options))
 
 
 def test_kernel_by_formula() -> None:
@@ -128,5 +130,5 @@ def test_wrong_calls(picture: tuple[Tensor, Tensor]) -> None:
 @pytest.mark.parametrize(("layers", "count"), [(0, 44_637_267), (3, 44_886_153)], ids=["plain", "deformable"])
 def test_parameter_count_of_the_original(layers: int, count: int) -> None:
     with torch.device("meta"):
-        model = deeplab(19, deform_layers=layers)
+        model = make_model(deeplab, 19, deform_layers=layers)
     assert sum(parameter.numel() for parameter in model.parameters()) == count

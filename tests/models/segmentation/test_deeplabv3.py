@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcn.models.options import make_model
 from dcn.models.segmentation.deeplabv3 import AsppHead, deeplabv3
 from dcn.nn import DeformConv2d
 from dcn.structures import SegmentationMap
@@ -15,7 +16,7 @@ from dcn.structures import SegmentationMap
 def _tiny(**options: Any) -> Any:
     torch.manual_seed(0)
     defaults: dict[str, Any] = {"depth": 18, "width": 0.125, "stem_channels": 8, "head_channels": 8, "dropout": 0.0}
-    return deeplabv3(3, **(defaults | options))
+    return make_model(deeplabv3, 3, **(defaults | options))
 
 
 def _norm(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
@@ -68,5 +69,7 @@ def test_prediction_has_the_size_of_the_image() -> None:
 
 
 def test_stride_32_is_refused() -> None:
-    with pytest.raises(ValueError, match="c5_dilation: expected 2 or more"):
+    with pytest.raises(
+        ValueError, match="backbone: expected the last map of stride 16, got 4, 8, 16, 32; c5_dilation=2"
+    ):
         _tiny(c5_dilation=1)

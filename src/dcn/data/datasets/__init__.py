@@ -1,4 +1,4 @@
-"""One module per format: readers of files, and the set that is drawn."""
+"""One module per format: readers of files, and the set that is generated."""
 
 from dcn.class_names import VOC_CLASSES
 from dcn.data.datasets.camvid import open_camvid

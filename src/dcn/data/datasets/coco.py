@@ -6,26 +6,29 @@ leads back for result files. Boxes ``[x, y, w, h]`` are continuous already: ``x2
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from dcn.data.datasets.coco_files import (
+from dcn.data.reading import ImageReading, check_degenerate, known_size, warn_of_degenerate
+from dcn.formats.coco import (
     CocoFile,
     CocoRecord,
-    flat_boxes,
     join,
     locate,
     read_instances,
+    report_degenerate,
     size_problem,
 )
-from dcn.data.images import read_image
-from dcn.data.masks import decode_mask
-from dcn.data.problems import attempt, refuse
+from dcn.formats.masks import decode_masks
+from dcn.formats.problems import attempt, refuse
 from dcn.structures import Sample, Target
+
+PerSplit = str | Mapping[str, str] | None
+"""One name for all splits, or one for each: ``{"train": "a.json", "val": "b.json"}``."""
 
 
 class Coco:
@@ -34,17 +37,20 @@ class Coco:
     Args:
         root: the folder of the data.
         split: ``"train2017"``, say, or several with a plus: ``"train2014+val2014"``.
-        annotations: the annotation file, relative to ``root``; otherwise ``annotations/instances_<split>.json`` or
-            ``<split>.json`` or ``annotations/image_info_<split>.json``, whichever exists. The last one,
-            published for test images, may go without annotations.
-        images: the image folder, relative to ``root``; otherwise the first that exists of ``<split>``,
-            ``images/<split>``, a folder whose name ``<split>`` begins with (``val2017`` for ``val2017_100``,
-            ``test2017`` for ``test-dev2017``), ``images``, and ``root`` itself.
-        masks: decode the segmentations (polygons, RLE). Where no object of the file has one, masks are ``None``.
+        annotations: the annotation file, relative to ``root``, or one for each split; otherwise
+            ``annotations/instances_<split>.json`` or ``<split>.json`` or ``annotations/image_info_<split>.json``,
+            whichever exists. The last one, published for test images, may go without annotations.
+        images: the image folder, relative to ``root``, or one for each split; otherwise the first that exists of
+            ``<split>``, ``images/<split>``, a folder whose name ``<split>`` begins with (``val2017`` for
+            ``val2017_100``, ``test2017`` for ``test-dev2017``), ``images``, and ``root`` itself.
+        masks: decode the segmentations (polygons, RLE). Where no object of the file has one, masks are ``None``; where
+            only some have one, that is an error.
         keep_empty: keep images without an object that training may use. ``False`` drops them, as the original code
             does for training (crowds do not count).
-        flat: what to do with a box of width or height 0: ``"skip"`` it with one warning that counts them, or ``"keep"``
-            it.
+        degenerate: what to do with a box of width or height 0: ``"skip"`` it with one warning that counts them, or
+            ``"keep"`` it.
+        upright: turn photos as their EXIF orientation says, for annotations that were made on upright photos.
+        broken: what to do about damaged images: ``"refuse"``, ``"skip"`` or ``"repair"``, see `ImageReading`.
 
     Attributes:
         annotation_files: one per split that was joined.
@@ -52,8 +58,7 @@ class Coco:
         annotated: whether the file has annotations at all, be it for no image.
 
     Raises:
-        ValueError: the first problem met, naming file and entry; ``dcn data check`` lists all of them. Segmentations
-            are decoded, and found at fault, when their image is asked for.
+        ValueError: the first problem of the annotation file, naming file and entry; ``dcn data check`` lists all.
     """
 
     def __init__(
@@ -61,16 +66,20 @@ class Coco:
         root: str | Path,
         split: str = "train2017",
         *,
-        annotations: str | None = None,
-        images: str | None = None,
+        annotations: PerSplit = None,
+        images: PerSplit = None,
         masks: bool = True,
         keep_empty: bool = True,
-        flat: str = "skip",
+        degenerate: str = "skip",
+        upright: bool = False,
+        broken: str = "refuse",
     ) -> None:
-        if flat not in ("skip", "keep"):
-            raise ValueError(f"flat: expected 'skip' or 'keep', got {flat!r}")
-        places = [locate(Path(root), part, annotations, images) for part in split.split("+")]
-        files = [read_instances(path, folder, refuse) for path, folder in places]
+        check_degenerate(degenerate)
+        sources = [
+            locate(Path(root), part, of_split("annotations", annotations, part), of_split("images", images, part))
+            for part in split.split("+")
+        ]
+        files = [read_instances(path, folder, refuse, masks=masks, upright=upright) for path, folder in sources]
         file = join(files)
         self.name = f"{Path(root).name}:{split}"
         self.annotation_files = tuple(part.path for part in files)
@@ -79,11 +88,12 @@ class Coco:
         self.annotated = file.annotated
         self.classes = tuple(file.categories.values())
         self.has_masks = masks and file.has_masks
-        records = list(file.records) if flat == "keep" else _without_flat(file, self.name)
+        records = list(file.records) if degenerate == "keep" else _without_degenerate(file, self.name)
         if not keep_empty:
             records = [record for record in records if not all(item.crowd for item in record.objects)]
         self.records = tuple(records)
-        self.sizes = [record.size for record in records]
+        self.sizes = [known_size(record.size) for record in records]
+        self.reading = ImageReading(broken, upright, [self.image_path(index) for index in range(len(records))])
         self._labels = {category: label for label, category in enumerate(self.category_ids)}
 
     def __len__(self) -> int:
@@ -91,10 +101,12 @@ class Coco:
 
     def image_path(self, index: int) -> Path:
         """The image file of one record."""
-        return self.records[index].image
+        path = self.records[index].image
+        assert path is not None  # the reader was asked for images
+        return path
 
     def target(self, index: int) -> Target:
-        """The annotation of one image without decoding the image; ``image_id`` is the file's number."""
+        """The annotation of one image without decoding the image; ``image_id`` is the file's id."""
         record = self.records[index]
         objects = record.objects
         return Target(
@@ -103,32 +115,48 @@ class Coco:
             masks=self._masks(record) if self.has_masks else None,
             crowd=torch.tensor([item.crowd for item in objects], dtype=torch.bool),
             area=torch.tensor([item.area for item in objects], dtype=torch.float32),
-            size=record.size,
+            size=known_size(record.size),
             image_id=record.id,
         )
 
     def _masks(self, record: CocoRecord) -> torch.Tensor:
-        masks = torch.zeros(len(record.objects), *record.size, dtype=torch.bool)
-        for mask, item in zip(masks, record.objects, strict=True):
-            decode = partial(decode_mask, item.segmentation, record.size)
-            decoded = attempt(decode, refuse, self._source[record.id], f"annotation id {item.id}")
-            assert decoded is not None  # refuse raises
-            mask.copy_(decoded)
+        segmentations = [item.segmentation for item in record.objects]
+        decode = partial(decode_masks, segmentations, known_size(record.size))
+        masks = attempt(decode, refuse, self._source[record.id], f"image id {record.id}")
+        assert masks is not None  # refuse raises
         return masks
 
     def __getitem__(self, index: int) -> Sample:
+        return self.reading.sample(range(len(self))[index], self._read)
+
+    def intact(self, index: int) -> Sample | None:
+        """The sample of an index; ``None`` where its image is damaged and skipped."""
+        return self.reading.intact(index, self._read)
+
+    def _read(self, index: int) -> Sample:
         record = self.records[index]
-        image = read_image(record.image)
+        image = self.reading.image(index)
         if tuple(image.shape[1:]) != record.size:
             refuse(size_problem(self._source[record.id], record, (image.shape[1], image.shape[2])))
         return Sample(image, self.target(index))
 
 
-def _without_flat(file: CocoFile, name: str) -> Sequence[CocoRecord]:
-    count = flat_boxes(file, lambda problem: None)
-    if count:
-        warnings.warn(f"{name}: {count} boxes without extent skipped; `dcn data check` names them", stacklevel=3)
+def of_split(option: str, value: PerSplit, split: str) -> str | None:
+    """The name that an option gives for a split.
+
+    Raises:
+        ValueError: the option names one for each split, but none for this one.
+    """
+    if value is None or isinstance(value, str):
+        return value
+    if split not in value:
+        raise ValueError(f"{option}: expected a name for the split {split!r}, got names for {', '.join(value)}")
+    return value[split]
+
+
+def _without_degenerate(file: CocoFile, name: str) -> Sequence[CocoRecord]:
+    warn_of_degenerate(name, report_degenerate(file, lambda problem: None))
     return [
-        CocoRecord(record.id, record.image, record.size, tuple(item for item in record.objects if not item.flat))
+        replace(record, objects=tuple(item for item in record.objects if not item.degenerate))
         for record in file.records
     ]

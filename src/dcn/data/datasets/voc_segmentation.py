@@ -1,66 +1,64 @@
-"""Pascal VOC's segmentation task: ``SegmentationClass/*.png`` with palette, and its augmentation with SBD."""
+"""Pascal VOC's segmentation task: ``SegmentationClass/*.png`` with palette, and its augmentation with SBD.
+
+SBD is the Semantic Boundaries Dataset (Hariharan et al. 2011): masks for more images of Pascal VOC, ``cls/*.mat``;
+conversions to index PNGs (``cls_png/*.png``) are read as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from dcn.class_names import VOC_CLASSES
-from dcn.data.datasets import sbd
-from dcn.data.datasets.label_maps import IndexReader, LabelMaps, MapFiles
-from dcn.data.datasets.voc_files import image_file
+from dcn.data.datasets.segmentation import SegmentationDataset
+from dcn.formats.documents import read_text
+from dcn.formats.index_masks import IndexReader, MaskFiles
+from dcn.formats.names import files_in
+from dcn.formats.voc import image_file, listed_stem
 
 CLASSES = ("background", *VOC_CLASSES)
 AUGMENTED = "train_aug"
 _LISTS = ("ImageSets/Segmentation", "ImageSets/Main")
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Index PNGs and SBD's .mat files by the same table."""
-
-    table: IndexReader
-
-    def __call__(self, path: Path) -> Tensor:
-        return self.table.apply(sbd.read_labels(path), path)
-
-
 def open_voc_segmentation(
     root: str | Path,
     split: str = "train",
     *,
-    maps: Sequence[str] = ("SegmentationClass", "SegmentationClassAug"),
+    masks: Sequence[str] = ("SegmentationClass", "SegmentationClassAug"),
     augmentation: str | None = None,
     unlabelled: str = "refuse",
-) -> LabelMaps:
+    upright: bool = False,
+    broken: str = "refuse",
+) -> SegmentationDataset:
     """Open a split of the 21 classes, background first; 255 (boundaries) is ignored.
 
     Args:
         root: the folder with ``JPEGImages`` and ``SegmentationClass``, or a VOCdevkit (or its parent) with ``VOC2012``.
         split: a list in ``ImageSets/Segmentation`` or ``ImageSets/Main``. ``train_aug`` needs no list where
             ``augmentation`` is given: all of SBD and VOC's train, without VOC's val: 10,582 images.
-        maps: folders of label maps; for each image the first that has it counts.
-        augmentation: the folder of SBD, with ``cls``, ``train.txt`` and ``val.txt``; it supplies the maps that the
+        masks: folders of masks; for each image the first that has it counts.
+        augmentation: the folder of SBD, with ``cls``, ``train.txt`` and ``val.txt``; it supplies the masks that the
             folders above do not have.
-        unlabelled: see `LabelMaps`.
+        unlabelled: see `SegmentationDataset`, like the two that follow.
+        upright: turn photos as their EXIF orientation says.
+        broken: what to do about damaged images.
 
     Raises:
-        ValueError: no such folder or list, an image that is not there, or one without a label map.
+        ValueError: no such folder or list, an image that is not there, or one without a mask.
     """
     folder = _devkit(Path(root))
     extra = None if augmentation is None else Path(augmentation)
     stems = _stems(folder, split, extra)
-    files = [_files(folder, stem, maps, extra) for stem in stems]
-    reader = _Reader(IndexReader({index: index for index in range(len(CLASSES))}))
-    return LabelMaps(f"{folder.name}:{split}", CLASSES, files, reader, unlabelled)
+    files = [_files(folder, stem, masks, extra) for stem in stems]
+    reader = IndexReader({index: index for index in range(len(CLASSES))})
+    name = f"{folder.name}:{split}"
+    return SegmentationDataset(name, CLASSES, files, reader, unlabelled=unlabelled, upright=upright, broken=broken)
 
 
 def available_splits(root: Path) -> list[str]:
     """Names of the lists in ``ImageSets/Segmentation``."""
-    return sorted(path.stem for path in (root / _LISTS[0]).glob("*.txt"))
+    return [path.stem for path in files_in(root / _LISTS[0], ".txt")]
 
 
 def _devkit(root: Path) -> Path:
@@ -73,18 +71,43 @@ def _devkit(root: Path) -> Path:
 def _stems(folder: Path, split: str, extra: Path | None) -> list[str]:
     file = next((path for name in _LISTS if (path := folder / name / f"{split}.txt").is_file()), None)
     if file is not None:
-        # Some lists have a second column (1, -1): the first one names the image.
-        return [line.split()[0] for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return _listed(file, folder)
     if split != AUGMENTED or extra is None:
         hint = "; the option augmentation=FOLDER_OF_SBD makes it" if split == AUGMENTED else ""
         known = ", ".join(available_splits(folder)) or "none"
         raise ValueError(f"split: {folder} has no list {split}.txt (ImageSets/Segmentation: {known}){hint}")
     own = set(_stems(folder, "train", None))
-    return sorted((sbd.listed(extra) | own) - set(_stems(folder, "val", None)))
+    return sorted((listed_in_sbd(extra) | own) - set(_stems(folder, "val", None)))
 
 
-def _files(folder: Path, stem: str, maps: Sequence[str], extra: Path | None) -> MapFiles:
-    labels = next((path for name in maps if (path := folder / name / f"{stem}.png").is_file()), None)
-    if labels is None and extra is not None:
-        labels = sbd.label_file(extra, stem)
-    return MapFiles(image_file(folder, stem), labels, stem)
+def _listed(file: Path, folder: Path) -> list[str]:
+    """The images of a list; a second column (1, -1) is left out unless a file has it in its name."""
+    lines = read_text(file, "list of images").lines()
+    return [listed_stem(line, lambda stem: image_file(folder, stem).is_file()) for _, line in lines]
+
+
+def _files(folder: Path, stem: str, masks: Sequence[str], extra: Path | None) -> MaskFiles:
+    mask = next((path for name in masks if (path := folder / name / f"{stem}.png").is_file()), None)
+    if mask is None and extra is not None:
+        mask = mask_in_sbd(extra, stem)
+    return MaskFiles(image_file(folder, stem), mask, stem)
+
+
+def mask_in_sbd(root: Path, stem: str) -> Path | None:
+    """The mask of an image below an SBD folder, in whichever form there is."""
+    paths = [root / "cls" / f"{stem}.mat", root / "cls_png" / f"{stem}.png", root / "cls" / f"{stem}.png"]
+    return next((path for path in paths if path.is_file()), None)
+
+
+def listed_in_sbd(root: Path) -> set[str]:
+    """Names of all images of SBD: its ``train.txt`` and ``val.txt`` together.
+
+    Raises:
+        ValueError: one of the lists is missing.
+    """
+    stems: set[str] = set()
+    for name in ("train.txt", "val.txt"):
+        if not (root / name).is_file():
+            raise ValueError(f"sbd: {root} has no {name}; give the folder 'dataset' of the archive")
+        stems.update(line.split()[0] for _, line in read_text(root / name, "list of images").lines())
+    return stems

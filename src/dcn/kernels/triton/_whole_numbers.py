@@ -20,7 +20,12 @@ def unit_of(grad: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     bound = grad.abs().amax().to(dtype)
     if mask is not None:
         bound = bound * mask.abs().amax().to(dtype)
-    bits = 62 - (grad.shape[0] * grad.shape[2] * grad.shape[3]).bit_length()
+    return unit_below(bound, grad.shape[0] * grad.shape[2] * grad.shape[3])
+
+
+def unit_below(bound: Tensor, parts: int) -> Tensor:
+    """The same where a sum has at most ``parts`` parts, none of them larger than ``bound``."""
+    bits = 62 - parts.bit_length()
     exponent = (bits - bound.frexp().exponent).clamp(max=120)
     return (torch.ldexp(torch.ones_like(bound), exponent) + 0 * bound).view(1)
 

@@ -1,8 +1,28 @@
-"""Feature extractors."""
+"""Backbones, and the specs that describe them."""
 
 from __future__ import annotations
 
 from dcn.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
 from dcn.models.backbones.resnet import ResNet, deformable_positions
+from dcn.models.backbones.specs import (
+    ORIGINAL_BACKBONE,
+    ORIGINAL_PYRAMID_BACKBONE,
+    RESNET50,
+    AlignedInceptionResNetSpec,
+    BackboneSpec,
+    ResNetSpec,
+    make_backbone,
+)
 
-__all__ = ["AlignedInceptionResNet", "ResNet", "deformable_positions"]
+__all__ = [
+    "ORIGINAL_BACKBONE",
+    "ORIGINAL_PYRAMID_BACKBONE",
+    "RESNET50",
+    "AlignedInceptionResNet",
+    "AlignedInceptionResNetSpec",
+    "BackboneSpec",
+    "ResNet",
+    "ResNetSpec",
+    "deformable_positions",
+    "make_backbone",
+]

@@ -6,7 +6,7 @@ not the widths of its branches. No weights were released. Here every branch of a
 the simple fraction that comes to 64.2 M.
 
 Aligned means: the receptive field of cell ``i`` is centred on pixel ``stride * i`` in every map. Inception-ResNet,
-which the network descends from, pads some layers and not others, and its cells drift away from where they look.
+which the model descends from, pads some layers and not others, and its cells drift away from where they look.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class InceptionResidualBlock(nn.Module):
 
 
 class AlignedInceptionResNet(nn.Module):
-    """The reconstructed network; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
+    """The reconstructed model; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
         width: factor on the channels of the stages (not of the stem).
@@ -103,6 +103,10 @@ class AlignedInceptionResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
         self.out_channels = [int(channels * width) for channels in CHANNELS]
+        self.strides = (4, 8, 16, 16 if c5_dilation > 1 else 32)
+        if int(self.out_channels[0] * BRANCH_SHARE) < 1:
+            least = 1 / (CHANNELS[0] * BRANCH_SHARE)
+            raise ValueError(f"width: {width:g} leaves no channels for the branches, expected {least:g} or more")
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         for module in self.modules():

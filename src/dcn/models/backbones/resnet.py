@@ -41,8 +41,8 @@ def deformable_positions(names: Collection[str], blocks: Sequence[int]) -> froze
         valid = stage in counts and (not block or (block.isdecimal() and int(block) < counts[stage]))
         if not valid:
             raise ValueError(
-                f"deform_stages: expected stages c2 to c5 or single blocks such as 'c5.2' "
-                f"(this network has {counts}), got {name!r}"
+                f"deform_layers: expected stages c2 to c5 or single blocks such as 'c5.2' "
+                f"(this model has {counts}), got {name!r}"
             )
         chosen = range(counts[stage]) if not block else [int(block)]
         positions.update((int(stage[1:]), index) for index in chosen)
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
         depth: 18, 34, 50 or 101.
         width: factor on the channels of the stages (not of the stem).
         stem_channels: channels after the first convolution.
-        groups: groups of the 3x3 convolutions (ResNeXt: 32); only for bottleneck networks.
+        groups: groups of the 3x3 convolutions (ResNeXt: 32); only with bottleneck blocks.
         base_width: ResNeXt's width per group (4); 64 with ``groups=1``.
         style: where the stride of a stage sits: ``"caffe"``, the first 1x1; ``"pytorch"``, the 3x3.
         pool: max pooling 3x3, stride 2, after the stem: ``"floor"`` with padding 1, ``"ceil"`` without padding and
@@ -169,6 +169,8 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 0, ceil_mode=True) if pool == "ceil" else nn.MaxPool2d(3, 2, 1)
         self.out_channels = [int(64 * width * 2**i) * (4 if depth >= 50 else 1) for i in range(4)]
+        self.strides = (4, 8, 16, 16 if c5_dilation > 1 else 32)
+        self._check_channels()
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         self._initialise()
@@ -186,14 +188,29 @@ class ResNet(nn.Module):
             in_channels = out_channels
         return nn.Sequential(*blocks)
 
+    def _block_width(self, stage: int) -> int:
+        """Channels of the 3x3 convolutions of a stage."""
+        planes = self.out_channels[stage - 2] // (4 if self.depth >= 50 else 1)
+        return planes if self.groups == 1 else int(planes * self.base_width / 64) * self.groups
+
+    def _check_channels(self) -> None:
+        if self._block_width(2) < 1:
+            raise ValueError(
+                f"width: {self.width:g} leaves no channels for the 3x3 convolutions of stage c2 "
+                f"({self.groups} groups, base_width {self.base_width}); expected {self._least_width():g} or more"
+            )
+
+    def _least_width(self) -> float:
+        """The width at which every group of stage c2 has one channel."""
+        return 1 / 64 if self.groups == 1 else max(1 / self.base_width, 1 / 64)
+
     def _block(self, stage: int, in_channels: int, stride: int, dilation: int, conv3x3: ConvFactory) -> nn.Module:
         out_channels = self.out_channels[stage - 2]
         if self.depth < 50:
             return BasicBlock(in_channels, out_channels, stride=stride, dilation=dilation, conv3x3=conv3x3)
-        planes = out_channels // 4
         return Bottleneck(
             in_channels,
-            planes if self.groups == 1 else int(planes * self.base_width / 64) * self.groups,
+            self._block_width(stage),
             out_channels,
             stride=stride,
             dilation=dilation,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from dcn.models.detection.faster_rcnn import FasterRCNN, rcnn_fpn
+from dcn.models.detection.detector import Detector, Limits
+from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
+from dcn.models.detection.pyramid.rcnn_fpn import rcnn_fpn
+from dcn.models.detection.tta import TTADetector
 
-__all__ = ["FasterRCNN", "rcnn_fpn"]
+__all__ = ["Detector", "FasterRCNN", "Limits", "TTADetector", "rcnn_fpn"]

@@ -6,19 +6,19 @@ There is no dropout, spatial pyramid, multi-scale input or CRF.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones.original import DeformLayers, original_resnet
-from dcn.models.backbones.resnet import NormRule, Style
-from dcn.models.detection.original_rpn import initialise
+from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
+from dcn.models.initialise import initialise
 from dcn.models.preprocess import Preprocess, PreprocessName
-from dcn.structures import SegmentationMap
+from dcn.models.segmentation.model import SegmentationModel
 
-IGNORED = 255
+DEEPLAB_BACKBONE = replace(ORIGINAL_BACKBONE, offset_groups=1, dilated_offsets=False)
+"""Unlike the original's detectors: one offset group, and offsets from an undilated convolution."""
 
 
 def bilinear_kernel(stride: int) -> Tensor:
@@ -59,7 +59,7 @@ class DeepLabHead(nn.Module):
         return scores[:, :, start : start + size[0], start : start + size[1]]
 
 
-class DeepLab(nn.Module):
+class DeepLab(SegmentationModel):
     """A backbone and a head that scores every pixel.
 
     Args:
@@ -67,8 +67,8 @@ class DeepLab(nn.Module):
         backbone: batch to the maps C2 to C5; the last is read.
         head: map and size to scores.
         classes: names, in the order of the labels.
-        test_size: shorter side and largest longer side to which images are resized before they are given.
-        lr_multipliers: factors on the learning rate by name of the parameter; 1 where not named.
+        test_size: see :class:`SegmentationModel`.
+        lr_multipliers: see :class:`SegmentationModel`.
     """
 
     def __init__(
@@ -81,92 +81,20 @@ class DeepLab(nn.Module):
         test_size: tuple[int, int] = (1024, 2048),
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__()
-        self.preprocess, self.backbone, self.head = preprocess, backbone, head
-        self.classes = tuple(classes)
-        self.test_size = test_size
-        self.lr_multipliers = dict(lr_multipliers or {})
-
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None = None
-    ) -> dict[str, Tensor] | list[SegmentationMap]:
-        """Losses in training mode, maps of classes in evaluation mode.
-
-        Args:
-            images: ``[3, h_i, w_i]`` uint8 RGB; they are not resized.
-            targets: one per image and of its size, in training only; 255 marks pixels that do not count.
-
-        Returns:
-            In training ``loss_seg``: cross entropy, the mean over the pixels of an image and then over images. In
-            evaluation one map ``[h_i, w_i]`` per image.
-
-        Raises:
-            ValueError: without ``targets`` in training, or with targets of other sizes than their images.
-        """
-        if self.training:
-            return {"loss_seg": self._loss(images, targets)}
-        found: dict[int, SegmentationMap] = {}
-        for members in self.preprocess.groups(images):
-            batch = self.preprocess([images[index] for index in members])
-            labels = self.scores(batch.pixels).argmax(1)
-            for index, label, (height, width) in zip(members, labels, batch.sizes, strict=True):
-                found[index] = SegmentationMap(label[:height, :width])
-        return [found[index] for index in range(len(images))]
+        super().__init__(preprocess, classes=classes, test_size=test_size, lr_multipliers=lr_multipliers)
+        self.backbone, self.head = backbone, head
 
     def scores(self, pixels: Tensor) -> Tensor:
         """Normalised images ``[N, 3, H, W]`` to logits ``[N, C, H, W]``."""
-        return self.head(self.backbone(pixels)[-1], (pixels.shape[2], pixels.shape[3]))
-
-    def _loss(self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None) -> Tensor:
-        if targets is None or len(targets) != len(images) or not images:
-            got = "None" if targets is None else len(targets)
-            raise ValueError(
-                f"targets: expected one per image in training mode ({len(images)} images), got {got}; "
-                "call .eval() first to predict"
-            )
-        for index, (image, target) in enumerate(zip(images, targets, strict=True)):
-            if target.labels.shape != image.shape[1:]:
-                raise ValueError(
-                    f"targets[{index}]: expected labels of the image's size {list(image.shape[1:])}, "
-                    f"got {list(target.labels.shape)}"
-                )
-        pixels = self.preprocess(images).pixels
-        return segmentation_loss(self.scores(pixels), [target.labels.to(pixels.device) for target in targets])
-
-
-def segmentation_loss(logits: Tensor, labels: Sequence[Tensor]) -> Tensor:
-    """Cross entropy: the mean over the counted pixels of each image, then over images.
-
-    Args:
-        logits: ``[N, C, H, W]``.
-        labels: per image ``[h_i, w_i]`` int64 with ``h_i <= H`` and ``w_i <= W``; 255 does not count.
-
-    Returns:
-        A scalar; an image without a counted pixel contributes 0.
-    """
-    losses = []
-    for scores, label in zip(logits, labels, strict=True):
-        own = scores[None, :, : label.shape[0], : label.shape[1]].float()
-        total = F.cross_entropy(own, label[None], ignore_index=IGNORED, reduction="sum")
-        losses.append(total / (label != IGNORED).sum().clamp(min=1))
-    return torch.stack(losses).mean()
+        scores: Tensor = self.head(self.backbone(pixels)[-1], (pixels.shape[2], pixels.shape[3]))
+        return scores
 
 
 def deeplab(
     num_classes: int = 19,
     *,
-    depth: int = 101,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    style: Style = "caffe",
-    pool: Literal["floor", "ceil"] = "ceil",
+    backbone: BackboneSpec | nn.Module = DEEPLAB_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
-    norm: NormRule = "frozen",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_layers: DeformLayers = 0,
-    offset_groups: int = 1,
-    dilated_offsets: bool = False,
     head_channels: int = 1024,
     test_size: tuple[int, int] = (1024, 2048),
 ) -> DeepLab:
@@ -174,40 +102,19 @@ def deeplab(
 
     Args:
         num_classes: all of them (Pascal VOC counts background: 21).
-        depth: of the ResNet: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm trains, see :class:`ResNet`.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1 (Table 3 of the paper: 2, 4, 6, 8).
-        deform_layers: deformable 3x3 convolutions: the last so many, or stages and blocks by name.
-        offset_groups: of those.
-        dilated_offsets: whether their offsets are predicted with the layer's dilation (the original: no).
+        backbone: a spec, or a module that returns maps, the last of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         head_channels: of the hidden layer.
         test_size: shorter and largest longer side of test images.
     """
-    backbone = original_resnet(
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        style=style,
-        pool=pool,
-        norm=norm,
-        frozen_stages=frozen_stages,
-        c5_dilation=c5_dilation,
-        deform_layers=deform_layers,
-        offset_groups=offset_groups,
-        dilated_offsets=dilated_offsets,
-    )
+    module, channels = make_backbone(backbone, (16,))
     doubled = ["head.fc6.bias", "head.score.bias"]
-    doubled += [f"backbone.{name}" for name in backbone.state_dict() if name.endswith("conv_offset.bias")]
+    doubled += [f"backbone.{name}" for name in module.state_dict() if name.endswith("conv_offset.bias")]
     return DeepLab(
         Preprocess(preprocess, divisor=1),
-        backbone,
-        DeepLabHead(backbone.out_channels[3], num_classes, channels=head_channels),
+        module,
+        DeepLabHead(channels[-1], num_classes, channels=head_channels),
         classes=[f"class_{index}" for index in range(num_classes)],
         test_size=test_size,
         lr_multipliers=dict.fromkeys(doubled, 2.0),

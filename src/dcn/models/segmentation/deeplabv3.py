@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones.resnet import BLOCKS, NormRule, ResNet, Style, deformable_positions
+from dcn.models.backbones import BackboneSpec, ResNetSpec, make_backbone
 from dcn.models.preprocess import Preprocess, PreprocessName
 from dcn.models.segmentation.deeplab import DeepLab
 from dcn.nn import DeformConv2d
+
+DEEPLABV3_BACKBONE = ResNetSpec(depth=50, c5_dilation=2)
+"""A ResNet-50 with stride 16."""
 
 
 def _branch(convolution: nn.Module, channels: int) -> nn.Sequential:
@@ -69,20 +71,8 @@ class AsppHead(nn.Module):
 def deeplabv3(
     num_classes: int = 21,
     *,
-    depth: int = 50,
-    width: float = 1.0,
-    stem_channels: int = 64,
-    groups: int = 1,
-    base_width: int = 64,
-    style: Style = "pytorch",
-    pool: Literal["floor", "ceil"] = "floor",
+    backbone: BackboneSpec | nn.Module = DEEPLABV3_BACKBONE,
     preprocess: PreprocessName = "rgb_std",
-    norm: NormRule = "eval",
-    frozen_stages: int = 1,
-    c5_dilation: int = 2,
-    deform_stages: Collection[str] = (),
-    modulated: bool = False,
-    offset_groups: int = 1,
     deform_head: bool = False,
     head_channels: int = 256,
     rates: Sequence[int] = (6, 12, 18),
@@ -93,57 +83,32 @@ def deeplabv3(
 
     Args:
         num_classes: all of them (Pascal VOC counts background: 21).
-        depth: of the backbone: 18, 34, 50, 101.
-        width: factor on the channels of its stages.
-        stem_channels: channels of its first convolution.
-        groups: of its 3x3 convolutions (ResNeXt: 32).
-        base_width: ResNeXt's width per group (4).
-        style: stride in the first 1x1 (``"caffe"``) or in the 3x3 (``"pytorch"``).
-        pool: pooling after its stem, see :class:`ResNet`.
-        preprocess: how images are normalised, see :class:`Preprocess`.
-        norm: what batch norm of the backbone trains, see :class:`ResNet`; that of the head is always trained.
-        frozen_stages: 0 to 4, see :class:`ResNet`.
-        c5_dilation: of its last stage, which has stride 1.
-        deform_stages: deformable stages (``"c4"``) or blocks (``"c5.2"``).
-        modulated: deformable layers weigh each sample as well, those of the head too.
-        offset_groups: of the deformable layers of the backbone.
-        deform_head: make the 3x3 convolutions of the head deformable.
+        backbone: a spec, or a module that returns maps, the last of stride 16, see
+            :func:`dcn.models.backbones.make_backbone`.
+        preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
+        deform_head: make the 3x3 convolutions of the head deformable; they are modulated where the spec of the backbone
+            says ``modulated``.
         head_channels: of the head.
         rates: dilations of the head.
         dropout: of the head.
         test_size: shorter and largest longer side of test images.
 
     Raises:
-        ValueError: ``c5_dilation`` below 2, which would make the stride 32, or what :class:`ResNet` refuses.
+        ValueError: the last map of the backbone has another stride than 16.
     """
-    if c5_dilation < 2:
-        raise ValueError(f"c5_dilation: expected 2 or more (the last stage has stride 1), got {c5_dilation}")
-    backbone = ResNet(
-        depth,
-        width=width,
-        stem_channels=stem_channels,
-        groups=groups,
-        base_width=base_width,
-        style=style,
-        pool=pool,
-        c5_dilation=c5_dilation,
-        deform=deformable_positions(deform_stages, BLOCKS.get(depth, (0, 0, 0, 0))),
-        deform_conv=partial(DeformConv2d, modulated=modulated, offset_groups=offset_groups),
-        norm=norm,
-        frozen_stages=frozen_stages,
-    )
+    module, channels = make_backbone(backbone, (16,))
     head = AsppHead(
-        backbone.out_channels[3],
+        channels[-1],
         num_classes,
         channels=head_channels,
         rates=rates,
         deform=deform_head,
-        modulated=modulated,
+        modulated=isinstance(backbone, BackboneSpec) and backbone.modulated,
         dropout=dropout,
     )
     return DeepLab(
         Preprocess(preprocess, divisor=1),
-        backbone,
+        module,
         head,
         classes=[f"class_{index}" for index in range(num_classes)],
         test_size=test_size,

@@ -1,0 +1,3 @@
+"""How fast a model is, and which of its parts take the time; behind ``dcn bench``."""
+
+from __future__ import annotations

@@ -1,0 +1,69 @@
+"""What several verbs share: ``key=value`` words, and the options that say how a model is run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_CHANGE = re.compile(r"[A-Za-z_]\w*(\.[^=/\\]+)*=")
+
+
+def is_change(word: str) -> bool:
+    """Whether a word changes a recipe: ``key=value`` or ``section.key=value``; a path with ``=`` has a separator."""
+    return _CHANGE.match(word) is not None
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names and changes of a recipe, both in their order."""
+    return [word for word in words if not is_change(word)], [word for word in words if is_change(word)]
+
+
+def one_source(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The one run folder or weights file of a command line, and the changes.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    names, changes = split_words(words)
+    if len(names) != 1:
+        raise ValueError(f"source: expected one run folder or weights file, got {' '.join(names) or 'none'}")
+    return names[0], changes
+
+
+def names_of(text: str | None) -> list[str] | None:
+    """Class names that are separated by commas."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add ``--device``."""
+    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision``, ``--compile`` and ``--cuda-graph``."""
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of weights and maps; boxes and scores are always float32 (default float32)",
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile; worth it for many images of few sizes")
+    group.add_argument("--cuda-graph", action="store_true", help="on a GPU: record one graph per size and replay it")
+
+
+def speed_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of :func:`add_speed_options` for :func:`dcn.load` and :func:`dcn.evaluate`."""
+    return {
+        "precision": arguments.precision,
+        "compile": arguments.compile,
+        "cuda_graph": arguments.cuda_graph,
+    }
+
+
+def examples(text: str) -> dict[str, Any]:
+    """Arguments of a parser whose help ends with examples."""
+    return {"epilog": text, "formatter_class": argparse.RawDescriptionHelpFormatter}

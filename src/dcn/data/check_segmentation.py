@@ -1,0 +1,89 @@
+"""What is wrong with a folder of images and segmentation masks."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dcn.data.datasets.segmentation import SegmentationDataset, missing_mask, size_problem
+from dcn.data.findings import CheckOptions, Findings, decoded_size, note_turned
+from dcn.formats.index_masks import IGNORE
+from dcn.formats.problems import Collector, Problem, Report, attempt
+
+Open = Callable[..., SegmentationDataset]
+Splits = Callable[[Path], list[str]]
+
+
+def check_segmentation(
+    name: str, open_split: Open, splits: Splits, root: Path, split: str | None, options: CheckOptions
+) -> Findings:
+    """Read every image and every mask of a folder, or of one split.
+
+    Args:
+        name: of the format.
+        open_split: opens a split.
+        splits: lists those of a folder.
+        root: the folder.
+        split: one split; ``None``: all.
+        options: only ``upright`` matters.
+    """
+    collector = Collector()
+    report = collector.add
+    names = [split] if split is not None else attempt(partial(splits, root), report, root, "") or []
+    if not names and not collector.problems():
+        report(Problem(root, "", f"there is no split in the layout of {name!r}"))
+    images, counts, notes = 0, Counter[str](), list[str]()
+    for part in names:
+        check = partial(_check_split, open_split, root, part, report, options.upright)
+        result = attempt(check, report, root, "")
+        if result is not None:
+            images += result[0]
+            counts += result[1]
+            notes += result[2]
+    return Findings(name, images, dict(sorted(counts.items())), collector.problems(), notes)
+
+
+def _check_split(
+    open_split: Open, root: Path, split: str, report: Report, upright: bool
+) -> tuple[int, Counter[str], list[str]]:
+    """The number of images of a split, in how many of them each class occurs, and notes."""
+    dataset = open_split(root, split, unlabelled="keep", upright=upright)
+    counts: Counter[str] = Counter()
+    ignored = 0
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        for labels, problem in pool.map(partial(_check_image, dataset), range(len(dataset))):
+            counts.update(dataset.classes[label] for label in labels if label != IGNORE)
+            ignored += IGNORE in labels
+            if problem is not None:
+                report(problem)
+    notes = [] if upright else note_turned(item.image for item in dataset.files)
+    if len(dataset.classes) == 2 and ignored and not counts[dataset.classes[1]]:
+        notes.append(
+            f"{split}: no pixel is {dataset.classes[1]!r}, but {ignored} masks hold 255, which is ignored; "
+            "where 255 stands for that class, write values: [0, 255]"
+        )
+    return len(dataset), counts, notes
+
+
+def _check_image(dataset: SegmentationDataset, index: int) -> tuple[list[int], Problem | None]:
+    """The labels in one mask, and the first problem."""
+    item = dataset.files[index]
+    size = decoded_size(item.image, dataset.reading.upright)
+    if isinstance(size, Problem):
+        return [], size
+    file = item.mask or item.image
+    try:
+        target = dataset.target(index)
+    except ValueError as error:
+        return [], Problem(file, "", str(error).removeprefix(f"{file}: "))
+    if target is None:
+        return [], missing_mask(item)
+    if target.labels.shape != size:
+        return [], size_problem(item, target, size)
+    return torch.unique(target.labels).tolist(), None

@@ -1,0 +1,118 @@
+"""Images with a class index for every pixel: what the readers of all segmentation datasets share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dcn.data.reading import ImageReading
+from dcn.formats.images import BrokenImageError, image_size, is_turned
+from dcn.formats.index_masks import IGNORE, MaskFiles
+from dcn.formats.problems import Problem, refuse
+from dcn.structures import Sample, SegmentationMap
+
+ReadMask = Callable[[Path], Tensor]
+"""A file to class indices ``[H, W]`` int64, ``0 .. C-1`` or 255."""
+
+UNLABELLED = ("refuse", "skip", "keep")
+
+
+class SegmentationDataset:
+    """A split of a segmentation dataset.
+
+    Args:
+        name: for logs.
+        classes: names of the class indices.
+        files: the images with their masks.
+        read: reads one mask.
+        unlabelled: what to do with images without a mask: ``"refuse"``, ``"skip"`` them, or ``"keep"`` them with every
+            pixel ignored (test sets whose annotation is kept back).
+        upright: turn photos as their EXIF orientation says, for masks that were made on upright photos.
+        broken: what to do about damaged images and masks: ``"refuse"``, ``"skip"`` or ``"repair"``, see `ImageReading`.
+
+    Raises:
+        ValueError: there are no images, an image has no mask (``"refuse"``), or an unknown option.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        files: Sequence[MaskFiles],
+        read: ReadMask,
+        *,
+        unlabelled: str = "refuse",
+        upright: bool = False,
+        broken: str = "refuse",
+    ) -> None:
+        if unlabelled not in UNLABELLED:
+            raise ValueError(f"unlabelled: expected one of {', '.join(UNLABELLED)}, got {unlabelled!r}")
+        if not files:
+            raise ValueError(f"{name}: there are no images")
+        if unlabelled == "refuse":
+            for item in files:
+                if item.mask is None:
+                    refuse(missing_mask(item))
+        kept = [item for item in files if unlabelled == "keep" or item.mask is not None]
+        self.name, self.classes = name, tuple(classes)
+        self.files, self._read_mask = tuple(kept), read
+        self.reading = ImageReading(broken, upright, [item.image for item in kept])
+
+    @cached_property
+    def sizes(self) -> list[tuple[int, int]]:
+        """``(height, width)`` of every image, from the headers of the files; ``(1, 1)`` for one that is skipped."""
+        return [self._size(item.image) for item in self.files]
+
+    def _size(self, path: Path) -> tuple[int, int]:
+        try:
+            return image_size(path, upright=self.reading.upright)
+        except BrokenImageError:
+            if self.reading.broken == "refuse":
+                raise
+            return 1, 1
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image_path(self, index: int) -> Path:
+        """The image file."""
+        return self.files[index].image
+
+    def target(self, index: int) -> SegmentationMap | None:
+        """The mask of one image without decoding the image; ``None`` where there is none."""
+        item = self.files[index]
+        return None if item.mask is None else SegmentationMap(self._read_mask(item.mask), item.image_id)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.reading.sample(range(len(self))[index], self._read)
+
+    def intact(self, index: int) -> Sample | None:
+        """The sample of an index; ``None`` where its image is damaged and skipped."""
+        return self.reading.intact(index, self._read)
+
+    def _read(self, index: int) -> Sample:
+        item = self.files[index]
+        image = self.reading.image(index)
+        height, width = image.shape[1:]
+        target = self.target(index) or SegmentationMap(torch.full((height, width), IGNORE), item.image_id)
+        if target.labels.shape != (height, width):
+            refuse(size_problem(item, target, (height, width)))
+        return Sample(image, target)
+
+
+def missing_mask(item: MaskFiles) -> Problem:
+    """The problem of an image without a mask."""
+    return Problem(item.image, "", "has no segmentation mask; the option unlabelled='skip' leaves such images out")
+
+
+def size_problem(item: MaskFiles, target: SegmentationMap, size: tuple[int, int]) -> Problem:
+    """The problem of a mask that is not as large as its image of ``(height, width)``."""
+    got = tuple(target.labels.shape)
+    message = f"expected the size of its image {size}, got {got}"
+    if got == size[::-1] and is_turned(item.image):
+        message += ": the photo is stored turned (EXIF orientation) and annotated upright; set the option upright=true"
+    return Problem(item.mask or item.image, "", message)

@@ -1,0 +1,170 @@
+"""How a dataset reads its images, and what it does about damaged ones: refuse, skip or repair.
+
+A skipped image is replaced by the next readable one in training, so that batches keep their size and a resumed run its
+order; evaluation leaves it out. Which images were skipped or repaired is kept in shared memory: the processes that load
+ahead write into it, the training process reads it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from dcn.data.dataset import Dataset
+from dcn.formats.images import BrokenImageError, read_image
+from dcn.structures import Sample
+
+DEGENERATE = ("skip", "keep")
+BROKEN = ("refuse", "skip", "repair")
+_INTACT, _SKIPPED, _REPAIRED = 0, 1, 2
+_HINT = (
+    "the option broken=skip leaves such images out, broken=repair also decodes JPEGs that lack their end "
+    "(data.broken in a recipe)"
+)
+
+
+@dataclass(frozen=True)
+class BrokenImages:
+    """Damaged images met so far.
+
+    Attributes:
+        skipped: files that were left out.
+        repaired: JPEGs that lacked their end.
+    """
+
+    skipped: tuple[Path, ...] = ()
+    repaired: tuple[Path, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{len(self.skipped)} damaged images skipped, {len(self.repaired)} repaired"
+
+
+class ImageReading:
+    """Reads the images of one dataset.
+
+    Args:
+        broken: ``"refuse"``: an image that cannot be used is an error; ``"skip"``: it is left out; ``"repair"``: a JPEG
+            that lacks its end is decoded, other damaged images are left out.
+        upright: turn photos as their EXIF orientation says; for annotations made on upright photos.
+        paths: the image file of every index.
+
+    Raises:
+        ValueError: ``broken`` is none of the three.
+    """
+
+    def __init__(self, broken: str, upright: bool, paths: Sequence[Path]) -> None:
+        if broken not in BROKEN:
+            raise ValueError(f"broken: expected one of {', '.join(BROKEN)}, got {broken!r}")
+        self.broken, self.upright = broken, upright
+        self._paths = tuple(paths)
+        self._states = torch.zeros(0 if broken == "refuse" else len(paths), dtype=torch.uint8)
+        if len(self._states):
+            self._states.share_memory_()
+
+    def image(self, index: int) -> Tensor:
+        """The image of an index, ``[3, H, W]``.
+
+        Raises:
+            BrokenImageError: it cannot be decoded.
+        """
+        path = self._paths[index]
+        try:
+            return read_image(path, upright=self.upright)
+        except BrokenImageError:
+            if self.broken != "repair":
+                raise
+            image = read_image(path, upright=self.upright, repair=True)
+            self._mark(index, _REPAIRED, f"{path}: the image lacks its end and was repaired")
+            return image
+
+    def sample(self, index: int, read: Callable[[int], Sample]) -> Sample:
+        """``read(index)``, or the sample of the next image that can be used.
+
+        Raises:
+            ValueError: with ``"refuse"`` the error of ``read``; otherwise no image can be used.
+        """
+        if self.broken == "refuse":
+            try:
+                return read(index)
+            except BrokenImageError as error:
+                raise BrokenImageError(f"{error}; {_HINT}") from error
+        count = len(self._states)
+        for offset in range(count):
+            sample = self.intact((index + offset) % count, read)
+            if sample is not None:
+                return sample
+        raise ValueError(f"broken: none of the {count} images can be used; `dcn data check` says why")
+
+    def intact(self, index: int, read: Callable[[int], Sample]) -> Sample | None:
+        """``read(index)``, or ``None`` for an image that is skipped.
+
+        Raises:
+            ValueError: with ``"refuse"``, as `sample`.
+        """
+        if self.broken == "refuse":
+            return self.sample(index, read)
+        if self._states[index] == _SKIPPED:
+            return None
+        try:
+            return read(index)
+        except ValueError as error:
+            self._mark(index, _SKIPPED, f"{error}; the image is skipped")
+            return None
+
+    def _mark(self, index: int, state: int, message: str) -> None:
+        if self._states[index] != state:
+            self._states[index] = state
+            warnings.warn(message, stacklevel=3)
+
+    def broken_images(self) -> BrokenImages:
+        """The damaged images met so far, in this process and in those that load ahead."""
+        return BrokenImages(self._in_state(_SKIPPED), self._in_state(_REPAIRED))
+
+    def _in_state(self, state: int) -> tuple[Path, ...]:
+        return tuple(self._paths[index] for index in (self._states == state).nonzero()[:, 0].tolist())
+
+
+@runtime_checkable
+class Tolerant(Protocol):
+    """A dataset that can leave damaged images out."""
+
+    @property
+    def reading(self) -> ImageReading:
+        """How it reads its images."""
+
+    def intact(self, index: int) -> Sample | None:
+        """The sample of an index; ``None`` where its image is skipped."""
+
+
+def intact_sample(dataset: Dataset, index: int) -> Sample | None:
+    """The sample for evaluation: ``None`` where the dataset skips its image, never another image's."""
+    return dataset.intact(index) if isinstance(dataset, Tolerant) else dataset[index]
+
+
+def broken_images(dataset: Dataset) -> BrokenImages:
+    """The damaged images that a dataset has met so far, worker processes included."""
+    return dataset.reading.broken_images() if isinstance(dataset, Tolerant) else BrokenImages()
+
+
+def check_degenerate(value: str) -> None:
+    """Refuse an unknown value of the option ``degenerate``."""
+    if value not in DEGENERATE:
+        raise ValueError(f"degenerate: expected 'skip' or 'keep', got {value!r}")
+
+
+def known_size(size: tuple[int, int] | None) -> tuple[int, int]:
+    """The size of a record that was read together with its image."""
+    assert size is not None
+    return size
+
+
+def warn_of_degenerate(name: str, count: int) -> None:
+    """One warning for all boxes without extent that are skipped."""
+    if count:
+        warnings.warn(f"{name}: {count} boxes without extent skipped; `dcn data check` names them", stacklevel=4)

@@ -1,0 +1,27 @@
+"""The way out: ONNX.
+
+``import dcn`` is enough for ``torch.onnx.export`` to know every operator of this package: :mod:`dcn.export.hook` adds
+the translations of :mod:`dcn.export.operators` when torch builds its table of them. Nothing of ONNX is imported before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def onnx_translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The translations as the argument ``custom_translation_table`` of ``torch.onnx.export`` takes them.
+
+    They are added by themselves; this is for a program that builds its own table, and for versions of torch in which
+    the table cannot be reached.
+
+    Returns:
+        From operator to translation.
+
+    Raises:
+        ImportError: onnxscript is not installed.
+    """
+    from dcn.export.operators import translations
+
+    return translations()

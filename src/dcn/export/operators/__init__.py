@@ -1,0 +1,71 @@
+"""ONNX translations of every operator of this package, from operators of the standard (opset 20) alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import dcn.ops  # registers the operators
+from dcn.export.operators import deform_conv, nms, roi_max, roi_mean, sort
+
+__all__ = ["OPSET", "register", "translations"]
+
+OPSET = 20
+"""What the translations need: GridSample for volumes came with it."""
+
+
+def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
+    assert dcn.ops
+    own = torch.ops.dcn
+    return {
+        own.deform_conv.default: deform_conv.translate,
+        own.roi_mean.default: roi_mean.translate,
+        own.roi_max.default: roi_max.translate,
+        own.nms.default: nms.translate,
+        own.nms_keep.default: nms.translate_keep,
+    }
+
+
+def _torchs() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Operators of torch that this package's models use and that torch may not translate itself."""
+    return {torch.ops.aten.sort.stable: sort.translate}
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """All of them, as an argument ``custom_translation_table`` of ``torch.onnx.export``."""
+    return _own() | _torchs()
+
+
+def _too_old(name: str, version: int, *_: Any, **__: Any) -> Any:
+    raise ValueError(
+        f"opset_version: expected {OPSET} or later for {name}, got {version}; "
+        f"call torch.onnx.export(..., opset_version={OPSET})"
+    )
+
+
+def register(table: Any) -> None:
+    """Add the translations to a table of torch; those of torch's own operators only where it has none."""
+    version = int(table.opset_version)
+    for target, function in _own().items():
+        if version < OPSET:
+            function = functools.partial(_too_old, str(target), version)  # noqa: PLW2901
+        _add(table, target, function)
+    for target, function in _torchs().items():
+        if not table.is_registered(target):
+            _add(table, target, function)
+
+
+def _add(table: Any, target: Callable[..., Any], function: Callable[..., Any]) -> None:
+    from torch.onnx._internal.exporter import _registration
+
+    entry = _registration.OnnxDecompMeta(
+        onnx_function=function,
+        fx_target=target,
+        signature=None,
+        is_custom=True,
+        skip_signature_inference=True,
+    )
+    table._register(target, entry)

@@ -1,0 +1,221 @@
+// DCNv3 and DCNv4 on the CPU: how a call is cut into tasks. The caller is kernels/cpu/dcnv3.py.
+//
+// Forward and the gradients of offsets and masks: a task is a block of locations, which writes what is its own. The
+// gradient of the map: a task is a group of an image, or a stripe of its rows where there are fewer groups than threads
+// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads.
+#include "dcnv3.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "parallel.h"
+#include "status.h"
+
+namespace dcn {
+namespace {
+
+// Taps of a block: their arrays take about 16 KiB in float32, half of the first-level cache.
+constexpr int64_t block_taps = 320;
+
+template <class S>
+using Computing = std::conditional_t<std::is_same_v<S, double>, double, float>;
+
+template <class S>
+const DcnV3Loops<S, Computing<S>>& loops() {
+    const DcnV3Table& table = DCN_FOR_ISA(dcnv3_loops)();
+    if constexpr (std::is_same_v<S, double>) {
+        return table.f64;
+    } else if constexpr (std::is_same_v<S, float>) {
+        return table.f32;
+    } else if constexpr (std::is_same_v<S, Half>) {
+        return table.f16;
+    } else {
+        return table.bf16;
+    }
+}
+
+template <class T>
+const DcnV3Placing<T>& placing() {
+    if constexpr (std::is_same_v<T, double>) {
+        return DCN_FOR_ISA(dcnv3_placing_double)();
+    } else {
+        return DCN_FOR_ISA(dcnv3_placing_float)();
+    }
+}
+
+// The arrays of one worker.
+template <class T>
+class Arrays {
+   public:
+    explicit Arrays(int64_t room) : reals_(13 * room + slack), wholes_(2 * room) {
+        T* at = reals_.data();
+        const auto next = [&] { return std::exchange(at, at + room); };
+        taps = {next(), next(), next(), next(), next(), {next(), next(), next(), next()},
+                at, wholes_.data(), wholes_.data() + room};
+    }
+    DcnV3Taps<T> taps;
+
+   private:
+    // Sums of products are written for up to 3 taps beyond the last.
+    static constexpr int64_t slack = 12;
+    std::vector<T> reals_;
+    std::vector<int32_t> wholes_;
+};
+
+// How a call is cut into blocks of about `block_taps` taps: runs of groups and, where all fit, runs of locations.
+struct Blocks {
+    int64_t locations, groups, group_runs, location_runs;
+
+    Blocks(const DcnV3Call& call, int64_t all_groups) {
+        groups = std::clamp<int64_t>(block_taps / call.taps, 1, all_groups);
+        locations = groups < all_groups ? 1 : std::max<int64_t>(1, block_taps / (groups * call.taps));
+        group_runs = (all_groups + groups - 1) / groups;
+        location_runs = (call.out[0] * call.out[1] + locations - 1) / locations;
+    }
+
+    int64_t room(const DcnV3Call& call) const { return locations * groups * call.taps; }
+
+    // Block `run` of the locations and `part` of the groups [first_group, end_group).
+    DcnV3Block at(const DcnV3Call& call, int64_t image, int64_t run, int64_t part, int64_t first_group,
+                  int64_t end_group) const {
+        const int64_t first = run * locations, group = first_group + part * groups;
+        return {image, first, std::min(locations, call.out[0] * call.out[1] - first),
+                group, std::min(groups, end_group - group), 0, static_cast<int32_t>(call.height)};
+    }
+};
+
+template <class T>
+std::vector<Arrays<T>> workers(const DcnV3Call& call, const Blocks& blocks) {
+    std::vector<Arrays<T>> result;
+    result.reserve(call.threads);
+    for (int64_t i = 0; i < call.threads; ++i) result.emplace_back(blocks.room(call));
+    return result;
+}
+
+// body(block, arrays of the worker) for all blocks of the call, in parallel.
+template <class T, class F>
+void each_block(const DcnV3Call& call, F&& body) {
+    const Blocks blocks(call, call.groups);
+    auto arrays = workers<T>(call, blocks);
+    const int64_t per_image = blocks.location_runs * blocks.group_runs;
+    dcn_parallel_for(call.batch * per_image, static_cast<int>(call.threads), [&](int64_t task, int worker) {
+        const int64_t image = task / per_image, rest = task % per_image;
+        const DcnV3Block block =
+            blocks.at(call, image, rest / blocks.group_runs, rest % blocks.group_runs, 0, call.groups);
+        body(block, arrays[worker].taps);
+    });
+}
+
+// body(first tap, element of the location's first channel in an output, first channel of the group)
+template <class F>
+void each_group(const DcnV3Call& call, const DcnV3Block& block, F&& body) {
+    const int64_t depth = call.channels / call.groups;
+    int64_t tap = 0;
+    for (int64_t i = 0; i < block.count; ++i) {
+        const int64_t location = block.image * call.out[0] * call.out[1] + block.first + i;
+        for (int64_t g = 0; g < block.groups; ++g, tap += call.taps) {
+            body(tap, location * call.channels, (block.group + g) * depth);
+        }
+    }
+}
+
+template <class S>
+void forward(const DcnV3Call& call) {
+    using T = Computing<S>;
+    const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
+    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
+        placing<T>().read(call, block, taps);
+        placing<T>().corners(call, block, taps, true);
+        const S* image = static_cast<const S*>(call.input) + block.image * call.height * row;
+        const auto sum = loops<S>().sum;
+        each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
+            sum(image + channel, call.channels, row, taps, tap, call.taps, depth,
+                static_cast<S*>(call.output) + location + channel);
+        });
+    });
+}
+
+template <class S>
+void backward_places(const DcnV3Call& call) {
+    using T = Computing<S>;
+    const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
+    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
+        placing<T>().read(call, block, taps);
+        placing<T>().corners(call, block, taps, false);
+        const S* image = static_cast<const S*>(call.input) + block.image * call.height * row;
+        const auto dots = loops<S>().dots;
+        each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
+            dots(image + channel, call.channels, row, taps, tap, call.taps, depth,
+                 static_cast<const S*>(call.grad_output) + location + channel);
+        });
+        placing<T>().gradients(call, block, taps);
+    });
+}
+
+template <class S>
+void backward_input(const DcnV3Call& call) {
+    using T = Computing<S>;
+    const int64_t depth = call.channels / call.groups, pairs = call.batch * call.groups;
+    if (!pairs) return;
+    // Two tasks per thread at least. The sums of all threads together then take at most half of the map in T.
+    const int64_t stripes = std::clamp<int64_t>((2 * call.threads + pairs - 1) / pairs, 1, call.threads > 1 ? call.height : 1);
+    const int64_t rows = (call.height + stripes - 1) / stripes, row = call.width * depth;
+    const Blocks blocks(call, 1);
+    auto arrays = workers<T>(call, blocks);
+    std::vector<std::vector<T>> sums(call.threads);
+    dcn_parallel_for(pairs * stripes, static_cast<int>(call.threads), [&](int64_t task, int worker) {
+        const int64_t image = task / stripes / call.groups, group = task / stripes % call.groups;
+        const int64_t first = task % stripes * rows, end = std::min(call.height, first + rows);
+        if (first >= end) return;
+        std::vector<T>& sum = sums[worker];
+        sum.assign((end - first) * row, T(0));
+        const DcnV3Taps<T>& taps = arrays[worker].taps;
+        const auto scatter = loops<S>().scatter;
+        for (int64_t run = 0; run < blocks.location_runs; ++run) {
+            DcnV3Block block = blocks.at(call, image, run, 0, group, group + 1);
+            block.row_first = static_cast<int32_t>(first);
+            block.row_end = static_cast<int32_t>(end);
+            placing<T>().read(call, block, taps);
+            placing<T>().corners(call, block, taps, true);
+            each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
+                scatter(sum.data() - first * row, depth, row, taps, tap, call.taps, depth,
+                        static_cast<const S*>(call.grad_output) + location + channel);
+            });
+        }
+        S* to = static_cast<S*>(call.grad_input) + (image * call.height + first) * call.width * call.channels;
+        loops<S>().put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
+    });
+}
+
+template <class S>
+void backward(const DcnV3Call& call) {
+    if (call.grad_offset || call.grad_mask) backward_places<S>(call);
+    if (call.grad_input) backward_input<S>(call);
+}
+
+// body<S>() for the type of the map.
+template <class F>
+int typed(const DcnV3Call& call, F&& body) {
+    return dcn_guard([&] {
+        switch (call.dtype) {
+            case dtype_f64: return body(double{});
+            case dtype_f16: return body(Half{});
+            case dtype_bf16: return body(BFloat{});
+            default: return body(float{});
+        }
+    });
+}
+
+}  // namespace
+}  // namespace dcn
+
+DCN_EXPORT int dcn_dcnv3_forward(const DcnV3Call* call) {
+    return dcn::typed(*call, [&](auto type) { dcn::forward<decltype(type)>(*call); });
+}
+
+DCN_EXPORT int dcn_dcnv3_backward(const DcnV3Call* call) {
+    return dcn::typed(*call, [&](auto type) { dcn::backward<decltype(type)>(*call); });
+}

@@ -1,0 +1,87 @@
+// DCNv3 and DCNv4 on the CPU: one call, and the loops that are compiled per instruction set.
+//
+// N images, H x W pixels, C = G * D channels (innermost), K taps, L = Ho * Wo output locations. A block is a run of
+// locations times a run of groups of one image; its taps lie one after the other: (location, group, tap).
+#pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+#include "scalar_types.h"
+
+// Mirrors _Call in kernels/cpu/dcnv3.py. Pairs are (y, x).
+struct DcnV3Call {
+    const void* input;        // [N, H, W, C]
+    const void* offset;       // (x, y) of tap k: at location * offset_row + group * offset_group + 2 * k
+    const void* mask;         // at location * mask_row + group * mask_group + k
+    const void* grad_output;  // [N, Ho, Wo, C]
+    void* output;             // the same
+    void *grad_input, *grad_offset, *grad_mask;  // laid out as what they belong to; null: not wanted
+    const int64_t* shifts;    // [K, 2] of the taps from the centre of the pattern
+    int64_t batch, height, width, channels, groups, taps;
+    int64_t out[2], stride[2], origin[2];
+    int64_t offset_row, offset_group, mask_row, mask_group;  // elements
+    int64_t dtype, offset_dtype, mask_dtype, softmax, threads;
+    double offset_scale;
+};
+
+namespace dcn {
+
+struct DcnV3Block {
+    int64_t image, first, count;    // locations [first, first + count) of an image
+    int64_t group, groups;          // groups [group, group + groups)
+    int32_t row_first, row_end;     // rows of the map that count
+};
+
+// Arrays of one entry per tap of a block.
+template <class T>
+struct DcnV3Taps {
+    T *x, *y;              // position
+    T* mask;               // normalised where the call asks for it
+    T *along_x, *along_y;  // way from the corner at or below the position to the next one, 0 to 1
+    T* weight[4];          // of the corners (low, low), (low, high x), (high y, low), (high, high), times the mask
+    T* dot;                // [taps, 4] sums over channels of gradient * value of a corner, 0 where that does not count
+    int32_t* pixel;        // row * W + column of the corner (low, low)
+    int32_t* inside;       // bits 0 to 3: the corner counts; 0 for a tap outside the map
+};
+
+// Written without fused multiply-add: positions round as they do in the reference.
+template <class T>
+struct DcnV3Placing {
+    // Fills x, y, mask.
+    void (*read)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&);
+    // From x and y: along_x, along_y, pixel, inside; with `weights` also weight.
+    void (*corners)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&, bool weights);
+    // From dot: gradients of offsets and masks, written to the call's tensors; x, y and weight[0] are overwritten.
+    void (*gradients)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&);
+};
+
+// S: type of the map in memory. `tap` is the first of the K taps of one location and group; `step` is the number of
+// elements from pixel to pixel, `row` from row to row.
+template <class S, class T>
+struct DcnV3Loops {
+    // output[c] = sum over taps and corners of weight * data[c]
+    void (*sum)(const S* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
+                int64_t channels, S* output);
+    // dot[tap][corner] = sum over c of grad[c] * data[c]; writes up to 3 taps beyond the last
+    void (*dots)(const S* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
+                 int64_t channels, const S* grad);
+    // data[c] += weight * grad[c] at every corner
+    void (*scatter)(T* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
+                    int64_t channels, const S* grad);
+    // to[pixel * step + c] = from[pixel * channels + c]
+    void (*put)(const T* from, int64_t pixels, int64_t channels, S* to, int64_t step);
+};
+
+struct DcnV3Table {
+    DcnV3Loops<float, float> f32;
+    DcnV3Loops<double, double> f64;
+    DcnV3Loops<Half, float> f16;
+    DcnV3Loops<BFloat, float> bf16;
+};
+
+DCN_DECLARE_ISA(const DcnV3Table&, dcnv3_loops)
+DCN_DECLARE_ISA(const DcnV3Placing<float>&, dcnv3_placing_float)
+DCN_DECLARE_ISA(const DcnV3Placing<double>&, dcnv3_placing_double)
+
+}  // namespace dcn

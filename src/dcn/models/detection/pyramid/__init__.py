@@ -1,0 +1,1 @@
+"""Detectors on a feature pyramid in mmdetection's form: Faster, Mask, Cascade and Cascade Mask R-CNN."""

@@ -1,0 +1,142 @@
+"""The core that DCNv3 and DCNv4 share: options, checks of the map, and the ways to a backend.
+
+:mod:`dcn.kernels.dcnv3_geometry` says in what the two differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from dcn import checks
+from dcn.kernels.cpu import dcnv3 as cpu
+from dcn.kernels.dcnv3_geometry import Geometry, Pair
+from dcn.kernels.reference import dcnv3 as reference
+from dcn.kernels.triton import dcnv3 as triton
+from dcn.ops._backends import Table, check_name, choose
+
+BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
+Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+
+class Options(NamedTuple):
+    """What is no tensor, of both operators."""
+
+    kernel_size: Sequence[int]
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+    offset_scale: float
+    remove_center: bool
+    softmax: bool
+    backend: str | None
+
+    def geometry(self) -> Geometry:
+        """The same without the backend."""
+        (kernel_y, kernel_x), (stride_y, stride_x) = self.kernel_size, self.stride
+        (pad_y, pad_x), (by_y, by_x) = self.padding, self.dilation
+        return Geometry((kernel_y, kernel_x), (stride_y, stride_x), (pad_y, pad_x), (by_y, by_x), *self[4:8])
+
+
+class Call(Protocol):
+    """The tensors of one operator as the core takes them."""
+
+    def core(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Input, offset and mask; without a mask the offset is DCNv4's one tensor."""
+
+
+def checked_options(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    offset_scale: float,
+    remove_center: bool,
+    softmax: bool,
+    backend: str | None,
+) -> Options:
+    """The options in the order of :data:`OPTIONS`.
+
+    Raises:
+        ValueError: one is of the wrong kind or out of range, or no tap is left.
+    """
+    kernel = checks.int_tuple("kernel_size", kernel_size, 2, 1)
+    checks.flag("remove_center", remove_center)
+    if remove_center and kernel == (1, 1):
+        raise ValueError(
+            "remove_center: expected False with kernel_size 1, got True; no tap would be left, use a larger kernel"
+        )
+    check_name(BACKENDS, backend)
+    return Options(
+        kernel,
+        checks.int_tuple("stride", stride, 2, 1),
+        checks.int_tuple("padding", padding, 2, 0),
+        checks.int_tuple("dilation", dilation, 2, 1),
+        checks.whole("groups", groups, 1),
+        checks.number("offset_scale", offset_scale),
+        remove_center,
+        checks.flag("softmax", softmax),
+        backend,
+    )
+
+
+def check_input(input: Tensor, geometry: Geometry) -> Pair:
+    """Refuse a map that does not fit the options; the size of the output otherwise."""
+    checks.ndim("input", input, 4, "[N, H, W, C] (channels last)")
+    checks.floating("input", input)
+    if min(input.shape[1:]) < 1:
+        raise ValueError(f"input: expected at least 1 pixel and 1 channel, got shape {list(input.shape)}")
+    if input.shape[3] % geometry.groups:
+        raise ValueError(
+            f"groups: expected a divisor of the {input.shape[3]} channels of input [N, H, W, C], "
+            f"got {geometry.groups}; is input channels-last?"
+        )
+    out = geometry.output_size(input.shape[1], input.shape[2])
+    if min(out) < 1:
+        raise ValueError(
+            f"input: expected a size that gives at least one output location, got {list(input.shape[1:3])} with "
+            f"kernel {list(geometry.kernel)}, stride {list(geometry.stride)}, padding {list(geometry.padding)}, "
+            f"dilation {list(geometry.dilation)} (output {list(out)}); enlarge the input or the padding"
+        )
+    return out
+
+
+def check_beside(name: str, value: Tensor, input: Tensor) -> None:
+    """Refuse a tensor of offsets or masks whose type or device does not go with ``input``."""
+    checks.floating(name, value)
+    checks.same_dtype(name, value, input, or_float32=True)
+    checks.same_device(name, value, input)
+
+
+def forward(tensors: Call, options: Options) -> Tensor:
+    """The output by the backend that the options name."""
+    call = (*tensors.core(), options.geometry())
+    output: Tensor = choose(BACKENDS, options.backend, *call).forward(*call)
+    return output
+
+
+def reference_forward(tensors: Call, options: Options) -> Tensor:
+    """The output from differentiable operations."""
+    return reference.forward(*tensors.core(), options.geometry())
+
+
+def backward(grad: Tensor, tensors: Call, options: Options, needs: tuple[bool, bool, bool]) -> Gradients:
+    """The gradients by the backend that the options name."""
+    call = (*tensors.core(), options.geometry())
+    gradients: Gradients = choose(BACKENDS, options.backend, *call).backward(grad, *call, needs)
+    return gradients
+
+
+def reference_backward(grad: Tensor, tensors: Call, options: Options, needs: tuple[bool, bool, bool]) -> Gradients:
+    """The gradients from differentiable operations."""
+    return reference.backward(grad, *tensors.core(), options.geometry(), needs)
+
+
+def beside(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of coordinates as autocast to ``dtype`` wants it: float32 stays, the other half type is widened."""
+    return value.float() if value.dtype in checks.HALVES and value.dtype != dtype else value

@@ -1,0 +1,157 @@
+"""``dcn.evaluate``: the metrics of a run or of a weights file on a data set."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dcn.data.dataset import Dataset
+from dcn.data.reading import broken_images
+from dcn.engine.config import Recipe
+from dcn.engine.distributed import World, choose_device
+from dcn.engine.folder import RECIPE_FILE
+from dcn.engine.log import progress
+from dcn.formats.names import safe_name
+from dcn.metrics.results import Result
+from dcn.models.inference.prepare import Precision
+from dcn.runs.build import evaluation_batches, open_split, test_size
+from dcn.runs.load import read_model, ready_model
+from dcn.runs.measure import fill, predictions
+from dcn.runs.sources import Source, StrPath, as_words, find_source, read_recipe
+from dcn.runs.tasks import Task, task_of
+
+LOGGER = logging.getLogger("dcn")
+
+
+def evaluate(
+    source: StrPath,
+    split: str = "test",
+    *,
+    recipe: StrPath | Recipe | None = None,
+    device: str | None = None,
+    output: StrPath | None = None,
+    save: bool = False,
+    precision: Precision = "float32",
+    compile: bool = False,
+    cuda_graph: bool = False,
+    changes: Sequence[str] = (),
+    **overrides: Any,
+) -> Result | None:
+    """Evaluate a model on a split of its data.
+
+    >>> metrics = dcn.evaluate("runs/bccd_deformable/0", split="val", tta={"flip": True})
+    >>> metrics["AP50"]
+
+    Args:
+        source: a run folder (its best weights), a weights file of this package, or a :class:`dcn.Run`.
+        split: ``train``, ``val`` or ``test`` as the recipe names them, or the data set's own name of a split.
+        recipe: name or file of the recipe that describes the data; ``None``: that of the run.
+        device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
+        output: folder for ``<split>.json`` and what ``save`` adds; ``None``: ``eval/`` in the run folder, or beside the
+            weights.
+        save: write the detections as COCO JSON and VOC files, or the segmentation maps as PNGs.
+        precision: of weights and maps.
+        compile: run the model through ``torch.compile``.
+        cuda_graph: on a GPU: record a CUDA graph for each size, and replay it.
+        changes: changes of the recipe as on the command line: ``["eval.batch_size=4"]``.
+        overrides: the same by dotted key or as nested dictionaries: ``eval={"batch_size": 4}``.
+
+    Returns:
+        The metrics, see :mod:`dcn.metrics.results`: a mapping of names to values with attributes, ``to_dict()``, and a
+        table as text. ``None`` for a split without annotations,
+        whose predictions are written with ``save``.
+
+    Raises:
+        ValueError: no such run, weights, recipe or data; classes of the model and of the data that differ.
+    """
+    found, settings = find_run(source, recipe, [*as_words(overrides), *changes])
+    if precision != "float32":
+        settings = replace(settings, amp="off")  # the model itself is in that precision
+    world = World(choose_device(device))
+    model = read_model(found.weights)
+    task = task_of(model)
+    task.check_tta(settings.tta, model.classes)
+    dataset = open_for(settings, split, model)
+    annotated = getattr(dataset, "annotated", True)
+    if not annotated and not save:
+        raise ValueError(
+            f"{dataset.name}: expected annotations to evaluate on, got none; save=True (--save) writes the files for a "
+            "test server"
+        )
+    ready = ready_model(
+        model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
+    ).to(world.device)
+    folder = Path(output) if output is not None else (found.run or found.weights.parent) / "eval"
+    name = safe_name(split)
+    writer = task.result_writer(folder, name, dataset) if save else None
+    metric = task.make_metric(settings.eval, ready, dataset) if annotated else None
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = _kept(_shown(task, ready, settings, dataset, world), writer)
+    if metric is None:
+        for _ in pairs:
+            pass
+    else:
+        fill(task, metric, pairs, world, settings.eval)
+    if writer is not None:
+        writer.close()
+    broken = broken_images(dataset)
+    if broken.skipped or broken.repaired:
+        LOGGER.warning("%s: %s", dataset.name, broken)
+    return None if metric is None else _written(task, metric, folder, name)
+
+
+def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: list[str]) -> tuple[Source, Recipe]:
+    """The weights, and the recipe with its changes, that a caller means.
+
+    Raises:
+        ValueError: neither a run folder nor a weights file, or weights outside of a run without a recipe.
+    """
+    found = find_source(source)
+    if found is None:
+        raise ValueError(f"source: expected a run folder or a weights file, got {str(source)!r}, which does not exist")
+    if recipe is None and found.run is None:
+        raise ValueError(
+            f"recipe: {found.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
+        )
+    own = None if found.run is None else found.run / RECIPE_FILE
+    return found, read_recipe(own if recipe is None else recipe, changes, found.run)  # type: ignore[arg-type]  # as above
+
+
+def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
+    """A split of the recipe's data for a model that must know its classes."""
+    dataset = open_split(recipe, split, masks=bool(getattr(model, "has_masks", False)))
+    own = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+    if tuple(dataset.classes) != own:
+        raise ValueError(f"classes: the model has {list(own)}, {dataset.name} has {list(dataset.classes)}")
+    return dataset
+
+
+def _shown(
+    task: Task, model: nn.Module, recipe: Recipe, dataset: Dataset, world: World
+) -> Iterator[tuple[list[Any], list[Any]]]:
+    """Predictions and targets, with a progress bar."""
+    view = task.view(model, recipe.tta, test_size(recipe))
+    batches = evaluation_batches(recipe, dataset, view.size, world)
+    pairs = predictions(task, model, view, batches, world.device, recipe.amp)
+    return progress(pairs, math.ceil(len(dataset) / recipe.eval.batch_size), dataset.name)
+
+
+def _kept(pairs: Iterator[tuple[list[Any], list[Any]]], writer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+    for found, targets in pairs:
+        if writer is not None:
+            writer.add(found, targets)
+        yield found, targets
+
+
+def _written(task: Task, metric: Any, folder: Path, split: str) -> Result:
+    metrics: Result = metric.compute()
+    task.write_details(folder, split, metric)
+    (folder / f"{split}.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
+    return metrics

@@ -1,0 +1,93 @@
+"""Everything that counts as an image, to one form."""
+
+from __future__ import annotations
+
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PillowImage
+from PIL import ImageOps
+from torch import Tensor
+
+from dcn.data.images import read_image, to_rgb
+
+CHANNELS = (1, 3, 4)
+
+
+def is_image(value: object) -> bool:
+    """Whether a value is one image, not a list of images."""
+    return isinstance(value, str | PathLike | np.ndarray | Tensor | PillowImage.Image)
+
+
+def open_image(image: Any) -> Tensor:
+    """Any accepted image as ``[3, H, W]`` uint8 RGB on the CPU.
+
+    Args:
+        image: one of
+
+            * a path: read with all modes of :func:`dcn.data.images.read_image`, upright as its EXIF orientation says;
+            * an array ``[H, W]``, ``[H, W, 1]`` (grey), ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA);
+            * a tensor ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` or ``[4, H, W]``;
+            * a ``PIL.Image``, of any mode, upright as its EXIF orientation says.
+
+            Values of arrays and tensors are uint8 in 0..255, or floating point in 0..1, which is multiplied by 255.
+            Alpha is dropped.
+
+    Raises:
+        ValueError: another type, shape or range, or a file that cannot be read.
+    """
+    if isinstance(image, str | PathLike):
+        return read_image(Path(fspath(image)).expanduser(), upright=True)
+    if isinstance(image, PillowImage.Image):
+        upright = ImageOps.exif_transpose(image)
+        return torch.from_numpy(np.array(to_rgb(upright), dtype=np.uint8)).permute(2, 0, 1).contiguous()
+    if isinstance(image, np.ndarray):
+        return _from_array(image)
+    if isinstance(image, Tensor):
+        shape = "[H, W], [1, H, W], [3, H, W] or [4, H, W]"
+        return _from_channels(image[None] if image.ndim == 2 else image, image, "tensor", shape)
+    raise ValueError(
+        f"images: expected a path, an array, a tensor, a PIL.Image or a list of these, got {type(image).__name__}"
+    )
+
+
+def _from_array(image: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
+    shape = "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]"
+    if image.dtype.kind not in "uifb" or image.dtype in (np.uint16, np.uint32, np.uint64, np.longdouble):
+        raise ValueError(f"images: expected an array of uint8 or floating point, got {image.dtype}")
+    plain = np.ascontiguousarray(image)
+    if plain.dtype.byteorder not in "=|":
+        plain = plain.astype(plain.dtype.newbyteorder("="))
+    tensor = torch.from_numpy(plain)
+    if tensor.ndim == 2:
+        tensor = tensor[..., None]
+    return _from_channels(tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor, image, "array", shape)
+
+
+def _from_channels(tensor: Tensor, given: Any, kind: str, shape: str) -> Tensor:
+    """``[C, H, W]`` of any accepted type to ``[3, H, W]`` uint8."""
+    if tensor.ndim != 3 or tensor.shape[0] not in CHANNELS or 0 in tensor.shape:
+        raise ValueError(
+            f"images: expected an image as a {kind} {shape}, got shape {list(given.shape)} of {given.dtype}"
+            + ("; a batch is given as a list of images" if tensor.ndim == 4 else "")
+        )
+    values = _bytes(tensor.detach().cpu())[:3]
+    return values.expand(3, -1, -1).contiguous()
+
+
+def _bytes(values: Tensor) -> Tensor:
+    if values.dtype == torch.uint8:
+        return values
+    if not values.is_floating_point():
+        raise ValueError(
+            f"images: expected values of type uint8 in 0..255 or floating point in 0..1, got {values.dtype}"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= 1:
+        raise ValueError(
+            f"images: expected floating point values in 0..1, got {low:g}..{high:g}; convert values in 0..255 to uint8"
+        )
+    return (values.float() * 255).round().to(torch.uint8)

@@ -1,0 +1,136 @@
+"""``dcn.load``: from a run folder, a weights file or a name to a model ready to predict."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from os import fspath
+from pathlib import Path
+
+from torch import nn
+
+from dcn.class_names import COCO_CLASSES
+from dcn.engine.checkpoint import read_weights
+from dcn.engine.distributed import choose_device
+from dcn.engine.folder import RECIPE_FILE
+from dcn.models import MODELS, Model, build
+from dcn.models.checkpoints import load_state, read_detector
+from dcn.models.inference import prepare
+from dcn.models.inference.cuda_graphs import accelerate
+from dcn.models.inference.prepare import Precision
+from dcn.runs.predictor import Predictor
+from dcn.runs.sources import StrPath, find_source, read_recipe
+from dcn.runs.weights import get_weights
+from dcn.suggest import suggest
+from dcn.tta import TTA
+
+PUBLISHED = "published"
+
+
+def load(
+    source: StrPath,
+    weights: StrPath | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    device: str | None = None,
+    tta: TTA | None = None,
+    optimize: bool = True,
+    precision: Precision = "float32",
+    compile: bool = False,
+    cuda_graph: bool = False,
+) -> Predictor:
+    """A detector or a segmentation model, ready to predict.
+
+    >>> predictor = dcn.load("runs/demo/deformable")
+    >>> detections = predictor.predict("photo.jpg", min_score=0.5)
+
+    Args:
+        source: a run folder (its best weights), a weights file of this package, a hub address (``hf://owner/name``), or
+            a name of ``dcn models``.
+        weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
+            ``dcn weights``, which are downloaded once.
+        classes: with a name: class names in the order of the labels. ``None``: those in the weights; without any, the
+            names of COCO for 80 classes, of VOC for 20, else numbers; without weights those of COCO.
+        device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
+        tta: test-time options; ``None``: those of the run's recipe, and one pass where there is no run.
+        optimize: prepare the model for inference, see :func:`dcn.models.inference.prepare`; ``False`` keeps its layers
+            and its state dict as they are in training.
+        precision: of weights and maps, ``"float32"``, ``"bfloat16"`` or ``"float16"``; needs ``optimize``.
+        compile: run the model through ``torch.compile``.
+        cuda_graph: on a GPU: record a CUDA graph for each size, and replay it.
+
+    Raises:
+        ValueError: ``source`` is neither a file, a run nor a name (near names are given); weights that do not fit;
+            unknown classes; options that do not fit the model or each other.
+    """
+    model = read_model(source, weights, classes)
+    if tta is None:
+        tta = recipe_tta(source)
+    ready = ready_model(model, tta, optimize=optimize, precision=precision, compile=compile, cuda_graph=cuda_graph)
+    return Predictor(ready, choose_device(device), tta)
+
+
+def recipe_tta(source: StrPath) -> TTA:
+    """The test-time options of the run that weights come from; the defaults where they come from no run."""
+    found = find_source(source)
+    return TTA() if found is None or found.run is None else read_recipe(found.run / RECIPE_FILE).tta
+
+
+def ready_model(
+    model: nn.Module, tta: TTA, *, optimize: bool, precision: Precision, compile: bool, cuda_graph: bool
+) -> nn.Module:
+    """The model prepared for inference; arguments as in :func:`load`."""
+    if not optimize:
+        for name, wanted in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
+            if wanted:
+                raise ValueError(f"{name}: needs optimize=True, which prepares the model for inference")
+        return model
+    if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
+        raise ValueError(
+            "compile, cuda_graph: expected one pass for each image, got test-time options; leave out one of the two"
+        )
+    return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
+
+
+def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequence[str] | None = None) -> Model:
+    """The model of :func:`load` alone: on the CPU, in training mode, not prepared for inference."""
+    if isinstance(classes, str):
+        raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
+    found = find_source(source)
+    if found is not None:
+        if weights is not None:
+            raise ValueError(f"weights: {found.weights} has its own weights; give weights only with a model's name")
+        return _from_file(found.weights, classes)
+    name = fspath(source)
+    if name not in MODELS:
+        raise ValueError(
+            f"{name!r}: expected a weights file, a run folder or the name of a model; "
+            + suggest(name, MODELS, "`dcn models`")
+        )
+    return _from_name(name, weights, classes)
+
+
+def _from_file(path: Path, classes: Sequence[str] | None) -> Model:
+    state, info = read_weights(path)
+    if classes is not None and tuple(classes) != info.classes:
+        raise ValueError(
+            f"classes: {path} has the classes {list(info.classes)}, got {list(classes)}; leave classes out, they are "
+            "for models given by name"
+        )
+    model = build(info.model, info.classes, **info.options)
+    load_state(model, state, str(path))
+    return model
+
+
+def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:
+    if weights is None:
+        warnings.warn(f"{name}: no weights given; its predictions are random", stacklevel=4)
+        return build(name, COCO_CLASSES if classes is None else classes)
+    path = get_weights(name) if weights == PUBLISHED else Path(fspath(weights)).expanduser()
+    state, own = read_detector(path)
+    names = classes or own
+    if names is None:
+        raise ValueError(f"classes: expected class names, {path} has none; give them in the order of the labels")
+    model = build(name, names)
+    load_state(model, state, str(path))
+    return model

@@ -1,0 +1,114 @@
+"""A model ready to predict, of either task: paths or arrays in, detections or segmentation maps out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dcn.data.geometry import resize_image
+from dcn.runs.images import is_image, open_image
+from dcn.runs.tasks import Prediction, task_of
+from dcn.runs.view import Size, View
+from dcn.tta import TTA
+
+Resize = Literal["default"] | Size | None
+"""``"default"``: the model's test size; ``(shorter side, largest longer side)``; ``None``: the image as it is."""
+
+
+class Predictor:
+    """A model ready to predict; what :func:`dcn.load` returns.
+
+    Args:
+        model: a detector or a segmentation model; it is moved to ``device`` and set to evaluation mode.
+        device: where it computes.
+        tta: test-time options.
+        size: ``(shorter side, largest longer side)`` to which images are resized; ``None``: the model's test size.
+
+    Attributes:
+        model: the model.
+        task: the task of the model, see :mod:`dcn.runs.tasks`.
+        classes: names of the labels.
+        device: where the model computes.
+        tta: the test-time options.
+
+    Raises:
+        ValueError: test-time options that do not fit the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, device: torch.device, tta: TTA | None = None, size: Size | None = None
+    ) -> None:
+        self.task = task_of(model)
+        self.classes: tuple[str, ...] = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
+        self.tta = TTA() if tta is None else tta
+        self.task.check_tta(self.tta, self.classes)
+        self.model = model.to(device).eval()
+        self.device = device
+        short, long = size or model.test_size  # type: ignore[misc]  # nn.Module attributes are untyped
+        self.size: Size = (int(short), int(long))
+
+    def __repr__(self) -> str:
+        return f"Predictor({type(self.model).__name__}, {self.task.name}, {len(self.classes)} classes, {self.device})"
+
+    def predict(
+        self,
+        images: Any,
+        *,
+        min_score: float | None = None,
+        resize: Resize = "default",
+        batch_size: int = 1,
+    ) -> Any:
+        """Detect the objects, or classify the pixels, of one or several images.
+
+        Args:
+            images: a path, an array, a tensor or a ``PIL.Image``, see :func:`dcn.runs.images.open_image`; or a list of
+                these.
+            min_score: detectors: only detections with this score or more, in ``[0, 1]``; ``None``: the model's own
+                score threshold.
+            resize: see :data:`Resize`.
+            batch_size: images of one forward pass; results do not depend on it.
+
+        Returns:
+            Detectors: :class:`dcn.structures.Detections`, best first, in pixels of the image given. Segmentation
+            models: :class:`dcn.structures.SegmentationMap` of the size of the image given. Both on the CPU; a list for
+            a list.
+
+        Raises:
+            ValueError: an image of another type, shape or range, an unreadable file, or an option that makes no sense.
+        """
+        if is_image(images):
+            return self._predict([open_image(images)], min_score, resize)[0]
+        if not isinstance(images, list | tuple):
+            open_image(images)  # says what is expected
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+        predictions: list[Prediction] = []
+        for start in range(0, len(images), batch_size):
+            batch = [open_image(image) for image in images[start : start + batch_size]]
+            predictions += self._predict(batch, min_score, resize)
+        return predictions
+
+    def _predict(self, images: Sequence[Tensor], min_score: float | None, resize: Resize) -> list[Prediction]:
+        view = self.view(resize, min_score)
+        size = view.size
+        resized = images if size is None else [resize_image(image, *size)[0] for image in images]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        return view.run([image.to(self.device) for image in resized], sizes, min_score)
+
+    def view(self, resize: Resize = "default", min_score: float | None = None) -> View:
+        """How the model looks at images with these options of :meth:`predict`.
+
+        Raises:
+            ValueError: an option that makes no sense for this model.
+        """
+        self.task.check_score(min_score)
+        if resize == "default":
+            return self.task.view(self.model, self.tta, self.size)
+        if resize is not None and (isinstance(resize, str) or len(resize) != 2 or not 1 <= resize[0] <= resize[1]):
+            raise ValueError(
+                f"resize: expected 'default', None or (shorter, longer) such as (800, 1333), got {resize!r}"
+            )
+        return self.task.view(self.model, self.tta, resize)

@@ -1,0 +1,136 @@
+"""What a caller means: a run folder, a weights file or the name of a model; a recipe and its changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike, fspath
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from dcn.engine.checkpoint import find_weights
+from dcn.engine.config import Recipe
+from dcn.engine.folder import RECIPE_FILE
+from dcn.engine.recipe import dump_recipe, load_recipe
+from dcn.runs.weights import HUB, hub_weights
+
+StrPath = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of this package, and the run that they come from.
+
+    Attributes:
+        weights: the weights file.
+        run: the run folder, if the file is in one.
+    """
+
+    weights: Path
+    run: Path | None
+
+
+def find_source(source: StrPath) -> Source | None:
+    """The weights that a text means: a file, the best ones of a run folder, or a hub address; ``None``: nothing there.
+
+    Raises:
+        ValueError: a folder without weights.
+    """
+    if fspath(source).startswith(HUB):
+        return Source(hub_weights(fspath(source)), None)
+    path = Path(fspath(source)).expanduser()
+    if path.is_dir():
+        return Source(find_weights(path), path if (path / RECIPE_FILE).is_file() else None)
+    if not path.is_file():
+        return None
+    run = path.absolute().parent.parent
+    return Source(path, run if path.absolute().parent.name == "weights" and (run / RECIPE_FILE).is_file() else None)
+
+
+def read_recipe(name: StrPath | Recipe, changes: Sequence[str] = (), run: Path | None = None) -> Recipe:
+    """A recipe with its changes, ``data.root`` resolved.
+
+    Args:
+        name: a shipped name, a YAML file, or a recipe.
+        changes: ``key=value`` words, see :func:`as_words`.
+        run: the run folder from which the recipe comes; a relative ``data.root`` is looked for above it too.
+    """
+    if isinstance(name, Recipe):
+        recipe = changed(name, changes)
+    else:
+        path = Path(fspath(name)).expanduser()
+        recipe = load_recipe(path if path.suffix in (".yaml", ".yml") else fspath(name), changes)
+    return resolve_root(recipe, run)
+
+
+def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
+    """The recipe with ``key=value`` changes."""
+    if not changes:
+        return recipe
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / RECIPE_FILE
+        path.write_text(dump_recipe(recipe), encoding="utf-8")
+        return load_recipe(path, changes)
+
+
+def resolve_root(recipe: Recipe, run: Path | None) -> Recipe:
+    """The recipe with a ``data.root`` that exists, where one can be found.
+
+    A relative folder is looked for from the working directory, then from the folders above the run folder.
+    """
+    if recipe.data.root is None:
+        return recipe
+    root = Path(recipe.data.root).expanduser()
+    starts = [Path()]
+    if run is not None and not root.is_absolute():
+        starts += run.absolute().parents
+    found = next((start / root for start in starts if (start / root).is_dir()), root)
+    return replace(recipe, data=replace(recipe.data, root=str(found)))
+
+
+def as_words(changes: Mapping[str, Any]) -> list[str]:
+    """Changes of a recipe as ``key=value`` words.
+
+    Args:
+        changes: values by dotted key (``{"schedule.lr": 0.01}``) or as nested dictionaries
+            (``{"schedule": {"lr": 0.01}}``), which change the keys they name and keep the others.
+
+    Returns:
+        Words that ``dcn train`` takes; values are JSON, which is YAML.
+
+    Raises:
+        ValueError: a value that YAML cannot express.
+    """
+    words: list[str] = []
+    for key, value in changes.items():
+        if isinstance(value, Mapping) and value and all(_is_plain(name) for name in value):
+            words += as_words({f"{key}.{name}": inner for name, inner in value.items()})
+        else:
+            words.append(f"{key}={_as_yaml(key, value)}")
+    return words
+
+
+def _is_plain(name: object) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w-]+", name) is not None
+
+
+def _as_yaml(key: str, value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, default=_plain)
+    except (TypeError, ValueError):
+        if isinstance(value, float):  # not finite
+            return f".{value}".replace(".-", "-.")
+        raise ValueError(
+            f"{key}: expected a number, a text, a list or a dictionary of these, got {type(value).__name__}"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if hasattr(value, "tolist"):  # numbers of NumPy
+        return value.tolist()
+    raise TypeError(type(value).__name__)
