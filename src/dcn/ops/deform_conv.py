@@ -160,14 +160,14 @@ def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
 
 def _forward(tensors: _Tensors, options: _Options) -> Tensor:
     rule = options.rule()
-    return _laid_out(choose(BACKENDS, options.backend, *tensors, *rule).forward(*tensors, *rule), tensors.input)
+    return laid_out(choose(BACKENDS, options.backend, *tensors, *rule).forward(*tensors, *rule), tensors.input)
 
 
 def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:
-    return _laid_out(reference.forward(*tensors, *options.rule()), tensors.input)
+    return laid_out(reference.forward(*tensors, *options.rule()), tensors.input)
 
 
-def _laid_out(output: Tensor, input: Tensor) -> Tensor:
+def laid_out(output: Tensor, input: Tensor) -> Tensor:
     """The output in the memory format of the input."""
     if checks.channels_last(input):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
