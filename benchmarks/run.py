@@ -26,8 +26,8 @@ LIMIT = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # beyond this a competitor 
 
 
 @contextmanager
-def _busy_cores(count: int) -> Iterator[None]:
-    """Keeps cores busy with processes of their own."""
+def busy_cores(count: int) -> Iterator[None]:
+    """Keep cores busy with processes of their own."""
     loop = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(loop) for _ in range(count)]
     try:
@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    with _busy_cores(arguments.busy):
+    with busy_cores(arguments.busy):
         for row in rows(arguments):
             print(*(f"{row.get(field, ''):>12}" for field in FIELDS[7:]), flush=True)
             if arguments.csv:

@@ -24,7 +24,7 @@ def tensors_checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{list(tensor.shape)}\n".encode())
         # NumPy does not know every type of torch; bytes have no type.
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -20,6 +20,7 @@ EXTRAS = {
     "onnxruntime": "export",
     "onnxscript": "export",
     "scipy": "sbd",
+    "huggingface_hub": "hub",
 }
 """Import name -> the extra that installs it."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dcn.analysis import Spread, dilation_statistics, effective_dilation, places_of
+from dcn.analysis import Spread, categories_of, dilation_statistics, effective_dilation
 from dcn.nn import DeformConv2d
 from dcn.structures import Sample, SegmentationMap, Target
 from tests.vis.networks import Photo, deformable, plain
@@ -148,11 +148,11 @@ BIG, TINY = ((0.0, 0.0, 200.0, 180.0), None, False), ((10.0, 10.0, 30.0, 20.0), 
     ],
 )
 def test_what_lies_at_a_centre(target: Target, center: tuple[float, float], expected: int) -> None:
-    assert places_of(torch.tensor([[center]]).float(), target).tolist() == [[expected]]
+    assert categories_of(torch.tensor([[center]]).float(), target).tolist() == [[expected]]
 
 
 def test_sizes_can_be_chosen() -> None:
-    assert places_of(torch.tensor([100.0, 100.0]), _target(BIG), (200, 300)).item() == SMALL
+    assert categories_of(torch.tensor([100.0, 100.0]), _target(BIG), (200, 300)).item() == SMALL
 
 
 class Pair(nn.Module):

@@ -115,7 +115,7 @@ def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsy
     assert all(torch.equal(own[name], v) for name, v in network.state_dict().items() if v.is_floating_point())
     # Another network would see other colours or strides with these weights.
     wrong = build("faster_rcnn_r50_fpn", ["cat"], width=0.125, fpn_channels=8, preprocess="bgr_caffe")
-    with pytest.raises(ValueError, match="its weights need a network built with"):
+    with pytest.raises(ValueError, match="expected a model built with"):
         load_backbone(wrong, output)
 
 

@@ -48,13 +48,13 @@ def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFi
         ("train bccd_plain data.root=/no/such", "data.root: no folder '/no/such'"),
         ("train", "expected one recipe, got none"),
         ("train --resume /no/such", "expected a run folder, got /no/such"),
-        ("train synthetic_plain model.name=faster_rcnn_r18_fpm", "did you mean 'faster_rcnn_r18_fpn'?"),
-        ("train synthetic_plain model.options.widht=1", "did you mean 'width'?"),
+        ("train synthetic_plain model.name=faster_rcnn_r18_fpm", "did you mean 'faster_rcnn_r18_fpn'"),
+        ("train synthetic_plain model.options.widht=1", "did you mean 'width'"),
         ("train synthetic_plain schedule.accumulate=8 amp=fp16 --device cuda:77", "'cuda:77' is not there"),
         ("eval /no/such", "expected a run folder or a weights file, got"),
-        ("eval --results x.json", "--results: needs --annotations"),
+        ("eval --results x.json", "--results: expected --annotations"),
         ("predict /no/such x.jpg", "images: nothing at 'x.jpg'"),
-        ("models faster_rcnn_r50_fpm", "did you mean 'faster_rcnn_r50_fpn'?"),
+        ("models faster_rcnn_r50_fpm", "did you mean 'faster_rcnn_r50_fpn'"),
     ],
 )
 def test_an_error_is_one_line(

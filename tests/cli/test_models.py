@@ -79,9 +79,9 @@ def test_a_filtered_list_gives_what_was_published(capsys: pytest.CaptureFixture[
     rows = json.loads(capsys.readouterr().out)
     source = "README of the original MXNet code"
     published: list[dict[str, Any]] = [
-        {"figure": "AP 41.2", "data": "COCO minival", "source": source, "recipe": "fpn_r101_dcn_coco"},
+        {"metrics": "AP 41.2", "data": "COCO minival", "source": source, "recipe": "fpn_r101_dcn_coco"},
         {
-            "figure": "AP 44.4 (multi-scale, soft-NMS)",
+            "metrics": "AP 44.4 (multi-scale, soft-NMS)",
             "data": "COCO minival",
             "source": source,
             "recipe": "fpn_r101_dcn_coco_multiscale",

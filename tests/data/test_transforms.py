@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from dcn.data import transforms as t
 from dcn.data.dataset import Transform
-from dcn.data.geometry import crop, flip, resize, rotate, rotate90
+from dcn.data.geometry import crop, flip, mask_boxes, resize, rotate, rotate90
 from dcn.structures import Sample, SegmentationMap, Target
 
 
@@ -149,6 +150,78 @@ def test_hue_turns_the_circle_and_keeps_greys() -> None:
         for p in (_pixel(150, 100, 100), t.adjust_color(_pixel(150, 100, 100), 1, 1, 1, 30.0))
     )
     assert (after - before) % 1 * 360 == pytest.approx(30, abs=4)  # the two circles differ by up to about 1 degree
+
+
+MOVING: dict[str, Transform] = {
+    "resize": t.Resize((60, 90, 120), 300),
+    "scale": t.RandomScale(0.5, 2.0),
+    "flip": t.RandomFlip(),
+    "crop": t.RandomCrop((80, 100)),
+    "quarter": t.RandomQuarterTurn(),
+    "rotation": t.RandomRotation(30),
+}
+
+
+def _blobs(height: int = 120, width: int = 168) -> Sample:
+    """Three ellipses: white in the image, as masks, and as their boxes."""
+    y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+    ellipses = ((36, 42, 24, 18), (84, 114, 21, 27), (30, 132, 18, 18))
+    masks = torch.stack([((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1 for cy, cx, ry, rx in ellipses])
+    image = (masks.any(0).to(torch.uint8) * 255).expand(3, -1, -1).contiguous()
+    target = Target(mask_boxes(masks), torch.tensor([0, 1, 2]), (height, width), masks=masks)
+    return Sample(image, target)
+
+
+@pytest.mark.parametrize("transform", MOVING.values(), ids=MOVING.keys())
+@pytest.mark.parametrize("seed", range(6))
+def test_masks_and_boxes_follow_the_image(transform: Transform, seed: int) -> None:
+    """White pixels are those of the masks, and a box is the extent of its mask, whatever was done."""
+    moved = transform(_blobs(), _generator(seed))
+    target = moved.target
+    assert isinstance(target, Target)
+    assert target.masks is not None
+    assert tuple(moved.image.shape[1:]) == target.size == tuple(target.masks.shape[1:])
+    everything = transform(Sample(_blobs().image, SegmentationMap(_labels())), _generator(seed)).target
+    assert isinstance(everything, SegmentationMap)
+    for mask, label, box in zip(target.masks, target.labels, target.boxes, strict=True):
+        shown = (everything.labels == label + 1) & mask
+        assert shown.sum() >= 0.95 * mask.sum()
+        assert (moved.image[0][mask] > 127).float().mean() > 0.9
+        # Masks are sampled at pixel centres and boxes are exact: scaling by 2 moves an edge by up to 1.5 pixels.
+        extent = mask_boxes(mask[None])[0]
+        assert (extent[:2] >= box[:2] - 1.5).all()
+        assert (extent[2:] <= box[2:] + 1.5).all()
+        limit = torch.tensor([target.size[1], target.size[0]])
+        if (box[:2] > 0).all() and (box[2:] < limit).all():  # a cropped box is that of the whole object, cut
+            assert (extent - box).abs().max() <= 1.5
+    assert (moved.image[0] > 200).sum() >= 0.9 * target.masks.any(0).sum()
+
+
+def _labels() -> torch.Tensor:
+    sample = _blobs()
+    assert isinstance(sample.target, Target)
+    assert sample.target.masks is not None
+    return (sample.target.masks * torch.arange(1, 4)[:, None, None]).amax(0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_rotation_without_masks_keeps_the_object_inside_its_box(seed: int) -> None:
+    sample = _blobs()
+    assert isinstance(sample.target, Target)
+    bare = Sample(sample.image, replace(sample.target, masks=None))
+    loose = t.RandomRotation(30)(bare, _generator(seed)).target
+    tight = t.RandomRotation(30)(sample, _generator(seed)).target
+    assert isinstance(loose, Target)
+    assert isinstance(tight, Target)
+    boxes = dict(zip(loose.labels.tolist(), loose.boxes, strict=True))
+    for label, box in zip(tight.labels.tolist(), tight.boxes, strict=True):
+        assert (boxes[label][:2] <= box[:2] + 1).all()
+        assert (boxes[label][2:] >= box[2:] - 1).all()
+
+
+def test_color_leaves_the_annotation_alone() -> None:
+    sample = _blobs()
+    assert t.RandomColor()(sample, _generator()).target is sample.target
 
 
 def test_color_strength_zero_is_neutral() -> None:

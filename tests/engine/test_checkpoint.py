@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dcn.engine import checkpoint
+from dcn.engine.atomic import link
 from dcn.engine.checkpoint import (
     PREVIOUS_FILE,
     STATE_FILE,
@@ -67,7 +68,6 @@ def test_weights_and_state_agree_whenever_the_process_dies(
     files = Checkpoints(tmp_path, "tiny", {})
     files.save(_filled(1.0), 1, {"mark": 1})
     files.save(_filled(2.0), 2, {"mark": 2})
-    link = checkpoint.link
 
     def die(source: Path, name: Path) -> None:
         if name.name == {"previous": PREVIOUS_FILE, "last": "last.safetensors"}.get(moment):

@@ -10,7 +10,7 @@ import pytest
 
 from dcn.engine.folder import check_run_name, latest_run, new_run_folder, open_run
 from dcn.engine.lock import LOCK_FILE
-from dcn.engine.recipe import load_recipe
+from dcn.engine.recipe import dump_recipe, load_recipe
 from tests.engine.tiny import recipe
 
 
@@ -54,7 +54,8 @@ def test_starts_at_the_same_time_get_folders_of_their_own(tmp_path: Path) -> Non
 
 def test_a_start_writes_recipe_and_versions_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = replace(recipe(), data=replace(recipe().data, root="data"))
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe()))
+    settings = load_recipe("r.yaml", ["data.root=data"])
     with open_run(tmp_path, settings):
         assert (tmp_path / LOCK_FILE).is_file()
     (tmp_path / "trainer.pt").touch()
@@ -71,12 +72,17 @@ def test_a_start_writes_recipe_and_versions_once(tmp_path: Path, monkeypatch: py
     assert (tmp_path / "versions.json").stat().st_mtime_ns == before["versions.json"]
 
 
+def _fail(*paths: Path, content: str = "") -> None:
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content)
+    raise KeyError
+
+
 def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path, "r")
     with pytest.raises(KeyError), open_run(folder, recipe()):
-        (folder / "metrics.jsonl").touch()
-        (folder / "tensorboard").mkdir()
-        raise KeyError
+        _fail(folder / "metrics.jsonl", folder / "tensorboard" / "events.out.tfevents.1")
     assert not folder.exists()
 
 
@@ -84,22 +90,19 @@ def test_a_failed_start_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_folder_that_holds_anything_else_is_kept(tmp_path: Path, kept: str) -> None:
     folder = new_run_folder(tmp_path, "r")
     with pytest.raises(KeyError), open_run(folder, recipe()):
-        (folder / kept).parent.mkdir(exist_ok=True)
-        (folder / kept).touch()
-        raise KeyError
+        _fail(folder / kept)
     assert (folder / kept).is_file()
 
 
 def test_a_folder_with_rows_or_of_an_earlier_run_is_kept(tmp_path: Path) -> None:
     folder = new_run_folder(tmp_path, "r")
     with pytest.raises(KeyError), open_run(folder, recipe()):
-        (folder / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
-        raise KeyError
+        _fail(folder / "metrics.jsonl", content='{"kind": "train", "step": 1}\n')
     with open_run(folder, recipe()):
         pass
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(KeyError), open_run(folder, recipe()):
-        raise KeyError
+        _fail()
     assert (folder / "recipe.yaml").is_file()
 
 

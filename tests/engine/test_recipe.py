@@ -8,7 +8,6 @@ import pytest
 from dcn.engine.recipe import (
     dump_recipe,
     find_recipe,
-    find_weights_file,
     load_recipe,
     recipe_names,
     with_absolute_paths,
@@ -133,7 +132,6 @@ def test_the_home_folder_is_expanded(minimal: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(minimal.parent))
     (minimal.parent / "w.safetensors").touch()
     assert find_recipe("~/minimal.yaml") == minimal
-    assert find_weights_file("~/w.safetensors") == minimal.parent / "w.safetensors"
     recipe = load_recipe("~/minimal.yaml", ["data.root=~/voc", "model.weights=~/w.safetensors"])
     resolved = with_absolute_paths(recipe)
     assert resolved.data.root == str(minimal.parent / "voc")
@@ -228,19 +226,6 @@ def test_an_unknown_recipe_gets_near_names_and_where_all_are_listed() -> None:
     with pytest.raises(ValueError, match=r"did you mean 'bccd_plain'.*`dcn train --list` lists all names") as caught:
         load_recipe("bccd_plane")
     assert len(str(caught.value)) < 200
-
-
-def test_weights_are_found_at_a_path_in_a_run_or_among_the_shipped_ones(tmp_path: Path) -> None:
-    own = tmp_path / "run" / "weights" / "best.safetensors"
-    own.parent.mkdir(parents=True)
-    own.touch()
-    assert find_weights_file(own) == own
-    assert find_weights_file(tmp_path / "run") == own
-    shipped = find_weights_file("synthetic_r18.safetensors")
-    assert shipped.parent.name == "weights"
-    assert shipped.stat().st_size < 4e6
-    with pytest.raises(ValueError, match=r"weights 'gone.pth': no such file .*\(synthetic_r18.safetensors\)"):
-        find_weights_file("gone.pth")
 
 
 def test_no_truncation_of_a_written_recipe_is_read(minimal: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -9,7 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from dcn.formats.images import image_size, read_image, read_index_image, write_image
+from dcn.formats.images import (
+    BrokenImageError,
+    image_size,
+    is_turned,
+    read_image,
+    read_index_image,
+    size_message,
+    write_image,
+)
 
 
 def _save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:
@@ -155,3 +164,81 @@ def test_indices_are_not_looked_up_in_the_palette(tmp_path: Path) -> None:
         read_index_image(tmp_path / "colours.png")
     with pytest.raises(ValueError, match="does not exist"):
         read_index_image(tmp_path / "nowhere.png")
+
+
+def _png(path: Path, width: int, height: int) -> Path:
+    """A PNG of one black channel, written row by row."""
+    packer = zlib.compressobj(1)
+    row = b"\0" * (width + 1)
+    body = b"".join([packer.compress(row * 1000) for _ in range(height // 1000)]) + packer.flush()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)), (b"IDAT", body), (b"IEND", b"")]
+    data = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    return path
+
+
+@pytest.mark.parametrize("read", [read_image, read_index_image, image_size], ids=["image", "mask", "size"])
+def test_an_image_below_the_limit_of_pillow_is_refused_all_the_same(tmp_path: Path, read: object) -> None:
+    """169 million pixels: Pillow decodes them, 500 MB as RGB and several times that on the way to a model."""
+    path = _png(tmp_path / "x.png", 13_000, 13_000)
+    assert callable(read)
+    with pytest.raises(BrokenImageError, match=r"x\.png: expected at most 120,000,000 pixels, got 13000x13000"):
+        read(path)
+
+
+def _photo(path: Path, keep: float = 1.0) -> Path:
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+    return path
+
+
+def test_a_jpeg_without_its_end_is_repaired(tmp_path: Path) -> None:
+    whole = read_image(_photo(tmp_path / "whole.jpg"))
+    path = _photo(tmp_path / "x.jpg", 0.6)
+    with pytest.raises(BrokenImageError, match=r"x\.jpg: the image cannot be decoded"):
+        read_image(path)
+    repaired = read_image(path, repair=True)
+    assert repaired.shape == whole.shape
+    assert torch.equal(repaired[:, :16], whole[:, :16])  # what is there is as it was
+    assert not torch.equal(repaired[:, -8:], whole[:, -8:])
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: _photo(p / "x.png", 0.6), lambda p: _photo(p / "x.jpg", 0.0), lambda p: _text(p / "x.jpg")]
+)
+def test_other_damage_is_not_repaired(tmp_path: Path, make: object) -> None:
+    assert callable(make)
+    with pytest.raises(BrokenImageError, match="cannot be decoded"):
+        read_image(make(tmp_path), repair=True)
+
+
+@pytest.mark.parametrize(("mode", "read"), [("RGB", True), ("RGBA", True), ("LA", True)])
+def test_a_mask_saved_in_grey_colours_is_one_channel(tmp_path: Path, mode: str, read: bool) -> None:
+    Image.fromarray(np.array([[0, 255, 7]], np.uint8)).convert(mode).save(tmp_path / "x.png")
+    assert read_index_image(tmp_path / "x.png").tolist() == [[0, 255, 7]]
+
+
+def test_bilevel_masks(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1").save(tmp_path / "x.png")
+    assert read_index_image(tmp_path / "x.png").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "annotated", "message"),
+    [
+        (6, (3, 2), r"stored turned \(EXIF orientation\) and annotated upright; the option upright=true"),
+        (1, (3, 2), "width and height are exchanged in the annotation"),
+        (6, (5, 5), r"the annotation says 5x5 pixels, .*x\.png has 3x2$"),
+    ],
+    ids=["turned", "exchanged", "other"],
+)
+def test_what_is_said_about_another_size(
+    tmp_path: Path, orientation: int, annotated: tuple[int, int], message: str
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(COLOUR).save(tmp_path / "x.png", exif=exif)
+    assert re.search(message, size_message(tmp_path / "x.png", annotated, (2, 3)))
+    assert image_size(tmp_path / "x.png", upright=True) == ((3, 2) if orientation == 6 else (2, 3))
+    assert is_turned(tmp_path / "x.png") == (orientation == 6)

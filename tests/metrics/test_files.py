@@ -384,3 +384,50 @@ def test_writers_refuse_what_does_not_fit(tmp_path: Path) -> None:
         write_coco_results(tmp_path / "a.json", [found], [1], [1, 2])
     with pytest.raises(ValueError, match="classes"):
         write_voc_results(tmp_path, [found], ["a"], ["ant", "bee"])
+
+
+def test_thresholds_of_voc(tmp_path: Path) -> None:
+    files = _coco_results(tmp_path), _coco_file(tmp_path)
+    metric = VocAP(CLASSES, (0.3, 0.9))
+    expected = _computed(metric)
+    assert evaluate_files(*files, format="voc", thresholds=[0.3, 0.9]) == pytest.approx(expected, abs=1e-12)
+    assert [name for name in evaluate_files(*files, format="voc") if "/" not in name] == ["AP50", "AP70"]
+
+
+@pytest.mark.parametrize(
+    ("format", "thresholds", "message"),
+    [
+        ("coco", [0.5], "thresholds: expected None with the COCO rules, which have ten of their own"),
+        ("voc", [], "thresholds: expected one or more different numbers in .0, 1., got"),
+        ("voc", [1.0], "thresholds: expected one or more different numbers"),
+        ("voc", [0.5, 0.5], "thresholds: expected one or more different numbers"),
+        ("voc", ["0.5"], "thresholds: expected one or more different numbers"),
+        ("voc", [float("nan")], "thresholds: expected one or more different numbers"),
+    ],
+    ids=["coco", "none", "one", "twice", "text", "nan"],
+)
+def test_wrong_thresholds_are_refused(tmp_path: Path, format: Any, thresholds: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path), format=format, thresholds=thresholds)
+
+
+def test_a_text_for_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="classes: expected a list of names, got the text 'ant'"):
+        evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path), classes="ant")
+
+
+def test_a_devkit_is_read_as_training_reads_it(tmp_path: Path) -> None:
+    _voc_folder(tmp_path / "VOC2007").rename(tmp_path / "x")
+    (tmp_path / "VOC2007").rmdir()
+    (tmp_path / "x").rename(tmp_path / "VOC2007")
+    figures = evaluate_files(_voc_per_image(tmp_path, True), tmp_path, split="2007_all")
+    assert figures == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
+
+
+def test_boxes_without_extent_count_as_they_do_for_pycocotools(tmp_path: Path) -> None:
+    def flatten(content: dict[str, Any]) -> None:
+        content["annotations"][0]["bbox"][2] = 0
+
+    with pytest.warns(UserWarning, match="1 boxes without extent count as objects; training skips them"):
+        lower = evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path, flatten))
+    assert lower["AR100"] < evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path))["AR100"]

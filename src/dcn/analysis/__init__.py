@@ -1,4 +1,4 @@
-"""What networks cost, and what their deformable layers look at."""
+"""What models cost, and what their deformable layers look at."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dcn.analysis.complexity import Count, count_model, count_multiply_adds, cou
 from dcn.analysis.effective_dilation import (
     LayerDilation,
     Spread,
+    categories_of,
     dilation_statistics,
     effective_dilation,
-    places_of,
 )
 
 __all__ = [
     "Count",
     "LayerDilation",
     "Spread",
+    "categories_of",
     "count_model",
     "count_multiply_adds",
     "count_parameters",
     "dilation_statistics",
     "effective_dilation",
     "model_costs",
-    "places_of",
 ]

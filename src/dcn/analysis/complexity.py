@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of networks, counted from the operators that really run.
+"""Parameters and multiply-adds of models, counted from the operators that really run.
 
 The unit is the one of the field (torchvision, mmdetection, fvcore): what tables call "GFLOPs" are 10^9 multiply-adds,
 one multiplication and one addition together. Counted are convolutions, matrix products, and the sampling of deformable
@@ -33,7 +33,7 @@ class Count:
     """Multiply-adds.
 
     Attributes:
-        by_part: for each direct child of the network, in the order in which they first ran.
+        by_part: for each direct child of the model, in the order in which they first ran.
         by_operator: for each operator.
     """
 
@@ -148,10 +148,10 @@ class _Counter(TorchDispatchMode):
 
 
 def _convolution(args: tuple[Any, ...], output: Tensor) -> int:
-    """A weight is used once per place: of the output, or of the input of a transposed convolution."""
+    """A weight is used once per cell of the output, or of the input of a transposed convolution."""
     image, weight, transposed = args[0], args[1], args[6]
-    places = prod((image if transposed else output).shape[2:]) * image.shape[0]
-    return places * weight.numel()
+    cells = prod((image if transposed else output).shape[2:]) * image.shape[0]
+    return cells * weight.numel()
 
 
 def _matrix_product(args: tuple[Any, ...], output: Tensor) -> int:
@@ -164,9 +164,9 @@ def _matrix_product_and_bias(args: tuple[Any, ...], output: Tensor) -> int:
 
 def _deform_conv(args: tuple[Any, ...], output: Tensor) -> int:
     image, weight = args[0], args[2]
-    places = output.shape[0] * prod(output.shape[2:])
+    cells = output.shape[0] * prod(output.shape[2:])
     samples = image.shape[1] * prod(weight.shape[2:])
-    return places * (weight.numel() + NEIGHBOURS * samples)
+    return cells * (weight.numel() + NEIGHBOURS * samples)
 
 
 def _roi_mean(args: tuple[Any, ...], output: Tensor) -> int:

@@ -1,7 +1,7 @@
 """Effective dilation: how far deformable filters spread on small, medium and large objects, and on background.
 
 Dai et al., "Deformable Convolutional Networks" (ICCV 2017), section 3 and table 2: the effective dilation of a
-deformable filter at one place is the mean distance between all adjacent pairs of its sampling locations, a rough
+deformable filter at one location is the mean distance between all adjacent pairs of its sampling locations, a rough
 measure of its receptive field. A pair is adjacent when its taps are neighbours in a row or a column of the kernel; 3x3
 taps have 12. Distances are in cells of the layer's input map, so a filter whose offsets are zero has its dilation.
 """
@@ -19,14 +19,17 @@ from dcn.nn.grids import Call, Grid, pair, watch_deformable
 from dcn.nn.wrapped import HasModel, module_of
 from dcn.structures import Sample, Target
 
-PLACES = ("small", "medium", "large", "background")
+CATEGORIES = ("small", "medium", "large", "background")
 """What can lie at the centre of a filter."""
 
 COCO_SIDES = (32.0, 96.0)
 """An object is small below 32 x 32 pixels of the original image, large from 96 x 96 on: COCO's classes."""
 
-LEFT_OUT = -1
-_BACKGROUND = PLACES.index("background")
+PAPER_SIDES = (96.0, 224.0)
+"""The limits in the caption of table 2 of the paper."""
+
+SKIPPED = -1
+_BACKGROUND = CATEGORIES.index("background")
 
 
 @dataclass
@@ -34,8 +37,8 @@ class Spread:
     """Mean and standard deviation of numbers that come in parts, in float64 (the update of Chan et al. 1979).
 
     Attributes:
-        count: how many there were.
-        mean: of all; NaN while there are none.
+        count: how many numbers.
+        mean: of all; NaN without numbers.
     """
 
     count: int = 0
@@ -44,11 +47,11 @@ class Spread:
 
     @property
     def std(self) -> float:
-        """Standard deviation of all (divided by their number); NaN while there are none."""
+        """Standard deviation of all (divided by their number); NaN without numbers."""
         return math.sqrt(self._squares / self.count) if self.count else math.nan
 
     def add(self, values: Tensor) -> None:
-        """Take in numbers of any shape."""
+        """Add numbers of any shape."""
         new = values.numel()
         if not new:
             return
@@ -66,10 +69,10 @@ class LayerDilation:
     """The filters of one deformable layer over a data set.
 
     Attributes:
-        layer: name in the network; a call after the first in one pass has its number in brackets.
+        layer: name in the model; a call after the first in one pass has its number in brackets.
         group: offset group, from 0; ``None`` for all of them, or the only one.
         undeformed: effective dilation with offsets of zero: the layer's dilation, where it is the same on both axes.
-        effective: effective dilation by what lies at the filter's centre, keys as `PLACES`.
+        effective: effective dilation by what lies at the filter's centre, keys as `CATEGORIES`.
         modulation: mean factor of a filter's taps, ``0 .. mask_scale``, by the same; ``None`` without modulation.
     """
 
@@ -111,32 +114,32 @@ def effective_dilation(offset: Tensor, kernel_size: tuple[int, int], dilation: t
     return torch.cat([pairs.norm(dim=4).flatten(2, 3) for pairs in (down, across)], 2).mean(2)
 
 
-def places_of(centers: Tensor, target: Target, sides: Sequence[float] = COCO_SIDES) -> Tensor:
+def categories_of(centers: Tensor, target: Target, sides: Sequence[float] = COCO_SIDES) -> Tensor:
     """What lies at each filter's centre.
 
     A centre belongs to the objects whose box it is in (left and top edge included, right and bottom not), of several
-    to the one of the smallest area. Its size is judged by its annotated area in pixels of the original image, as COCO
-    does. Difficult objects are objects; centres in crowd regions, which are neither objects nor background, are left
-    out.
+    to the one of the smallest area. The annotated area of the object in pixels of the original image decides about its
+    size, as in COCO. Difficult objects are objects; centres in crowd regions, which are neither objects nor
+    background, are skipped.
 
     Args:
         centers: ``[..., 2]`` (x, y) in continuous pixels of ``target.size``.
         target: the annotation.
-        sides: from the first on, squared, an object is medium, from the second on large.
+        sides: an object is medium from an area of the first side squared on, and large from that of the second.
 
     Returns:
-        ``[...]`` int64, index into `PLACES`, or -1 for centres that are left out.
+        ``[...]`` int64, index into `CATEGORIES`, or -1 for centres that are skipped.
     """
     assert target.area is not None
     assert target.crowd is not None
     inside = ((centers[..., None, :] >= target.boxes[:, :2]) & (centers[..., None, :] < target.boxes[:, 2:])).all(-1)
     areas = torch.where(inside, target.area, math.inf)
     # A last column for "none of them", which is also there when there are no objects.
-    areas, found = torch.cat((areas, areas.new_full((*areas.shape[:-1], 1), math.inf)), -1).min(-1)
+    areas, owner = torch.cat((areas, areas.new_full((*areas.shape[:-1], 1), math.inf)), -1).min(-1)
     result = torch.bucketize(areas, areas.new_tensor([side * side for side in sides]), right=True)
     result[areas.isinf()] = _BACKGROUND
-    crowd = torch.cat((target.crowd, target.crowd.new_zeros(1)))[found] & areas.isfinite()
-    return torch.where(crowd, LEFT_OUT, result)
+    crowd = torch.cat((target.crowd, target.crowd.new_zeros(1)))[owner] & areas.isfinite()
+    return torch.where(crowd, SKIPPED, result)
 
 
 def dilation_statistics(
@@ -148,16 +151,16 @@ def dilation_statistics(
 ) -> list[LayerDilation]:
     """Effective dilation of every deformable layer of a detector over a data set, a row of table 2 each.
 
-    Every filter counts once: each place of the layer's output whose centre lies in the image, not in the padding of
+    Every filter counts once: each cell of the layer's output whose centre lies in the image, not in the padding of
     its batch, and each offset group there. Where maps lie in the image: see `dcn.nn.grids.watch_deformable`. Layers
-    that run on regions instead of whole images, and kernels of one tap, are passed over.
+    that run on regions instead of whole images, and kernels of one tap, are skipped.
 
     Args:
         model: takes a list of images ``[3, h_i, w_i]`` uint8. It runs in evaluation mode, without gradients, and is
             left in the mode it was in.
-        batches: samples whose image is as the network shall see it; the target may be in pixels of another size of
+        batches: samples whose image is resized for the model; the target may be in pixels of another size of
             the same image, such as that of the file.
-        sides: as in `places_of`.
+        sides: as in `categories_of`.
         by_group: a row for every offset group of a layer that has several, instead of one for all.
 
     Raises:
@@ -178,7 +181,7 @@ def dilation_statistics(
     finally:
         module.train(was_training)
     if not gatherer.rows:
-        raise ValueError("batches: expected images that run through a deformable layer, there were none")
+        raise ValueError("batches: expected images that run through a deformable layer, got none")
     return list(gatherer.rows.values())
 
 
@@ -191,15 +194,15 @@ class _Gatherer:
 
     def begin(self, samples: Sequence[Sample]) -> None:
         self._samples = samples
-        self._places: dict[Grid, list[Tensor]] = {}  # layers of one stage share theirs
+        self._categories: dict[Grid, list[Tensor]] = {}  # layers of one stage share theirs
 
     def see(self, call: Call) -> None:
         layer, grid = call.layer, call.output_grid
         kernel, dilation = pair(layer.kernel_size), pair(layer.dilation)
         if kernel == (1, 1) or len(call.features) != len(self._samples):
             return
-        if grid not in self._places:
-            self._places[grid] = [_places_in(sample, grid, self.sides) for sample in self._samples]
+        if grid not in self._categories:
+            self._categories[grid] = [_categories_in(sample, grid, self.sides) for sample in self._samples]
         offset, mask = layer.offsets(call.features)
         effective = effective_dilation(offset, kernel, dilation)
         factors = None if mask is None else mask.float().unflatten(1, (layer.offset_groups, -1)).mean(2)
@@ -215,22 +218,22 @@ class _Gatherer:
 
     def _add(self, spreads: dict[str, Spread], grid: Grid, values: Tensor) -> None:
         """Values ``[N, groups, Ho, Wo]`` of one call."""
-        for own, places in zip(values.cpu().flatten(2), self._places[grid], strict=True):
-            for index, place in enumerate(PLACES):
-                spreads[place].add(own[:, places == index])
+        for own, categories in zip(values.cpu().flatten(2), self._categories[grid], strict=True):
+            for index, category in enumerate(CATEGORIES):
+                spreads[category].add(own[:, categories == index])
 
 
 def _spreads() -> dict[str, Spread]:
-    return {place: Spread() for place in PLACES}
+    return {category: Spread() for category in CATEGORIES}
 
 
-def _places_in(sample: Sample, grid: Grid, sides: Sequence[float]) -> Tensor:
-    """``[Ho*Wo]``, as `places_of`; centres in the padding are left out."""
+def _categories_in(sample: Sample, grid: Grid, sides: Sequence[float]) -> Tensor:
+    """``[Ho*Wo]``, as `categories_of`; centres in the padding are skipped."""
     if not isinstance(sample.target, Target):
         raise ValueError(f"batches: expected samples with boxes, got a {type(sample.target).__name__}")
     units = torch.cartesian_prod(*(torch.arange(side) for side in grid.size))
     centers = (grid.to_image(units) + 0.5).flip(1)
     (height, width), (tall, wide) = sample.image.shape[1:], sample.target.size
-    found = places_of(centers * torch.tensor([wide / width, tall / height]), sample.target, sides)
+    categories = categories_of(centers * torch.tensor([wide / width, tall / height]), sample.target, sides)
     shown = ((centers >= 0) & (centers < torch.tensor([width, height]))).all(1)
-    return torch.where(shown, found, LEFT_OUT)
+    return torch.where(shown, categories, SKIPPED)

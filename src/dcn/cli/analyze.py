@@ -78,9 +78,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation]]:
     from dcn.analysis import dilation_statistics
+    from dcn.data.subset import spread
     from dcn.engine.distributed import World, choose_device
     from dcn.engine.log import progress
-    from dcn.runs.build import evaluation_batches, evenly, test_size
+    from dcn.runs.build import evaluation_batches, test_size
     from dcn.runs.evaluate import find_run, open_for
     from dcn.runs.load import read_model
     from dcn.runs.tasks import DETECTION, task_of
@@ -99,7 +100,7 @@ def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation
     whole = open_for(recipe, arguments.split, model)
     if not getattr(whole, "annotated", True):
         raise ValueError(f"{whole.name}: expected annotations that tell objects from background, got none")
-    dataset = evenly(whole, arguments.images)
+    dataset = spread(whole, arguments.images)
     world = World(choose_device(arguments.device))
     batches = evaluation_batches(recipe, dataset, test_size(recipe), world)
     shown = progress(batches, math.ceil(len(dataset) / arguments.batch), dataset.name)

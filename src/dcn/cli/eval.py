@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from dcn.cli.words import add_device, add_speed_options, examples, names_of, one_source, speed_of
@@ -17,6 +18,7 @@ examples:
   dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
   dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point --thresholds 0.5 0.7
+  dcn eval --results val_maps/ --annotations VOCdevkit/VOC2012 --image-set val
 """
 
 
@@ -41,12 +43,12 @@ def add_parser(subparsers: Any) -> None:
         help="write the detections too, as COCO JSON and VOC files, or the segmentation maps, as PNGs",
     )
     files = parser.add_argument_group("result files instead of a model")
-    files.add_argument("--results", help="COCO result JSON, or folder or file of VOC results")
-    files.add_argument("--annotations", help="COCO annotation JSON, or VOC folder")
+    files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
+    files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs")
     files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks")
-    files.add_argument("--format", choices=("auto", "coco", "voc"), default="auto", help="rules of the evaluation")
+    files.add_argument("--format", choices=("auto", "coco", "voc", "masks"), default="auto", help="rules")
     files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
-    files.add_argument("--thresholds", type=float, nargs="+", default=(0.5, 0.7), help="VOC: IoU (default 0.5 0.7)")
+    files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU (default 0.5 0.7)")
     files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
     files.add_argument("--classes", help="class names in order, separated by commas")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -54,23 +56,28 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dcn.runs.evaluate import as_json
-
     metrics = _evaluate_model(arguments) if arguments.results is None else _evaluate_files(arguments)
     if metrics is None and not arguments.json:
         print("no annotations to evaluate on; the predictions are written")
     elif arguments.json:
-        print(json.dumps(as_json(metrics or {}), indent=2))
+        print(json.dumps({} if metrics is None else metrics.to_dict(), indent=2))
     else:
         print(metrics)
     return 0
 
 
 def _evaluate_files(arguments: argparse.Namespace) -> Any:
-    from dcn.metrics import evaluate_files
+    from dcn.metrics import evaluate_files, evaluate_mask_files
 
     if arguments.words or arguments.annotations is None:
-        raise ValueError("--results: needs --annotations and no model; see `dcn eval --help`")
+        raise ValueError("--results: expected --annotations with it, and no model; see `dcn eval --help`")
+    if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
+        return evaluate_mask_files(
+            arguments.results,
+            arguments.annotations,
+            classes=names_of(arguments.classes),
+            split=arguments.image_set,
+        )
     return evaluate_files(
         arguments.results,
         arguments.annotations,
@@ -81,6 +88,13 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         split=arguments.image_set,
         classes=names_of(arguments.classes),
     )
+
+
+def _are_masks(results: Path) -> bool:
+    """Whether a folder of results holds images."""
+    from dcn.formats.names import image_files
+
+    return results.is_dir() and bool(image_files(results, below=True))
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> Any:

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import dcn
+from dcn import threads
 from dcn.extras import EXTRAS, missing_package
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
@@ -23,6 +24,7 @@ VERBS = {
     "models": "list the models",
     "bench": "measure the speed of a model",
     "analyze": "measure how far deformable layers reach, on objects and on background",
+    "weights": "list, download and convert published weights",
     "import": "convert weights of other programs",
     "doctor": "show which backends run here, and why the others do not",
 }
@@ -30,6 +32,7 @@ VERBS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 success, 1 some inputs failed, 2 error, 130 interrupted)."""
+    threads.prepare()
     argv = sys.argv[1:] if argv is None else list(argv)
     traceback = "--traceback" in argv
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)

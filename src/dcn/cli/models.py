@@ -60,7 +60,7 @@ def _list(part: str, as_json: bool) -> None:
 
 
 def _results(published: list[dict[str, str]]) -> str:
-    return "; ".join("{figure} ({data}; {source})".format(**row) for row in published)
+    return "; ".join("{metrics} ({data}; {source})".format(**row) for row in published)
 
 
 def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 from dcn.data.datasets.synthetic import Synthetic
@@ -14,9 +13,9 @@ from dcn.engine import Recipe, load_recipe
 from dcn.engine.distributed import World
 from dcn.formats.voc_writer import write_voc
 from dcn.metrics import CocoAP, VocAP
+from dcn.metrics.results import CocoResult, VocResult
 from dcn.models import Model
 from dcn.runs.build import evaluation_batches, open_split, test_size
-from dcn.runs.evaluate import as_json
 from dcn.runs.load import read_model
 from dcn.runs.measure import predictions
 from dcn.runs.tasks import DETECTION
@@ -103,7 +102,7 @@ def _train_and_evaluate(name: str, folder: Path, changes: list[str], world: Worl
     return Trained(name, folder, recipe, voc, coco, sum(p.numel() for p in model.parameters()))
 
 
-def evaluate_both(recipe: Recipe, model: Model, world: World) -> tuple[Mapping[str, float], Mapping[str, float]]:
+def evaluate_both(recipe: Recipe, model: Model, world: World) -> tuple[VocResult, CocoResult]:
     """Metrics by the rules of VOC and of COCO, from the same detections in the images of ``recipe.data.test``."""
     dataset = open_split(recipe, "test")
     view = DETECTION.view(model, TTA(), test_size(recipe))
@@ -117,7 +116,8 @@ def evaluate_both(recipe: Recipe, model: Model, world: World) -> tuple[Mapping[s
 
 def _write_results(output: Path, trained: list[Trained], clock: Clock) -> None:
     models = {
-        one.name: {"voc": as_json(one.voc), "coco": as_json(one.coco), "parameters": one.parameters} for one in trained
+        one.name: {"voc": one.voc.to_dict(), "coco": one.coco.to_dict(), "parameters": one.parameters}
+        for one in trained
     }
     content = {"models": models, "seconds": clock.seconds}
     (output / RESULT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -9,12 +9,14 @@ import torch
 
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.voc import Voc
+from dcn.data.subset import spread
 from dcn.demo import pictures
 from dcn.demo.plan import Clock, Plan, Trained
-from dcn.engine.log import METRICS_FILE, duration, read_rows, versions
+from dcn.engine.folder import versions
+from dcn.engine.log import METRICS_FILE, duration, read_rows
 from dcn.ops import deform_conv2d
 from dcn.report.page import Page
-from dcn.runs.build import evenly, open_split, test_size
+from dcn.runs.build import open_split, test_size
 from dcn.runs.load import load
 from dcn.runs.predictor import Predictor
 from dcn.vis import loss_curves, metric_curves
@@ -144,7 +146,7 @@ def _add_detections(page: Page, dataset: Dataset, predictors: dict[str, Predicto
 
 
 def _add_offsets(page: Page, dataset: Dataset, predictor: Predictor, size: tuple[int, int], plan: Plan) -> None:
-    measured = range(len(evenly(dataset, plan.offset_images)))
+    measured = range(len(spread(dataset, plan.offset_images)))
     rows = [
         [row.layer, row.stride, row.mean, row.mean_pixels, row.largest]
         for row in pictures.motion(dataset, measured, predictor, size)

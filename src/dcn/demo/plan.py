@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from dcn.engine import Recipe
+from dcn.metrics.results import CocoResult, VocResult
 
 MODELS = ("plain", "deformable")
 
@@ -53,8 +54,8 @@ class Trained:
     name: str
     folder: Path
     recipe: Recipe
-    voc: Mapping[str, float]
-    coco: Mapping[str, float]
+    voc: VocResult
+    coco: CocoResult
     parameters: int
 
 

@@ -55,6 +55,7 @@ class DataConfig:
         broken: what happens at an image that cannot be decoded. ``refuse``: the run stops and names the file; ``skip``:
             another image takes its place; ``repair``: a JPEG without its end is decoded as far as it goes, any
             other damaged image is skipped.
+        allow_shared: permit images that are in the training split and in the validation split.
     """
 
     format: str
@@ -65,6 +66,7 @@ class DataConfig:
     classes: tuple[str, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     broken: Literal["refuse", "skip", "repair"] = "refuse"
+    allow_shared: bool = False
 
 
 @dataclass(frozen=True)

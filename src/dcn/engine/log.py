@@ -146,9 +146,10 @@ def fitting(words: Iterable[str], columns: int) -> str:
     """As many of the words, from the first on, as fit into ``columns``."""
     line = ""
     for word in words:
-        if len(line) + len(word) + 1 > columns:
+        longer = f"{line} {word}" if line else word
+        if len(longer) > columns:
             break
-        line = f"{line} {word}" if line else word
+        line = longer
     return line
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dcn.checksums import open_sealed, seal
-from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.legacy import current_keys
 from dcn.suggest import suggest
@@ -49,22 +48,9 @@ def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
     raise ValueError(f"recipe {text!r}: neither a shipped recipe nor a .yaml file; {hint}")
 
 
-def find_weights_file(name: str | Path) -> Path:
-    """A weights file: the path itself, the best weights of a run folder, or a file that comes with the recipes.
-
-    Raises:
-        ValueError: none of these.
-    """
-    path, shipped = Path(name).expanduser(), RECIPES / "weights"
-    if path.is_dir():
-        return find_weights(path)
-    found = next((candidate for candidate in (path, shipped / name) if candidate.is_file()), None)
-    if found is None:
-        names = sorted(path.name for path in shipped.iterdir())
-        raise ValueError(
-            f"weights {str(name)!r}: no such file or run folder, and not one of the shipped files ({', '.join(names)})"
-        )
-    return found
+def shipped_weights() -> dict[str, Path]:
+    """The weights files that come with the recipes, by name."""
+    return {path.name: path for path in sorted((RECIPES / "weights").iterdir())}
 
 
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -221,6 +221,7 @@ class _Trainer:
         self.log.write("eval", self.step, self.metrics)
         shown = {key: value for key, value in self.metrics.items() if "/" not in key}
         self.console.say(f"eval {self.step}: " + " ".join(f"{key}={value:.4f}" for key, value in shown.items()))
+        draw_plots(self.folder)
 
     def _evaluation_is_missing(self) -> bool:
         """Whether the checkpoint is of a step whose evaluation was due and did not end; else its metrics are taken."""

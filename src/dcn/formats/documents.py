@@ -85,7 +85,7 @@ def read_bytes(path: Path, limit: int, what: str) -> bytes:
     except OSError as error:
         raise ValueError(f"{path}: the {what} cannot be read ({error.strerror or error})") from error
     if len(data) > limit:
-        raise ValueError(f"{path}: expected a {what} of at most {limit // MEGABYTE} MB, got a larger one")
+        raise ValueError(f"{path}: the {what} is too large: expected at most {limit // MEGABYTE} MB, got more")
     return data
 
 
@@ -208,9 +208,9 @@ def _known_encoding(name: str) -> str:
     """The declared encoding, if it is one of texts: Python has others, which unpack archives."""
     try:
         "".encode(name)  # refuses codecs that are not encodings of text
-    except LookupError as error:
+    except (LookupError, UnicodeError) as error:
         raise ValueError(f"malformed XML: unknown encoding {name!r}; {_SAVE}") from error
-    if name.lower().replace("-", "_") in ("unicode_escape", "raw_unicode_escape", "idna", "punycode", "undefined"):
+    if name.lower().replace("-", "_") in ("unicode_escape", "raw_unicode_escape", "idna", "punycode"):
         raise ValueError(f"malformed XML: {name!r} is no encoding of files; {_SAVE}")
     return name
 

@@ -129,16 +129,21 @@ def safe_path(folder: Path, identifier: int | str, suffix: str = "") -> Path:
 
 
 class SafeNames:
-    """`safe_name` that never gives one name to two identifiers (letter case does not count: some systems ignore it)."""
+    """`safe_name` that never gives one name to two identifiers (letter case does not count: some systems ignore it).
 
-    def __init__(self) -> None:
+    Args:
+        folders: keep the folders in identifiers; ``False`` writes ``_`` for a slash.
+    """
+
+    def __init__(self, folders: bool = True) -> None:
+        self._slash = "/" if folders else "_"
         self._names: dict[int | str, str] = {}
         self._used: set[str] = set()
 
     def __call__(self, identifier: int | str) -> str:
         """The name of an identifier; the same one every time."""
         if identifier not in self._names:
-            plain = name = safe_name(identifier)
+            plain = name = safe_name(identifier).replace("/", self._slash)
             number = 2
             while name.casefold() in self._used:
                 name, number = f"{plain}_{number}", number + 1

@@ -112,8 +112,8 @@ def write_voc_results(
     if lines and max(lines) >= len(classes):
         raise ValueError(f"classes: expected a name for every label up to {max(lines)}, got {len(classes)} names")
     Path(folder).mkdir(parents=True, exist_ok=True)
-    names = SafeNames()
-    files = [Path(folder) / f"{names(f'{prefix}_{split}_{name}'.replace('/', '_'))}.txt" for name in classes]
+    names = SafeNames(folders=False)
+    files = [Path(folder) / f"{names(f'{prefix}_{split}_{name}')}.txt" for name in classes]
     for label, file in enumerate(files):
         file.write_text("".join(lines[label]), encoding="utf-8")
     return files

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcn.class_names import VOC_CLASSES
+from dcn.class_names import VOC_CLASSES, check_class_names
 from dcn.formats.documents import read_text
 from dcn.formats.images import read_index_image
 from dcn.formats.index_masks import IGNORE, IndexReader, index_table, read_description
@@ -90,7 +90,7 @@ def _annotated(
         files = said.files(source, part, description)
         reader = said.reader if values is None and not ignore else None
         return {item.image_id: item.mask for item in files if item.mask is not None}, reader, said.classes
-    names = None if classes is None else tuple(classes)
+    names = None if classes is None else check_class_names(classes)
     if (folder := source / "SegmentationClass").is_dir():
         return _of_split(folder, source, split), None, names or ("background", *VOC_CLASSES)
     if split is not None:

@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 def box_loss(
-    predicted: Tensor, wanted: Tensor, normaliser: float | Tensor, beta: float = 0.0, valid: Tensor | None = None
+    predicted: Tensor, target: Tensor, normaliser: float | Tensor, beta: float = 0.0, valid: Tensor | None = None
 ) -> Tensor:
     """L1 or smooth L1 summed over boxes and coordinates.
 
     Args:
         predicted: deltas ``[N, 4]``.
-        wanted: deltas ``[N, 4]``.
+        target: deltas ``[N, 4]``.
         normaliser: what the sum is divided by; at least 1 is used.
         beta: 0 is L1; otherwise the loss is ``0.5 d² / beta`` below ``beta``. The original code's sigma is
             ``beta = 1 / sigma²``.
@@ -23,26 +23,26 @@ def box_loss(
     Returns:
         A scalar; 0, but connected to ``predicted``, without boxes.
     """
-    predicted, wanted = predicted.float(), wanted.float()
+    predicted, target = predicted.float(), target.float()
     if valid is not None:
-        predicted, wanted = (values.masked_fill(~valid[:, None], 0.0) for values in (predicted, wanted))
-    return F.smooth_l1_loss(predicted, wanted, reduction="sum", beta=beta) / _at_least_one(normaliser)
+        predicted, target = (values.masked_fill(~valid[:, None], 0.0) for values in (predicted, target))
+    return F.smooth_l1_loss(predicted, target, reduction="sum", beta=beta) / _at_least_one(normaliser)
 
 
-def binary_loss(logits: Tensor, wanted: Tensor, normaliser: float | Tensor, valid: Tensor | None = None) -> Tensor:
-    """Binary cross entropy of ``logits`` ``[N]`` against ``wanted`` ``[N]`` in ``[0, 1]``, summed, then divided.
+def binary_loss(logits: Tensor, target: Tensor, normaliser: float | Tensor, valid: Tensor | None = None) -> Tensor:
+    """Binary cross entropy of ``logits`` ``[N]`` against ``target`` ``[N]`` in ``[0, 1]``, summed, then divided.
 
     Only those count that are true in ``valid`` ``[N]``, if it is given.
     """
-    return _binary_sum(logits.float(), wanted.float(), valid) / _at_least_one(normaliser)
+    return _binary_sum(logits.float(), target.float(), valid) / _at_least_one(normaliser)
 
 
-def _binary_sum(logits: Tensor, wanted: Tensor, valid: Tensor | None) -> Tensor:
+def _binary_sum(logits: Tensor, target: Tensor, valid: Tensor | None) -> Tensor:
     """The sum over what counts: ``valid`` has as many dimensions as the others."""
     if valid is None:
-        return F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum")
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
     logits = logits.masked_fill(~valid, 0.0)
-    return F.binary_cross_entropy_with_logits(logits, wanted, weight=valid.float(), reduction="sum")
+    return F.binary_cross_entropy_with_logits(logits, target, weight=valid.float(), reduction="sum")
 
 
 def _at_least_one(normaliser: float | Tensor) -> float | Tensor:

@@ -15,7 +15,7 @@ PreprocessName = Literal["rgb_std", "bgr_caffe", "rgb_mean"]
 _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[float, float, float]]] = {
     # torchvision and mmdetection: RGB, ImageNet statistics.
     "rgb_std": ((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    # Networks trained with Caffe: BGR, means only.
+    # Models trained with Caffe: BGR, means only.
     "bgr_caffe": ((2, 1, 0), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)),
     # The original MXNet code: the BGR means (103.06, 115.90, 123.15), but planes in the order RGB.
     "rgb_mean": ((0, 1, 2), (123.15, 115.90, 103.06), (1.0, 1.0, 1.0)),
@@ -24,7 +24,7 @@ _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images as a network takes them.
+    """Images as a model takes them.
 
     Attributes:
         pixels: ``[N, 3, H, W]``, normalised, padded at the right and the bottom; float32 unless :class:`Preprocess` is

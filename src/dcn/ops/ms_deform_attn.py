@@ -1,23 +1,24 @@
 """Multi-scale deformable attention: what a call means, and its checks.
 
 Zhu et al., "Deformable DETR" (equation 3, without the projections, which are the layer's): every query takes a weighted
-sum of bilinear samples, ``P`` per level and head, at places that it names itself.
+sum of bilinear samples, ``P`` per level and head, at pixels that it names itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from dcn import checks
 from dcn.kernels.cpu import ms_deform_attn as cpu
 from dcn.kernels.reference import ms_deform_attn as reference
 from dcn.kernels.triton import ms_deform_attn as triton
-from dcn.ops import _checks
 from dcn.ops._backends import Table, check_name, choose
-from dcn.ops._register import Fold, Needs, Operator, Options, Tensors
+from dcn.ops._contract import Fold, Gradients
+from dcn.ops._register import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 Shapes = Tensor | Sequence[Sequence[int]]
@@ -25,118 +26,134 @@ Shapes = Tensor | Sequence[Sequence[int]]
 _INTEGERS = (torch.int64, torch.int32)
 
 
-def _unpack(tensors: Tensors) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return cast("tuple[Tensor, Tensor, Tensor, Tensor, Tensor]", tensors)
+class _Tensors(NamedTuple):
+    value: Tensor
+    spatial_shapes: Tensor
+    level_start_index: Tensor
+    sampling_locations: Tensor
+    attention_weights: Tensor
+
+
+class _Options(NamedTuple):
+    backend: str | None
+
+
+class _Needs(NamedTuple):
+    value: bool
+    spatial_shapes: bool
+    level_start_index: bool
+    sampling_locations: bool
+    attention_weights: bool
 
 
 def _check_indices(name: str, found: Tensor, value: Tensor, axes: int, layout: str) -> None:
-    _checks.ndim(name, found, axes, layout)
+    checks.ndim(name, found, axes, layout)
     if found.dtype not in _INTEGERS:
         raise ValueError(f"{name}: expected int64 or int32, got {found.dtype}; convert with .long()")
-    _checks.same_device(name, found, value, "value")
+    checks.same_device(name, found, value, "value")
 
 
-def _check(tensors: Tensors) -> None:
+def _check(tensors: _Tensors) -> None:
     """Refuse every call whose shapes, types or devices do not fit; what the index tensors hold is not looked at."""
-    value, shapes, starts, locations, weights = _unpack(tensors)
-    _checks.ndim("value", value, 4, "[N, S, M, D]")
-    _checks.floating("value", value)
+    value, shapes, starts, locations, weights = tensors
+    checks.ndim("value", value, 4, "[N, S, M, D]")
+    checks.floating("value", value)
     _check_indices("spatial_shapes", shapes, value, 2, "[L, 2]")
     _check_indices("level_start_index", starts, value, 1, "[L]")
     levels = shapes.shape[0]
-    _checks.shape("spatial_shapes", shapes, (levels, 2), "height and width of each level")
-    _checks.shape("level_start_index", starts, (levels,), "one number per level of spatial_shapes")
-    _checks.ndim("attention_weights", weights, 5, "[N, Q, M, L, P]")
+    checks.shape("spatial_shapes", shapes, (levels, 2), "height and width of each level")
+    checks.shape("level_start_index", starts, (levels,), "one number per level of spatial_shapes")
+    checks.ndim("attention_weights", weights, 5, "[N, Q, M, L, P]")
     queries, points = weights.shape[1], weights.shape[4]
     expected = (value.shape[0], queries, value.shape[2], levels, points)
-    _checks.shape("attention_weights", weights, expected, "batch and heads of value, levels of spatial_shapes")
-    _checks.shape("sampling_locations", locations, (*expected, 2), "shape of attention_weights, then x and y")
+    checks.shape("attention_weights", weights, expected, "batch and heads of value, levels of spatial_shapes")
+    checks.shape("sampling_locations", locations, (*expected, 2), "shape of attention_weights, then x and y")
     for name, other in (("sampling_locations", locations), ("attention_weights", weights)):
-        _checks.same_dtype(name, other, value, or_float32=True, of="value")
-        _checks.same_device(name, other, value, "value")
+        checks.same_dtype(name, other, value, or_float32=True, of="value")
+        checks.same_device(name, other, value, "value")
 
 
-def _check_levels(tensors: Tensors) -> None:
+def _check_levels(tensors: _Tensors) -> None:
     """Refuse levels that do not lie within ``value``. On a GPU that would wait for it: the kernel leaves them out."""
-    value, shapes, starts, *_ = _unpack(tensors)
+    value, shapes, starts, *_ = tensors
     if shapes.device.type != "cpu":
         return
-    places = value.shape[1]
+    pixels = value.shape[1]
     for (height, width), start in zip(shapes.tolist(), starts.tolist(), strict=True):
-        if min(height, width, start) < 0 or start + height * width > places:
+        if min(height, width, start) < 0 or start + height * width > pixels:
             raise ValueError(
-                f"spatial_shapes: expected levels within the {places} rows of value, got a level of {height} x {width} "
+                f"spatial_shapes: expected levels within the {pixels} rows of value, got a level of {height} x {width} "
                 f"from row {start} on; level_start_index holds the sums of the areas before each level"
             )
 
 
-def _forward(tensors: Tensors, options: Options) -> Tensor:
+def _forward(tensors: _Tensors, options: _Options) -> Tensor:
     _check_levels(tensors)
-    return cast(Tensor, choose(BACKENDS, options[0], *tensors).forward(*tensors))
+    output: Tensor = choose(BACKENDS, options.backend, *tensors).forward(*tensors)
+    return output
 
 
-def _reference_forward(tensors: Tensors, options: Options) -> Tensor:
-    return reference.forward(*_unpack(tensors))
+def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:
+    return reference.forward(*tensors)
 
 
 Kernel = Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None]]
 
 
-def _gradients(kernel: Kernel, grad: Tensor, tensors: Tensors, needs: Needs) -> Tensors:
-    wanted = (needs[0], needs[3], needs[4])
+def _gradients(kernel: Kernel, grad: Tensor, tensors: _Tensors, needs: _Needs) -> Gradients:
+    wanted = (needs.value, needs.sampling_locations, needs.attention_weights)
     if not any(wanted):
         return (None,) * 5
     by_value, by_location, by_weight = kernel(grad, *tensors, wanted)
     return by_value, None, None, by_location, by_weight
 
 
-def _backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
-    return _gradients(choose(BACKENDS, options[0], *tensors).backward, grad, tensors, needs)
+def _backward(grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
+    return _gradients(choose(BACKENDS, options.backend, *tensors).backward, grad, tensors, needs)
 
 
-def _reference_backward(grad: Tensor, tensors: Tensors, options: Options, needs: Needs) -> Tensors:
+def _reference_backward(grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
     return _gradients(reference.backward, grad, tensors, needs)
 
 
-def _fake(tensors: Tensors, options: Options) -> Tensor:
+def _fake(tensors: _Tensors, options: _Options) -> Tensor:
     _check(tensors)
-    value, _, _, _, weights = _unpack(tensors)
+    value, _, _, _, weights = tensors
     return value.new_empty((value.shape[0], weights.shape[1], value.shape[2] * value.shape[3]))
 
 
-def _fold(dims: Sequence[int | None], needs: Needs | None) -> Fold:
+def _fold(own: _Needs) -> Fold:
     """Calls become images of one call."""
-    if dims[1] is not None or dims[2] is not None:
+    if own.spatial_shapes or own.level_start_index:
         raise ValueError(
             "spatial_shapes: expected the same levels for all calls of a vmap, got one set per call; "
             "pass spatial_shapes and level_start_index with in_dims None"
         )
-    return Fold((0, None, None, 0, 0), 0)
+    return Fold({"value": 0, "sampling_locations": 0, "attention_weights": 0}, 0)
 
 
-def _autocast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+def _autocast(tensors: _Tensors, dtype: torch.dtype) -> _Tensors:
     """Values and weights to ``dtype``; locations stay as they came, in half precision they move by parts of a pixel."""
-    value, shapes, starts, locations, weights = _unpack(tensors)
+    value, shapes, starts, locations, weights = tensors
     if value.dtype == torch.float64:
         return tensors
-    if locations.dtype in _checks.HALVES and locations.dtype != dtype:
+    if locations.dtype in checks.HALVES and locations.dtype != dtype:
         locations = locations.float()
-    return value.to(dtype), shapes, starts, locations, weights.to(dtype)
+    return _Tensors(value.to(dtype), shapes, starts, locations, weights.to(dtype))
 
 
 _OPERATOR = Operator(
     name="ms_deform_attn",
-    tensors=(
-        *("Tensor value", "Tensor spatial_shapes", "Tensor level_start_index"),
-        *("Tensor sampling_locations", "Tensor attention_weights"),
-    ),
-    options=("str? backend",),
+    tensors=_Tensors,
+    options=_Options,
+    needs=_Needs,
     forward=_forward,
-    reference_forward=_reference_forward,
     backward=_backward,
+    reference_forward=_reference_forward,
     reference_backward=_reference_backward,
     fake=_fake,
     fold=_fold,
+    constant=("spatial_shapes", "level_start_index"),
     autocast=_autocast,
 )
 
@@ -144,7 +161,7 @@ _OPERATOR = Operator(
 def _shapes(shapes: Shapes, device: torch.device) -> Tensor:
     if isinstance(shapes, Tensor):
         return shapes
-    pairs = [list(_checks.int_tuple("spatial_shapes", tuple(pair), 2, 0)) for pair in shapes]
+    pairs = [list(checks.int_tuple("spatial_shapes", tuple(pair), 2, 0)) for pair in shapes]
     return torch.tensor(pairs, dtype=torch.int64, device=device).reshape(-1, 2)
 
 
@@ -202,11 +219,11 @@ def ms_deform_attn(
     check_name(BACKENDS, backend)
     given = {"value": value, "sampling_locations": sampling_locations, "attention_weights": attention_weights}
     for name, tensor in given.items():
-        _checks.tensor(name, tensor)
+        checks.tensor(name, tensor)
     shapes = _shapes(spatial_shapes, value.device)
     _check_indices("spatial_shapes", shapes, value, 2, "[L, 2]")
-    _checks.shape("spatial_shapes", shapes, (shapes.shape[0], 2), "height and width of each level")
+    checks.shape("spatial_shapes", shapes, (shapes.shape[0], 2), "height and width of each level")
     starts = level_starts(shapes) if level_start_index is None else level_start_index
-    tensors = _OPERATOR.cast((value, shapes, starts, sampling_locations, attention_weights))
+    tensors = _OPERATOR.cast(_Tensors(value, shapes, starts, sampling_locations, attention_weights))
     _check(tensors)
-    return _OPERATOR(tensors, (backend,))
+    return _OPERATOR(tensors, _Options(backend))

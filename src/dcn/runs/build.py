@@ -16,15 +16,25 @@ from dcn.data.catalog import open_dataset
 from dcn.data.catalog import options_of as options_of_format
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
-from dcn.data.transforms import Compose, RandomCrop, RandomFlip, RandomScale, Resize
+from dcn.data.transforms import (
+    Compose,
+    RandomColor,
+    RandomCrop,
+    RandomFlip,
+    RandomQuarterTurn,
+    RandomRotation,
+    RandomScale,
+    Resize,
+)
 from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
-from dcn.engine.recipe import find_weights_file
 from dcn.engine.train import Batches
 from dcn.models import Model, build, options_of
 from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
+from dcn.nn import FrozenBatchNorm2d
+from dcn.runs.weights import find_weights_file
 from dcn.structures import Sample
 
 LOGGER = logging.getLogger("dcn")
@@ -41,46 +51,6 @@ class ResizeImage:
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """Resize the image of a sample; nothing is random."""
         return Sample(resize_image(sample.image, self.shorter, self.longer)[0], sample.target)
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Some images of a data set, in the order of ``indices``."""
-
-    dataset: Dataset
-    indices: list[int]
-
-    @property
-    def name(self) -> str:
-        """The name of the whole set."""
-        return self.dataset.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.dataset.classes
-
-    @property
-    def sizes(self) -> list[tuple[int, int]]:
-        """``(height, width)`` of every image."""
-        return [self.dataset.sizes[index] for index in self.indices]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.indices[index]]
-
-    def image_path(self, index: int) -> Path | None:
-        """The image file."""
-        return self.dataset.image_path(self.indices[index])
-
-
-def evenly(dataset: Dataset, count: int | None) -> Dataset:
-    """At most ``count`` images at even distances; ``None``: all."""
-    if count is None or count >= len(dataset):
-        return dataset
-    return Subset(dataset, [number * len(dataset) // count for number in range(count)])
 
 
 def split_name(recipe: Recipe, split: str) -> str:
@@ -111,6 +81,8 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
     options = {name: _of_split(name, value, split) for name, value in config.options.items()}
     if training and "keep_empty" in known:
         options.setdefault("keep_empty", False)
+    if "broken" in known:
+        options.setdefault("broken", config.broken)
     if "masks" in known:
         own = recipe.model.options.get("masks", options_of(recipe.model.name).get("masks", False))
         options.setdefault("masks", bool(own) if masks is None else masks)
@@ -148,18 +120,65 @@ def test_size(recipe: Recipe) -> tuple[int, int]:
     return int(short), int(long)
 
 
+RANDOM = "random"
+"""``model.backbone_weights=random``: train the whole backbone from random weights."""
+
+
 def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
-    """The recipe's model with the weights it starts from; random weights follow ``recipe.seed``."""
+    """The recipe's model with the weights it starts from; random weights follow ``recipe.seed``.
+
+    Raises:
+        ValueError: options that do not fit; weights that cannot be found or do not fit; a backbone that is frozen,
+            wholly or in part, and has no weights to start from.
+    """
+    start = recipe.model
+    options = model_options(recipe)
+    if start.backbone_weights == RANDOM:
+        options |= _trainable(recipe.model.name)
     torch.manual_seed(recipe.seed)
     try:
-        model = build(recipe.model.name, classes, **model_options(recipe))
+        model = build(start.name, classes, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: {error}") from error
-    if recipe.model.backbone_weights is not None:
-        load_backbone(model, find_weights_file(recipe.model.backbone_weights))
-    if recipe.model.weights is not None:
-        start_from(model, find_weights_file(recipe.model.weights))
+    if start.weights is None and start.backbone_weights not in (None, RANDOM):
+        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
+    if start.weights is not None:
+        start_from(model, find_weights_file(start.weights, "model.weights"))
+    if start.weights is None and start.backbone_weights is None:
+        _refuse_random_frozen(model)
     return model
+
+
+def _trainable(name: str) -> dict[str, Any]:
+    """Options of a model that train every stage and the statistics of every norm of its backbone."""
+    options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
+    LOGGER.info("model.backbone_weights=random: all stages and norms of the backbone are trained from random weights")
+    return options
+
+
+def _refuse_random_frozen(model: nn.Module) -> None:
+    """Refuse a model that would keep random values: frozen parameters, or norms with fixed statistics."""
+    backbone: Any = getattr(model, "backbone", None)
+    if backbone is None:
+        return
+    frozen = sum(parameter.numel() for parameter in backbone.parameters() if not parameter.requires_grad)
+    model.train()
+    fixed = sum(_has_fixed_statistics(module) for module in backbone.modules())
+    if not frozen and not fixed:
+        return
+    reasons = [f"{frozen:,} frozen parameters"] if frozen else []
+    reasons += [f"{fixed} norms with fixed statistics"] if fixed else []
+    raise ValueError(
+        f"model.backbone_weights: expected weights for the backbone, which has {' and '.join(reasons)}, got none. "
+        "Name a file or published weights, such as model.backbone_weights=resnet50 (`dcn weights` lists them), or "
+        "train all of it from random weights with model.backbone_weights=random"
+    )
+
+
+def _has_fixed_statistics(module: nn.Module) -> bool:
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return not module.training
+    return isinstance(module, FrozenBatchNorm2d)
 
 
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
@@ -199,13 +218,20 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
 
 
 def training_transform(sizes: TransformsConfig) -> Compose:
-    """What happens to a training image, in this order: resize, random scale, crop, flip."""
+    """The steps in their order: resize, random scale, quarter turn, rotation, crop, color, flip."""
     steps: list[Transform] = [Resize(sizes.short, sizes.long)]
     if sizes.scale is not None:
         steps.append(RandomScale(*sizes.scale))
+    if sizes.quarter_turns:
+        steps.append(RandomQuarterTurn())
+    if sizes.rotation:
+        steps.append(RandomRotation(sizes.rotation))
     if sizes.crop is not None:
         # A smaller image is not padded here: the model pads its batch with the mean and leaves that out of the loss.
         steps.append(RandomCrop(sizes.crop))
+    if not sizes.color.is_default:
+        color = sizes.color
+        steps.append(RandomColor(color.brightness, color.contrast, color.saturation, color.hue))
     return Compose((*steps, RandomFlip(sizes.flip)))
 
 

@@ -16,10 +16,9 @@ from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
 from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
+from dcn.formats.coco_writer import coco_rows
 from dcn.metrics import CocoAP, VocAP, write_coco_results, write_voc_results
-from dcn.metrics.files import coco_rows
 from dcn.models.detection.tta import TTADetector
-from dcn.runs.outputs import safe_names
 from dcn.runs.view import Size, View
 from dcn.structures import Detections, Sample, Target
 from dcn.suggest import suggest
@@ -157,9 +156,7 @@ class _ResultWriter:
         categories = getattr(self.dataset, "category_ids", range(1, len(classes) + 1))
         write_coco_results(self.folder / f"{self.split}_detections.json", self._detections, self._ids, categories)
         stems = [str(key) for key in self._ids]
-        write_voc_results(
-            self.folder / f"{self.split}_voc", self._detections, stems, safe_names(classes), split=self.split
-        )
+        write_voc_results(self.folder / f"{self.split}_voc", self._detections, stems, classes, split=self.split)
 
 
 @torch.no_grad()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,21 @@ from typing import Any
 from torch import nn
 
 from dcn.data.dataset import Dataset
+from dcn.data.reading import broken_images
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, choose_device
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
+from dcn.formats.names import safe_name
+from dcn.metrics.results import Result
 from dcn.models.inference.prepare import Precision
 from dcn.runs.build import evaluation_batches, open_split, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import fill, predictions
-from dcn.runs.outputs import safe_name
-from dcn.runs.sources import RECIPE_FILE, Source, StrPath, as_words, find_source, read_recipe
+from dcn.runs.sources import Source, StrPath, as_words, find_source, read_recipe
 from dcn.runs.tasks import Task, task_of
+
+LOGGER = logging.getLogger("dcn")
 
 
 def evaluate(
@@ -37,7 +43,7 @@ def evaluate(
     cuda_graph: bool = False,
     changes: Sequence[str] = (),
     **overrides: Any,
-) -> Any:
+) -> Result | None:
     """Evaluate a model on a split of its data.
 
     >>> metrics = dcn.evaluate("runs/bccd_deformable/0", split="val", tta={"flip": True})
@@ -58,7 +64,8 @@ def evaluate(
         overrides: the same by dotted key or as nested dictionaries: ``eval={"batch_size": 4}``.
 
     Returns:
-        The metrics: a mapping of names to values that prints as a table. ``None`` for a split without annotations,
+        The metrics, see :mod:`dcn.metrics.results`: a mapping of names to values with attributes, ``to_dict()``, and a
+        table as text. ``None`` for a split without annotations,
         whose predictions are written with ``save``.
 
     Raises:
@@ -94,6 +101,9 @@ def evaluate(
         fill(task, metric, pairs, world, settings.eval)
     if writer is not None:
         writer.close()
+    broken = broken_images(dataset)
+    if broken.skipped or broken.repaired:
+        LOGGER.warning("%s: %s", dataset.name, broken)
     return None if metric is None else _written(task, metric, folder, name)
 
 
@@ -140,13 +150,8 @@ def _kept(pairs: Iterator[tuple[list[Any], list[Any]]], writer: Any) -> Iterator
         yield found, targets
 
 
-def _written(task: Task, metric: Any, folder: Path, split: str) -> Any:
-    metrics = metric.compute()
+def _written(task: Task, metric: Any, folder: Path, split: str) -> Result:
+    metrics: Result = metric.compute()
     task.write_details(folder, split, metric)
-    (folder / f"{split}.json").write_text(json.dumps(as_json(metrics), indent=2) + "\n", encoding="utf-8")
+    (folder / f"{split}.json").write_text(json.dumps(metrics.to_dict(), indent=2) + "\n", encoding="utf-8")
     return metrics
-
-
-def as_json(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics as JSON, which has no NaN."""
-    return {name: None if math.isnan(value) else value for name, value in metrics.items()}

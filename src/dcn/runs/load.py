@@ -12,15 +12,19 @@ from torch import nn
 from dcn.class_names import COCO_CLASSES
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.distributed import choose_device
+from dcn.engine.folder import RECIPE_FILE
 from dcn.models import MODELS, Model, build
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import RECIPE_FILE, StrPath, find_source, read_recipe
+from dcn.runs.sources import StrPath, find_source, read_recipe
+from dcn.runs.weights import get_weights
 from dcn.suggest import suggest
 from dcn.tta import TTA
+
+PUBLISHED = "published"
 
 
 def load(
@@ -41,8 +45,10 @@ def load(
     >>> detections = predictor.predict("photo.jpg", min_score=0.5)
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, or a name of ``dcn models``.
-        weights: with a name: weights of this package, or a ``.pth`` file of mmdetection.
+        source: a run folder (its best weights), a weights file of this package, a hub address (``hf://owner/name``), or
+            a name of ``dcn models``.
+        weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
+            ``dcn weights``, which are downloaded once.
         classes: with a name: class names in the order of the labels. ``None``: those in the weights; without any, the
             names of COCO for 80 classes, of VOC for 20, else numbers; without weights those of COCO.
         device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
@@ -120,7 +126,7 @@ def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None
     if weights is None:
         warnings.warn(f"{name}: no weights given; its predictions are random", stacklevel=4)
         return build(name, COCO_CLASSES if classes is None else classes)
-    path = Path(fspath(weights)).expanduser()
+    path = get_weights(name) if weights == PUBLISHED else Path(fspath(weights)).expanduser()
     state, own = read_detector(path)
     names = classes or own
     if names is None:

@@ -1,11 +1,10 @@
-"""Files that a command writes: names that stay inside of their folder, and nothing of anybody else replaced."""
+"""Files that a command writes: different names, and no file of anybody else is replaced."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -18,34 +17,22 @@ MANIFEST = ".dcn_outputs.jsonl"
 _CHUNK = 1 << 20
 
 
-def safe_name(name: str) -> str:
-    """A name for a file: separators and what else a file system refuses become ``_``; never empty, never ``..``."""
-    cleaned = re.sub(r"[\x00-\x1f<>:\"/\\|?*]", "_", name).strip(" ")
-    return cleaned if cleaned.strip(".") else "_" * max(1, len(cleaned))
-
-
-def safe_names(names: Sequence[str]) -> list[str]:
-    """The names as :func:`safe_name` gives them, all different, also where a file system ignores case."""
-    return _different([safe_name(name) for name in names])
-
-
 def stems_of(paths: Sequence[Path]) -> list[str]:
-    """A file stem for each path, all different: images of one name in two folders are told apart by a number."""
-    return _different([path.stem for path in paths])
+    """A file stem for each path, all different: a number tells images of one name in two folders apart.
 
-
-def _different(names: Sequence[str]) -> list[str]:
-    wanted = {name.casefold() for name in names}
+    Letter case does not count, because some file systems ignore it.
+    """
+    own = {path.stem.casefold() for path in paths}
     used: set[str] = set()
-    result = []
-    for name in names:
-        chosen, number = name, 0
-        while chosen.casefold() in used or (number and chosen.casefold() in wanted):
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 0
+        while stem.casefold() in used or (number and stem.casefold() in own):
             number += 1
-            chosen = f"{name}_{number}"
-        used.add(chosen.casefold())
-        result.append(chosen)
-    return result
+            stem = f"{path.stem}_{number}"
+        used.add(stem.casefold())
+        stems.append(stem)
+    return stems
 
 
 class OutputFolder:

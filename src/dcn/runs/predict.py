@@ -16,13 +16,15 @@ from torch import Tensor
 from dcn.data.images import SUFFIXES
 from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
 from dcn.models import options_of
+from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image
-from dcn.runs.load import load
+from dcn.runs.load import PUBLISHED, load
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predictor import Predictor, Resize
-from dcn.runs.sources import RECIPE_FILE, Source, StrPath, changed, find_source, read_recipe
+from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
 from dcn.suggest import suggest
 from dcn.tta import TTA
 
@@ -57,7 +59,7 @@ def open_predictor(
     """:func:`dcn.load` with changes of a recipe, which is that of the run, or a plain one where there is no run.
 
     Args:
-        source: see :func:`dcn.load`.
+        source: see :func:`dcn.load`; a name with published weights takes those unless ``weights`` are given.
         weights: likewise.
         changes: ``key=value`` words of the section ``tta`` and of :data:`KEYS`.
         options: as in :func:`dcn.load`, but for ``tta``.
@@ -70,6 +72,8 @@ def open_predictor(
             valid = [*KEYS, *(f"tta.{field.name}" for field in fields(TTA))]
             raise ValueError(f"{key}: is no key of a prediction; {suggest(key, valid)}")
     found = find_source(source)
+    if found is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
+        weights = PUBLISHED
     recipe = None
     if found is not None and found.run is not None:
         recipe = read_recipe(found.run / RECIPE_FILE, changes, found.run)

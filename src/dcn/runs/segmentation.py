@@ -16,9 +16,9 @@ from dcn.data.dataset import Dataset
 from dcn.data.datasets.cityscapes import result_path, to_label_ids
 from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
+from dcn.formats.names import SafeNames
 from dcn.metrics import MeanIoU
 from dcn.models.segmentation.inference import segment
-from dcn.runs.outputs import safe_name
 from dcn.runs.view import Size, View
 from dcn.structures import Sample, SegmentationMap
 from dcn.tta import TTA
@@ -133,28 +133,26 @@ class _ResultWriter:
 
     def __init__(self, folder: Path, split: str, classes: Sequence[str]) -> None:
         self.folder, self.split, self.classes = folder, split, tuple(classes)
-        self._written: dict[Path, str] = {}
+        self._name = SafeNames()
 
     def add(self, predictions: Sequence[SegmentationMap], targets: Sequence[SegmentationMap]) -> None:
         """Write the maps of a batch."""
         for prediction, target in zip(predictions, targets, strict=True):
             height, width = target.labels.shape
             labels = prediction.resized((height, width)).labels
-            name = safe_name(str(target.image_id))
-            self._write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, class_palette(self.classes), target)
+            name = self._name(target.image_id)
+            _write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, class_palette(self.classes))
             if self.classes == CITYSCAPES_CLASSES:
                 grey: list[Color] = [(value, value, value) for value in range(256)]
-                self._write(result_path(self.folder / f"{self.split}_server", name), to_label_ids(labels), grey, target)
+                _write(result_path(self.folder / f"{self.split}_server", name), to_label_ids(labels), grey)
 
     def close(self) -> None:
         """Nothing is left to write."""
 
-    def _write(self, path: Path, labels: Tensor, palette: Sequence[Color], target: SegmentationMap) -> None:
-        identifier = str(target.image_id)
-        if self._written.setdefault(path, identifier) != identifier:
-            raise ValueError(f"{path}: the images {self._written[path]!r} and {identifier!r} would share this file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_index_png(path, labels, palette)
+
+def _write(path: Path, labels: Tensor, palette: Sequence[Color]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_index_png(path, labels, palette)
 
 
 def comparable(prediction: SegmentationMap, target: SegmentationMap, compare_at: str) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,11 @@ from typing import Any
 
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
+from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.recipe import dump_recipe, load_recipe
+from dcn.runs.weights import HUB, hub_weights
 
 StrPath = str | PathLike[str]
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class Source:
 
 
 def find_source(source: StrPath) -> Source | None:
-    """The weights that a path means: a file, or the best ones of a run folder; ``None``: there is no such path.
+    """The weights that a text means: a file, the best ones of a run folder, or a hub address; ``None``: nothing there.
 
     Raises:
         ValueError: a folder without weights.
     """
+    if fspath(source).startswith(HUB):
+        return Source(hub_weights(fspath(source)), None)
     path = Path(fspath(source)).expanduser()
     if path.is_dir():
         return Source(find_weights(path), path if (path / RECIPE_FILE).is_file() else None)

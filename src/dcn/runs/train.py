@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import fspath
 from pathlib import Path
@@ -15,17 +14,19 @@ from torch import nn
 
 from dcn.data.dataset import Dataset
 from dcn.data.images import write_image
+from dcn.data.overlap import refuse_shared_images
+from dcn.data.reading import BrokenImages, broken_images
+from dcn.data.subset import spread
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
-from dcn.engine.log import METRICS_FILE, latest_run, new_run_folder, read_rows, versions
-from dcn.engine.recipe import dump_recipe
+from dcn.engine.folder import RECIPE_FILE, check_run_name, latest_run, new_run_folder, open_run
+from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
 from dcn.engine.train import Outcome
 from dcn.engine.train import train as run_steps
 from dcn.runs.build import (
     build_model,
     evaluation_batches,
-    evenly,
     model_options,
     open_split,
     test_size,
@@ -35,7 +36,7 @@ from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import RECIPE_FILE, StrPath, as_words, read_recipe
+from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
 
 LOGGER = logging.getLogger("dcn")
@@ -136,22 +137,23 @@ def train(
             if recipe is None:
                 raise ValueError("recipe: expected a recipe, got None; `dcn train --list` lists the shipped ones")
             stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
-            place = _Place(Path(output).expanduser() / stem, name)
-            return train_recipe(read_recipe(recipe, words), world, place.make)
+            place = Path(output).expanduser()
+            check_run_name(place, stem, name)
+            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(place, stem, name))
         folder = Path(fspath(resume)).expanduser() if resume is not True else _latest(recipe, output)
         if not (folder / RECIPE_FILE).is_file():
             raise ValueError(f"resume: expected a run folder, got {folder}, which has no {RECIPE_FILE}")
-        return train_recipe(read_recipe(folder / RECIPE_FILE, words, folder), world, lambda: folder, resumed=True)
+        return train_recipe(read_recipe(folder / RECIPE_FILE, words, folder), world, lambda: folder)
 
 
-def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path], *, resumed: bool = False) -> Run:
-    """Train by a recipe, or continue where the run folder has a checkpoint.
+def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) -> Run:
+    """Train by a recipe, or resume where the run folder has a checkpoint.
 
     Args:
         recipe: what to do.
         world: this process among the others.
-        make_folder: makes the run folder and returns it; called in the first process, after everything was opened.
-        resumed: whether the folder is that of an earlier run.
+        make_folder: makes the run folder, or names an earlier one; called in the first process, after everything was
+            opened, so that a failed start leaves no folder.
     """
     training = open_split(recipe, "train", training=True)
     validation = open_split(recipe, "val")
@@ -160,16 +162,17 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path], 
             f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
             f"{list(validation.classes)}; set data.classes"
         )
+    if not recipe.data.allow_shared:
+        refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
-    task.make_metric(recipe.eval, model, validation)  # refuses a metric of the other task before the first step
+    metric_names = list(task.make_metric(recipe.eval, model, validation).compute())
     batches, steps_per_epoch = training_batches(recipe, training, world)
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
-        _describe(recipe, folder, world, model, (training, validation), steps_per_epoch)
-    evaluate = _evaluation(task, recipe, validation, model, world, folder)
-    try:
+        _log_start(recipe, folder, world, model, (training, validation), steps_per_epoch)
+    with open_run(folder, recipe) if world.is_main else nullcontext():
         outcome = run_steps(
             model,
             batches,
@@ -178,36 +181,12 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path], 
             folder,
             world,
             options=model_options(recipe),
-            evaluate=evaluate,
+            evaluate=_evaluation(task, recipe, validation, model, world, folder),
+            metric_names=metric_names,
         )
-    except BaseException:
-        if world.is_main and not resumed:
-            _remove_unused(folder)
-        raise
     if world.is_main:
-        _report_end(folder, outcome)
+        _log_end(folder, outcome, broken_images(training))
     return Run(folder, outcome.finished)
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a new run goes."""
-
-    parent: Path
-    name: str | None
-
-    def __post_init__(self) -> None:
-        if self.name is None:
-            return
-        if self.name in ("", ".", "..") or any(mark in self.name for mark in "/\\:\0"):
-            raise ValueError(f"name: expected the name of a folder, without separators, got {self.name!r}")
-        if (self.parent / self.name).exists():
-            folder = self.parent / self.name
-            raise ValueError(f"name: {folder} exists; choose another name, or continue it with --resume {folder}")
-
-    def make(self) -> Path:
-        """Make the folder."""
-        return new_run_folder(self.parent.parent, self.parent.name, self.name)
 
 
 def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
@@ -220,57 +199,55 @@ def _data_changes(data: StrPath | Mapping[str, Any]) -> dict[str, Any]:
     return {"data": data} if isinstance(data, Mapping) else {"data.root": fspath(data)}
 
 
-def _describe(
+def _log_start(
     recipe: Recipe, folder: Path, world: World, model: nn.Module, data: tuple[Dataset, Dataset], steps_per_epoch: int
 ) -> None:
-    """Write the recipe and the versions, and log what the run starts with."""
-    (folder / RECIPE_FILE).write_text(dump_recipe(recipe), encoding="utf-8")
-    (folder / "versions.json").write_text(json.dumps(versions(), indent=2) + "\n", encoding="utf-8")
+    """Log what the run starts with."""
     training, validation = data
     schedule, parameters = recipe.schedule, sum(p.numel() for p in model.parameters())
-    weights = recipe.model.weights or recipe.model.backbone_weights or "none (random)"
-    LOGGER.info("run folder   %s", folder)
-    LOGGER.info("model        %s, %.1f M parameters, on %s", recipe.model.name, parameters / 1e6, world.device)
-    LOGGER.info("starts from  %s", weights)
-    LOGGER.info("training     %s, %d images, %d steps per epoch", training.name, len(training), steps_per_epoch)
-    LOGGER.info("validation   %s, %d images", validation.name, len(evenly(validation, recipe.eval.images)))
-    LOGGER.info("classes      %d: %s", len(training.classes), _shortened(training.classes))
+    total = schedule.total_steps(steps_per_epoch)
+    rate = f"{schedule.scaled_lr:g}"
     if schedule.scaled_lr != schedule.lr:
-        LOGGER.info(
-            "learning rate %g = %g * %d / %d (schedule.lr_batch_size)",
-            schedule.scaled_lr,
-            schedule.lr,
-            schedule.batch_size,
-            schedule.lr_batch_size,
-        )
+        rate += f" = {schedule.lr:g} * {schedule.batch_size} / {schedule.lr_batch_size} (schedule.lr_batch_size)"
+    rows = {
+        "run folder": folder,
+        "model": f"{recipe.model.name}, {parameters / 1e6:.1f} M parameters",
+        "weights": recipe.model.weights or recipe.model.backbone_weights or "random",
+        "device": world.device if world.size == 1 else f"{world.size} processes on {world.device.type}",
+        "training": f"{training.name}, {len(training)} images, {total} steps of {schedule.batch_size} images",
+        "validation": f"{validation.name}, {len(spread(validation, recipe.eval.images))} images",
+        "classes": f"{len(training.classes)}: {_shortened(training.classes)}",
+        "learning rate": rate,
+    }
+    LOGGER.info("%s", two_columns(rows))
 
 
-def _shortened(names: tuple[str, ...], most: int = 12) -> str:
+def _shortened(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _report_end(folder: Path, outcome: Outcome) -> None:
-    best = "no evaluation" if outcome.best is None else f"best {outcome.best:.4f}"
-    LOGGER.info("%s: step %d, %s", folder, outcome.step, best)
+def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages) -> None:
+    rows: dict[str, object] = {"run folder": folder, "step": outcome.step}
+    if outcome.best is not None:
+        rows["best"] = f"{outcome.best:.4f} ({find_weights(folder).name})"
+    shown = {name: value for name, value in outcome.metrics.items() if "/" not in name}
+    if shown:
+        rows["last metrics"] = " ".join(f"{name}={value:.4f}" for name, value in shown.items())
+    if broken.skipped or broken.repaired:
+        rows["data"] = broken
     if outcome.finished:
-        LOGGER.info("evaluate it with: dcn eval %s", folder)
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove the folder of a run that failed before its first step."""
-    if (folder / "weights").exists() or read_rows(folder / METRICS_FILE):
-        return
-    shutil.rmtree(folder, ignore_errors=True)
+        rows["next"] = shell_command("dcn", "eval", folder)
+    LOGGER.info("%s", two_columns(rows))
 
 
 def _evaluation(
     task: Task, recipe: Recipe, dataset: Dataset, model: nn.Module, world: World, folder: Path
-) -> Callable[[int], dict[str, float]]:
+) -> Callable[[int], Mapping[str, float]]:
     """What evaluates the model during training: metrics, and pictures in ``folder/pictures``."""
-    evaluated = evenly(dataset, recipe.eval.images)
+    evaluated = spread(dataset, recipe.eval.images)
     tta, size = task.validation_tta(recipe.tta), test_size(recipe)
 
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate(step: int) -> Mapping[str, float]:
         view = task.view(model, tta, size)
         batches = evaluation_batches(recipe, evaluated, view.size, world)
         pairs = predictions(task, model, view, batches, world.device, recipe.amp)
@@ -278,8 +255,9 @@ def _evaluation(
         if metric is None:
             return {}
         if recipe.eval.pictures:
-            _draw(Predictor(model, world.device, tta), evenly(dataset, recipe.eval.pictures), folder / "pictures")
-        return dict(metric.compute())
+            _draw(Predictor(model, world.device, tta), spread(dataset, recipe.eval.pictures), folder / "pictures")
+        metrics: Mapping[str, float] = metric.compute()
+        return metrics
 
     return evaluate
 

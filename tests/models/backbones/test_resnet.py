@@ -69,7 +69,7 @@ def test_deformable_positions() -> None:
 
 @pytest.mark.parametrize("name", ["c6", "layer4", "c5.3", "c5.x", "5"])
 def test_wrong_position(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"deform_stages: expected stages c2 to c5 .* got '{name}'"):
+    with pytest.raises(ValueError, match=rf"deform_layers: expected stages c2 to c5 .* got '{name}'"):
         deformable_positions((name,), (3, 4, 6, 3))
 
 

@@ -8,9 +8,19 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from dcn.models import build
-from dcn.models.checkpoints import BackboneFacts, export_backbone, load_backbone, read_backbone
+from dcn.models.checkpoints import (
+    BackboneFacts,
+    export_backbone,
+    export_mxnet,
+    load_backbone,
+    read_backbone,
+    write_params,
+)
+from dcn.models.detection.original.region_classifier import deform_psroi_demo
+from dcn.models.preprocess import Preprocess
 
 OPTIONS: dict[str, Any] = {"width": 1 / 16, "stem_channels": 4, "fpn_channels": 8, "fc_channels": 8}
 
@@ -103,3 +113,23 @@ def test_half_width_caffe_network(shared: Path) -> None:
         c5 = model.backbone(model.preprocess([image]).pixels)[3]
         logits = raw["fc.weight"].float() @ c5.mean((2, 3))[0] + raw["fc.bias"].float()
     assert logits.softmax(0)[1] < 0.1
+
+
+def test_what_a_file_holds_beside_its_backbone_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The original's deform_psroi_demo: its head belongs to no model of the table."""
+    torch.manual_seed(0)
+    arrays = export_mxnet(deform_psroi_demo(2, depth=50, width=1 / 16), test_copies=False)
+    write_params(tmp_path / "demo.params", arrays)
+    with caplog.at_level("INFO", "dcn"):
+        state, facts = read_backbone(tmp_path / "demo.params")
+    assert facts.style == "caffe"
+    assert "conv1.weight" in state
+    assert "left out: arg:conv_new_1_weight" in caplog.text
+    assert "arg:rfcn_cls_offset_t_bias" in caplog.text
+
+
+def test_a_backbone_of_ones_own_gets_its_weights_elsewhere(tmp_path: Path) -> None:
+    model = nn.Module()
+    model.backbone, model.preprocess = nn.Identity(), Preprocess()
+    with pytest.raises(ValueError, match="expected a ResNet as the backbone, got Identity; load the weights"):
+        load_backbone(model, tmp_path / "x.pth")

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcn.class_names import COCO_CLASSES
 from dcn.models import build
-from dcn.models.checkpoints import load_state, mmdet, read_detector
+from dcn.models.checkpoints import StateFile, load_state, mmdet, read_detector
 
 OPTIONS = {"width": 1 / 16, "stem_channels": 4, "fpn_channels": 8, "fc_channels": 8}
 
@@ -78,3 +79,29 @@ def test_classes_without_names(rows: int | None, first: str | None, tmp_path: Pa
     torch.save({"state_dict": state}, tmp_path / "x.pth")
     _, classes = read_detector(tmp_path / "x.pth")
     assert classes is None if rows is None else classes is not None and (len(classes), classes[0]) == (rows - 1, first)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (tuple(name.replace(" ", "_") for name in COCO_CLASSES), COCO_CLASSES),
+        (("red_card", "blue_card"), ("red_card", "blue_card")),
+    ],
+    ids=["coco", "own"],
+)
+def test_underscores_of_public_classes_become_blanks(names: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    assert mmdet.classes_of(StateFile({}, {"CLASSES": names})) == expected
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        StateFile({}, {"CLASSES": ["a"] * 100_001}),
+        StateFile({"fc_cls.bias": torch.empty(100_002, device="meta")}),
+        StateFile({}, {"CLASSES": []}),
+    ],
+    ids=["names", "rows", "none"],
+)
+def test_impossible_numbers_of_classes_are_refused(file: StateFile) -> None:
+    with pytest.raises(ValueError, match=r"classes: expected 1 to 100,000 in a checkpoint, got (100,001|0)"):
+        mmdet.classes_of(file)

@@ -17,8 +17,8 @@ from dcn.models.checkpoints.mxnet import (
     backbone_of,
     export_mxnet,
     load_mxnet,
+    model_of,
     mxnet_names,
-    network_of,
     read_params,
     write_params,
 )
@@ -223,7 +223,7 @@ RECOGNISED: dict[str, tuple[str, int, dict[str, object]]] = {
 @pytest.mark.parametrize("name", RECOGNISED)
 def test_a_file_tells_its_network(name: str) -> None:
     arrays = {key: torch.empty(shape, device="meta") for key, shape in own_shapes(_on_meta(name)).items()}
-    found = network_of(arrays)
+    found = model_of(arrays)
     assert found == RECOGNISED[name]
     with torch.device("meta"):
         rebuilt = make_model(MODELS[found[0]], found[1], **found[2])
@@ -234,4 +234,4 @@ def test_a_backbone_is_no_network() -> None:
     with pytest.raises(
         ValueError, match="expected an original R-FCN, Faster R-CNN, FPN or DeepLab, got arg:conv1_weight"
     ):
-        network_of({"arg:conv1_weight": torch.ones(1)})
+        model_of({"arg:conv1_weight": torch.ones(1)})

@@ -101,7 +101,11 @@ def test_arrays_of_a_gpu_are_read(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "empty-file": (b"", "the header needs 16 bytes, 0 are left"),
+    "short-header": (b"12345678", "the header needs 16 bytes, 8 are left"),
+    "many-empty-arrays": (
+        struct.pack("<QQQ", 0x112, 0, 200_000) + bytes(800_000),
+        "at most 100,000 arrays, got 200,000",
+    ),
     "other-format": (b"PK\3\4" + bytes(40), "it starts with 0x4034b50"),
     "many-arrays": (struct.pack("<QQQ", 0x112, 0, 1 << 60), "arrays are announced, which 0 bytes cannot hold"),
     "many-keys": (_file(_dense(1), [])[:-8] + struct.pack("<Q", 1 << 61), "keys are announced"),

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import pickle
+import sys
+import types
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dcn.models.checkpoints import read_state
+from dcn.models.checkpoints import read_params, read_state
 
 TENSORS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, dtype=torch.int64)}
 
@@ -66,14 +70,13 @@ def test_code_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"not a checkpoint",
         pickle.dumps([1, 2], protocol=2),
         b"hello world, this is no pickle",
         b"\x80",
         b"\x80\x02h\x05.",
     ],
-    ids=["empty", "text", "pickle", "text that begins like a pickle", "one byte", "nothing remembered"],
+    ids=["text", "pickle", "text that begins like a pickle", "one byte", "nothing remembered"],
 )
 def test_garbage_is_one_message(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
@@ -94,5 +97,100 @@ def test_names_are_texts(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="found nothing there"):
+    with pytest.raises(ValueError, match=r"none.pth: expected a file of weights, no such file"):
         read_state(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."], ids=lambda prefix: prefix.strip(".")
+)
+def test_prefixes_of_wrappers_are_removed(prefix: str, tmp_path: Path) -> None:
+    inner = {"backbone._orig_mod.conv1.weight": torch.ones(1), "module_head.weight": torch.ones(2)}
+    torch.save({f"{prefix}{name}": value for name, value in inner.items()}, tmp_path / "x.pth")
+    assert set(read_state(tmp_path / "x.pth").tensors) == {"backbone.conv1.weight", "module_head.weight"}
+
+
+def test_a_name_with_and_without_its_prefix_is_refused(tmp_path: Path) -> None:
+    torch.save({"module.w": torch.ones(1), "w": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="expected w once, got it with and without a prefix"):
+        read_state(tmp_path / "x.pth")
+
+
+def _module_with(path: str, name: str) -> tuple[str, type]:
+    kind = type(name, (), {"__init__": lambda self: setattr(self, "values", np.array([0.5]))})
+    kind.__module__, kind.__qualname__ = path, name
+    return path, kind
+
+
+@pytest.fixture
+def history_buffer(monkeypatch: pytest.MonkeyPatch) -> type:
+    """mmengine's class of histories, importable only while the test writes a file."""
+    path, kind = _module_with("mmengine.logging.history_buffer", "HistoryBuffer")
+    for name in ("mmengine", "mmengine.logging", path):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[path].HistoryBuffer = kind  # type: ignore[attr-defined]
+    return kind
+
+
+def test_histories_of_mmengine_are_skipped(
+    history_buffer: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {
+        "meta": {"dataset_meta": {"classes": ("ace", "king")}, "best": np.float64(0.5)},
+        "state_dict": TENSORS,
+        "message_hub": {"log_scalars": {"train/loss": history_buffer()}},
+    }
+    torch.save(content, tmp_path / "epoch_12.pth")
+    for name in ("mmengine", "mmengine.logging", "mmengine.logging.history_buffer"):
+        monkeypatch.delitem(sys.modules, name)
+    file = read_state(tmp_path / "epoch_12.pth")
+    torch.testing.assert_close(file.tensors, TENSORS)
+    assert file.meta["dataset_meta"] == {"classes": ("ace", "king")}
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors", "x.params"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 123456\n",
+            "a Git LFS pointer, the text that stands for the file of 123,456 bytes; .* `git lfs pull`",
+        ),
+        (b"<!DOCTYPE html>\n<html><title>Sign in</title>", "a web page; download the file itself"),
+        (b"", "an empty file; has the download failed"),
+    ],
+    ids=["git-lfs", "web-page", "empty"],
+)
+def test_what_is_no_file_of_weights_is_named(name: str, content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}: expected a file of weights, got {message}"):
+        (read_params if name.endswith(".params") else read_state)(tmp_path / name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["float16", "float32"])
+def test_expanded_tensors_are_refused(dtype: torch.dtype, tmp_path: Path) -> None:
+    """400 MB out of a file of a kilobyte; tied weights of an ordinary file stay possible."""
+    torch.save({"w": torch.ones(1, dtype=dtype).expand(100_000_000)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"got 400,000,000 bytes of tensors: they are expanded"):
+        read_state(tmp_path / "x.pth")
+    tied = torch.ones(1000)
+    torch.save({"a": tied, "b": tied.view(10, 100)}, tmp_path / "tied.pth")
+    assert read_state(tmp_path / "tied.pth").tensors["b"].shape == (10, 100)
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(10_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for record in plain.infolist():
+            bomb.writestr(record.filename, plain.read(record))
+    with pytest.raises(ValueError, match=r"records are not compressed, got [\d,]+ bytes that unpack to 40,0"):
+        read_state(tmp_path / "x.pth")
+
+
+def test_deep_metadata_stays_text(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    save_file(TENSORS, tmp_path / "x.safetensors", {"options": deep})
+    assert read_state(tmp_path / "x.safetensors").meta == {"options": deep}

@@ -111,5 +111,5 @@ def test_a_network_keeps_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = model.scores(torch.ones(3, 2))
     assert "scores" not in accelerate(model).__dict__
     torch.testing.assert_close(accelerate(model, compiled=True).scores(torch.ones(3, 2)), wanted)  # type: ignore[operator]  # nn.Module attributes are untyped
-    with pytest.raises(ValueError, match="expected a network with `detect` or `scores`, got Linear"):
+    with pytest.raises(ValueError, match="expected a model with `detect` or `scores`, got Linear"):
         accelerate(nn.Linear(1, 1), cuda_graph=True)

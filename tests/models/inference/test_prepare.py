@@ -91,7 +91,7 @@ def test_unchanged_parameters_share_their_memory() -> None:
 
 
 def test_what_is_no_network_of_ours_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected a network of dcn\.models with a Preprocess, got Linear"):
+    with pytest.raises(ValueError, match=r"expected a model of dcn\.models, with a Preprocess, got Linear"):
         prepare(nn.Linear(1, 1))
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         prepare(_make(NETWORKS["rfcn"]), "int8")  # type: ignore[arg-type]  # the point of the test

@@ -60,7 +60,7 @@ def _corners(call: Call, axis: int) -> Corners:
     share = op.Sub(held, low)
     high = op.Min(op.Add(low, 1.0), op.Sub(extent, 1.0))
     weight = op.Concat(op.Mul(op.Sub(1.0, share), inside), op.Mul(share, inside), axis=-1)
-    count = op.ReduceSum(inside, ints(-1), keepdims=1)
+    count = _summed(inside, samples)
     return Corners(whole(op.Concat(low, high, axis=-1)), op.CastLike(weight, call.input), count)
 
 
@@ -69,6 +69,11 @@ def _held(place: Value, extent: Value, margin: float) -> tuple[Value, Value]:
     last = op.Sub(extent, 1.0)
     inside = both(op.GreaterOrEqual(place, -margin), op.LessOrEqual(place, op.Add(last, margin)))
     return inside, op.Min(op.Max(op.Where(inside, place, 0.0), 0.0), last)
+
+
+def _summed(value: Value, count: int) -> Value:
+    """The sum over the last axis, kept; not by ReduceSum, to which onnxruntime gives a wrong shape without any RoI."""
+    return op.MatMul(value, op.CastLike(constant([1] * count, count, 1), value))
 
 
 def _row(value: Value, index: int) -> Value:
@@ -108,8 +113,7 @@ def _by_pixel(call: Call, down: Corners, across: Corners) -> Value:
         pixels = op.Gather(table, op.Add(rows, across.index), axis=0)
         share = op.Mul(op.MatMul(weights, pixels), op.Unsqueeze(_row(down.weight, corner), ints(-1)))
         total = share if total is None else op.Add(total, share)
-    # [R, 1, P, Q, 1, C]
-    return op.Transpose(op.Squeeze(total, ints(1, 4)), perm=[0, 3, 1, 2])
+    return op.Transpose(op.Squeeze(total, ints(1, 4)), perm=[0, 3, 1, 2])  # from [R, 1, P, Q, 1, C]
 
 
 def _by_element(call: Call, down: Corners, across: Corners, channel_of_bins: Callable[[int, RoiRule], Value]) -> Value:
@@ -126,7 +130,7 @@ def _by_element(call: Call, down: Corners, across: Corners, channel_of_bins: Cal
     for corner in range(2 * call.rule.samples):
         start = op.Mul(op.Add(first, _row(rows, corner)), width)
         values = op.Mul(op.Gather(flat, op.Add(start, columns), axis=0), weights)
-        share = op.Mul(op.ReduceSum(values, ints(-1), keepdims=1), _row(shares, corner))
+        share = op.Mul(_summed(values, 2 * call.rule.samples), _row(shares, corner))
         total = share if total is None else op.Add(total, share)
     return op.Squeeze(total, ints(-1))
 

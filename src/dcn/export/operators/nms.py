@@ -52,11 +52,13 @@ def translate_keep(
     backend: str | None = None,
 ) -> Value:
     """``dcn::nms_keep``; arguments as for :func:`translate`, with any leading axes, and ``valid [..., N]`` bool."""
-    count = size(scores, len(scores.shape) - 1)
-    sets = [None if t is None else op.Reshape(t, join(-1, count)) for t in (scores, labels, valid)]
-    flat_boxes = op.Reshape(boxes, join(-1, count, 4))
+    axes = len(scores.shape) - 1
+    count = size(scores, axes)
+    leading = op.ReduceProd(op.Shape(scores, start=0, end=axes), keepdims=1) if axes else ints(1)
+    sets = [None if t is None else op.Reshape(t, join(leading, count), allowzero=1) for t in (scores, labels, valid)]
+    flat_boxes = op.Reshape(boxes, join(leading, count, 4), allowzero=1)
     kept, _ = _suppress(flat_boxes, sets[0], sets[1], sets[2], (iou_threshold, plus_one, suppress_equal))
-    return op.Reshape(kept, op.Shape(scores))
+    return op.Reshape(kept, op.Shape(scores), allowzero=1)
 
 
 def _threshold(iou_threshold: float, suppress_equal: bool) -> float:

@@ -28,7 +28,7 @@ class _Call(ctypes.Structure):
                 *("output", "grad_value", "grad_locations", "grad_weights"),
             )
         ],
-        *[(name, ctypes.c_int64) for name in ("batch", "places", "heads", "channels", "queries", "levels", "points")],
+        *[(name, ctypes.c_int64) for name in ("batch", "pixels", "heads", "channels", "queries", "levels", "points")],
         *[(name, ctypes.c_int64) for name in ("dtype", "location_dtype", "weight_dtype", "threads")],
     )
 
@@ -121,7 +121,7 @@ def _describe(value: Tensor, shapes: Tensor, starts: Tensor, locations: Tensor, 
         locations=locations.data_ptr(),
         weights=weights.data_ptr(),
         batch=value.shape[0],
-        places=value.shape[1],
+        pixels=value.shape[1],
         heads=value.shape[2],
         channels=value.shape[3],
         queries=weights.shape[1],

@@ -43,7 +43,16 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _sides_v2(position: Tensor, size: int, valid: Tensor) -> tuple[_Side, _Side]:
+Size = int | Tensor
+"""Length of an axis: one for all positions, or an integer tensor that broadcasts against them."""
+
+
+def _held(at: Tensor, size: Size) -> Tensor:
+    """``at`` moved into ``0..size-1``; 0 where the axis has no grid points."""
+    return at.minimum(torch.as_tensor(size - 1, device=at.device)).clamp(min=0)
+
+
+def _sides_v2(position: Tensor, size: Size, valid: Tensor) -> tuple[_Side, _Side]:
     """Both neighbours on one axis under rule v2: a neighbour outside the map counts as 0."""
     low = position.floor()
     fraction = position - low
@@ -51,11 +60,11 @@ def _sides_v2(position: Tensor, size: int, valid: Tensor) -> tuple[_Side, _Side]
     sides = []
     for at, weight, slope in ((index, 1 - fraction, -1.0), (index + 1, fraction, 1.0)):
         inside = valid & (at >= 0) & (at < size)
-        sides.append(_Side(at.clamp(0, size - 1), inside, weight, torch.full_like(position, slope)))
+        sides.append(_Side(_held(at, size), inside, weight, torch.full_like(position, slope)))
     return sides[0], sides[1]
 
 
-def _sides_v1(position: Tensor, size: int, valid: Tensor) -> tuple[_Side, _Side]:
+def _sides_v1(position: Tensor, size: Size, valid: Tensor) -> tuple[_Side, _Side]:
     """Both neighbours on one axis under rule v1: flat, without slope, from the last grid point on."""
     low = position.floor()
     flat = low >= size - 1
@@ -63,12 +72,12 @@ def _sides_v1(position: Tensor, size: int, valid: Tensor) -> tuple[_Side, _Side]
     index = low.long()
     slope = torch.where(flat, 0.0, torch.ones_like(position))
     return (
-        _Side(index.clamp(0, size - 1), valid, 1 - fraction, -slope),
-        _Side((index + 1).clamp(0, size - 1), valid & ~flat, fraction, slope),
+        _Side(_held(index, size), valid, 1 - fraction, -slope),
+        _Side(_held(index + 1, size), valid & ~flat, fraction, slope),
     )
 
 
-def _valid(position: Sequence[Tensor], size: Sequence[int], boundary: str) -> Tensor:
+def _valid(position: Sequence[Tensor], size: Sequence[Size], boundary: str) -> Tensor:
     """Where a tap is evaluated at all; false for NaN and infinity, which fail every comparison that matters."""
     valid = torch.ones_like(position[0], dtype=torch.bool)
     for p, s in zip(position, size, strict=True):
@@ -76,12 +85,12 @@ def _valid(position: Sequence[Tensor], size: Sequence[int], boundary: str) -> Te
     return valid
 
 
-def corners(position: Sequence[Tensor], size: Sequence[int], boundary: str) -> list[Corner]:
+def corners(position: Sequence[Tensor], size: Sequence[Size], boundary: str) -> list[Corner]:
     """The ``2**n`` grid points of every position, their weights and the slopes of these.
 
     Args:
         position: one tensor per axis, all of one shape, in pixels (0 is the centre of the first). Any value is allowed.
-        size: length of each axis.
+        size: length of each axis, a number or a tensor that broadcasts against the positions.
         boundary: ``"v1"`` (value 0 unless ``0 <= p < size`` on every axis; constant between the last grid point and
             ``size``) or ``"v2"`` (evaluated for ``-1 < p < size``; neighbours outside count as 0). Outside these ranges
             weight and slopes are 0, also exactly at ``-1`` and at ``size``.
@@ -90,11 +99,11 @@ def corners(position: Sequence[Tensor], size: Sequence[int], boundary: str) -> l
     sides = _sides_v1 if boundary == "v1" else _sides_v2
     # Replaced before floor and the cast to int64: that cast is undefined for NaN and for 1e30.
     axes = [sides(torch.where(valid, p, 0.0), s, valid) for p, s in zip(position, size, strict=True)]
-    strides = [prod(size[axis + 1 :]) for axis in range(len(size))]
+    strides: list[Size] = [prod(size[axis + 1 :]) for axis in range(len(size))]
     return [_corner(chosen, strides) for chosen in product(*axes)]
 
 
-def _corner(chosen: Sequence[_Side], strides: Sequence[int]) -> Corner:
+def _corner(chosen: Sequence[_Side], strides: Sequence[Size]) -> Corner:
     index, inside = torch.zeros_like(chosen[0].location), torch.ones_like(chosen[0].inside)
     for side, stride in zip(chosen, strides, strict=True):
         index, inside = index + side.location * stride, inside & side.inside

@@ -18,9 +18,9 @@ from dcn.kernels.reference._sampling import compute_dtype, corners
 
 
 class _Corner(NamedTuple):
-    """One pixel of every sample, tensors ``[N, M, T]``: where it lies, whether it counts, weight and its slopes."""
+    """One pixel of every sample, tensors ``[N, M, T]``: which it is, whether it counts, weight and its slopes."""
 
-    place: Tensor
+    pixel: Tensor
     inside: Tensor
     weight: Tensor
     by_x: Tensor
@@ -38,7 +38,7 @@ class _Taps(NamedTuple):
 
     def read(self, corner: _Corner) -> Tensor:
         """``[N, M, T, D]``: the values at one corner of every sample, 0 outside of the level."""
-        index = corner.place.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
+        index = corner.pixel.unsqueeze(3).expand(-1, -1, -1, self.values.shape[3])
         return torch.where(corner.inside.unsqueeze(3), self.values.gather(2, index), 0.0)
 
 
@@ -61,9 +61,9 @@ def _taps(
     attention_weights: Tensor,
 ) -> _Taps:
     dtype = compute_dtype(value.dtype)
-    batch, places, heads, channels = value.shape
+    batch, pixels, heads, channels = value.shape
     # An empty map has no pixel to point at: one that is never read stands in.
-    values = value.to(dtype) if places else value.new_zeros((batch, 1, heads, channels), dtype=dtype)
+    values = value.to(dtype) if pixels else value.new_zeros((batch, 1, heads, channels), dtype=dtype)
     height, width = (size.long().unsqueeze(1) for size in spatial_shapes.unbind(1))  # [L, 1]
     locations = sampling_locations.to(dtype).transpose(1, 2)  # [N, M, Q, L, P, 2]
     x = locations[..., 0] * width.to(dtype) - 0.5
@@ -71,11 +71,11 @@ def _taps(
     found = []
     starts = level_start_index.long().unsqueeze(1)
     for corner in corners((y, x), (height, width), "v2"):
-        place = corner.place + starts
-        inside = corner.inside & (place >= 0) & (place < places)
+        pixel = corner.location + starts
+        inside = corner.inside & (pixel >= 0) & (pixel < pixels)
         by_y, by_x = (torch.where(inside, slope, 0.0) for slope in corner.slopes)
         weight = torch.where(inside, corner.weight, 0.0)
-        found.append(_Corner(*(t.flatten(2) for t in (torch.where(inside, place, 0), inside, weight, by_x, by_y))))
+        found.append(_Corner(*(t.flatten(2) for t in (torch.where(inside, pixel, 0), inside, weight, by_x, by_y))))
     valid = found[0].inside | found[1].inside | found[2].inside | found[3].inside
     weights = attention_weights.to(dtype).transpose(1, 2).flatten(2)
     per_sample = (size.to(dtype).expand(x.shape[2:]).flatten() for size in (width, height))
@@ -119,8 +119,11 @@ def backward(
     """
     taps = _taps(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     batch, queries, heads, levels, points = attention_weights.shape
-    grad = grad_output.to(taps.values.dtype).unflatten(2, (heads, value.shape[3])).transpose(1, 2).unsqueeze(3)
-    columns = grad.expand(-1, -1, -1, levels * points, -1).flatten(2, 3)  # [N, M, T, D]
+    grad = grad_output.to(taps.values.dtype).reshape(batch, queries, heads, value.shape[3]).transpose(1, 2).unsqueeze(3)
+    samples = queries * levels * points
+    columns = grad.expand(-1, -1, -1, levels * points, -1).reshape(
+        batch, heads, samples, value.shape[3]
+    )  # [N, M, T, D]
     grad_value = grad_locations = grad_weights = None
     if needs[0]:
         grad_value = _grad_value(taps, columns, value).to(value.dtype)
@@ -128,8 +131,8 @@ def backward(
         by_x, by_y, by_weight = _grad_samples(taps, columns)
         shape = (batch, heads, queries, levels, points)
         if needs[1]:
-            by_place = torch.stack((by_x * taps.width, by_y * taps.height), -1).reshape(*shape, 2)
-            grad_locations = by_place.transpose(1, 2).to(sampling_locations.dtype)
+            by_location = torch.stack((by_x * taps.width, by_y * taps.height), -1).reshape(*shape, 2)
+            grad_locations = by_location.transpose(1, 2).to(sampling_locations.dtype)
         if needs[2]:
             grad_weights = by_weight.reshape(shape).transpose(1, 2).to(attention_weights.dtype)
     return grad_value, grad_locations, grad_weights
@@ -142,8 +145,8 @@ def _grad_value(taps: _Taps, columns: Tensor, value: Tensor) -> Tensor:
         part = torch.where(
             corner.inside.unsqueeze(3), columns * (taps.weights * corner.weight).unsqueeze(3), 0.0
         )  # a gradient that is NaN stays out of pixels that were not read
-        result = result.scatter_add(2, corner.place.unsqueeze(3).expand_as(columns), part)
-    return result.transpose(1, 2)[:, : value.shape[1]]
+        result = result.scatter_add(2, corner.pixel.unsqueeze(3).expand_as(columns), part)
+    return result.transpose(1, 2) if value.shape[1] else value * 0
 
 
 def _grad_samples(taps: _Taps, columns: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import triton.language as tl
 from dcn.kernels.triton._sampling import corner, read, side, slopes, within
 
 # No kernel of its own where one of these is 1 or a multiple of 16: maps have other sizes from image to image.
-_ANY_NUMBER = ["places", "queries", "levels", "points"]
+_ANY_NUMBER = ["pixels", "queries", "levels", "points"]
 
 
 @triton.jit
@@ -46,24 +46,24 @@ def _sample(locations, weights, at, live, height, width, dtype: tl.constexpr):
 
 
 @triton.jit
-def _pixel(x, y, start, height, width, places, NUMBER: tl.constexpr):
+def _pixel(x, y, start, height, width, pixels, NUMBER: tl.constexpr):
     """Row of ``value`` (int64) of a corner, whether it counts, and its weight; rows that do not exist never count."""
     index, inside, weight = corner(x, y, y, height, width, NUMBER, 2)
     row = start + index
-    return row, inside & (row >= 0) & (row < places), weight
+    return row, inside & (row >= 0) & (row < pixels), weight
 
 
 @triton.jit(do_not_specialize=_ANY_NUMBER)
 def forward(
     value, shapes, starts, locations, weights, output,
-    places, queries, heads, channels, levels, points,
+    pixels, queries, heads, channels, levels, points,
     SUMS: tl.constexpr, EVEN: tl.constexpr, B: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """``output``: grid ``(N * Q/B * M, D/C)``. ``SUMS``: type of the sums; ``EVEN``: ``C`` divides ``D``."""
     image, head, query, live = _queries(queries, heads, B)
     channel = tl.program_id(1) * C + tl.arange(0, C)
     row = (image * queries + query) * heads + head  # [B]
-    base = value + (image * places * heads + head) * channels
+    base = value + (image * pixels * heads + head) * channels
     total = tl.zeros((B, C), SUMS)
     for level in range(levels):
         height, width, start = _level(shapes, starts, level)
@@ -71,7 +71,7 @@ def forward(
             at = (row * levels + level) * points + point
             x, y, factor = _sample(locations, weights, at, live, height, width, SUMS)
             for number in tl.static_range(4):
-                pixel, inside, weight = _pixel(x, y, start, height, width, places, number)
+                pixel, inside, weight = _pixel(x, y, start, height, width, pixels, number)
                 data = read(base, pixel * heads * channels, inside, channel, channel < channels, EVEN)  # [B, C]
                 total = tl.fma(data.to(SUMS), tl.broadcast_to((weight * factor)[:, None], (B, C)), total)
     real = live[:, None] & (channel < channels)[None, :]
@@ -81,7 +81,7 @@ def forward(
 @triton.jit(do_not_specialize=_ANY_NUMBER)
 def backward(
     grad, value, shapes, starts, locations, weights, unit, grad_value, grad_locations, grad_weights,
-    places, queries, heads, channels, levels, points,
+    pixels, queries, heads, channels, levels, points,
     SUMS: tl.constexpr, VALUE: tl.constexpr, SAMPLES: tl.constexpr, EVEN: tl.constexpr,
     B: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
@@ -92,7 +92,7 @@ def backward(
     """
     image, head, query, live = _queries(queries, heads, B)
     row = (image * queries + query) * heads + head  # [B]
-    first = (image * places * heads + head) * channels
+    first = (image * pixels * heads + head) * channels
     for level in range(levels):
         height, width, start = _level(shapes, starts, level)
         for point in range(points):
@@ -105,7 +105,7 @@ def backward(
                 channel = begin + tl.arange(0, C)
                 given = read(grad, row * channels, live, channel, channel < channels, EVEN).to(SUMS)  # [B, C]
                 for number in tl.static_range(4):
-                    pixel, inside, weight = _pixel(x, y, start, height, width, places, number)
+                    pixel, inside, weight = _pixel(x, y, start, height, width, pixels, number)
                     lies = first + pixel * heads * channels
                     if SAMPLES:
                         data = read(value, lies, inside, channel, channel < channels, EVEN).to(SUMS)

@@ -38,7 +38,7 @@ class _Call(NamedTuple):
     """What both directions share."""
 
     tensors: tuple[Tensor, ...]  # value to weights, as the kernels read them
-    sizes: tuple[int, ...]  # places to points
+    sizes: tuple[int, ...]  # pixels to points
     sums: torch.dtype
     tile: tuple[int, int]  # B, C
 
@@ -54,7 +54,7 @@ class _Call(NamedTuple):
 
 def _prepare(tensors: tuple[Tensor, ...], values: int) -> _Call:
     value, shapes, starts, locations, weights = (t.detach().contiguous() for t in tensors)
-    batch, places, heads, channels = value.shape
+    batch, pixels, heads, channels = value.shape
     _, queries, _, levels, points = weights.shape
     sums = torch.float64 if value.dtype == torch.float64 else torch.float32
     block = min(power_above(channels), _MOST_CHANNELS)
@@ -62,7 +62,7 @@ def _prepare(tensors: tuple[Tensor, ...], values: int) -> _Call:
     enough = 2 * _runtime.multiprocessors(value.device)
     while rows > _LEAST_QUERIES and batch * heads * -(-queries // rows) < enough:
         rows //= 2
-    sizes = (places, queries, heads, channels, levels, points)
+    sizes = (pixels, queries, heads, channels, levels, points)
     return _Call((value, shapes.long(), starts.long(), locations, weights), sizes, sums, (rows, block))
 
 

@@ -6,7 +6,7 @@ not the widths of its branches. No weights were released. Here every branch of a
 the simple fraction that comes to 64.2 M.
 
 Aligned means: the receptive field of cell ``i`` is centred on pixel ``stride * i`` in every map. Inception-ResNet,
-which the network descends from, pads some layers and not others, and its cells drift away from where they look.
+which the model descends from, pads some layers and not others, and its cells drift away from where they look.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class InceptionResidualBlock(nn.Module):
 
 
 class AlignedInceptionResNet(nn.Module):
-    """The reconstructed network; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
+    """The reconstructed model; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
         width: factor on the channels of the stages (not of the stem).

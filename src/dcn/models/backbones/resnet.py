@@ -41,8 +41,8 @@ def deformable_positions(names: Collection[str], blocks: Sequence[int]) -> froze
         valid = stage in counts and (not block or (block.isdecimal() and int(block) < counts[stage]))
         if not valid:
             raise ValueError(
-                f"deform_stages: expected stages c2 to c5 or single blocks such as 'c5.2' "
-                f"(this network has {counts}), got {name!r}"
+                f"deform_layers: expected stages c2 to c5 or single blocks such as 'c5.2' "
+                f"(this model has {counts}), got {name!r}"
             )
         chosen = range(counts[stage]) if not block else [int(block)]
         positions.update((int(stage[1:]), index) for index in chosen)
@@ -120,7 +120,7 @@ class ResNet(nn.Module):
         depth: 18, 34, 50 or 101.
         width: factor on the channels of the stages (not of the stem).
         stem_channels: channels after the first convolution.
-        groups: groups of the 3x3 convolutions (ResNeXt: 32); only for bottleneck networks.
+        groups: groups of the 3x3 convolutions (ResNeXt: 32); only with bottleneck blocks.
         base_width: ResNeXt's width per group (4); 64 with ``groups=1``.
         style: where the stride of a stage sits: ``"caffe"``, the first 1x1; ``"pytorch"``, the 3x3.
         pool: max pooling 3x3, stride 2, after the stem: ``"floor"`` with padding 1, ``"ceil"`` without padding and

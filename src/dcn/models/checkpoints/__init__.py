@@ -1,4 +1,4 @@
-"""Weights of other programs into our networks; one reader per format."""
+"""Weights of other programs into our models; one reader per format."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.mmdet import is_detector, read_detector
 from dcn.models.checkpoints.mxnet import (
     export_mxnet,
-    is_network,
+    is_model,
     load_mxnet,
-    network_of,
+    model_of,
     read_params,
     write_params,
 )
@@ -21,11 +21,11 @@ __all__ = [
     "export_backbone",
     "export_mxnet",
     "is_detector",
-    "is_network",
+    "is_model",
     "load_backbone",
     "load_mxnet",
     "load_state",
-    "network_of",
+    "model_of",
     "read_backbone",
     "read_detector",
     "read_params",

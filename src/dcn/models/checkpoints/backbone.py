@@ -1,7 +1,8 @@
-"""Backbone weights from any file that holds some, with what the file implies about the network around them."""
+"""Backbone weights from any file that holds some, with what the file implies about the model around them."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.reading import StateFile, read_state
 from dcn.models.preprocess import Preprocess
 
+LOGGER = logging.getLogger("dcn")
+
 
 @dataclass(frozen=True)
 class BackboneFacts:
-    """The options that a network must be built with for the weights to mean what they meant in training.
+    """The options that a model must be built with for the weights to mean what they meant in training.
 
     Attributes:
         preprocess: normalisation of the images.
@@ -31,7 +34,7 @@ class BackboneFacts:
     pool: str = "floor"
 
 
-# Networks with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
+# Models with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
 _CAFFE = BackboneFacts("bgr_caffe", "caffe", "ceil")
 _MXNET = BackboneFacts("rgb_mean", "caffe", "ceil")
 
@@ -50,7 +53,11 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
         ValueError: for a file that cannot be read or holds no ResNet.
     """
     if Path(path).suffix == ".params":
-        return mxnet.backbone_of(mxnet.read_params(path)), _MXNET
+        arrays = mxnet.read_params(path)
+        if rest := mxnet.beside_backbone(arrays):
+            # Such as the head of the original's deform_psroi_demo, which no model of the table has.
+            LOGGER.info("%s: the backbone is read, left out: %s", path, ", ".join(rest))
+        return mxnet.backbone_of(arrays), _MXNET
     file = read_state(path)
     if mmdet.is_detector(file.tensors):
         return mmdet.backbone_of(file.tensors), _stated(file, BackboneFacts())
@@ -72,10 +79,10 @@ def _stated(file: StateFile, presumed: BackboneFacts) -> BackboneFacts:
 
 
 def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
-    """Loads a file into ``model.backbone``, after checking that the network is built for it.
+    """Loads a file into ``model.backbone``, after checking that the model is built for it.
 
     Args:
-        model: a network with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
+        model: a model with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
         path: see :func:`read_backbone`.
 
     Returns:
@@ -83,17 +90,20 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
         keep their zeros.
 
     Raises:
-        ValueError: if the options of the network contradict the file, or names or shapes differ (all are listed).
+        ValueError: if the options of the model contradict the file, or names or shapes differ (all are listed).
     """
     backbone, preprocess = model.backbone, model.preprocess
     if not isinstance(backbone, ResNet) or not isinstance(preprocess, Preprocess):
-        raise ValueError(f"model: expected a network with a ResNet backbone, got {type(backbone).__name__}")
+        raise ValueError(
+            f"model: expected a ResNet as the backbone, got {type(backbone).__name__}; load the weights of your own "
+            "backbone into it before you pass it to the builder"
+        )
     state, facts = read_backbone(path)
     built = BackboneFacts(preprocess.name, backbone.style if backbone.depth >= 50 else facts.style, backbone.pool)
     if built != facts:
-        wanted = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
+        expected = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
         got = ", ".join(f"{name}={value!r}" for name, value in vars(built).items())
-        raise ValueError(f"{path}: its weights need a network built with {wanted}; this one has {got}")
+        raise ValueError(f"{path}: expected a model built with {expected}, as its weights need it; got {got}")
     return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from dcn.class_names import class_names
-from dcn.models.checkpoints.reading import StateFile, read_state
+from dcn.class_names import CITYSCAPES_CLASSES, COCO_CLASSES, class_names
+from dcn.models.checkpoints.reading import MOST_NAMES, StateFile, read_state
 
 # Before version 2 of mmcv's operator the branch stood beside its layer: "conv2_offset" instead of "conv2.conv_offset".
 _OLD_BRANCH = re.compile(r"(\.conv\d)_offset\.(weight|bias)$")
@@ -50,16 +50,35 @@ def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def classes_of(file: StateFile) -> tuple[str, ...] | None:
     """The names of the classes that a checkpoint carries in ``meta``.
 
-    Without them, those of the data set that has as many classes as the classifier has rows for (80: COCO, 20: VOC),
-    else numbers; ``None`` for a network without such a classifier.
+    Early files write the names of COCO with underscores (``traffic_light``); they become the names of the data set.
+    Without names, those of the data set that has as many classes as the classifier has rows for (80: COCO, 20: VOC),
+    else numbers; ``None`` for a model without such a classifier.
+
+    Raises:
+        ValueError: the file states no or more classes than any data set has.
     """
     stated = file.meta.get("dataset_meta")  # mmdetection 3
     meta = dict(stated) if isinstance(stated, Mapping) else file.meta
     names = meta.get("CLASSES", meta.get("classes"))
-    if isinstance(names, (list, tuple)):
-        return tuple(map(str, names))
+    if isinstance(names, list | tuple):
+        return _plain_names(names)
     rows = [len(value) for name, value in file.tensors.items() if name.endswith("fc_cls.bias")]
-    return class_names(rows[0] - 1) if rows else None  # the last row is the background
+    if not rows:
+        return None
+    _check_count(rows[0] - 1)
+    return class_names(rows[0] - 1)  # the last row is the background
+
+
+def _plain_names(names: Sequence[object]) -> tuple[str, ...]:
+    _check_count(len(names))
+    plain = tuple(map(str, names))
+    spaced = tuple(name.replace("_", " ") for name in plain)
+    return spaced if spaced in (COCO_CLASSES, CITYSCAPES_CLASSES) else plain
+
+
+def _check_count(count: int) -> None:
+    if not 0 < count <= MOST_NAMES:
+        raise ValueError(f"classes: expected 1 to {MOST_NAMES:,} in a checkpoint, got {count:,}")
 
 
 def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:

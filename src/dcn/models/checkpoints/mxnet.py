@@ -2,7 +2,7 @@
 
 An original file calls parameters ``arg:<name>`` and batch-norm statistics ``aux:<name>``. Its training checkpoints
 hold the last regression layer twice: as it is trained, on targets divided by (0.1, 0.1, 0.2, 0.2), and, with ``_test``
-at the end of the name, multiplied by these numbers. Our networks multiply when they decode, so they load the former.
+at the end of the name, multiplied by these numbers. Our models multiply when they decode, so they load the former.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from dcn.models.detection.original.targets import STDS
 __all__ = [
     "backbone_of",
     "export_mxnet",
-    "is_network",
+    "is_model",
     "load_mxnet",
+    "model_of",
     "mxnet_names",
-    "network_of",
     "read_params",
     "write_params",
 ]
@@ -92,7 +92,7 @@ def mxnet_names(model: nn.Module) -> dict[str, str]:
     """The original's name for every entry of ``model.state_dict()``, batch norm's counters excepted.
 
     Args:
-        model: a network of the original code (``rfcn_...``, ``rcnn_...``, ``fpn_...``, ``deeplab_...``), or its
+        model: a model of the original code (``rfcn_...``, ``rcnn_...``, ``fpn_...``, ``deeplab_...``), or its
             backbone alone.
 
     Raises:
@@ -119,19 +119,19 @@ def _name(key: str, layers: Mapping[str, str], numbered: bool) -> str:
 
 def _block_layer(layer: str, key: str, numbered: bool) -> tuple[str, bool]:
     """The original's name for a layer inside of a residual block, and whether it is a batch norm."""
-    found = _BLOCK.match(layer)
-    if found is None:
-        raise ValueError(f"model: {key!r} has no counterpart among the networks of the original MXNet code")
-    stage, index = int(found[1]) + 1, int(found[2])
+    match = _BLOCK.match(layer)
+    if match is None:
+        raise ValueError(f"model: {key!r} has no counterpart among the models of the original MXNet code")
+    stage, index = int(match[1]) + 1, int(match[2])
     long_stage = numbered and stage in (3, 4)
     block = "a" if index == 0 else f"b{index}" if long_stage else chr(ord("a") + index)
-    is_norm = found[3] == "bn" or found[6] == "1"
-    branch = "branch1" if found[3] is None else f"branch2{'abc'[int(found[4]) - 1]}"
-    return f"{'bn' if is_norm else 'res'}{stage}{block}_{branch}{'_offset' if found[5] else ''}", is_norm
+    is_norm = match[3] == "bn" or match[6] == "1"
+    branch = "branch1" if match[3] is None else f"branch2{'abc'[int(match[4]) - 1]}"
+    return f"{'bn' if is_norm else 'res'}{stage}{block}_{branch}{'_offset' if match[5] else ''}", is_norm
 
 
 def load_mxnet(model: nn.Module, path: str | Path) -> None:
-    """Loads an original ``.params`` file into the network it belongs to: all of it or nothing.
+    """Loads an original ``.params`` file into the model it belongs to: all of it or nothing.
 
     A file with nothing but the ``_test`` copy of the regression layer is accepted too; the copy is divided by the
     numbers it was multiplied by.
@@ -146,7 +146,7 @@ def load_mxnet(model: nn.Module, path: str | Path) -> None:
 
 
 def export_mxnet(model: nn.Module, *, test_copies: bool = True) -> dict[str, Tensor]:
-    """The parameters of a network under the original's names, for :func:`write_params`.
+    """The parameters of a model under the original's names, for :func:`write_params`.
 
     Args:
         model: see :func:`mxnet_names`.
@@ -162,7 +162,7 @@ def export_mxnet(model: nn.Module, *, test_copies: bool = True) -> dict[str, Ten
 
 
 def backbone_of(arrays: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The ResNet of an original file (ImageNet weights or a whole network) under the names of our ``ResNet``.
+    """The ResNet of an original file (ImageNet weights or a whole detector) under the names of our ``ResNet``.
 
     Offset branches are left out where the file has none, heads and ``fc1000`` always.
 
@@ -186,18 +186,18 @@ def beside_backbone(arrays: Mapping[str, Tensor]) -> list[str]:
 
 def _backbone_key(name: str) -> str | None:
     stem = {"conv1": "conv1", "bn_conv1": "bn1"}
-    found = _ORIGINAL_NAME.match(name)
-    if found is None:
+    match = _ORIGINAL_NAME.match(name)
+    if match is None:
         return None
-    part = _PART_NAMES[found["part"]]
-    if found["stem"]:
-        return f"{stem[found['stem']]}.{part}"
-    block = found["block"]
+    part = _PART_NAMES[match["part"]]
+    if match["stem"]:
+        return f"{stem[match['stem']]}.{part}"
+    block = match["block"]
     index = int(block[1:]) if len(block) > 1 else ord(block) - ord("a")
-    kind = "conv" if found["kind"] == "res" else "bn"
-    layer = f"{kind}{'abc'.index(found['branch']) + 1}" if found["branch"] else f"downsample.{int(kind == 'bn')}"
-    offset = ".conv_offset" if found["offset"] else ""
-    return f"layer{int(found['stage']) - 1}.{index}.{layer}{offset}.{part}"
+    kind = "conv" if match["kind"] == "res" else "bn"
+    layer = f"{kind}{'abc'.index(match['branch']) + 1}" if match["branch"] else f"downsample.{int(kind == 'bn')}"
+    offset = ".conv_offset" if match["offset"] else ""
+    return f"layer{int(match['stage']) - 1}.{index}.{layer}{offset}.{part}"
 
 
 _SCORES: Final = {"rfcn_r101": "rfcn_cls", "fpn_r101": "cls_score", "rcnn_r101": "cls_score", "deeplab_r101": "score"}
@@ -208,19 +208,19 @@ def _family(arrays: Mapping[str, Tensor]) -> str | None:
     return next((n for n in _SCORES if {f"arg:{_SCORES[n]}_bias", f"arg:{_MARKS[n]}_bias"} <= arrays.keys()), None)
 
 
-def is_network(arrays: Mapping[str, Tensor]) -> bool:
-    """Whether an original file holds one of its networks (:func:`network_of`) and not a backbone alone."""
+def is_model(arrays: Mapping[str, Tensor]) -> bool:
+    """Whether an original file holds one of its models (:func:`model_of`) and not a backbone alone."""
     return _family(arrays) is not None
 
 
-def network_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object]]:
+def model_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object]]:
     """Which of our models an original file belongs to, from its names and shapes.
 
     Returns:
         The name in ``dcn.models.MODELS``, the number of classes, and the options that differ from the defaults.
 
     Raises:
-        ValueError: if it is none of the original's networks (for example a backbone alone).
+        ValueError: if it is none of the original's models (for example a backbone alone).
     """
     name = _family(arrays)
     if name is None:
@@ -231,10 +231,10 @@ def network_of(arrays: Mapping[str, Tensor]) -> tuple[str, int, dict[str, object
     if name in ("rfcn_r101", "rcnn_r101") and len(arrays["arg:rpn_cls_score_bias"]) == 18:
         options |= {"anchor_scales": (8, 16, 32), "max_detections": 300}  # the settings for Pascal VOC
     if name == "deeplab_r101" and classes == 21:
-        options["test_size"] = (360, 600)  # likewise
+        options["test_size"] = (360, 600)  # of VOC too
     offsets = arrays.get("arg:res5c_branch2b_offset_bias")
     if name == "rfcn_r101" and offsets is not None and "arg:rfcn_cls_offset_t_bias" not in arrays:
-        # The network of the original's deform_conv_demo.
+        # The model of the original's deform_conv_demo.
         options |= {"deform_layers": 3, "offset_groups": len(offsets) // 18, "dilated_offsets": False}
     elif offsets is not None:
         name += "_dcn"

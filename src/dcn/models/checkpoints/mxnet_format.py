@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor
+
+from dcn.models.checkpoints.reading import MOST_NAMES, check_file
 
 _FILE_MAGIC: Final = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -41,7 +44,7 @@ _DTYPES: Final = (
     torch.int64,
     torch.bool,
     torch.int16,
-    None,  # 9, 10, 11: unsigned 16, 32 and 64 bits, which these networks never used
+    None,  # 9, 10, 11: unsigned 16, 32 and 64 bits, which these models never used
     None,
     None,
     torch.bfloat16,
@@ -77,6 +80,8 @@ class _Cursor:
         (count,) = self.numbers("Q", f"the number of {what}")
         if count * smallest > self.left:
             raise self.fail(f"{count} {what} are announced, which {self.left} bytes cannot hold")
+        if count > MOST_NAMES:
+            raise self.fail(f"expected at most {MOST_NAMES:,} {what}, got {count:,}")
         return count
 
 
@@ -132,11 +137,11 @@ def _read_array(cursor: _Cursor) -> Tensor:
 
 def _read_key(cursor: _Cursor) -> str:
     (length,) = cursor.numbers("Q", "the length of a key")
-    raw = bytes(cursor.take(length, "a key"))
+    text = bytes(cursor.take(length, "a key"))
     try:
-        return raw.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise cursor.fail(f"the key {raw[:40]!r} is not UTF-8") from error
+        raise cursor.fail(f"the key {text[:40]!r} is not UTF-8") from error
 
 
 def read_params(path: str | Path) -> dict[str, Tensor]:
@@ -153,6 +158,7 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
         ValueError: the file is not of this format, is cut short, announces more than it holds, holds sparse arrays or
             an unknown dtype, or names an array twice or not at all. Nothing is returned of a damaged file.
     """
+    check_file(Path(path))
     cursor = _Cursor(Path(path).read_bytes(), str(path))
     magic, reserved = cursor.numbers("QQ", "the header")
     if magic != _FILE_MAGIC or reserved != 0:
@@ -162,7 +168,7 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
     if len(keys) != len(arrays):
         raise cursor.fail(f"{len(arrays)} arrays but {len(keys)} names; save a dict of arrays, not a list")
     if len(set(keys)) != len(keys):
-        raise cursor.fail(f"the name {next(k for k in keys if keys.count(k) > 1)!r} occurs more than once")
+        raise cursor.fail(f"the name {Counter(keys).most_common(1)[0][0]!r} occurs more than once")
     if cursor.left:
         raise cursor.fail(f"{cursor.left} bytes follow the last key")
     return dict(zip(keys, arrays, strict=True))
@@ -209,5 +215,5 @@ def write_params(path: str | Path, arrays: Mapping[str, Tensor], version: int = 
             file.write(_record(name, array, version))
         file.write(struct.pack("<Q", len(arrays)))
         for name in arrays:
-            raw = name.encode("utf-8")
-            file.write(struct.pack("<Q", len(raw)) + raw)
+            text = name.encode("utf-8")
+            file.write(struct.pack("<Q", len(text)) + text)

@@ -4,43 +4,105 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+MOST_NAMES = 100_000
+"""Tensors, or names of classes, of one file; the largest models have a few thousand."""
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_SLACK = 64 * 2**20
+"""Bytes that the tensors of a small file may take together, whatever the size of the file."""
+_REPEATS = 4
+"""How often the tensors of a file may hold its bytes: tied weights repeat some, half precision is widened."""
+
+# What training checkpoints of mmengine hold beside the weights. None of it is created: an empty object stands for it.
+_IGNORED = (
+    "mmengine.logging.history_buffer.HistoryBuffer",
+    "mmengine.config.config.ConfigDict",
+    *(
+        f"{module}.{name}"
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+        for name in ("_reconstruct", "scalar")
+    ),
+    "numpy.ndarray",
+    "numpy.dtype",
+)
+
 
 @dataclass(frozen=True)
 class StateFile:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         tensors: by name, on the CPU; half precision is widened to float32.
-        meta: the file's own remarks: safetensors metadata, or mmdetection's ``meta``.
+        meta: what the file says about itself: metadata of safetensors, or ``meta`` of mmdetection.
     """
 
     tensors: dict[str, Tensor]
     meta: dict[str, object] = field(default_factory=dict)
 
 
+class Ignored:
+    """Stands for an object of a file that nobody asks for; it takes any arguments and keeps nothing."""
+
+    def __init__(self, *arguments: object) -> None:
+        """Keep nothing."""
+
+    def __setstate__(self, state: object) -> None:
+        """Keep nothing."""
+
+
 def read_state(path: str | Path) -> StateFile:
     """Reads a state dict from ``.safetensors`` or from a PyTorch file.
 
-    A PyTorch file may hold the dict itself or hold it under ``state_dict`` or ``model``; the prefix ``module.`` of
-    parallel training is removed. It is opened with ``weights_only=True``: a file that needs other objects than
-    tensors and plain containers is refused.
+    A PyTorch file may be the dict itself or hold it under ``state_dict`` or ``model``. The prefixes ``module.``
+    (parallel training) and ``_orig_mod.`` (``torch.compile``) are removed from names. The file is opened with
+    ``weights_only=True``: one that needs other objects than tensors and plain containers is refused, except for the
+    histories that mmengine stores beside the weights, which are skipped.
 
     Raises:
-        ValueError: for a missing file, a file of another form, or one with other objects than tensors.
+        ValueError: for a missing file, a file of another form (a Git LFS pointer, a web page), one with other objects
+            than tensors, or one whose tensors are much larger than the file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: expected a checkpoint file, found nothing there")
+    check_file(path)
     if path.suffix == ".params":
-        raise ValueError(f"{path}: a file of MXNet; turn it into one of ours with `dcn import {path.name} -o FILE`")
+        raise ValueError(
+            f"{path}: expected a PyTorch or safetensors file, got one of MXNet; "
+            f"convert it with `dcn import {path.name} -o FILE`"
+        )
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+
+
+def check_file(path: Path) -> None:
+    """Refuse what is no file of weights, whatever its name.
+
+    Raises:
+        ValueError: a missing or empty file, a folder, a Git LFS pointer, or a web page.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file of weights, got a folder")
+    if not path.is_file():
+        raise ValueError(f"{path}: expected a file of weights, no such file (looked for from {Path.cwd()})")
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise ValueError(f"{path}: expected a file of weights, got an empty file; has the download failed?")
+    if start.startswith(_LFS):
+        size = re.search(rb"^size (\d+)$", start, re.MULTILINE)
+        of = f" of {int(size[1]):,} bytes" if size else ""
+        raise ValueError(
+            f"{path}: expected a file of weights, got a Git LFS pointer, the text that stands for the file{of}; "
+            "fetch the file with `git lfs pull`"
+        )
+    if start.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise ValueError(f"{path}: expected a file of weights, got a web page; download the file itself")
 
 
 def _read_safetensors(path: Path) -> StateFile:
@@ -52,7 +114,7 @@ def _read_safetensors(path: Path) -> StateFile:
             meta = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file, got something that is not one ({error})") from error
-    return StateFile(_widen(tensors), {key: _parsed(value) for key, value in meta.items()})
+    return StateFile(_clean(path, tensors), {key: _parsed(value) for key, value in meta.items()})
 
 
 def _parsed(value: str) -> object:
@@ -61,13 +123,15 @@ def _parsed(value: str) -> object:
         return value
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return value
 
 
 def _read_torch(path: Path) -> StateFile:
+    _check_archive(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(Ignored, name) for name in _IGNORED]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 (a damaged pickle fails in any way: KeyError, IndexError, MemoryError)
         raise ValueError(
             f"{path}: expected a PyTorch file with tensors only, and it cannot be opened as one ({_reason(error)}); "
@@ -80,16 +144,33 @@ def _read_torch(path: Path) -> StateFile:
         content = content.get("state_dict", content.get("model", content))
     if not isinstance(content, Mapping) or not content or not _names_and_tensors(content):
         raise ValueError(f"{path}: expected a state dict (names and tensors), got {_describe(content)}")
-    return StateFile(_widen(content), dict(meta) if isinstance(meta, Mapping) else {})
+    return StateFile(_clean(path, content), dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a compressed archive: torch stores its records as they are, so they are never larger than the file."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # torch says what is wrong with it
+    size = path.stat().st_size
+    if unpacked > size:
+        raise ValueError(
+            f"{path}: expected a PyTorch file, whose records are not compressed, got {size:,} bytes that unpack to "
+            f"{unpacked:,}; the file is damaged or made to fill the memory"
+        )
 
 
 def _reason(error: Exception) -> str:
     """What is wrong, without torch's advice to load the file with its code."""
     text = str(error)
-    if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it needs the object {found[1]}"
-    found = re.search(r"Unsupported [^.\n]+|PytorchStreamReader [^.\n]+", text)
-    return found[0].strip() if found else type(error).__name__
+    if match := re.search(r"GLOBAL ([\w.]+)", text):
+        return f"it needs the object {match[1]}"
+    match = re.search(r"Unsupported [^.\n]+|PytorchStreamReader [^.\n]+", text)
+    return match[0].strip() if match else type(error).__name__
 
 
 def _names_and_tensors(content: Mapping[object, object]) -> bool:
@@ -98,13 +179,46 @@ def _names_and_tensors(content: Mapping[object, object]) -> bool:
 
 def _describe(content: object) -> str:
     if isinstance(content, Mapping):
-        return f"a dict with the entries {', '.join(map(str, list(content)[:8])) or '(none)'}"
-    return f"a {type(content).__name__}"
+        names = [str(name)[:40] if isinstance(name, str | int) else type(name).__name__ for name in list(content)[:8]]
+        return f"a dict with the entries {', '.join(names) or '(none)'}"
+    return "an object of Python" if isinstance(content, Ignored) else f"a {type(content).__name__}"
 
 
-def _widen(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _clean(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under their plain names, half precision widened.
+
+    Raises:
+        ValueError: too many tensors, tensors that are much larger than the file, or one name twice.
+    """
+    _check_amount(path, tensors)
     half = (torch.float16, torch.bfloat16)
-    return {
-        name.removeprefix("module."): tensor.float() if tensor.dtype in half else tensor
-        for name, tensor in tensors.items()
-    }
+    cleaned: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = _plain_name(name)
+        if plain in cleaned:
+            raise ValueError(f"{path}: expected {plain} once, got it with and without a prefix")
+        cleaned[plain] = tensor.float() if tensor.dtype in half else tensor
+    return cleaned
+
+
+def _check_amount(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    if len(tensors) > MOST_NAMES:
+        raise ValueError(f"{path}: expected at most {MOST_NAMES:,} tensors, got {len(tensors):,}")
+    size, total = path.stat().st_size, _bytes_of(tensors.values())
+    if total > _REPEATS * size + _SLACK:
+        raise ValueError(
+            f"{path}: expected tensors about as large as the file of {size:,} bytes, got {total:,} bytes of tensors: "
+            "they are expanded, or repeat one another; save copies (`tensor.clone()`)"
+        )
+
+
+def _bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all values, as float32 or larger."""
+    return sum(tensor.numel() * max(tensor.element_size(), 4) for tensor in tensors)
+
+
+def _plain_name(name: str) -> str:
+    name = name.replace("._orig_mod.", ".")
+    while name.startswith(("module.", "_orig_mod.")):
+        name = name.partition(".")[2]
+    return name

@@ -26,7 +26,7 @@ def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same network with batch norms that do nothing but add the convolutions' biases.
+    """The same model with batch norms that do nothing but add the convolutions' biases.
 
     Their scale is 1, their mean 0 and their variance ``1 - eps``, so that ``1 / sqrt(variance + eps)`` is exactly 1.
     """
@@ -45,7 +45,7 @@ def from_folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _names(conv: str) -> tuple[str, str]:
-    """Names of a convolution and of its batch norm in our networks."""
+    """Names of a convolution and of its batch norm in our models."""
     if conv.endswith("downsample"):
         return f"{conv}.0", f"{conv}.1"
     block, dot, last = conv.rpartition(".")

@@ -184,7 +184,7 @@ class Detector(nn.Module):
             min_score: detections have larger scores.
 
         Returns:
-            Boxes with continuous edges. Inclusive boxes of the original networks may reach one pixel beyond the image:
+            Boxes with continuous edges. Inclusive boxes of the original models may reach one pixel beyond the image:
             clip them after suppression, as the original does.
         """
 

@@ -1,7 +1,7 @@
-"""Raw detections of one image, from several scales and mirror images, into final ones.
+"""Pre-NMS detections of one image, from several scales and horizontal flips, into final ones.
 
-Everything here works on the pooled boxes before suppression: the original code's FPN stacks the raw detections of all
-scales and suppresses once.
+Everything here works on the boxes of all passes before suppression: the original code's FPN stacks the pre-NMS
+detections of all scales and suppresses once.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Suppression = Literal["nms", "soft_nms_linear", "soft_nms_gaussian"]
 
 @dataclass(frozen=True)
 class MergeRule:
-    """How raw detections become final ones.
+    """How pre-NMS detections become final ones.
 
     Attributes:
         suppression: ``"nms"``, or soft-NMS (Bodla et al., 2017) with either decay.
         iou: overlap above which a box suppresses (or, with ``"soft_nms_linear"``, weakens) another of its class.
         sigma: width of the Gaussian decay; the original FPN calls it with 0.6.
-        box_voting: overlap from which raw boxes vote in iterative box averaging (Gidaris and Komodakis, 2015);
+        box_voting: overlap from which boxes vote in iterative box averaging (Gidaris and Komodakis, 2015);
             ``None``: no averaging.
-        class_thresholds: least final score by label; labels that are not named have none.
+        class_thresholds: score threshold by label; labels that are not named have none.
         max_per_image: how many detections are kept.
     """
 
@@ -45,7 +45,7 @@ def merge_detections(parts: Sequence[Detections], size: tuple[int, int], rule: M
     """The final detections of one image.
 
     Args:
-        parts: raw detections in the same pixels, one entry per scale or mirror image.
+        parts: pre-NMS detections in the same pixels, one entry per scale or horizontal flip.
         size: ``(height, width)`` of the image in whose pixels they are; the result is clipped to it.
         rule: see :class:`MergeRule`.
 
@@ -75,9 +75,9 @@ def _suppress(box: Tensor, score: Tensor, label: Tensor, rule: MergeRule) -> tup
         chosen, values = _suppress_group(box[group], score[group], label[group], threshold, rule)
         kept.append(group[chosen])
         scores.append(values)
-    found, rescored = torch.cat(kept), torch.cat(scores)
+    survivors, rescored = torch.cat(kept), torch.cat(scores)
     order = rescored.argsort(descending=True, stable=True)[: rule.max_per_image]
-    return found[order], rescored[order]
+    return survivors[order], rescored[order]
 
 
 def _suppress_group(

@@ -1,4 +1,4 @@
-"""The fixed-size part of a network, compiled or recorded once and played back: less work for the host."""
+"""The fixed-size part of a model, compiled or recorded once and played back: less work for the host."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def record_cuda_graph(function: Callable[..., Any], arguments: tuple[Any, ...]) 
             function(*inputs)
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Other threads, such as the one that pins batches, may go on meanwhile.
+    # Other threads, such as the one that pins batches, may work meanwhile.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         output = function(*inputs)
     return Recording(inputs, graph.replay, output)
@@ -101,14 +101,14 @@ def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """Every tensor that :func:`map_tensors` would change, in the same order."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     map_tensors(value, note)
-    return iter(found)
+    return iter(tensors)
 
 
 def _signature(value: Any) -> Hashable:
@@ -121,10 +121,10 @@ def _signature(value: Any) -> Hashable:
 
 
 def accelerate(model: nn.Module, *, compiled: bool = False, cuda_graph: bool = False) -> nn.Module:
-    """Compile or record the part of a network between normalised images and final result, in place.
+    """Compile or record the part of a model between normalised images and final result, in place.
 
-    That part is a network's ``detect(pixels, frames, score_threshold)`` or ``scores(pixels)``. It is worth its price
-    (seconds to minutes for every new size of the batch) where many images have few sizes.
+    That part is a model's ``detect(pixels, frames, min_score)`` or ``scores(pixels)``. Every new size of the batch
+    takes seconds to minutes, so it pays off where many images have few sizes.
 
     Args:
         model: in evaluation mode and with its final weights.
@@ -132,11 +132,11 @@ def accelerate(model: nn.Module, *, compiled: bool = False, cuda_graph: bool = F
         cuda_graph: as CUDA graphs, one per shape.
 
     Raises:
-        ValueError: the network has no such part.
+        ValueError: the model has no such part.
     """
     name = next((name for name in ("detect", "scores") if callable(getattr(model, name, None))), None)
     if name is None:
-        raise ValueError(f"model: expected a network with `detect` or `scores`, got {type(model).__name__}")
+        raise ValueError(f"model: expected a model with `detect` or `scores`, got {type(model).__name__}")
     function: Callable[..., Any] = getattr(model, name)
     if compiled:
         function = torch.compile(function, fullgraph=True, dynamic=False)

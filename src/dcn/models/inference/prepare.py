@@ -20,30 +20,30 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 
 def prepare(model: nn.Module, precision: Precision = "float32") -> nn.Module:
-    """A copy of a detector or segmenter for inference; the given network is not changed.
+    """A copy of a model for inference; the given model is not changed.
 
     Batch norm is folded into the convolutions (:func:`dcn.nn.fold_batch_norm`), and maps and weights lie with their
     channels last in memory, which convolutions on both CPU and GPU are fastest with. Results agree with those of the
-    given network but for rounding. With half precision the layers' weights and maps are in that type, while anchors,
+    given model but for rounding. With half precision the layers' weights and maps are in that type, while anchors,
     boxes, scores and sampling positions stay in float32.
 
-    Parameters that stay as they are share their memory with the given network. The copy's state dict has other keys:
-    weights are loaded before this step and saved from the network before it.
+    Parameters that stay as they are share their memory with the given model. The copy's state dict has other keys:
+    weights are loaded before this step and saved from the model before it.
 
     Args:
-        model: a network of :func:`dcn.models.build`.
+        model: a model of :func:`dcn.models.build`.
         precision: of weights and maps.
 
     Raises:
-        ValueError: for an unknown precision, or a network without the parts of ours.
+        ValueError: for an unknown precision, or a model without a :class:`Preprocess`.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision: expected one of {', '.join(PRECISIONS)}, got {precision!r}")
     preprocess = getattr(model, "preprocess", None)
     if not isinstance(preprocess, Preprocess):
-        raise ValueError(f"model: expected a network of dcn.models with a Preprocess, got {type(model).__name__}")
+        raise ValueError(f"model: expected a model of dcn.models, with a Preprocess, got {type(model).__name__}")
     dtype = PRECISIONS[precision]
-    # The memo keeps deepcopy from copying parameters: folding and casting put new ones in their place.
+    # The memo keeps deepcopy from copying parameters: folding and casting replace them.
     shared: dict[int, Tensor] = {id(parameter): parameter for parameter in model.parameters()}
     ours = copy.deepcopy(model, dict(shared)).eval()
     fold_batch_norm(ours)

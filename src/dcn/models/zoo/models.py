@@ -121,7 +121,7 @@ MODELS: dict[str, Callable[..., Model]] = {
     "cascade_mask_rcnn_r101_fpn_dconv_c3-c5": partial(_cascade_mask, backbone=_dconv(_R101)),
     "cascade_mask_rcnn_x101_32x4d_fpn": partial(_cascade_mask, backbone=_X101),
     "cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5": partial(_cascade_mask, backbone=_dconv(_X101)),
-    # The networks of the original MXNet code, number for number
+    # The models of the original MXNet code, number for number
     "rfcn_r101": rfcn,
     "rfcn_r101_dcn": partial(rfcn, backbone=_stride16(deform_layers=3), deform_pool=True),
     "rcnn_r101": original_faster_rcnn,

@@ -1,4 +1,4 @@
-"""Published accuracy of the networks, as printed by their authors: a literal table.
+"""Published accuracy of the models, as printed by their authors: a literal table.
 
 The rows of the two code bases were compared with their pages. Those of the paper's tables 1, 3 and 5 were compared,
 number by number, with a transcription that others made of the paper, and partly with a second one.
@@ -14,20 +14,20 @@ class Published:
     """One row of a published table.
 
     Attributes:
-        figure: in percent, as printed.
-        data: what it was measured on.
+        metrics: in percent, as printed.
+        data: the data that they were measured on.
         source: who published it, and where.
         recipe: the shipped recipe that stands for the row.
     """
 
-    figure: str
+    metrics: str
     data: str
     source: str
     recipe: str
 
 
-def _later(name: str, figure: str, folder: str = "dcn") -> tuple[Published, ...]:
-    return (Published(figure, "COCO val2017, 1x schedule", f"mmdetection, configs/{folder}", f"{name}_1x"),)
+def _mmdet(name: str, metrics: str, folder: str = "dcn") -> tuple[Published, ...]:
+    return (Published(metrics, "COCO val2017, 1x schedule", f"mmdetection, configs/{folder}", f"{name}_1x"),)
 
 
 _README = "README of the original MXNet code"
@@ -40,12 +40,12 @@ def _voc(recipe: str, at_50: float, at_70: float, source: str) -> Published:
     return Published(f"mAP {at_50} / {at_70} at IoU 0.5 / 0.7", "VOC 2007 test", source, recipe)
 
 
-def _dev(recipe: str, figure: float, source: str, how: str = "") -> Published:
-    return Published(f"AP {figure}{how}", "COCO test-dev", source, recipe)
+def _dev(recipe: str, ap: float, source: str, how: str = "") -> Published:
+    return Published(f"AP {ap}{how}", "COCO test-dev", source, recipe)
 
 
-def _minival(recipe: str, figure: float, how: str = "") -> Published:
-    return Published(f"AP {figure}{how}", "COCO minival", _README, recipe)
+def _minival(recipe: str, ap: float, how: str = "") -> Published:
+    return Published(f"AP {ap}{how}", "COCO minival", _README, recipe)
 
 
 def _maps(suffix: str, voc: float, cityscapes: float, source: str) -> tuple[Published, Published]:
@@ -62,31 +62,31 @@ _ALIGNED = "rfcn_aligned_inception_resnet"
 _ALIGNED_RCNN = "rcnn_aligned_inception_resnet"
 
 PUBLISHED: dict[str, tuple[Published, ...]] = {
-    "faster_rcnn_r50_fpn_dconv_c3-c5": _later("faster_rcnn_r50_fpn_dconv_c3-c5", "box AP 41.3"),
-    "faster_rcnn_r50_fpn_mdconv_c3-c5": _later("faster_rcnn_r50_fpn_mdconv_c3-c5", "box AP 41.4", "dcnv2"),
-    "faster_rcnn_r50_fpn_mdconv_c3-c5_group4": _later(
+    "faster_rcnn_r50_fpn_dconv_c3-c5": _mmdet("faster_rcnn_r50_fpn_dconv_c3-c5", "box AP 41.3"),
+    "faster_rcnn_r50_fpn_mdconv_c3-c5": _mmdet("faster_rcnn_r50_fpn_mdconv_c3-c5", "box AP 41.4", "dcnv2"),
+    "faster_rcnn_r50_fpn_mdconv_c3-c5_group4": _mmdet(
         "faster_rcnn_r50_fpn_mdconv_c3-c5_group4", "box AP 41.5", "dcnv2"
     ),
-    "faster_rcnn_r50_fpn_dpool": _later("faster_rcnn_r50_fpn_dpool", "box AP 38.9"),
-    "faster_rcnn_r50_fpn_mdpool": _later("faster_rcnn_r50_fpn_mdpool", "box AP 38.7", "dcnv2"),
-    "faster_rcnn_r101_fpn_dconv_c3-c5": _later("faster_rcnn_r101_fpn_dconv_c3-c5", "box AP 42.7"),
-    "faster_rcnn_x101_32x4d_fpn_dconv_c3-c5": _later("faster_rcnn_x101_32x4d_fpn_dconv_c3-c5", "box AP 44.5"),
-    "mask_rcnn_r50_fpn_dconv_c3-c5": _later("mask_rcnn_r50_fpn_dconv_c3-c5", "box AP 41.8, mask AP 37.4"),
-    "mask_rcnn_r50_fpn_mdconv_c3-c5": _later("mask_rcnn_r50_fpn_mdconv_c3-c5", "box AP 41.5, mask AP 37.1", "dcnv2"),
-    "mask_rcnn_r50_fpn_fp16_dconv_c3-c5": _later("mask_rcnn_r50_fpn_fp16_dconv_c3-c5", "box AP 41.9, mask AP 37.5"),
-    "mask_rcnn_r50_fpn_fp16_mdconv_c3-c5": _later(
+    "faster_rcnn_r50_fpn_dpool": _mmdet("faster_rcnn_r50_fpn_dpool", "box AP 38.9"),
+    "faster_rcnn_r50_fpn_mdpool": _mmdet("faster_rcnn_r50_fpn_mdpool", "box AP 38.7", "dcnv2"),
+    "faster_rcnn_r101_fpn_dconv_c3-c5": _mmdet("faster_rcnn_r101_fpn_dconv_c3-c5", "box AP 42.7"),
+    "faster_rcnn_x101_32x4d_fpn_dconv_c3-c5": _mmdet("faster_rcnn_x101_32x4d_fpn_dconv_c3-c5", "box AP 44.5"),
+    "mask_rcnn_r50_fpn_dconv_c3-c5": _mmdet("mask_rcnn_r50_fpn_dconv_c3-c5", "box AP 41.8, mask AP 37.4"),
+    "mask_rcnn_r50_fpn_mdconv_c3-c5": _mmdet("mask_rcnn_r50_fpn_mdconv_c3-c5", "box AP 41.5, mask AP 37.1", "dcnv2"),
+    "mask_rcnn_r50_fpn_fp16_dconv_c3-c5": _mmdet("mask_rcnn_r50_fpn_fp16_dconv_c3-c5", "box AP 41.9, mask AP 37.5"),
+    "mask_rcnn_r50_fpn_fp16_mdconv_c3-c5": _mmdet(
         "mask_rcnn_r50_fpn_fp16_mdconv_c3-c5", "box AP 42.0, mask AP 37.6", "dcnv2"
     ),
-    "mask_rcnn_r101_fpn_dconv_c3-c5": _later("mask_rcnn_r101_fpn_dconv_c3-c5", "box AP 43.5, mask AP 38.9"),
-    "cascade_rcnn_r50_fpn_dconv_c3-c5": _later("cascade_rcnn_r50_fpn_dconv_c3-c5", "box AP 43.8"),
-    "cascade_rcnn_r101_fpn_dconv_c3-c5": _later("cascade_rcnn_r101_fpn_dconv_c3-c5", "box AP 45.0"),
-    "cascade_mask_rcnn_r50_fpn_dconv_c3-c5": _later(
+    "mask_rcnn_r101_fpn_dconv_c3-c5": _mmdet("mask_rcnn_r101_fpn_dconv_c3-c5", "box AP 43.5, mask AP 38.9"),
+    "cascade_rcnn_r50_fpn_dconv_c3-c5": _mmdet("cascade_rcnn_r50_fpn_dconv_c3-c5", "box AP 43.8"),
+    "cascade_rcnn_r101_fpn_dconv_c3-c5": _mmdet("cascade_rcnn_r101_fpn_dconv_c3-c5", "box AP 45.0"),
+    "cascade_mask_rcnn_r50_fpn_dconv_c3-c5": _mmdet(
         "cascade_mask_rcnn_r50_fpn_dconv_c3-c5", "box AP 44.4, mask AP 38.6"
     ),
-    "cascade_mask_rcnn_r101_fpn_dconv_c3-c5": _later(
+    "cascade_mask_rcnn_r101_fpn_dconv_c3-c5": _mmdet(
         "cascade_mask_rcnn_r101_fpn_dconv_c3-c5", "box AP 45.8, mask AP 39.7"
     ),
-    "cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5": _later(
+    "cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5": _mmdet(
         "cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5", "box AP 47.3, mask AP 41.1"
     ),
     "rfcn_r101": (
@@ -168,4 +168,4 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
     "rcnn_aligned_inception_resnet": (_dev(f"{_ALIGNED_RCNN}_coco", 30.8, _TABLE5),),
     "rcnn_aligned_inception_resnet_dcn": (_dev(f"{_ALIGNED_RCNN}_dcn_coco", 34.1, _TABLE5),),
 }
-"""By name of the model; networks without an entry have no published figure, or it is not known here."""
+"""By name of the model; models without an entry have no published metrics, or it is not known here."""

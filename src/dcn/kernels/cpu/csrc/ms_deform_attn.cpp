@@ -1,8 +1,9 @@
 // Multi-scale deformable attention: the loops over images, heads and queries.
 //
-// Forward: a task is some queries of one head. Backward: a task is one level of one head, so that no two tasks write to
-// one pixel, and the order of every sum is that of the queries, whatever the number of threads. Its pixels are copied
-// together first: at a distance of M * D elements they would compete for an eighth of the cache.
+// Forward: a task is some queries, all heads of each, so that locations, weights and output are read and written in the
+// order of memory. Backward: a task is one head, or one level of it, so that no two tasks write to one pixel, and the
+// order of every sum is that of the queries, whatever the number of threads. Its pixels are copied together first: at a
+// distance of M * D elements they would compete for an eighth of the cache.
 #include "ms_deform_attn.h"
 
 #include <algorithm>
@@ -19,8 +20,8 @@
 namespace dcn {
 namespace {
 
-constexpr int64_t block_samples = 256;  // located at a time: 20 KiB of addresses and weights, which stay in the L1 cache
-constexpr int64_t task_queries = 64;
+constexpr int64_t block_samples = 256;  // located at a time: 20 KiB of pixels and weights, which stay in the L1 cache
+constexpr int64_t task_rows = 512;
 
 const AttnTable& table() { return DCN_FOR_ISA(attn_table)(); }
 
@@ -76,13 +77,21 @@ void with_type(int64_t dtype, F&& body) {
     }
 }
 
-// Locations and attention weights may be float32 beside half-precision values.
+// Elements of a tensor in the type of the sums (locations and attention weights may be float32 beside half precision).
 template <class T>
-void read(const void* from, int64_t dtype, int64_t start, int64_t count, T* to) {
+void copy(const void* from, int64_t dtype, int64_t start, int64_t count, T* to) {
     with_type(dtype, [&](auto* type) {
         using S = std::remove_pointer_t<decltype(type)>;
         widen_run(static_cast<const S*>(from) + start, count, to);
     });
+}
+
+// The same where they lie, or copied into `buffer`.
+template <class T>
+const T* read(const void* from, int64_t dtype, int64_t start, int64_t count, T* buffer) {
+    if (dtype == (std::is_same_v<T, double> ? dtype_f64 : dtype_f32)) return static_cast<const T*>(from) + start;
+    copy(from, dtype, start, count, buffer);
+    return buffer;
 }
 
 template <class T>
@@ -95,29 +104,27 @@ void write(const T* from, int64_t count, void* to, int64_t dtype, int64_t start)
     });
 }
 
-// Room for `count` samples and their levels.
+// Room for `count` samples.
 template <class T>
 struct SampleRooms {
-    Room<T> location, attention, weight[4], right, down, dots, width, height;
-    Room<int64_t> place[4], start;
-    Room<int32_t> columns, rows;
+    Room<T> location, attention, weight[4], right, down, dots;
+    Room<AttnIndex<T>> index[4];
+    Room<int64_t> row[4];
 
     void plan(Workspace& space, int64_t count) {
         location = space.plan<T>(2 * count);
-        for (auto* room : {&attention, &right, &down, &width, &height}) *room = space.plan<T>(count);
+        for (auto* room : {&attention, &right, &down}) *room = space.plan<T>(count);
         for (auto& room : weight) room = space.plan<T>(count);
+        for (auto& room : index) room = space.plan<AttnIndex<T>>(count);
+        for (auto& room : row) room = space.plan<int64_t>(count);
         dots = space.plan<T>(4 * count);
-        for (auto& room : place) room = space.plan<int64_t>(count);
-        start = space.plan<int64_t>(count);
-        for (auto* room : {&columns, &rows}) *room = space.plan<int32_t>(count);
     }
 
     AttnSamples<T> samples(const Workspace& space) const {
         AttnSamples<T> at{};
-        at.location = space.at(location);
-        at.attention = space.at(attention);
         for (int k = 0; k < 4; ++k) {
-            at.place[k] = space.at(place[k]);
+            at.index[k] = space.at(index[k]);
+            at.row[k] = space.at(row[k]);
             at.weight[k] = space.at(weight[k]);
         }
         at.right = space.at(right);
@@ -125,26 +132,42 @@ struct SampleRooms {
         at.dots = space.at(dots);
         return at;
     }
+};
+
+// Levels of `count` samples, `period` after `period` of them alike.
+template <class T>
+struct LevelRooms {
+    Room<T> width, height;
+    Room<AttnIndex<T>> columns, rows, start;
+
+    void plan(Workspace& space, int64_t count) {
+        for (auto* room : {&width, &height}) *room = space.plan<T>(count);
+        for (auto* room : {&columns, &rows, &start}) *room = space.plan<AttnIndex<T>>(count);
+    }
 
     AttnLevels<T> levels(const Workspace& space) const {
         return {space.at(width), space.at(height), space.at(columns), space.at(rows), space.at(start)};
     }
 };
 
+// Fills the levels of `count` samples: `points` of each of `levels` levels, and again; starts[l] is the first pixel.
 template <class T>
-void set_level(const AttnLevels<T>& levels, int64_t first, int64_t count, int64_t height, int64_t width,
-               int64_t start) {
-    std::fill_n(levels.height + first, count, static_cast<T>(height));
-    std::fill_n(levels.width + first, count, static_cast<T>(width));
-    std::fill_n(levels.rows + first, count, static_cast<int32_t>(height));
-    std::fill_n(levels.columns + first, count, static_cast<int32_t>(width));
-    std::fill_n(levels.start + first, count, start);
+void fill_levels(const AttnLevels<T>& to, int64_t count, int64_t levels, int64_t points, const int64_t* shapes,
+                 const int64_t* starts) {
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t l = i / points % levels;
+        to.height[i] = static_cast<T>(shapes[2 * l]);
+        to.width[i] = static_cast<T>(shapes[2 * l + 1]);
+        to.rows[i] = static_cast<AttnIndex<T>>(shapes[2 * l]);
+        to.columns[i] = static_cast<AttnIndex<T>>(shapes[2 * l + 1]);
+        to.start[i] = static_cast<AttnIndex<T>>(starts[l]);
+    }
 }
 
-// Queries whose samples are located together, `each` samples per query; at least one.
-int64_t block_queries(int64_t each, int64_t queries) {
-    const int64_t fitting = std::max<int64_t>(1, block_samples / std::max<int64_t>(each, 1));
-    return std::max<int64_t>(1, std::min(fitting, queries));
+// Rows of `each` samples that are located together, at least one.
+int64_t block_rows(int64_t each, int64_t rows) {
+    const int64_t fitting = block_samples / std::max<int64_t>(each, 1);
+    return std::max<int64_t>(1, std::min(fitting, rows));
 }
 
 template <class T>
@@ -152,73 +175,70 @@ int64_t bytes_between(const void* base, const T* to) {
     return static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(base));
 }
 
+// A row is one query of one head; the samples of the rows of an image lie one after the other.
 template <class S>
 class Forward {
     using T = typename Compute<S>::type;
 
    public:
     explicit Forward(const DcnMsDeformAttn& call)
-        : call_(call), each_(call.levels * call.points), block_(block_queries(each_, call.queries)) {
+        : call_(call),
+          rows_(call.queries * call.heads),
+          each_(call.levels * call.points),
+          block_(block_rows(each_, rows_)),
+          pixel_(call.heads * call.channels) {
+        const int64_t count = attn_padded(block_ * each_);
         workers_.resize(call.threads);
-        for (auto& worker : workers_) worker.plan(space_, block_ * each_);
-        const Room<T> rows = space_.plan<T>(call.threads * call.channels);
-        const Room<S> outside = space_.plan<S>(call.channels);
+        for (auto& worker : workers_) worker.plan(space_, count);
+        levels_.plan(space_, count);
+        const Room<T> sums = space_.plan<T>(call.threads * call.channels);
+        const Room<S> outside = space_.plan<S>(pixel_);
         space_.take();
-        outputs_ = space_.at(rows);
+        sums_ = space_.at(sums);
         outside_ = space_.at(outside);
-        std::fill_n(outside_, call.channels, S{});
-        for (const auto& worker : workers_) {
-            for (int64_t query = 0; query < block_; ++query) {
-                for (int64_t l = 0; l < call.levels; ++l) {
-                    set_level(worker.levels(space_), (query * call.levels + l) * call.points, call.points,
-                              call.shapes[2 * l], call.shapes[2 * l + 1], call.starts[l] * pixel_bytes());
-                }
-            }
-        }
+        std::fill_n(outside_, pixel_, S{});
+        if (each_) fill_levels(levels_.levels(space_), count, call.levels, call.points, call.shapes, call.starts);
     }
 
     void run() {
-        const int64_t runs = (call_.queries + task_queries - 1) / task_queries;
-        dcn_parallel_for(call_.batch * call_.heads * runs, static_cast<int>(call_.threads), [&](int64_t task, int worker) {
-            const int64_t head = task / runs % call_.heads, image = task / runs / call_.heads;
-            const int64_t first = task % runs * task_queries, end = std::min(first + task_queries, call_.queries);
-            for (int64_t query = first; query < end; query += block_)
-                queries(image, head, query, std::min(block_, end - query), worker);
+        const int64_t tasks = (rows_ + task_rows - 1) / task_rows;
+        dcn_parallel_for(call_.batch * tasks, static_cast<int>(call_.threads), [&](int64_t task, int worker) {
+            const int64_t first = task % tasks * task_rows, end = std::min(first + task_rows, rows_);
+            for (int64_t row = first; row < end; row += block_)
+                block(task / tasks, row, std::min(block_, end - row), worker);
         });
     }
 
    private:
-    int64_t pixel_bytes() const { return call_.heads * call_.channels * static_cast<int64_t>(sizeof(S)); }
-
-    void queries(int64_t image, int64_t head, int64_t first, int64_t count, int worker) {
+    void block(int64_t image, int64_t first, int64_t count, int worker) {
         const AttnSamples<T> samples = workers_[worker].samples(space_);
-        const S* base = static_cast<const S*>(call_.value) +
-                        (image * call_.places * call_.heads + head) * call_.channels;
-        const int64_t row = (image * call_.queries + first) * call_.heads + head;
+        const S* base = static_cast<const S*>(call_.value) + image * call_.pixels * pixel_;
+        const int64_t row = image * rows_ + first, channels = call_.channels;
+        const T* location = read(call_.locations, call_.location_dtype, 2 * row * each_, 2 * count * each_,
+                                 space_.at(workers_[worker].location));
+        const T* attention =
+            read(call_.weights, call_.weight_dtype, row * each_, count * each_, space_.at(workers_[worker].attention));
+        taps<T>().locate(location, attention, samples, levels_.levels(space_), count * each_,
+                         pixel_ * static_cast<int64_t>(sizeof(S)), bytes_between(base, outside_), false);
         for (int64_t i = 0; i < count; ++i) {
-            const int64_t from = (row + i * call_.heads) * each_;
-            read(call_.locations, call_.location_dtype, 2 * from, 2 * each_, samples.location + 2 * i * each_);
-            read(call_.weights, call_.weight_dtype, from, each_, samples.attention + i * each_);
-        }
-        taps<T>().locate(samples, workers_[worker].levels(space_), count * each_, pixel_bytes(),
-                         bytes_between(base, outside_), false);
-        for (int64_t i = 0; i < count; ++i) {
-            S* output = static_cast<S*>(call_.output) + (row + i * call_.heads) * call_.channels;
+            const S* head = base + (first + i) % call_.heads * channels;
+            S* output = static_cast<S*>(call_.output) + (row + i) * channels;
             if constexpr (std::is_same_v<S, T>) {
-                rows<S>().gather(output, base, samples, i * each_, each_, call_.channels);
+                rows<S>().gather(output, head, samples, i * each_, each_, channels);
             } else {
-                T* sums = outputs_ + worker * call_.channels;
-                rows<S>().gather(sums, base, samples, i * each_, each_, call_.channels);
-                narrow_run(sums, call_.channels, output);
+                T* sums = sums_ + worker * channels;
+                rows<S>().gather(sums, head, samples, i * each_, each_, channels);
+                narrow_run(sums, channels, output);
             }
         }
     }
 
     const DcnMsDeformAttn& call_;
-    const int64_t each_, block_;  // samples per query; queries per block
+    const int64_t rows_, each_, block_, pixel_;  // per image; samples of a row; rows of a block; elements of a pixel
     Workspace space_;
     std::vector<SampleRooms<T>> workers_;
-    T* outputs_ = nullptr;
+    LevelRooms<T> levels_;
+    T* sums_ = nullptr;
     S* outside_ = nullptr;
 };
 
@@ -235,77 +255,93 @@ bool levels_tile(const DcnMsDeformAttn& call) {
         if (start != next) return false;
         next += area;
     }
-    return next == call.places;
+    return next == call.pixels;
 }
 
+// A task takes some neighbouring levels of one head. It works on copies of their pixels, [pixels + 1, D], where the last
+// row stands for "outside".
 template <class S>
 class Backward {
     using T = typename Compute<S>::type;
 
    public:
     explicit Backward(const DcnMsDeformAttn& call)
-        : call_(call), block_(block_queries(call.points, call.queries)), tiled_(levels_tile(call)) {
-        int64_t largest = 0;
-        for (int64_t l = 0; l < call.levels; ++l)
-            largest = std::max(largest, call.shapes[2 * l] * call.shapes[2 * l + 1]);
-        const int64_t tasks = call.batch * call.heads * (tiled_ ? call.levels : 1);
-        workers_.resize(std::max<int64_t>(1, std::min(call.threads, tasks)));
+        : call_(call),
+          tiled_(levels_tile(call)),
+          own_levels_(tiled_ && call.batch * call.heads < 4 * call.threads ? 1 : std::max<int64_t>(call.levels, 1)),
+          groups_((call.levels + own_levels_ - 1) / own_levels_),
+          each_(own_levels_ * call.points),
+          block_(block_rows(each_, call.queries)) {
+        for (int64_t group = 0; group < groups_; ++group) {
+            int64_t pixels = 0;
+            for (int64_t l = group * own_levels_; l < (group + 1) * own_levels_; ++l) {
+                starts_.push_back(pixels);
+                pixels += area(l);
+            }
+            pixels_.push_back(pixels);
+        }
+        const int64_t most = (pixels_.empty() ? 0 : *std::max_element(pixels_.begin(), pixels_.end())) + 1;
+        workers_.resize(std::max<int64_t>(1, std::min(call.threads, call.batch * call.heads * groups_)));
         for (auto& worker : workers_) {
-            worker.rooms.plan(space_, block_ * call.points);
+            worker.samples.plan(space_, attn_padded(block_ * each_));
+            worker.levels.plan(space_, attn_padded(block_ * each_));
             worker.grad = space_.plan<T>(call.channels);
-            worker.values = space_.plan<T>(samples_wanted() ? (largest + 1) * call.channels : 0);
-            worker.sums = space_.plan<T>(call.grad_value ? (largest + 1) * call.channels : 0);
+            worker.values = space_.plan<T>(samples_wanted() ? most * call.channels : 0);
+            worker.sums = space_.plan<T>(call.grad_value ? most * call.channels : 0);
         }
         space_.take();
     }
 
     void run() {
-        const int64_t threads = static_cast<int64_t>(workers_.size());
-        if (tiled_) {
-            const int64_t levels = call_.levels;
-            dcn_parallel_for(call_.batch * call_.heads * levels, static_cast<int>(threads), [&](int64_t task, int worker) {
-                level(task / levels / call_.heads, task / levels % call_.heads, task % levels, workers_[worker]);
-            });
-            return;
-        }
-        if (call_.grad_value) {
-            const int64_t count = call_.batch * call_.places * call_.heads * call_.channels;
+        if (!tiled_ && call_.grad_value) {
+            const int64_t count = call_.batch * call_.pixels * call_.heads * call_.channels;
             std::fill_n(static_cast<S*>(call_.grad_value), count, S{});
         }
-        // Levels may share pixels: one task takes them one after the other.
-        dcn_parallel_for(call_.batch * call_.heads, static_cast<int>(threads), [&](int64_t task, int worker) {
-            for (int64_t l = 0; l < call_.levels; ++l) level(task / call_.heads, task % call_.heads, l, workers_[worker]);
+        const int threads = static_cast<int>(workers_.size());
+        dcn_parallel_for(call_.batch * call_.heads * groups_, threads, [&](int64_t task, int worker) {
+            levels(task / groups_ / call_.heads, task / groups_ % call_.heads, task % groups_, workers_[worker]);
         });
     }
 
    private:
     struct Worker {
-        SampleRooms<T> rooms;
-        Room<T> grad, values, sums;  // values, sums: [pixels of a level + 1, D]; the last row stands for "outside"
+        SampleRooms<T> samples;
+        LevelRooms<T> levels;
+        Room<T> grad, values, sums;
     };
 
     bool samples_wanted() const { return call_.grad_locations || call_.grad_weights; }
 
-    int64_t value_row(int64_t image, int64_t head, int64_t l) const {
-        return (image * call_.places + call_.starts[l]) * call_.heads + head;
+    int64_t area(int64_t l) const { return call_.shapes[2 * l] * call_.shapes[2 * l + 1]; }
+
+    // The first element of a level in a tensor like value.
+    int64_t level_start(int64_t image, int64_t head, int64_t l) const {
+        return ((image * call_.pixels + call_.starts[l]) * call_.heads + head) * call_.channels;
     }
 
-    void level(int64_t image, int64_t head, int64_t l, const Worker& worker) {
-        const int64_t height = call_.shapes[2 * l], width = call_.shapes[2 * l + 1], area = height * width;
-        const int64_t channels = call_.channels, step = call_.heads * channels;
+    void levels(int64_t image, int64_t head, int64_t group, const Worker& worker) {
+        const int64_t channels = call_.channels, step = call_.heads * channels, first = group * own_levels_;
         T *values = space_.at(worker.values), *sums = space_.at(worker.sums);
         if (samples_wanted()) {
-            const S* from = static_cast<const S*>(call_.value) + value_row(image, head, l) * channels;
-            for (int64_t i = 0; i < area; ++i) widen_run(from + i * step, channels, values + i * channels);
-            std::fill_n(values + area * channels, channels, T(0));
+            for (int64_t l = first; l < first + own_levels_; ++l) {
+                const S* from = static_cast<const S*>(call_.value) + level_start(image, head, l);
+                T* to = values + starts_[l] * channels;
+                for (int64_t i = 0; i < area(l); ++i) widen_run(from + i * step, channels, to + i * channels);
+            }
+            std::fill_n(values + pixels_[group] * channels, channels, T(0));
         }
-        if (call_.grad_value) std::fill_n(sums, (area + 1) * channels, T(0));
-        set_level(worker.rooms.levels(space_), 0, block_ * call_.points, height, width, 0);
+        if (call_.grad_value) std::fill_n(sums, (pixels_[group] + 1) * channels, T(0));
+        if (each_) {
+            fill_levels(worker.levels.levels(space_), attn_padded(block_ * each_), own_levels_, call_.points,
+                        call_.shapes + 2 * first, &starts_[first]);
+        }
         for (int64_t query = 0; query < call_.queries; query += block_)
-            queries(image, head, l, query, std::min(block_, call_.queries - query), worker);
+            queries(image, head, group, query, std::min(block_, call_.queries - query), worker);
         if (!call_.grad_value) return;
-        S* to = static_cast<S*>(call_.grad_value) + value_row(image, head, l) * channels;
-        for (int64_t i = 0; i < area; ++i) hand_over(sums + i * channels, to + i * step);
+        for (int64_t l = first; l < first + own_levels_; ++l) {
+            S* to = static_cast<S*>(call_.grad_value) + level_start(image, head, l);
+            for (int64_t i = 0; i < area(l); ++i) hand_over(sums + (starts_[l] + i) * channels, to + i * step);
+        }
     }
 
     void hand_over(const T* sums, S* to) const {
@@ -313,47 +349,44 @@ class Backward {
         for (int64_t c = 0; c < call_.channels; ++c) narrow(static_cast<T>(widen(to[c])) + sums[c], to[c]);
     }
 
-    void queries(int64_t image, int64_t head, int64_t l, int64_t first, int64_t count, const Worker& worker) {
-        const int64_t points = call_.points, channels = call_.channels;
-        const AttnSamples<T> samples = worker.rooms.samples(space_);
-        const AttnLevels<T> levels = worker.rooms.levels(space_);
+    void queries(int64_t image, int64_t head, int64_t group, int64_t first, int64_t count, const Worker& worker) {
+        const int64_t channels = call_.channels, each = each_;
+        const AttnSamples<T> samples = worker.samples.samples(space_);
+        T *location = space_.at(worker.samples.location), *attention = space_.at(worker.samples.attention);
         const int64_t row = (image * call_.queries + first) * call_.heads + head;
-        const auto place = [&](int64_t i) { return ((row + i * call_.heads) * call_.levels + l) * points; };
+        // The first sample of a query, in a tensor like the attention weights.
+        const auto slot = [&](int64_t i) {
+            return ((row + i * call_.heads) * call_.levels + group * own_levels_) * call_.points;
+        };
         for (int64_t i = 0; i < count; ++i) {
-            read(call_.locations, call_.location_dtype, 2 * place(i), 2 * points, samples.location + 2 * i * points);
-            read(call_.weights, call_.weight_dtype, place(i), points, samples.attention + i * points);
+            copy(call_.locations, call_.location_dtype, 2 * slot(i), 2 * each, location + 2 * i * each);
+            copy(call_.weights, call_.weight_dtype, slot(i), each, attention + i * each);
         }
         const int64_t pixel_bytes = channels * static_cast<int64_t>(sizeof(T));
-        const int64_t outside = call_.shapes[2 * l] * call_.shapes[2 * l + 1] * pixel_bytes;
-        taps<T>().locate(samples, levels, count * points, pixel_bytes, outside, true);
+        taps<T>().locate(location, attention, samples, worker.levels.levels(space_), count * each, pixel_bytes,
+                         pixels_[group] * pixel_bytes, true);
         for (int64_t i = 0; i < count; ++i) {
-            const S* given = static_cast<const S*>(call_.grad_output) + (row + i * call_.heads) * channels;
-            const T* grad;
-            if constexpr (std::is_same_v<S, T>) {
-                grad = given;
-            } else {
-                widen_run(given, channels, space_.at(worker.grad));
-                grad = space_.at(worker.grad);
-            }
+            const T* grad = read(call_.grad_output, call_.dtype, (row + i * call_.heads) * channels, channels,
+                                 space_.at(worker.grad));
             if (samples_wanted())
-                gradients<T>().dots(space_.at(worker.values), samples, i * points, points, grad, channels);
+                gradients<T>().dots(space_.at(worker.values), samples, i * each, each, grad, channels);
             if (call_.grad_value)
-                gradients<T>().scatter(space_.at(worker.sums), samples, i * points, points, grad, channels);
+                gradients<T>().scatter(space_.at(worker.sums), samples, i * each, each, grad, channels);
         }
         if (!samples_wanted()) return;
-        taps<T>().combine(samples, levels, count * points, outside);
+        taps<T>().combine(attention, samples, worker.levels.levels(space_), count * each, location, attention);
         for (int64_t i = 0; i < count; ++i) {
             if (call_.grad_locations)
-                write(samples.location + 2 * i * points, 2 * points, call_.grad_locations, call_.location_dtype,
-                      2 * place(i));
+                write(location + 2 * i * each, 2 * each, call_.grad_locations, call_.location_dtype, 2 * slot(i));
             if (call_.grad_weights)
-                write(samples.attention + i * points, points, call_.grad_weights, call_.weight_dtype, place(i));
+                write(attention + i * each, each, call_.grad_weights, call_.weight_dtype, slot(i));
         }
     }
 
     const DcnMsDeformAttn& call_;
-    const int64_t block_;
-    const bool tiled_;
+    const bool tiled_;  // levels that share pixels, or leave some out, are added up one after the other
+    const int64_t own_levels_, groups_, each_, block_;  // levels of a task; tasks per head; samples, queries of a block
+    std::vector<int64_t> starts_, pixels_;              // per level: its first pixel in the copy; per group: pixels
     Workspace space_;
     std::vector<Worker> workers_;
 };

@@ -14,6 +14,6 @@ struct DcnMsDeformAttn {
     void* grad_value;         // gradients like their tensors, or null where not wanted; all are written whole
     void* grad_locations;
     void* grad_weights;
-    int64_t batch, places, heads, channels, queries, levels, points;  // N, S, M, D, Q, L, P
+    int64_t batch, pixels, heads, channels, queries, levels, points;  // N, S, M, D, Q, L, P
     int64_t dtype, location_dtype, weight_dtype, threads;
 };

@@ -25,11 +25,11 @@ template <class S, class T, int Vectors>
 void gather_run(T* out, const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count) {
     constexpr int n = lanes<T>;
     Vec<T> sum[Vectors] = {}, other[Vectors] = {};
-    const int64_t* const places[4] = {samples.place[0], samples.place[1], samples.place[2], samples.place[3]};
+    const int64_t* const starts[4] = {samples.row[0], samples.row[1], samples.row[2], samples.row[3]};
     const T* const weights[4] = {samples.weight[0], samples.weight[1], samples.weight[2], samples.weight[3]};
     for (int64_t i = first; i < first + count; ++i) {
-        const S* const rows[4] = {at(base, places[0][i]), at(base, places[1][i]), at(base, places[2][i]),
-                                  at(base, places[3][i])};
+        const S* const rows[4] = {at(base, starts[0][i]), at(base, starts[1][i]), at(base, starts[2][i]),
+                                  at(base, starts[3][i])};
 #pragma GCC unroll 2
         for (int pair = 0; pair < 4; pair += 2) {
             const Vec<T> left = splat(weights[pair][i]), right = splat(weights[pair + 1][i]);
@@ -48,10 +48,10 @@ template <class S, class T>
 void gather_rest(T* out, const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count, int rest) {
     Vec<T> sum = {}, other = {};
     for (int64_t i = first; i < first + count; ++i) {
-        sum += splat(samples.weight[0][i]) * load_part_as<T>(at(base, samples.place[0][i]), rest);
-        other += splat(samples.weight[1][i]) * load_part_as<T>(at(base, samples.place[1][i]), rest);
-        sum += splat(samples.weight[2][i]) * load_part_as<T>(at(base, samples.place[2][i]), rest);
-        other += splat(samples.weight[3][i]) * load_part_as<T>(at(base, samples.place[3][i]), rest);
+        sum += splat(samples.weight[0][i]) * load_part_as<T>(at(base, samples.row[0][i]), rest);
+        other += splat(samples.weight[1][i]) * load_part_as<T>(at(base, samples.row[1][i]), rest);
+        sum += splat(samples.weight[2][i]) * load_part_as<T>(at(base, samples.row[2][i]), rest);
+        other += splat(samples.weight[3][i]) * load_part_as<T>(at(base, samples.row[3][i]), rest);
     }
     store_part(out, sum + other, rest);
 }
@@ -122,8 +122,8 @@ void dots_loop(const T* base, const AttnSamples<T>& samples, int64_t first, int6
     Vec<T> kept[Vectors ? Vectors : 1];
     for (int v = 0; v < Vectors; ++v) kept[v] = load(grad + v * n);
     for (int64_t i = first; i < first + count; ++i) {
-        const T* const rows[4] = {at(base, samples.place[0][i]), at(base, samples.place[1][i]),
-                                  at(base, samples.place[2][i]), at(base, samples.place[3][i])};
+        const T* const rows[4] = {at(base, samples.row[0][i]), at(base, samples.row[1][i]),
+                                  at(base, samples.row[2][i]), at(base, samples.row[3][i])};
         Vec<T> total[4] = {};
         if constexpr (Vectors > 0) {
 #pragma GCC unroll 4
@@ -156,7 +156,7 @@ void scatter_loop(T* base, const AttnSamples<T>& samples, int64_t first, int64_t
     for (int64_t i = first; i < first + count; ++i) {
 #pragma GCC unroll 4
         for (int k = 0; k < 4; ++k) {
-            T* const row = at(base, samples.place[k][i]);
+            T* const row = at(base, samples.row[k][i]);
             const Vec<T> weight = splat(samples.weight[k][i]);
             if constexpr (Vectors > 0) {
 #pragma GCC unroll 4

@@ -17,7 +17,7 @@ TRANS_STD = 0.1
 
 
 class MaxRoIPool(nn.Module):
-    """RoI max pooling to 7 x 7 bins, which the original's plain networks use (the paper says average)."""
+    """RoI max pooling to 7 x 7 bins, which the original's plain models use (the paper says average)."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()

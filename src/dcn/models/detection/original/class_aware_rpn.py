@@ -107,10 +107,10 @@ class ClassAwareRPN(Detector):
 
         Args:
             batch: the images.
-            objects: of each image, on the device of the network.
+            objects: of each image, on the device of the model.
         """
         output = self.rpn_head([self.neck(self.backbone(batch.pixels))])
-        wanted = [
+        anchors = [
             assign_anchors(
                 output.anchors,
                 own,
@@ -123,7 +123,7 @@ class ClassAwareRPN(Detector):
             )
             for own, size in zip(objects, batch.sizes, strict=True)
         ]
-        return self.rpn_head.losses(output, wanted)
+        return self.rpn_head.losses(output, anchors)
 
     def candidates(self, pixels: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         """The best anchors by their best class: inclusive boxes ``[N, P, 1, 4]`` in pixels of the output, decoded.

@@ -1,6 +1,6 @@
 """The two-stage detectors of the original MXNet code: what joins backbone, proposals and second stage.
 
-Inside of the network boxes are inclusive, as in the original; annotations come in and detections go out with
+Inside of the model boxes are inclusive, as in the original; annotations come in and detections go out with
 continuous edges.
 """
 
@@ -113,7 +113,7 @@ class OriginalDetector(Detector):
     def candidates(self, pixels: Tensor, frames: Frames) -> tuple[Tensor, Tensor]:
         """Inclusive boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
-        Scores are -1 in empty places.
+        Scores are -1 in empty slots.
         """
         rpn_maps, roi_maps = self.features(pixels)
         proposals = self.rpn_head.proposals(self.rpn_head(rpn_maps), frames.sizes)
@@ -132,7 +132,7 @@ class OriginalDetector(Detector):
         return [maps[index] for index in self.rpn_maps], [maps[index] for index in self.roi_maps]
 
     def region_losses(
-        self, logits: Tensor, deltas: Tensor, labels: Tensor, wanted: Tensor
+        self, logits: Tensor, deltas: Tensor, labels: Tensor, target: Tensor
     ) -> tuple[dict[str, Tensor], Tensor]:
         """The losses of the second stage for the regions of one image, and the labels that mining leaves.
 
@@ -140,15 +140,15 @@ class OriginalDetector(Detector):
             logits: ``[R, C + 1]``.
             deltas: ``[R, K, 4]``.
             labels: ``[R]`` int64, 0 is background, -1 is left out.
-            wanted: ``[R, 4]`` targets where the label is positive.
+            target: ``[R, 4]`` deltas where the label is positive.
         """
         slot = labels.clamp(0, 1) if self.roi_head.class_agnostic else labels.clamp(min=0)
         own = deltas[torch.arange(len(labels), device=labels.device), slot]
         if self.hardest is not None:
-            labels = hard_examples(logits, own, labels, wanted, self.hardest)
+            labels = hard_examples(logits, own, labels, target, self.hardest)
         divisor = self.hardest if self.hardest is not None else self.rois_per_image
         assert divisor is not None
-        loss_bbox = box_loss(own, wanted, divisor, beta=1.0, valid=labels > 0)
+        loss_bbox = box_loss(own, target, divisor, beta=1.0, valid=labels > 0)
         return {"loss_cls": class_loss(logits, labels), "loss_bbox": loss_bbox}, labels
 
     def _sizes(self, batch: ImageBatch) -> list[Size]:
@@ -170,7 +170,7 @@ class OriginalDetector(Detector):
         Args:
             batch: the images.
             frames: their sizes.
-            objects: of each image, on the device of the network.
+            objects: of each image, on the device of the model.
         """
         rpn_maps, roi_maps = self.features(batch.pixels)
         output = self.rpn_head(rpn_maps)
@@ -189,21 +189,21 @@ class OriginalDetector(Detector):
     ) -> dict[str, Tensor]:
         head = self.rpn_head
         targets = [
-            assign_anchors(output.anchors, wanted, size, inside_only=head.inside_only, samples=head.samples)
-            for wanted, size in zip(objects, sizes, strict=True)
+            assign_anchors(output.anchors, own, size, inside_only=head.inside_only, samples=head.samples)
+            for own, size in zip(objects, sizes, strict=True)
         ]
         return head.losses(output, targets)
 
     @torch.no_grad()
     def _regions(self, output: OriginalRPNOutput, frames: Frames, objects: Sequence[Objects]) -> list[RegionTargets]:
-        found = self.rpn_head.filled_proposals(output, frames.sizes)
+        filled = self.rpn_head.filled_proposals(output, frames.sizes)
         return [
             assign_regions(
                 proposals,
-                wanted,
+                own,
                 samples=self.rois_per_image,
                 lowest_negative_iou=self.lowest_negative_iou,
                 valid=valid,
             )
-            for proposals, valid, wanted in zip(found.boxes, found.valid, objects, strict=True)
+            for proposals, valid, own in zip(filled.boxes, filled.valid, objects, strict=True)
         ]

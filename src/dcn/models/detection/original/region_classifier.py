@@ -49,7 +49,7 @@ class RegionClassifier(nn.Module):
 
 
 def deform_psroi_demo(num_classes: int = 20, *, depth: int = 101, width: float = 1.0) -> RegionClassifier:
-    """The network of the original's ``deform_psroi_demo``: plain ResNet, 3 x 3 bins with offsets.
+    """The model of the original's ``deform_psroi_demo``: plain ResNet, 3 x 3 bins with offsets.
 
     Args:
         num_classes: without background.

@@ -1,7 +1,7 @@
 """The region proposal network of the original MXNet code: softmax scores, rounded anchors, boxes with inclusive ends.
 
 One class serves the single map of R-FCN and Faster R-CNN, the five levels of the original FPN, and, with more than one
-foreground class, the class-aware network of the paper. All boxes in here are inclusive (width ``x2 - x1 + 1``).
+foreground class, the class-aware model of the paper. All boxes in here are inclusive (width ``x2 - x1 + 1``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class OriginalRPNHead(nn.Module):
         strides: pixels per cell of each level.
         scales: sides of the anchors in cells.
         ratios: height / width of the anchors.
-        num_classes: foreground classes; 1 in an ordinary network.
+        num_classes: foreground classes; 1 in an ordinary model.
         before_nms: anchors that enter non-maximum suppression, of all levels together.
         after_nms: proposals per image.
         nms_iou: overlap above which a proposal suppresses another.
@@ -85,7 +85,7 @@ class OriginalRPNHead(nn.Module):
         self.strides = tuple(strides)
         self.before_nms, self.after_nms, self.nms_iou = before_nms, after_nms, nms_iou
         self.samples, self.inside_only = samples, inside_only
-        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
         cells = torch.stack([original_cell_anchors(stride, scales, ratios) for stride in strides])
         self.register_buffer("cells", cells, persistent=False)
 
@@ -129,19 +129,20 @@ class OriginalRPNHead(nn.Module):
     def filled_proposals(self, output: OriginalRPNOutput, sizes: Tensor) -> Proposals:
         """Exactly ``after_nms`` proposals of each image in which there are any, as the original trains on.
 
-        Missing ones are repeats of others, drawn at random; in evaluation repeats would change nothing.
+        Missing ones are repeats of others, chosen at random; in evaluation repeats would change nothing.
         """
-        found = self.proposals(output, sizes)
-        images, places = found.valid.shape
-        # Drawn on the host, so that a seed means the same everywhere, and as shares of a number that it does not know.
-        share = to_device(torch.rand(images, self.after_nms, dtype=torch.float64), found.boxes.device)
-        if places == 0:
-            return found
-        count = found.valid.sum(1, keepdim=True)
-        place = torch.arange(self.after_nms, device=count.device)
+        proposals = self.proposals(output, sizes)
+        images, slots = proposals.valid.shape
+        # Random numbers of the host, so that a seed means the same everywhere; the host does not know the count, so
+        # they are shares of it.
+        share = to_device(torch.rand(images, self.after_nms, dtype=torch.float64), proposals.boxes.device)
+        if slots == 0:
+            return proposals
+        count = proposals.valid.sum(1, keepdim=True)
+        slot = torch.arange(self.after_nms, device=count.device)
         repeat = (share * count).long().minimum(count - 1).clamp(min=0)
-        row = torch.where(place < count, place, repeat)
-        filled = found.boxes.gather(1, row[..., None].expand(-1, -1, 4))
+        row = torch.where(slot < count, slot, repeat)
+        filled = proposals.boxes.gather(1, row[..., None].expand(-1, -1, 4))
         return Proposals(filled, (count > 0).expand(-1, self.after_nms))
 
     def _whole_cells(self, output: OriginalRPNOutput, sizes: Tensor) -> Tensor:
@@ -166,8 +167,8 @@ class OriginalRPNHead(nn.Module):
         for logits, deltas, target in zip(output.logits, output.deltas, targets, strict=True):
             cls.append(class_loss(logits, target.labels))
             positive = slots_of(target.labels > 0)
-            moves, wanted = deltas[positive.indices], target.deltas[positive.indices]
-            reg.append(box_loss(moves, wanted, self.samples, beta=1 / 9, valid=positive.valid))
+            moves, expected = deltas[positive.indices], target.deltas[positive.indices]
+            reg.append(box_loss(moves, expected, self.samples, beta=1 / 9, valid=positive.valid))
         return {"loss_rpn_cls": torch.stack(cls).mean(), "loss_rpn_bbox": torch.stack(reg).mean()}
 
 

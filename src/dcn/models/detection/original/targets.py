@@ -1,4 +1,4 @@
-"""What anchors and regions shall learn, by the rules of the original MXNet code. Boxes are inclusive throughout."""
+"""Targets of anchors and regions, by the rules of the original MXNet code. Boxes are inclusive throughout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Objects:
     """The objects of one image in the original's form.
 
     Attributes:
-        boxes: ``[G, 4]`` float32, inclusive, rounded to whole pixels of the network's input and inside of it.
+        boxes: ``[G, 4]`` float32, inclusive, rounded to whole pixels of the model's input and inside of it.
         labels: ``[G]`` int64, ``1 .. C`` (0 is background).
     """
 
@@ -35,7 +35,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class AnchorTargets:
-    """What each of ``M`` anchors shall say.
+    """The targets of ``M`` anchors.
 
     Attributes:
         labels: ``[M]`` int64: 0 background, 1 and above the class, -1 not sampled.
@@ -48,11 +48,11 @@ class AnchorTargets:
 
 @dataclass(frozen=True)
 class RegionTargets:
-    """Regions of one image with what the second stage shall say about them.
+    """Regions of one image with their targets for the second stage.
 
     Attributes:
-        rois: ``[R, 4]`` inclusive; zeros in empty places.
-        labels: ``[R]`` int64: 0 background, 1 and above the class, -1 left out of the loss (or an empty place).
+        rois: ``[R, 4]`` inclusive; zeros in empty slots.
+        labels: ``[R]`` int64: 0 background, 1 and above the class, -1 left out of the loss (or an empty slot).
         deltas: ``[R, 4]``, divided by :data:`STDS`; defined where the label is positive.
     """
 
@@ -70,8 +70,8 @@ def objects_of(target: Target, device: torch.device) -> Objects:
     target = target.select(~target.ignored)
     rounded = boxes.clip(boxes.to_inclusive(target.boxes.float()).round(), target.size, pixel_offset=1)
     kept = (boxes.sizes(target.boxes) > 0).all(1) & (boxes.sizes(rounded, 1) > 0).all(1)
-    found = rounded[kept], target.labels[kept] + 1
-    return Objects(*(to_device(value, device) for value in found))
+    objects = rounded[kept], target.labels[kept] + 1
+    return Objects(*(to_device(value, device) for value in objects))
 
 
 def assign_anchors(
@@ -104,8 +104,8 @@ def assign_anchors(
     usable = inside(anchors, size) if inside_only else torch.ones_like(anchors[:, 0], dtype=torch.bool)
     chosen = slots_of(usable)
     overlap = boxes.iou(objects.boxes, chosen.of(anchors, NOWHERE), pixel_offset=1)
-    found = match(overlap, positive_iou=positive_iou, negative_iou=negative_iou, low_quality="keep")
-    matched = chosen.spread(found, len(anchors), IGNORED)
+    owners = match(overlap, positive_iou=positive_iou, negative_iou=negative_iou, low_quality="keep")
+    matched = chosen.spread(owners, len(anchors), IGNORED)
     if samples is None:
         positive, negative = slots_of(matched >= 0), slots_of(matched == NEGATIVE)
     else:
@@ -136,7 +136,7 @@ def assign_regions(
         proposals: ``[P, 4]``.
         objects: of the image.
         samples: regions in the result; ``None`` (with hard-example mining) keeps all. Where candidates run short, the
-            rest is drawn at random from all regions and counts as background, even on top of an object.
+            rest is chosen at random from all regions and counts as background, even on top of an object.
         positive_fraction: largest share of positives, with ``samples``.
         positive_iou: overlap from which a region is positive.
         lowest_negative_iou: overlap from which it is background.
@@ -160,8 +160,8 @@ def assign_regions(
     is_object = torch.arange(chosen.valid.numel(), device=rois.device) < first.valid.sum()
     owner = torch.where(is_object, owner[chosen.indices], -1)
     labels = torch.where(chosen.valid, target_rows(objects.labels, owner), -1)
-    wanted = target_rows(objects.boxes, owner)
-    deltas = boxes.encode(rois[chosen.indices], wanted, stds=stds, pixel_offset=1)
+    matched = target_rows(objects.boxes, owner)
+    deltas = boxes.encode(rois[chosen.indices], matched, stds=stds, pixel_offset=1)
     return RegionTargets(chosen.of(rois), labels, torch.where(is_object[:, None], deltas, 0.0))
 
 
@@ -180,7 +180,7 @@ def _sample_regions(positive: Tensor, negative: Tensor, count: int, fraction: fl
 
 
 def _fill(chosen: Slots, count: int, usable: Tensor) -> Slots:
-    """``count`` places, the missing ones by random ``usable`` rows, each as often as the others or once more.
+    """``count`` slots, the missing ones by random ``usable`` rows, each as often as the others or once more.
 
     Without usable rows they stay empty.
     """
@@ -192,6 +192,6 @@ def _fill(chosen: Slots, count: int, usable: Tensor) -> Slots:
     if usable.numel() == 0:
         return Slots(indices, valid).trimmed()
     rows = torch.where(usable, keys, -1.0).argsort(descending=True)
-    place = torch.arange(count, device=usable.device) - valid.sum()
-    more = rows[place.remainder(usable.sum().clamp(min=1))]
+    slot = torch.arange(count, device=usable.device) - valid.sum()
+    more = rows[slot.remainder(usable.sum().clamp(min=1))]
     return Slots(torch.where(valid, indices, more), valid | usable.any()).trimmed()

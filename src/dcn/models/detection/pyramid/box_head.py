@@ -64,10 +64,10 @@ class BoxHead(nn.Module):
         positive = slots_of(sampled.positive)
         rows = positive.indices
         label = torch.zeros_like(rows) if self.class_agnostic else positive.of(sampled.labels)
-        wanted = boxes.encode(sampled.rois[rows, 1:], sampled.boxes[rows], stds=self.stds)
+        expected = boxes.encode(sampled.rois[rows, 1:], sampled.boxes[rows], stds=self.stds)
         return {
             "loss_cls": class_loss(logits, sampled.labels),
-            "loss_bbox": box_loss(deltas[rows, label], wanted, sampled.valid.sum(), self.beta, positive.valid),
+            "loss_bbox": box_loss(deltas[rows, label], expected, sampled.valid.sum(), self.beta, positive.valid),
         }
 
     def decode(self, rois: Tensor, deltas: Tensor) -> Tensor:

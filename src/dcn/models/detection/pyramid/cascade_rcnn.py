@@ -109,14 +109,14 @@ class CascadeRoIHead(nn.Module):
         """
         rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
         candidates, scores = self.candidates(features, proposals, frames)
-        found = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
-        return with_masks(found, features, frames, self.mask_roi_extractor, self.mask_heads)
+        detections = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
+        return with_masks(detections, features, frames, self.mask_roi_extractor, self.mask_heads)
 
     def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
         """Boxes ``[N, P, 1, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
         Each stage scores the boxes it was given; the three rows of logits that descend from one proposal are averaged.
-        Scores are -1 in empty places.
+        Scores are -1 in empty slots.
         """
         valid = proposals.valid
         total: Tensor | None = None
@@ -144,7 +144,7 @@ def _refine_sampled(
     """The sampled regions after regression, at most ``most`` per image, without the annotated boxes that were added.
 
     Returns:
-        ``[R_i, 4]`` per image, and ``[R_i]`` bool, which of them are not empty places.
+        ``[R_i, 4]`` per image, and ``[R_i]`` bool, which of them are not empty slots.
     """
     decoded = head.decode(sampled.rois[:, 1:], deltas)[:, 0]
     kept = sampled.valid & ~sampled.is_object

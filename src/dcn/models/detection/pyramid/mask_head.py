@@ -45,15 +45,15 @@ class MaskHead(nn.Module):
 
     def losses(self, logits: Tensor, positives: SampledRois, targets: Sequence[Target]) -> dict[str, Tensor]:
         """``loss_mask`` of the logits ``[P, num_classes, m, m]`` of the positive regions, in their order."""
-        wanted = mask_targets(positives, targets, logits.shape[-1])
-        return {"loss_mask": mask_loss(logits, wanted, positives.labels)}
+        expected = mask_targets(positives, targets, logits.shape[-1])
+        return {"loss_mask": mask_loss(logits, expected, positives.labels)}
 
 
 def mask_targets(positives: SampledRois, targets: Sequence[Target], side: int) -> Tensor:
     """What is inside of each positive region: the object's mask, averaged over ``side x side`` bins, at least 0.5.
 
     Returns:
-        ``[P, side, side]`` bool; false in empty places.
+        ``[P, side, side]`` bool; false in empty slots.
 
     Raises:
         ValueError: for a target without masks.

@@ -52,7 +52,7 @@ def rcnn_fpn(
         fc_channels: of the box head, and of the offset branches of deformable RoI pooling.
         anchor_scale: side of the anchors in cells.
         train_proposals: per level before, and per image after suppression, in training.
-        test_proposals: likewise in evaluation.
+        test_proposals: the same in evaluation.
         rois_per_image: regions sampled for the second stage.
         roi_pooling: ``"align"``, or deformable RoI pooling, plain (``"deform"``) or ``"modulated"``, for the box head.
         cascade: three box heads in a row; the proposal network then follows Cascade R-CNN.

@@ -1,4 +1,4 @@
-"""The second stage with one box head, and a mask head if wanted (Faster R-CNN, Mask R-CNN)."""
+"""The second stage with one box head, and a mask head where there is one (Faster R-CNN, Mask R-CNN)."""
 
 from __future__ import annotations
 
@@ -93,13 +93,13 @@ class StandardRoIHead(nn.Module):
         """
         rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
         candidates, scores = self.candidates(features, proposals, frames)
-        found = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
-        return with_masks(found, features, frames, self.mask_roi_extractor, self.mask_heads)
+        detections = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
+        return with_masks(detections, features, frames, self.mask_roi_extractor, self.mask_heads)
 
     def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
         """Boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
-        Scores are -1 in empty places.
+        Scores are -1 in empty slots.
         """
         images = proposals.valid.shape
         logits, deltas = self.bbox_head(self.bbox_roi_extractor(features, proposals.rois()))
@@ -120,7 +120,7 @@ def to_output(decoded: Tensor, frames: Frames) -> Tensor:
 
 
 def with_masks(
-    found: PaddedDetections,
+    detections: PaddedDetections,
     features: Sequence[Tensor],
     frames: Frames,
     extractor: RoIExtractor | None,
@@ -128,10 +128,10 @@ def with_masks(
 ) -> PaddedDetections:
     """The same detections with the probabilities of several mask heads averaged; unchanged without heads."""
     if extractor is None:
-        return found
-    regions = Proposals(found.boxes / boxes.per_image(frames.factors, found.boxes), found.valid)
+        return detections
+    regions = Proposals(detections.boxes / boxes.per_image(frames.factors, detections.boxes), detections.valid)
     pooled = extractor(features, regions.rois())
-    labels = found.labels.flatten()
+    labels = detections.labels.flatten()
     own = torch.arange(labels.numel(), device=labels.device), labels
     masks = torch.stack([head(pooled)[own].float().sigmoid() for head in heads]).mean(0)
-    return replace(found, masks=masks.unflatten(0, found.valid.shape))
+    return replace(detections, masks=masks.unflatten(0, detections.valid.shape))

@@ -17,11 +17,11 @@ from dcn.structures import Target
 
 @dataclass(frozen=True)
 class SampledRois:
-    """Regions with what the heads shall say about them; image after image, positives first.
+    """Regions with their targets for the heads; image after image, positives first.
 
     Attributes:
-        rois: ``[R, 5]``: index of the image, x1, y1, x2, y2; in empty places the box is zeros.
-        labels: ``[R]`` int64, the class; the number of classes stands for background, -1 for an empty place.
+        rois: ``[R, 5]``: index of the image, x1, y1, x2, y2; in empty slots the box is zeros.
+        labels: ``[R]`` int64, the class; the number of classes stands for background, -1 for an empty slot.
         objects: ``[R]`` int64, index of the object in its image's target; -1 for background.
         boxes: ``[R, 4]``, the object's box; the region itself for background.
         is_object: ``[R]`` bool: the region is an annotated box that was added to the proposals.
@@ -42,11 +42,11 @@ class SampledRois:
 
     @property
     def valid(self) -> Tensor:
-        """``[R]`` bool: not an empty place."""
+        """``[R]`` bool: not an empty slot."""
         return self.labels >= 0
 
     def positives(self) -> SampledRois:
-        """Only the positives; where shapes are fixed, in as many places as there can be."""
+        """Only the positives; where shapes are fixed, in as many slots as there can be."""
         most = self.most_positive if self.most_positive is not None else self.labels.numel()
         chosen = slots_of(self.positive).first(most)
         labels, objects = chosen.of(self.labels, -1), chosen.of(self.objects, -1)
@@ -80,23 +80,23 @@ def sample_rois(
     """
     parts: list[tuple[Tensor, ...]] = []
     there = valid or [torch.ones_like(proposal[:, 0], dtype=torch.bool) for proposal in proposals]
-    for index, (proposal, target, places) in enumerate(zip(proposals, targets, there, strict=True)):
-        wanted = target.boxes.to(proposal.dtype)
+    for index, (proposal, target, filled) in enumerate(zip(proposals, targets, there, strict=True)):
+        annotated = target.boxes.to(proposal.dtype)
         matched = match(
-            boxes.iou(wanted, torch.where(places[:, None], proposal, NOWHERE)),
+            boxes.iou(annotated, torch.where(filled[:, None], proposal, NOWHERE)),
             positive_iou=positive_iou,
             negative_iou=positive_iou,
             low_quality=low_quality,
             low_quality_iou=positive_iou,
         )
-        matched = torch.where(places, matched, IGNORED)
-        candidates = torch.cat((wanted, proposal))
+        matched = torch.where(filled, matched, IGNORED)
+        candidates = torch.cat((annotated, proposal))
         matched = torch.cat((torch.arange(len(target), device=matched.device), matched))
         chosen = joined(*sample(matched, count, positive_fraction)).first(min(count, len(candidates)))
         parts.append(_described(index, candidates, chosen, matched, target, num_classes))
-    rois, labels, objects, wanted, is_object = (torch.cat(column) for column in zip(*parts, strict=True))
+    rois, labels, objects, matched_boxes, is_object = (torch.cat(column) for column in zip(*parts, strict=True))
     most = len(parts) * int(count * positive_fraction)
-    return SampledRois(rois, labels, objects, wanted, is_object, most)
+    return SampledRois(rois, labels, objects, matched_boxes, is_object, most)
 
 
 def _described(

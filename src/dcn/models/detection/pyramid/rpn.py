@@ -1,4 +1,4 @@
-"""Region proposal network with one score per anchor, on several levels (mmdetection's form, SPEC of the later zoo)."""
+"""Region proposal network with one score per anchor, on several levels (mmdetection's form)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dcn.structures import Target
 
 @dataclass(frozen=True)
 class RPNOutput:
-    """What the network says about every anchor of a batch.
+    """The scores and deltas of every anchor of a batch.
 
     Attributes:
         logits: per level ``[N, H * W * A]`` float32.
@@ -46,7 +46,7 @@ class RPNHead(nn.Module):
         scale: side of the anchors in cells.
         ratios: height / width of the anchors.
         train_proposals: ``(per level before suppression, per image after it)`` in training.
-        test_proposals: likewise in evaluation.
+        test_proposals: the same in evaluation.
         nms_iou: overlap above which a proposal suppresses another of its level.
         positive_iou: overlap from which an anchor is an object.
         negative_iou: overlap below which it is background; the best anchors of an object are positive from it on.
@@ -86,7 +86,7 @@ class RPNHead(nn.Module):
         self.train_proposals, self.test_proposals, self.nms_iou = train_proposals, test_proposals, nms_iou
         self.positive_iou, self.negative_iou, self.samples = positive_iou, negative_iou, samples
         self.inside_only, self.beta = inside_only, beta
-        # A buffer, so that it lies on the network's device: a copy at every call would wait for it.
+        # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
         cells = torch.stack([cell_anchors(stride, (scale,), ratios) for stride in strides])
         self.register_buffer("cells", cells, persistent=False)
 
@@ -109,15 +109,15 @@ class RPNHead(nn.Module):
     def proposals(self, output: RPNOutput, sizes: Tensor) -> Proposals:
         """The proposals of each image, best first, clipped to its (height, width), a row of ``sizes`` ``[N, 2]``."""
         before, after = self.train_proposals if self.training else self.test_proposals
-        scores, found, levels = [], [], []
+        scores, decoded, levels = [], [], []
         for level, (logits, deltas, anchors) in enumerate(
             zip(output.logits, output.deltas, output.anchors, strict=True)
         ):
             best, order = logits.topk(min(before, anchors.shape[0]), 1)
             scores.append(best)
-            found.append(boxes.decode(anchors[order], deltas.gather(1, order[..., None].expand(-1, -1, 4))))
+            decoded.append(boxes.decode(anchors[order], deltas.gather(1, order[..., None].expand(-1, -1, 4))))
             levels.append(torch.full_like(order, level))
-        candidates, score = boxes.clip_batch(torch.cat(found, 1), sizes), torch.cat(scores, 1).sigmoid()
+        candidates, score = boxes.clip_batch(torch.cat(decoded, 1), sizes), torch.cat(scores, 1).sigmoid()
         valid = (boxes.sizes(candidates) > 0).all(-1)
         keep = ops.nms_keep(candidates, score, self.nms_iou, torch.cat(levels, 1), valid)
         return best_proposals(candidates, score, keep, after).trimmed()
@@ -148,11 +148,11 @@ class RPNHead(nn.Module):
                     positive.valid,
                 )
             )
-        scores, wanted, sampled, moves, wanted_moves, objects = (torch.cat(c) for c in zip(*columns, strict=True))
+        scores, labels, sampled, moves, expected, objects = (torch.cat(c) for c in zip(*columns, strict=True))
         count = sampled.sum()
         return {
-            "loss_rpn_cls": binary_loss(scores, wanted, count, sampled),
-            "loss_rpn_bbox": box_loss(moves, wanted_moves, count, self.beta, objects),
+            "loss_rpn_cls": binary_loss(scores, labels, count, sampled),
+            "loss_rpn_bbox": box_loss(moves, expected, count, self.beta, objects),
         }
 
     def _match(self, anchors: Tensor, usable: Tensor, target: Target) -> Tensor:

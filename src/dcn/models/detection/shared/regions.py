@@ -36,8 +36,8 @@ def pool_by_level(features: Sequence[Tensor], rois: Tensor, level: Tensor, layer
     pooled: Tensor | None = None
     for index, (layer, feature) in enumerate(pairs):
         own = (level == index)[:, None]
-        found = layer(feature, torch.cat((rois[:, :1], torch.where(own, rois[:, 1:], torch.nan)), 1))
+        of_level = layer(feature, torch.cat((rois[:, :1], torch.where(own, rois[:, 1:], torch.nan)), 1))
         # A sum, not a choice: all but one are zeros, and its gradient is no work at all.
-        pooled = found if pooled is None else pooled + found
+        pooled = of_level if pooled is None else pooled + of_level
     assert pooled is not None
     return pooled

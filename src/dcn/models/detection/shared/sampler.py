@@ -1,4 +1,4 @@
-"""Random choice of the candidates that enter a loss, in tensors whose shapes do not depend on what there is."""
+"""Random choice of the candidates that enter a loss, in tensors whose shapes do not depend on values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def random_keys(count: int, device: torch.device, generator: torch.Generator | N
 
     They are drawn on the CPU whatever the device, so that a seed means the same everywhere; without ``generator`` they
     come from torch's own (``torch.manual_seed``). A call takes a single number from there, however many keys it makes,
-    and the first keys do not depend on ``count``: empty places at the end, which only some devices have, do not matter.
+    and the first keys do not depend on ``count``: empty slots at the end, which only some devices have, do not matter.
     """
     seed = torch.empty(1, dtype=torch.int64).random_(generator=generator)
     own = torch.Generator().manual_seed(int(seed.numpy()[0]))
@@ -32,7 +32,7 @@ def choose(eligible: Tensor, keys: Tensor, count: int, limit: Tensor | None = No
         limit: scalar int64, a smaller number than ``count`` that only the device knows.
 
     Returns:
-        Rows in their order, ``min(count, N)`` places; empty ones come last.
+        Rows in their order, ``min(count, N)`` slots; empty ones come last.
     """
     best = torch.where(eligible, keys, -1.0).topk(min(count, eligible.numel()))
     chosen = best.values >= 0

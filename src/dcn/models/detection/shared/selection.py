@@ -1,4 +1,4 @@
-"""The choice of final detections from scored boxes, for a whole batch and without waiting for the device."""
+"""The selection of final detections from scored boxes, for a whole batch; the host does not wait for the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dcn.models.detection.shared.padded_detections import PaddedDetections
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """How detections are chosen.
+    """How detections are selected.
 
     Attributes:
         score_threshold: scores must be larger.
@@ -37,7 +37,7 @@ def select_detections(
     Args:
         candidates: ``[N, P, K, 4]`` in pixels of the output, with ``K`` either 1 or the number of classes; inclusive by
             the original rule.
-        scores: ``[N, P, C]``, without background; -1 in places that do not count.
+        scores: ``[N, P, C]``, without background; -1 in slots that do not count.
         output_sizes: ``[N, 2]`` (height, width); by the original rule boxes are clipped to them at the end.
         rule: see :class:`SelectionRule`.
 
@@ -55,8 +55,8 @@ def select_detections(
     else:
         value, order, valid = value[:, :most], order[:, :most], valid[:, :most]
     label = order % classes if classes else order
-    place = order if candidates.shape[2] > 1 else order.div(max(classes, 1), rounding_mode="floor")
-    box = candidates.flatten(1, 2).gather(1, place[..., None].expand(-1, -1, 4))
+    row = order if candidates.shape[2] > 1 else order.div(max(classes, 1), rounding_mode="floor")
+    box = candidates.flatten(1, 2).gather(1, row[..., None].expand(-1, -1, 4))
     if rule.original:
         box = boxes.clip_batch(boxes.from_inclusive(box), output_sizes)
     return PaddedDetections(box, value, label, valid)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dcn.metrics import MeanIoU, evaluate_files, evaluate_mask_files
+from tests.data.made_masks import write_mask, write_picture
+
+NAMES = ("a", "sub/b", "c")
+
+
+def _arrays(seed: int, classes: int = 3) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.integers(0, classes, (6, 9)).astype(np.uint8) for name in NAMES}
+
+
+def _write(folder: Path, masks: dict[str, np.ndarray], below: bool = True) -> Path:
+    for name, values in masks.items():
+        write_mask(folder / f"{name if below else Path(name).name}.png", values)
+    return folder
+
+
+def _expected(results: dict[str, np.ndarray], truth: dict[str, np.ndarray], classes: int) -> MeanIoU:
+    metric = MeanIoU(classes)
+    for name in NAMES:
+        metric.update([torch.from_numpy(results[name])], [torch.from_numpy(truth[name])])
+    return metric
+
+
+@pytest.mark.parametrize("below", [True, False], ids=["same-folders", "one-folder"])
+def test_two_folders_score_like_the_metric(tmp_path: Path, below: bool) -> None:
+    results, truth = _arrays(1), _arrays(2)
+    truth["a"][:2] = 255
+    files = _write(tmp_path / "r", results, below), _write(tmp_path / "t", truth)
+    expected = _expected(results, truth, 3).compute()
+    assert evaluate_files(*files) == expected
+    assert evaluate_files(*files, format="segmentation", classes=["x", "y", "z"])["IoU/y"] == expected["IoU/1"]
+
+
+def test_values_and_ignored_values_of_the_annotations(tmp_path: Path) -> None:
+    results, truth = _arrays(1), _arrays(2)
+    stored = {name: np.array([10, 20, 11], np.uint8)[values] for name, values in truth.items()}
+    ignored = {name: np.where(values == 2, 255, values) for name, values in truth.items()}
+    score = evaluate_mask_files(
+        _write(tmp_path / "r", results),
+        _write(tmp_path / "t", stored),
+        classes=["x", "y", "z"],
+        values=[10, 20, 30],
+        ignore=[11],
+    )
+    assert list(score.values()) == list(_expected(results, ignored, 3).compute().values())
+
+
+def test_masks_of_0_and_255(tmp_path: Path) -> None:
+    results, truth = _arrays(1, 2), _arrays(2, 2)
+    stored = {name: values * 255 for name, values in truth.items()}
+    files = _write(tmp_path / "r", results), _write(tmp_path / "t", stored)
+    score = evaluate_mask_files(*files, classes=["ground", "crack"], values=[0, 255])
+    assert score["IoU/crack"] == _expected(results, truth, 2).compute()["IoU/1"]
+
+
+def test_a_described_folder(tmp_path: Path) -> None:
+    results, truth = _arrays(1, 2), _arrays(2, 2)
+    for name in NAMES:
+        write_picture(tmp_path / "d" / "images" / f"{name}.jpg", 6, 9)
+    _write(tmp_path / "d" / "masks", {name: values * 7 for name, values in truth.items()})
+    said = "classes: [road, grass]\nvalues: [0, 7]\nsplits: {val: {images: images, labels: masks}}\n"
+    (tmp_path / "d" / "dataset.yaml").write_text(said)
+    score = evaluate_files(_write(tmp_path / "r", results), tmp_path / "d")
+    assert score["IoU/grass"] == _expected(results, truth, 2).compute()["IoU/1"]
+    with pytest.raises(ValueError, match="has no 'train'; there is val"):
+        evaluate_files(tmp_path / "r", tmp_path / "d", split="train")
+
+
+def test_a_voc_folder_and_its_list(tmp_path: Path) -> None:
+    truth = np.array([[0, 15, 255]], np.uint8)
+    for name in ("x", "y"):
+        write_mask(tmp_path / "voc" / "SegmentationClass" / f"{name}.png", truth)
+    (tmp_path / "voc" / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "voc" / "ImageSets" / "Segmentation" / "val.txt").write_text("x\n")
+    write_mask(tmp_path / "r" / "x.png", [[0, 15, 3]])
+    score = evaluate_files(tmp_path / "r", tmp_path / "voc", split="val")
+    assert (score["IoU/background"], score["IoU/person"], score["accuracy"]) == (1, 1, 1)
+    with pytest.raises(ValueError, match=r"expected a mask y\.png .* for every annotated image, got none"):
+        evaluate_files(tmp_path / "r", tmp_path / "voc")
+
+
+def test_hidden_files_do_not_count(tmp_path: Path) -> None:
+    files = _write(tmp_path / "r", _arrays(1)), _write(tmp_path / "t", _arrays(1))
+    for folder in files:
+        (folder / "._a.png").write_bytes(b"\0\5\x16")
+    assert evaluate_files(*files)["mIoU"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        pytest.param(lambda r: write_mask(r / "a.png", [[0, 1]]), {}, r"a\.png: expected the size of .*", id="size"),
+        pytest.param(lambda r: (r / "a.png").write_bytes(b"?"), {}, r"a\.png: the image cannot be", id="broken"),
+        pytest.param(lambda r: (r / "a.png").unlink(), {}, r"expected a mask a\.png in .*, got none", id="missing"),
+        pytest.param(lambda r: None, {"classes": ["x", "y"]}, r"holds the values \[2\], expected only 0-1", id="value"),
+        pytest.param(lambda r: None, {"split": "val"}, "split: expected None for a folder of masks", id="split"),
+        pytest.param(lambda r: None, {"thresholds": [0.5]}, "thresholds: expected None for segm", id="thresholds"),
+        pytest.param(lambda r: None, {"classes": "xyz"}, "classes: expected a list of names, got the text", id="text"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, change: object, options: dict[str, object], message: str) -> None:
+    assert callable(change)
+    files = _write(tmp_path / "r", _arrays(1)), _write(tmp_path / "t", _arrays(2))
+    change(files[0])
+    with pytest.raises(ValueError, match=message):
+        evaluate_files(*files, **options)  # type: ignore[arg-type]
