@@ -9,6 +9,7 @@ from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, rename_
 from dcn.nn.deform_depthwise import DeformDepthwiseConv2d
 from dcn.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool, ModulatedDeformRoIPool
 from dcn.nn.folding import fold_batch_norm
+from dcn.nn.ms_deform_attn import MultiScaleDeformableAttention
 from dcn.nn.norm import FrozenBatchNorm2d
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
 
@@ -23,6 +24,7 @@ __all__ = [
     "DeformRoIPool",
     "FrozenBatchNorm2d",
     "ModulatedDeformRoIPool",
+    "MultiScaleDeformableAttention",
     "OffsetHealth",
     "OffsetMonitor",
     "deformify",
