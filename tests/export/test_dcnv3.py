@@ -23,8 +23,11 @@ def _function(name: str, operator: str) -> nn.Module:
     return Function(lambda input, offset, mask: run(case, [input, offset, mask], None))
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("name", CASES)
+FEW = [("dcnv3", name) for name in ("awkward", "even-kernel", "remove-center", "softmax", "many-groups")]
+FEW += [("dcnv4", name) for name in ("3x3", "softmax")]
+
+
+@pytest.mark.parametrize(("operator", "name"), FEW, ids=["-".join(pair) for pair in FEW])
 def test_values_are_those_of_the_operator(name: str, operator: str, tmp_path: Path) -> None:
     # Offsets of this size keep float32 positions apart from the edges, where one rounding would decide.
     proto = check(_function(name, operator), tmp_path / "m.onnx", CASES[name].tensors(torch.float32), tolerance=2e-5)

@@ -161,7 +161,12 @@ def _try(call: Callable[[str], Tensor], backend: str) -> str | None:
     """Run a small call; the reason if it cannot run."""
     try:
         call(backend)
-    except (ValueError, RuntimeError, ImportError, AttributeError) as error:  # AttributeError: a library of another version
+    except (
+        ValueError,
+        RuntimeError,
+        ImportError,
+        AttributeError,
+    ) as error:  # AttributeError: a library of another version
         text = str(error)
         return NOT_WRITTEN if "expected None or one of" in text else " ".join(text.split())
     return None
