@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.functional import grid_sample
 
 from dcn import ops
-from dcn.compat import convert
-from dcn.compat import dcnv3, dcnv4
+from dcn.compat import convert, dcnv3, dcnv4
 from tests.ops.cases import close
 from tests.ops.dcnv3_cases import CASES, Case, gradients, run_v3
 
