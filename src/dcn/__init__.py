@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dcn.runs.evaluate import evaluate as evaluate
+    from dcn.runs.explore import explore as explore
     from dcn.runs.load import load as load
     from dcn.runs.predictor import Predictor as Predictor
     from dcn.runs.train import Run as Run
@@ -30,10 +31,11 @@ _PUBLIC = {
     "Run": "dcn.runs.train",
     "TTA": "dcn.tta",
     "evaluate": "dcn.runs.evaluate",
+    "explore": "dcn.runs.explore",
     "load": "dcn.runs.load",
     "train": "dcn.runs.train",
 }
-__all__ = ["TTA", "Predictor", "Run", "__version__", "evaluate", "load", "train"]
+__all__ = ["TTA", "Predictor", "Run", "__version__", "evaluate", "explore", "load", "train"]
 
 
 # torch.onnx.export learns this package's operators when it is first used; nothing is imported before.

@@ -62,7 +62,7 @@ def test_an_active_wait_under_load_is_named(
     threads: int, policy: str, load: float | None, advice: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(doctor.threads, "load_per_core", lambda: load)
+    monkeypatch.setattr("dcn.threads.load_per_core", lambda: load)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     found = doctor._threads()

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -148,8 +149,9 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Pa
 )
 def test_the_words_follow_the_metrics(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
     def trained(name: str, metrics: tuple[float, float]) -> Trained:
-        voc = dict(zip(("AP50", "AP70"), metrics, strict=True))
-        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, {"AP": 0.1}, 1)
+        voc: Any = dict(zip(("AP50", "AP70"), metrics, strict=True))
+        coco: Any = {"AP": 0.1}
+        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, coco, 1)
 
     both = [trained("plain", plain), trained("deformable", deformable)]
     assert said in demo_page.verdict(both, FULL)

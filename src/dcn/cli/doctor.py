@@ -166,7 +166,7 @@ def _try(call: Callable[[str], Tensor], backend: str) -> str | None:
         RuntimeError,
         ImportError,
         AttributeError,
-    ) as error:  # AttributeError: a library of another version
+    ) as error:
         text = str(error)
         return NOT_WRITTEN if "expected None or one of" in text else " ".join(text.split())
     return None

@@ -19,6 +19,7 @@ VERBS = {
     "train": "train a model by a recipe",
     "eval": "evaluate a model, or a file of results",
     "predict": "detect the objects, or classify the pixels, of images",
+    "explore": "write a page that shows what each unit of a deformable model reads",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
     "models": "list the models",
