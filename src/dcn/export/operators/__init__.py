@@ -28,7 +28,7 @@ def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
         own.nms_keep.default: nms.translate_keep,
         own.soft_nms.default: soft_nms.translate,
         own.dcnv3.default: dcnv3.translate,
-        own.dcnv4.default: dcnv3.translate_v4,
+        own.dcnv4.default: dcnv3.translate_fused,
         own.ms_deform_attn.default: ms_deform_attn.translate,
     }
 
