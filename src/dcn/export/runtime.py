@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcn.export.onnx import KEY, Metadata, read_metadata
 from dcn.extras import require
@@ -23,7 +23,60 @@ from dcn.structures import Detections, SegmentationMap, Target
 _REFUSED = "runs in onnxruntime and holds final results; use the weights it was exported from"
 
 
-class Session:
+class Runner:
+    """Runs an exported function on one image at a time.
+
+    Args:
+        metadata: what the function takes and gives.
+    """
+
+    def __init__(self, metadata: Metadata) -> None:
+        self.metadata = metadata
+
+    def call(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs."""
+        raise NotImplementedError
+
+    def run(self, image: Tensor, output_size: Size, min_score: float) -> Sequence[Tensor]:
+        """The outputs for one image ``[3, h, w]`` uint8 RGB, each with a batch axis of 1."""
+        size = torch.tensor([[image.shape[1], image.shape[2]]], dtype=torch.float32)
+        inputs = [self._canvas(image)[None], size]
+        if self.metadata.task == "detection":
+            inputs += [torch.tensor([output_size], dtype=torch.float32), torch.tensor(min_score)]
+        return self.call(inputs)
+
+    def _canvas(self, image: Tensor) -> Tensor:
+        """The image padded to what the function takes."""
+        height, width = image.shape[1:]
+        divisor = self.metadata.divisor
+        tall, wide = self.metadata.size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
+        if height > tall or width > wide:
+            raise ValueError(
+                f"image: expected at most {tall}x{wide} pixels, the size this file was exported for, got "
+                f"{height}x{width}; resize it, or export with --size dynamic"
+            )
+        return F.pad(image, (0, wide - width, 0, tall - height))
+
+
+class NetworkRunner(Runner):
+    """The function before its export, in torch: what a file is compared with.
+
+    Args:
+        network: of :func:`dcn.export.network.network_of`.
+        metadata: of the export.
+    """
+
+    def __init__(self, network: nn.Module, metadata: Metadata) -> None:
+        super().__init__(metadata)
+        self._network = network
+
+    @torch.no_grad()
+    def call(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs."""
+        return tuple(self._network(*inputs))
+
+
+class Session(Runner):
     """An ONNX file of ``dcn export``.
 
     Args:
@@ -50,30 +103,13 @@ class Session:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class of their own
             raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run, got: {error}") from error
-        self.metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), str(path))
+        super().__init__(read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), str(path)))
 
-    def run(self, image: Tensor, output_size: Size, min_score: float) -> list[Tensor]:
-        """The outputs for one image ``[3, h, w]`` uint8 RGB, each with a batch axis of 1."""
-        canvas = self._canvas(image)
-        size = torch.tensor([[image.shape[1], image.shape[2]]], dtype=torch.float32)
-        values: list[Any] = [canvas[None], size]
-        if self.metadata.task == "detection":
-            values += [torch.tensor([output_size], dtype=torch.float32), torch.tensor(min_score)]
+    def call(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The outputs."""
         names = [entry.name for entry in self._session.get_inputs()]
-        feeds = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         return [torch.from_numpy(np.asarray(value)) for value in self._session.run(None, feeds)]
-
-    def _canvas(self, image: Tensor) -> Tensor:
-        """The image padded to what the file takes."""
-        height, width = image.shape[1:]
-        divisor = self.metadata.divisor
-        tall, wide = self.metadata.size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-        if height > tall or width > wide:
-            raise ValueError(
-                f"image: expected at most {tall}x{wide} pixels, the size this file was exported for, got "
-                f"{height}x{width}; resize it, or export with --size dynamic"
-            )
-        return F.pad(image, (0, wide - width, 0, tall - height))
 
 
 class OnnxDetector(Detector):
@@ -85,7 +121,7 @@ class OnnxDetector(Detector):
 
     exported = True
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Runner) -> None:
         metadata = session.metadata
         super().__init__(
             Preprocess(divisor=metadata.divisor),
@@ -93,7 +129,7 @@ class OnnxDetector(Detector):
             test_size=_fitting(metadata),
             score_threshold=metadata.score_threshold,
         )
-        self._session = session
+        self._session, self.metadata = session, metadata
         self._limits = Limits(metadata.nms_iou, metadata.max_detections)
         self._masks = metadata.masks
 
@@ -140,10 +176,10 @@ class OnnxSegmentation(SegmentationModel):
 
     exported = True
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Runner) -> None:
         metadata = session.metadata
         super().__init__(_Pixels(), classes=metadata.classes, test_size=_fitting(metadata))
-        self._session = session
+        self._session, self.metadata = session, metadata
 
     def scores(self, pixels: Tensor) -> Tensor:
         """1 for the class of each pixel and 0 for the others, ``[N, C, H, W]`` uint8, from uint8 pixels."""
@@ -195,5 +231,9 @@ def read_onnx(path: Path) -> OnnxDetector | OnnxSegmentation:
     Raises:
         ValueError: not an ONNX file, or one of another program; the package onnxruntime is missing.
     """
-    session = Session(path)
-    return OnnxDetector(session) if session.metadata.task == "detection" else OnnxSegmentation(session)
+    return model_of(Session(path))
+
+
+def model_of(runner: Runner) -> OnnxDetector | OnnxSegmentation:
+    """The model that a runner runs."""
+    return OnnxDetector(runner) if runner.metadata.task == "detection" else OnnxSegmentation(runner)
