@@ -19,6 +19,8 @@ VERBS = {
     "train": "train a model by a recipe",
     "eval": "evaluate a model, or a file of results",
     "predict": "detect the objects, or classify the pixels, of images",
+    "report": "write the page about a run: metrics, kinds of error, worst images",
+    "compare": "compare runs, with intervals",
     "explore": "write a page that shows what each unit of a deformable model reads",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",

@@ -92,6 +92,10 @@ class DetectionTask:
         one = prediction
         return draw_detections(image, one.boxes, one.labels, one.scores, one.masks, classes)
 
+    def draw_target(self, image: Tensor, target: Target, classes: Sequence[str]) -> Tensor:
+        """The image with the annotated boxes, masks and class names."""
+        return draw_detections(image, target.boxes, target.labels, masks=target.masks, classes=classes)
+
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes ``<split>_detections.json`` in COCO's form and ``<split>_voc/`` in Pascal VOC's."""
         return _ResultWriter(folder, split, dataset)

@@ -86,6 +86,10 @@ class SegmentationTask:
         labels = prediction.resized((image.shape[1], image.shape[2])).labels
         return draw_segmentation(image, labels, class_palette(classes), classes)
 
+    def draw_target(self, image: Tensor, target: SegmentationMap, classes: Sequence[str]) -> Tensor:
+        """The image with the annotated classes as colours and a legend."""
+        return draw_segmentation(image, target.labels, class_palette(classes), classes)
+
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes the maps as index PNGs at the size of the annotation."""
         return _ResultWriter(folder, split, dataset.classes)

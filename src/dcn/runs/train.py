@@ -34,6 +34,7 @@ from dcn.runs.build import (
 )
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
+from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words, read_recipe
@@ -184,6 +185,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
             options=model_options(recipe),
             evaluate=_evaluation(task, recipe, validation, model, world, folder),
             metric_names=metric_names,
+            probe=offset_probe(model),
         )
     if world.is_main:
         _log_end(folder, outcome, broken_images(training))

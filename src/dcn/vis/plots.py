@@ -231,3 +231,25 @@ def _png(figure: Any, path: StrPath | None) -> bytes:
     if path is not None:
         Path(path).write_bytes(buffer.getvalue())
     return buffer.getvalue()
+
+
+def calibration_curve(points: Sequence[tuple[float, float, int]], *, path: StrPath | None = None) -> bytes:
+    """Accuracy over confidence, one point for each bin of scores; the area of a point is its share of the detections.
+
+    Args:
+        points: ``(confidence, accuracy, count)`` of each bin, the first two in 0..1.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    figure, axes = _axes((4.6, 4.2))
+    total = sum(count for *_, count in points) or 1
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="calibrated")
+    confidence, accuracy = [x for x, *_ in points], [y for _, y, _ in points]
+    axes.plot(confidence, accuracy, color=_LINE_COLORS[0], linewidth=1)
+    sizes = [15 + 400 * count / total for *_, count in points]
+    axes.scatter(confidence, accuracy, s=sizes, color=_LINE_COLORS[0], alpha=0.7, label="detections")
+    axes.set(xlabel="mean score", ylabel="share of correct detections", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(fontsize="small", loc="upper left", markerscale=0.5)
+    return _png(figure, path)
