@@ -154,7 +154,7 @@ def versions() -> dict[str, Any]:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace"))
-        if found:
-            return found.group(1).strip()
+        match = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace"))
+        if match:
+            return match.group(1).strip()
     return platform.processor() or platform.machine()
