@@ -126,3 +126,50 @@ ATTENTION = (
     AttentionCase("decoder, 3 levels", ((80, 80), (40, 40), (20, 20)), queries=300),
     AttentionCase("encoder", _FOUR_LEVELS, dtype=torch.bfloat16),
 )
+
+
+@dataclass(frozen=True)
+class ModulatedCase:
+    """DCNv3 or DCNv4 with a 3x3 kernel on maps of ``groups`` times ``depth`` channels."""
+
+    name: str
+    height: int
+    width: int
+    groups: int
+    depth: int = 16
+    batch: int = 1
+    dtype: torch.dtype = torch.float32
+    spread: float = 2.0  # standard deviation of the offsets, in pixels
+
+    @property
+    def label(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"{self.name} {self.batch}x{self.height}x{self.width}x{self.groups * self.depth} /{self.groups} {dtype}"
+
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """input, offset, mask of DCNv3; the masks of a group sum to 1."""
+        random = torch.Generator().manual_seed(0)
+        place = (self.batch, self.height, self.width)
+        input = torch.randn(*place, self.groups * self.depth, generator=random)
+        # Odd multiples of 1/128 pixel: never whole, where implementations may differ in the slope.
+        offset = torch.randn(*place, self.groups * 18, generator=random) * self.spread
+        offset = ((offset * 64).floor() + 0.5) / 64
+        mask = torch.randn(*place, self.groups, 9, generator=random).softmax(-1).flatten(3)
+        return input.to(self.dtype), offset, mask.to(self.dtype)
+
+    def fused(self) -> tuple[Tensor, Tensor]:
+        """input and offset_mask of DCNv4, channels rounded up to a multiple of 8."""
+        input, offset, mask = self.tensors()
+        parts = (offset.unflatten(-1, (self.groups, 18)), mask.to(offset.dtype).unflatten(-1, (self.groups, 9)))
+        joined = torch.cat(parts, -1).flatten(-2)
+        return input, torch.nn.functional.pad(joined, (0, -joined.shape[-1] % 8))
+
+
+# The four stages of InternImage-T on an image of 224x224, and the first on one of 800x1216.
+MODULATED = (
+    ModulatedCase("InternImage-T stage 1", 56, 56, 4),
+    ModulatedCase("InternImage-T stage 2", 28, 28, 8),
+    ModulatedCase("InternImage-T stage 3", 14, 14, 16),
+    ModulatedCase("InternImage-T stage 4", 7, 7, 32),
+    ModulatedCase("InternImage-T stage 1", 200, 304, 4),
+)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import formulas
-from benchmarks.cases import ATTENTION, AttentionCase
+from benchmarks.cases import ATTENTION, MODULATED, AttentionCase, ModulatedCase
 from benchmarks.memory import _status
 from benchmarks.record import Row, interleaved, machine, store, timing
 from dcn import ops
@@ -64,7 +64,23 @@ def _attention(case: AttentionCase) -> FamilyCase:
     return FamilyCase(f"ms_deform_attn {case.label}", case.tensors, both, ours("reference"), tiny)
 
 
-CASES = tuple(_attention(case) for case in ATTENTION)
+def _modulated(case: ModulatedCase, name: str) -> FamilyCase:
+    operator, formula = getattr(ops, name), getattr(formulas, name)
+
+    def ours(backend: str) -> Function:
+        return lambda *tensors: operator(*tensors, 3, padding=1, groups=case.groups, backend=backend)
+
+    both = {"dcn": ours("cpu"), "grid_sample": lambda *tensors: formula(*tensors, 3, 1, case.groups)}
+    small = replace(case, height=2, width=2)
+    tiny = None if case == small else _modulated(small, name)
+    tensors = case.tensors if name == "dcnv3" else case.fused
+    return FamilyCase(f"{name} {case.label}", tensors, both, ours("reference"), tiny)
+
+
+CASES = (
+    *(_attention(case) for case in ATTENTION),
+    *(_modulated(case, name) for name in ("dcnv3", "dcnv4") for case in MODULATED),
+)
 """A row per operator and size."""
 
 

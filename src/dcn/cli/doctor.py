@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dcn import threads
-from dcn.extras import DISTRIBUTION, EXTRAS
+from dcn.extras import DISTRIBUTION, EXTRAS, is_installed
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 # Fastest first: the order in which an operator's own table is read.
 BACKENDS = ("triton", "cpu", "reference")
+KERNELS = {"triton": "Triton kernels", "cpu": "compiled kernels", "reference": "reference (slow)", "none": "nothing"}
 NOT_WRITTEN = "this operator is not written for it"
 SHARED_LOAD = 1.2
 """Programs per core from which cores count as shared; this program itself is one of them for a part of the time."""
@@ -78,7 +78,7 @@ def rows(report: Mapping[str, Any]) -> dict[str, str]:
     table |= {"threads": _threads_row(report["threads"]), **report["cpu_kernels"], **report["triton"]}
     for operator in report["operators"]["cpu"]:
         found = {device: first(operators[operator]) for device, operators in report["operators"].items()}
-        table[operator] = ", ".join(f"{backend} on {device}" for device, backend in found.items())
+        table[operator] = ", ".join(f"{KERNELS[backend]} on {device}" for device, backend in found.items())
     for device, operators in report["operators"].items():
         for backend in BACKENDS:
             reasons = [backends[backend] for backends in operators.values() if backends[backend] is not None]
@@ -103,7 +103,7 @@ def _extras() -> dict[str, str]:
     found = {}
     for extra in dict.fromkeys(EXTRAS.values()):
         names = [name for name, own in EXTRAS.items() if own == extra]
-        missing = [name for name in names if importlib.util.find_spec(name) is None]
+        missing = [name for name in names if not is_installed(name)]
         command = f'pip install "{DISTRIBUTION}[{extra}]"'
         found[extra] = f"missing: {', '.join(missing)}; {command} installs it" if missing else "installed"
     return found
@@ -161,15 +161,17 @@ def _try(call: Callable[[str], Tensor], backend: str) -> str | None:
     """Run a small call; the reason if it cannot run."""
     try:
         call(backend)
-    except (
-        ValueError,
-        RuntimeError,
-        ImportError,
-        AttributeError,
-    ) as error:
+    except (ValueError, RuntimeError, ImportError, AttributeError) as error:
+        # A library of another version lacks functions, which is an AttributeError.
         text = str(error)
-        return NOT_WRITTEN if "expected None or one of" in text else " ".join(text.split())
+        return NOT_WRITTEN if "expected None or one of" in text else _reason(" ".join(text.split()), backend)
     return None
+
+
+def _reason(text: str, backend: str) -> str:
+    """The backend's own words, without those of the operator that was called with its name."""
+    start = f"backend={backend!r} cannot compute this call ({backend}: "
+    return text[len(start) :].rpartition("); backend=None")[0] if text.startswith(start) else text
 
 
 def _calls(device: torch.device) -> dict[str, Callable[[str], Tensor]]:

@@ -184,6 +184,8 @@ def _mapping(kinds: tuple[Any, ...], value: Any, where: str) -> dict[str, Any]:
 
 
 def _literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
+    if isinstance(value, Text) and value.startswith(_QUOTED):
+        value = _yaml(value)
     if isinstance(value, str) and str(value) in choices:
         return str(value)
     if value not in choices:

@@ -40,7 +40,7 @@ def identifier(value: object, name: str) -> Identifier:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and value.strip() and _is_whole(value):
         text = value.strip()
         return int(text) if _NUMBER.fullmatch(text) else text
     raise ValueError(f"{name!r}: expected an integer or a text, got {short(value)}")
@@ -77,9 +77,14 @@ def class_name(value: object) -> str:
     """The name of a class; numbers are taken as they are written."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not _is_whole(value):
         raise ValueError(f"'name': expected a text, got {short(value)}")
     return value
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text can be written: JSON can hold halves of characters, and zeros."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def area(value: object, box: list[float]) -> float:

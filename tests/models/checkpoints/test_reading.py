@@ -97,7 +97,7 @@ def test_names_are_texts(tmp_path: Path) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"none.pth: expected a file of weights, no such file"):
+    with pytest.raises(ValueError, match=r"none.pth: expected a file of weights, got a name without"):
         read_state(tmp_path / "none.pth")
 
 

@@ -195,6 +195,14 @@ struct Sample {
         return value;
     }
 
+    // The first `count` channels from `c` on; nothing beyond is read.
+    Vec<T> part(int64_t c, int count) const {
+        Vec<T> value = splat(weight[0]) * load_part(at[0] + c, count);
+#pragma GCC unroll 8
+        for (int j = 1; j < Corners; ++j) value += splat(weight[j]) * load_part(at[j] + c, count);
+        return value;
+    }
+
     T scalar(int64_t c) const {
         T value = weight[0] * at[0][c];
         for (int j = 1; j < Corners; ++j) value += weight[j] * at[j][c];
@@ -212,7 +220,12 @@ void sample_corners(const SamplingPlan<T>& plan, const T* source, int64_t pitch,
             T* row = to + p * to_row + t * to_tap;
             int64_t c = 0;
             for (; c + n <= channels; c += n) store(row + c, sample.vector(c));
-            for (; c < channels; ++c) row[c] = sample.scalar(c);
+            if constexpr (masked_memory) {
+                const int rest = static_cast<int>(channels - c);
+                if (rest) store_part(row + c, sample.part(c, rest), rest);
+            } else {
+                for (; c < channels; ++c) row[c] = sample.scalar(c);
+            }
         }
     }
 }

@@ -121,8 +121,10 @@ class Forward {
     // Fewest passes whose workspace fits the budget, which is that of float32 for half precision too: where the passes
     // end, sums in half precision are kept in float (`sums_kept`), so that nothing is rounded in between.
     void choose_passes() {
-        const RowRanges ranges = direct_ ? RowRanges{} : row_ranges(g_);
         const int64_t bytes = static_cast<int64_t>(sizeof(T)), rows = call_.batch * g_.rows_in;
+        // A small input is brought into the window whole; looking for the rows that are read would cost more.
+        const bool whole = rows * g_.rest_in * round_up(call_.channels, 16) * bytes <= small_input;
+        const RowRanges ranges = direct_ ? RowRanges{} : whole ? all_rows(g_) : row_ranges(g_);
         const int64_t tensors = g_.tensor_bytes(false) * bytes / static_cast<int64_t>(sizeof(S));
         budget_ = std::max(budget_floor, static_cast<int64_t>(budget_share * tensors));
         const bool may_split = sizeof(S) == sizeof(T) || sums_elements() * bytes <= most_kept;
@@ -379,6 +381,7 @@ class Forward {
     }
 
     static constexpr int64_t block_outputs = 16;
+    static constexpr int64_t small_input = 64 << 10;  // bytes
     static constexpr int64_t most_kept = 24 << 20;  // bytes of sums kept in float: the workspace of 32 MiB is reused
 
     DcnTeam* team_ = nullptr;
