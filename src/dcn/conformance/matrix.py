@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dcn.conformance import roi_rules, rules, torch_rules
+from dcn.conformance import dcnv3_rules, roi_rules, rules, torch_rules
 
-RULES = (*rules.RULES, *torch_rules.RULES, *roi_rules.RULES)
+RULES = (*rules.RULES, *torch_rules.RULES, *roi_rules.RULES, *dcnv3_rules.RULES)
