@@ -17,7 +17,9 @@ from dcn.export import hook as _onnx
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dcn.runs.compare import compare as compare
     from dcn.runs.evaluate import evaluate as evaluate
+    from dcn.runs.explore import explore as explore
     from dcn.runs.load import load as load
     from dcn.runs.predictor import Predictor as Predictor
     from dcn.runs.train import Run as Run
@@ -29,11 +31,13 @@ _PUBLIC = {
     "Predictor": "dcn.runs.predictor",
     "Run": "dcn.runs.train",
     "TTA": "dcn.tta",
+    "compare": "dcn.runs.compare",
     "evaluate": "dcn.runs.evaluate",
+    "explore": "dcn.runs.explore",
     "load": "dcn.runs.load",
     "train": "dcn.runs.train",
 }
-__all__ = ["TTA", "Predictor", "Run", "__version__", "evaluate", "load", "train"]
+__all__ = ["TTA", "Predictor", "Run", "__version__", "compare", "evaluate", "explore", "load", "train"]
 
 
 # torch.onnx.export learns this package's operators when it is first used; nothing is imported before.

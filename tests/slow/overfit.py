@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dcn.data import open_dataset
 from dcn.data.transforms import Resize
 from dcn.engine.config import ScheduleConfig, WarmupConfig
-from dcn.engine.optim import clip_gradients, lr_factor, make_optimizer, set_learning_rate
+from dcn.engine.optim import lr_factor, make_optimizer, set_learning_rate
 from dcn.metrics import CocoAP
 from dcn.models import build
 from dcn.models.checkpoints import load_backbone
@@ -166,7 +166,7 @@ class Training:
         self.optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         self.waiting -= {key for key in self.waiting if _reached(self.model.get_parameter(key))}
-        clip_gradients(list(self.model.parameters()), 10.0)
+        nn.utils.clip_grad_norm_(list(self.model.parameters()), 10.0)
         set_learning_rate(self.optimizer, self.schedule.lr * lr_factor(number, self.schedule, MOST_STEPS))
         self.optimizer.step()
 
@@ -181,12 +181,12 @@ def _reached(parameter: nn.Parameter) -> bool:
 
 
 @torch.no_grad()
-def judge(model: nn.Module, samples: list[Sample], classes: tuple[str, ...]) -> dict[str, float]:
-    """COCO's figures on the pictures themselves."""
+def evaluate(model: nn.Module, samples: list[Sample], classes: tuple[str, ...]) -> dict[str, float]:
+    """COCO's metrics on the images themselves."""
     model.eval()
     metric = CocoAP(classes, masks=any("mask_head" in key for key in model.state_dict()))
     metric.update(model([sample.image for sample in samples]), [_target(sample) for sample in samples])
-    return metric.compute()
+    return dict(metric.compute())
 
 
 def overfit(name: str, root: Path, backbone: Path) -> Outcome:
@@ -201,7 +201,7 @@ def overfit(name: str, root: Path, backbone: Path) -> Outcome:
             first = steps * BATCH % len(samples)
             training.step(steps, samples[first : first + BATCH])
             steps += 1
-        figures = judge(training.model, samples, classes)
+        figures = evaluate(training.model, samples, classes)
     _show_large(training, samples, steps)
     return Outcome(
         name,

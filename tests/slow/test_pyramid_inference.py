@@ -26,7 +26,7 @@ NETWORKS = (
 
 
 def _lively(name: str) -> dict[str, Tensor]:
-    """A state dict whose network finds things: signals keep their size, offsets are pixels, classes are certain."""
+    """A state dict whose model finds things: signals keep their size, offsets are pixels, classes are certain."""
     torch.manual_seed(0)
     state = build(name, CLASSES).state_dict()
     for key, value in state.items():
@@ -52,21 +52,21 @@ def test_a_file_of_the_later_zoo_predicts_what_its_own_code_predicts(name: str, 
     torch.save({"meta": {"CLASSES": CLASSES, "epoch": 12}, "state_dict": state}, path)
     image = torch.randint(0, 256, (3, 24, 31), generator=torch.Generator().manual_seed(1)).float()[None]
     image = torch.nn.functional.interpolate(image, (150, 197), mode="bicubic").clamp(0, 255)[0].to(torch.uint8)
-    network = dcn.load(name, weights=path, device="cpu")
-    found = network.predict(image, resize=None, score_threshold=0.05)
-    assert not isinstance(found, list)
+    model = dcn.load(name, weights=path, device="cpu")
+    detections = model.predict(image, resize=None, min_score=0.05)
+    assert not isinstance(detections, list)
     with torch.no_grad():
         boxes, scores, labels, masks = predicted(state, image, 101 if "x101" in name else 50, 0.05)
-    assert network.classes == CLASSES
+    assert model.classes == CLASSES
     assert len(boxes) > 5
     # Two scores that differ in the last digit may change places: each detection looks for its own.
-    ours = torch.cat((found.boxes, 100 * found.scores[:, None], 1000 * found.labels[:, None]), 1)
+    ours = torch.cat((detections.boxes, 100 * detections.scores[:, None], 1000 * detections.labels[:, None]), 1)
     theirs = torch.cat((boxes, 100 * scores[:, None], 1000 * labels[:, None]), 1)
     assert len(ours) == len(theirs)
     distance, place = torch.cdist(theirs, ours, p=torch.inf).min(1)
     assert distance.max() < 0.05
     assert len(set(place.tolist())) == len(place)
-    assert (found.masks is None) == (masks is None)
-    if found.masks is not None and masks is not None:
+    assert (detections.masks is None) == (masks is None)
+    if detections.masks is not None and masks is not None:
         decided = (masks - 0.5).abs() > 1e-3
-        assert torch.equal(found.masks[place] & decided, (masks > 0.5) & decided)
+        assert torch.equal(detections.masks[place] & decided, (masks > 0.5) & decided)

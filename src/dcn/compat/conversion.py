@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.compat import dcn_v2, detectron2, mmcv, torchvision
+from dcn.compat import dcn_v2, dcnv3, dcnv4, detectron2, mmcv, torchvision
+from dcn.compat.ms_deform_attn import MSDeformAttn
 from dcn.nn.convert import replace_module, take_hooks
 from dcn.nn.deform_conv import check_module
 
@@ -118,6 +119,20 @@ def _dcn_pooling(make: Callable[..., nn.Module], branch: str) -> Builder:
     return build
 
 
+def _dcnv3(old: nn.Module) -> nn.Module:
+    """InternImage's module: the activation comes with the branch, the norm is told by its keys."""
+    norm = "BN" if "dw_conv.1.0.weight" in old.state_dict() else "LN"
+    return dcnv3.DCNv3(norm_layer=norm, **{name: _get(old, name, default=usual) for name, usual in _DCNV3.items()})
+
+
+def _dcnv4(old: nn.Module) -> nn.Module:
+    without = bool(_get(old, "without_pointwise", default=False))
+    bias = without or "output_proj.bias" in old.state_dict()
+    depthwise = getattr(old, "dw_kernel_size", None)
+    fields = {name: _get(old, name, default=usual) for name, usual in _DCNV4.items()}
+    return dcnv4.DCNv4(dw_kernel_size=depthwise, output_bias=bias, without_pointwise=without, **fields)
+
+
 def _has(name: str, yes: Builder, no: Builder) -> Builder:
     """One class name, two libraries: what tells them apart is an attribute."""
     return lambda old: (yes if hasattr(old, name) else no)(old)
@@ -130,8 +145,23 @@ def _roi_pool(old: nn.Module) -> nn.Module:
     return _plain(torchvision.RoIPool if library == "torchvision" else mmcv.RoIPool, *_ROI)(old)
 
 
+def _attention(old: nn.Module) -> nn.Module:
+    """mmcv's layer; transformers' of the same name has no parameters, other copies name their arguments otherwise."""
+    if not old.state_dict():
+        raise _Unfit("it only samples; dcn.compat.transformers.install() serves it")
+    inner: Any = _get(old, "value_proj")
+    sizes = {name: _get(old, name) for name in ("embed_dims", "num_heads", "num_levels", "num_points", "batch_first")}
+    return mmcv.MultiScaleDeformableAttention(**sizes, value_proj_ratio=inner.out_features / sizes["embed_dims"])
+
+
 _ROI = ("output_size", "spatial_scale")
 _DPOOL = (*_ROI, "sampling_ratio", "gamma")
+# Attributes and what a module of an older version, which lacks one, means by that; None: every version has it.
+_DCNV4: dict[str, Any] = {
+    **dict.fromkeys(("channels", "kernel_size", "stride", "pad", "dilation", "group", "offset_scale")),
+    **dict.fromkeys(("center_feature_scale", "remove_center"), False),
+}
+_DCNV3: dict[str, Any] = {**_DCNV4, "dw_kernel_size": None}
 _DCN_POOLING = (
     *("spatial_scale", "pooled_size", "output_dim", "no_trans"),
     *("group_size", "part_size", "sample_per_part", "trans_std"),
@@ -157,6 +187,9 @@ RULES: dict[str, Builder] = {
     "ModulatedDeformConv": _has("norm", _D2_MODULATED, _MMCV_MODULATED),
     "DCN": _has("conv_offset_mask", _DCN, _MMCV_PACK),
     "DCNv2": _DCN_V2,
+    "DCNv3": _dcnv3,
+    "DCNv3_pytorch": _dcnv3,
+    "DCNv4": _dcnv4,
     "RoIAlign": _has(
         "pool_mode",
         _plain(mmcv.RoIAlign, *_ROI, "sampling_ratio", "pool_mode", "aligned"),
@@ -169,6 +202,8 @@ RULES: dict[str, Builder] = {
     "DeformRoIPool": _plain(mmcv.DeformRoIPool, *_DPOOL),
     "DeformRoIPoolPack": _pool_pack(mmcv.DeformRoIPoolPack, *_DPOOL, "output_channels"),
     "ModulatedDeformRoIPoolPack": _pool_pack(mmcv.ModulatedDeformRoIPoolPack, *_DPOOL, "output_channels"),
+    "MSDeformAttn": _plain(MSDeformAttn, "d_model", "n_levels", "n_heads", "n_points"),
+    "MultiScaleDeformableAttention": _attention,
     "DCNv2Pooling": _plain(dcn_v2.DCNv2Pooling, *_DCN_POOLING),
     "DCNPooling": _dcn_pooling(dcn_v2.DCNPooling, "offset_mask_fc"),
     "DeformRoIPooling": _plain(dcn_v2.DeformRoIPooling, *_DCN_POOLING),

@@ -25,6 +25,11 @@ from torch import Tensor, nn
 from dcn import ops
 from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
+from dcn.compat._mmcv_attention import (
+    MultiScaleDeformableAttention,
+    MultiScaleDeformableAttnFunction,
+    multi_scale_deformable_attn_pytorch,
+)
 from dcn.compat._mmcv_nms import batched_nms, nms, soft_nms
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
 
@@ -36,12 +41,15 @@ __all__ = [
     "ModulatedDeformConv2d",
     "ModulatedDeformConv2dPack",
     "ModulatedDeformRoIPoolPack",
+    "MultiScaleDeformableAttention",
+    "MultiScaleDeformableAttnFunction",
     "RoIAlign",
     "RoIPool",
     "batched_nms",
     "deform_conv2d",
     "deform_roi_pool",
     "modulated_deform_conv2d",
+    "multi_scale_deformable_attn_pytorch",
     "nms",
     "roi_align",
     "roi_pool",

@@ -10,6 +10,7 @@ from dcn.nn.deform_conv_transpose import DeformConvTranspose1d, DeformConvTransp
 from dcn.nn.deform_depthwise import DeformDepthwiseConv2d
 from dcn.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool, ModulatedDeformRoIPool
 from dcn.nn.folding import fold_batch_norm
+from dcn.nn.ms_deform_attn import MultiScaleDeformableAttention
 from dcn.nn.norm import FrozenBatchNorm2d
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
 
@@ -27,6 +28,7 @@ __all__ = [
     "DeformRoIPool",
     "FrozenBatchNorm2d",
     "ModulatedDeformRoIPool",
+    "MultiScaleDeformableAttention",
     "OffsetHealth",
     "OffsetMonitor",
     "deformify",

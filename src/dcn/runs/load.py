@@ -72,8 +72,8 @@ def load(
 
 def recipe_tta(source: StrPath) -> TTA:
     """The test-time options of the run that weights come from; the defaults where they come from no run."""
-    found = find_source(source)
-    return TTA() if found is None or found.run is None else read_recipe(found.run / RECIPE_FILE).tta
+    origin = find_source(source)
+    return TTA() if origin is None or origin.run is None else read_recipe(origin.run / RECIPE_FILE).tta
 
 
 def ready_model(
@@ -81,8 +81,8 @@ def ready_model(
 ) -> nn.Module:
     """The model prepared for inference; arguments as in :func:`load`."""
     if not optimize:
-        for name, wanted in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
-            if wanted:
+        for name, given in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
+            if given:
                 raise ValueError(f"{name}: needs optimize=True, which prepares the model for inference")
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
@@ -96,11 +96,11 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     """The model of :func:`load` alone: on the CPU, in training mode, not prepared for inference."""
     if isinstance(classes, str):
         raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
-    found = find_source(source)
-    if found is not None:
+    origin = find_source(source)
+    if origin is not None:
         if weights is not None:
-            raise ValueError(f"weights: {found.weights} has its own weights; give weights only with a model's name")
-        return _from_file(found.weights, classes)
+            raise ValueError(f"weights: {origin.weights} has its own weights; give weights only with a model's name")
+        return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
         raise ValueError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import dcn.ops  # registers the operators
-from dcn.export.operators import deform_conv, nms, roi_max, roi_mean, sort
+from dcn.export.operators import dcnv3, deform_conv, ms_deform_attn, nms, roi_max, roi_mean, soft_nms, sort
 
 __all__ = ["OPSET", "register", "translations"]
 
@@ -26,6 +26,10 @@ def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
         own.roi_max.default: roi_max.translate,
         own.nms.default: nms.translate,
         own.nms_keep.default: nms.translate_keep,
+        own.soft_nms.default: soft_nms.translate,
+        own.dcnv3.default: dcnv3.translate,
+        own.dcnv4.default: dcnv3.translate_fused,
+        own.ms_deform_attn.default: ms_deform_attn.translate,
     }
 
 

@@ -268,7 +268,7 @@ class Backward {
     explicit Backward(const DcnMsDeformAttn& call)
         : call_(call),
           tiled_(levels_tile(call)),
-          own_levels_(tiled_ && call.batch * call.heads < 4 * call.threads ? 1 : std::max<int64_t>(call.levels, 1)),
+          own_levels_(tiled_ && small_tasks(call) ? 1 : std::max<int64_t>(call.levels, 1)),
           groups_((call.levels + own_levels_ - 1) / own_levels_),
           each_(own_levels_ * call.points),
           block_(block_rows(each_, call.queries)) {
@@ -309,6 +309,12 @@ class Backward {
         LevelRooms<T> levels;
         Room<T> grad, values, sums;
     };
+
+    // All levels of a head read locations and gradients once; one level at a time shares out better, and its copies are
+    // smaller, which counts where there are fewer samples than pixels.
+    static bool small_tasks(const DcnMsDeformAttn& call) {
+        return call.batch * call.heads < 4 * call.threads || call.queries < call.pixels;
+    }
 
     bool samples_wanted() const { return call_.grad_locations || call_.grad_weights; }
 

@@ -1,0 +1,48 @@
+"""``dcn explore``: one interactive page of what a deformable model reads in images."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from dcn.cli.words import add_device, examples, split_words
+
+_EXAMPLES = """\
+examples:
+  dcn explore runs/demo/deformable photos/ -o page.html
+  dcn explore runs/bccd_deformable/0 cell.jpg --score 0.5 transforms.test_short=480
+  dcn explore faster_rcnn_r50_fpn_dconv_c3-c5 photo.jpg
+
+The page is one file. It opens without a network or a server.
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb ``explore``."""
+    help_text = "write a page that shows what each unit of a deformable model reads"
+    parser = subparsers.add_parser("explore", help=help_text, **examples(_EXAMPLES))
+    parser.add_argument("source", help="a run folder, a weights file, or the name of a model")
+    parser.add_argument("words", nargs="*", metavar="IMAGES key=value", help="image files, folders or patterns")
+    parser.add_argument("-o", "--output", type=Path, default=Path("explorer.html"), help="page (default explorer.html)")
+    parser.add_argument("--score", type=float, default=0.3, help="detectors: score threshold (default 0.3)")
+    parser.add_argument("--weights", help="weights for the name of a model")
+    add_device(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from dcn.runs.explore import explore
+
+    images, changes = split_words(arguments.words)
+    page = explore(
+        arguments.source,
+        images,
+        arguments.output,
+        weights=arguments.weights,
+        min_score=arguments.score,
+        device=arguments.device,
+        changes=changes,
+    )
+    print(page)
+    return 0
