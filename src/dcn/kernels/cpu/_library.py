@@ -120,7 +120,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def _select_isa(loaded: ctypes.CDLL) -> tuple[ctypes.CDLL | None, str | None]:
     wanted = os.environ.get("DCN_CPU_ISA")
     if wanted and loaded.dcn_set_isa(wanted.encode()) != 0:
-        return None, f"DCN_CPU_ISA={wanted!r}: expected avx512bf16, avx512, avx2 or generic, supported by this processor"
+        return (
+            None,
+            f"DCN_CPU_ISA={wanted!r}: expected avx512bf16, avx512, avx2 or generic, supported by this processor",
+        )
     return loaded, None
 
 
