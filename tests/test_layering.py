@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": MODEL_READERS,
     "report": {"vis", "analysis"} | MODEL_READERS,
     "engine": LEAVES,
-    "export": {"models", "formats", "ops"} | LEAVES,
+    "export": {"models", "formats", "ops", "kernels"} | LEAVES,
     "recipes": set(),
     "conformance": {"ops"},
     "runs": EVERYTHING,

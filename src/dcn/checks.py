@@ -76,7 +76,7 @@ def flag(name: str, value: bool) -> bool:
     return value
 
 
-def tensor(name: str, value: Tensor) -> None:
+def tensor(name: str, value: Tensor | None) -> None:
     """Refuse what is not an ordinary, dense tensor.
 
     Raises:
@@ -107,8 +107,17 @@ def shape(name: str, value: Tensor, expected: Sequence[int], why: str) -> None:
         ValueError: ``value`` is no tensor of shape ``expected``.
     """
     tensor(name, value)
-    if len(value.shape) != len(expected) or any(got != want for got, want in zip(value.shape, expected, strict=True)):
-        raise ValueError(f"{name}: expected shape {list(expected)} ({why}), got {list(value.shape)}")
+    sizes(name, value.shape, expected, why)
+
+
+def sizes(name: str, value: Sequence[int], expected: Sequence[int], why: str) -> None:
+    """:func:`shape` of a tensor's sizes alone.
+
+    Raises:
+        ValueError: ``value`` is not ``expected``.
+    """
+    if len(value) != len(expected) or any(got != want for got, want in zip(value, expected, strict=True)):
+        raise ValueError(f"{name}: expected shape {list(expected)} ({why}), got {list(value)}")
 
 
 def floating(name: str, value: Tensor) -> None:

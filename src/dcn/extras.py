@@ -29,6 +29,14 @@ class MissingPackageError(ImportError, ValueError):
     """A package is missing that this call needs; the message is the command that installs it."""
 
 
+def is_installed(name: str) -> bool:
+    """Whether a package can be imported; it is not imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 def require(*names: str) -> None:
     """Check that optional packages are installed, before a verb or function starts its work.
 
@@ -38,7 +46,7 @@ def require(*names: str) -> None:
     Raises:
         MissingPackageError: some are not; the message names them and the command that installs them.
     """
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    missing = [name for name in names if not is_installed(name)]
     if missing:
         raise missing_package(*missing)
 

@@ -18,7 +18,7 @@ def _total(module: nn.Module, *inputs: Tensor) -> float:
 
 _MAP = (2, 4, 10, 9)
 
-# Multiply-adds by hand: places x taps x channels in x channels out.
+# Multiply-adds by hand: cells x taps x channels in x channels out.
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "conv": (lambda: nn.Conv2d(4, 6, 3, padding=1), _MAP, 2 * 90 * 9 * 4 * 6),
     "strided": (lambda: nn.Conv2d(4, 6, (3, 2), stride=2), _MAP, 2 * 4 * 4 * 6 * 4 * 6),

@@ -24,10 +24,10 @@ KERNELS = {
 
 
 def _by_hand(
-    offset: Tensor, group: int, place: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
+    offset: Tensor, group: int, slot: tuple[int, int], kernel: tuple[int, int], dilation: tuple[int, int]
 ) -> float:
     """The mean over adjacent pairs of one filter, from points written down one by one."""
-    row, column = place
+    row, column = slot
     points = {}
     for i in range(kernel[0]):
         for j in range(kernel[1]):
@@ -44,18 +44,18 @@ def test_it_is_the_mean_over_adjacent_pairs(name: str) -> None:
     kernel, dilation, groups = KERNELS[name]
     channels = 2 * groups * kernel[0] * kernel[1]
     offset = torch.randn(2, channels, 2, 3, generator=torch.Generator().manual_seed(0)).double() * 3
-    found = effective_dilation(offset, kernel, dilation)
-    assert found.shape == (2, groups, 2, 3)
-    for n, g, row, column in np.ndindex(*found.shape):
+    got = effective_dilation(offset, kernel, dilation)
+    assert got.shape == (2, groups, 2, 3)
+    for n, g, row, column in np.ndindex(*got.shape):
         expected = _by_hand(offset[n], g, (row, column), kernel, dilation)
-        assert found[n, g, row, column].item() == pytest.approx(expected, rel=1e-12)
+        assert got[n, g, row, column].item() == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 4])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 def test_offsets_of_zero_give_the_dilation_exactly(dilation: int, dtype: torch.dtype) -> None:
-    found = effective_dilation(torch.zeros(1, 36, 2, 2, dtype=dtype), (3, 3), (dilation, dilation))
-    assert (found == dilation).all()
+    got = effective_dilation(torch.zeros(1, 36, 2, 2, dtype=dtype), (3, 3), (dilation, dilation))
+    assert (got == dilation).all()
 
 
 def _moved(matrix: Sequence[Sequence[float]], shift: Sequence[float] = (0.0, 0.0)) -> Tensor:
@@ -161,7 +161,7 @@ class Pair(nn.Module):
     def __init__(self, size: tuple[int, int], mask: Tensor | None = None) -> None:
         super().__init__()
         height, width = size
-        # Scaled by 1 + column: the effective dilation tells the place.
+        # Scaled by 1 + column: the effective dilation tells the column.
         taps = torch.cartesian_prod(torch.arange(3), torch.arange(3)).float() - 1
         offset = taps.reshape(18, 1, 1) * torch.arange(width).float().expand(18, height, width)
         self.stem = plain(nn.Conv2d(1, 1, 4, 4, bias=False))
@@ -170,8 +170,8 @@ class Pair(nn.Module):
     def forward(self, images: list[Tensor]) -> Tensor:
         sides = [max(image.shape[axis] for image in images) for axis in (1, 2)]
         batch = torch.zeros(len(images), 1, *sides)
-        for place, image in zip(batch, images, strict=True):
-            place[0, : image.shape[1], : image.shape[2]] = image[0]
+        for slot, image in zip(batch, images, strict=True):
+            slot[0, : image.shape[1], : image.shape[2]] = image[0]
         result: Tensor = self.layer(self.stem(batch))
         return result
 
@@ -196,12 +196,12 @@ def _expected(samples: Sequence[Sample]) -> dict[str, list[float]]:
                 if y >= sample.target.size[0] or x >= sample.target.size[1]:
                     continue
                 if sample is FLAT:
-                    place = "small" if x < 30 and y < 30 else "background"
+                    slot = "small" if x < 30 and y < 30 else "background"
                 elif 20 <= x < 60 and y < 100:
-                    place = "medium"
+                    slot = "medium"
                 else:
-                    place = "large" if 70 <= x < 80 and y < 90 else "background"
-                values[place].append(1.0 + column)
+                    slot = "large" if 70 <= x < 80 and y < 90 else "background"
+                values[slot].append(1.0 + column)
     return values
 
 
@@ -211,8 +211,8 @@ def test_filters_are_sorted_by_what_lies_at_their_centre(batches: list[list[Samp
     (row,) = dilation_statistics(model, iter(batches))
     expected = _expected([sample for batch in batches for sample in batch])
     assert (row.layer, row.group, row.undeformed, row.modulation) == ("layer", None, 1.0, None)
-    for place, values in expected.items():
-        spread = row.effective[place]
+    for slot, values in expected.items():
+        spread = row.effective[slot]
         assert spread.count == len(values) > 0
         assert (spread.mean, spread.std) == pytest.approx((np.mean(values), np.std(values)), rel=1e-6)
     assert model.training
@@ -222,8 +222,8 @@ def test_modulation_is_the_mean_over_the_taps() -> None:
     mask = torch.linspace(0.1, 0.9, 9).reshape(9, 1, 1).expand(9, 16, 12)
     (row,) = dilation_statistics(Pair((16, 12), mask), [[TALL, FLAT]])
     assert row.modulation is not None
-    assert {place: spread.count for place, spread in row.modulation.items()} == {
-        place: len(values) for place, values in _expected([TALL, FLAT]).items()
+    assert {slot: spread.count for slot, spread in row.modulation.items()} == {
+        slot: len(values) for slot, values in _expected([TALL, FLAT]).items()
     }
     for spread in row.modulation.values():
         assert (spread.mean, spread.std) == pytest.approx((0.5, 0.0), abs=1e-6)
@@ -245,13 +245,13 @@ def test_groups_are_filters_of_their_own(by_group: bool, expected: list[tuple[fl
     model = Photo(nn.Sequential(nn.Conv2d(1, 2, 1), layer), pad=0)
     sample = _sample((5, 6), _target(size=(5, 6)))
     rows = dilation_statistics(model, [[sample]], by_group=by_group)
-    found: list[tuple[float | None, ...]] = []
+    got: list[tuple[float | None, ...]] = []
     for row in rows:
         assert row.modulation is not None
         spread, factor = row.effective["background"], row.modulation["background"]
-        found.append((row.group, spread.count, spread.mean, spread.std, factor.mean, factor.std))
-    assert [one[0] for one in found] == [one[0] for one in expected]
-    assert [one[1:] for one in found] == [pytest.approx(one[1:]) for one in expected]
+        got.append((row.group, spread.count, spread.mean, spread.std, factor.mean, factor.std))
+    assert [one[0] for one in got] == [one[0] for one in expected]
+    assert [one[1:] for one in got] == [pytest.approx(one[1:]) for one in expected]
 
 
 def test_by_group_changes_nothing_for_one_group() -> None:

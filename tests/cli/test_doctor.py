@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+import dcn.threads
 from dcn.cli import doctor
 from dcn.cli.doctor import examine, first, verdict
 from dcn.cli.main import main
 from dcn.kernels.cpu import _library
+from dcn.ops._backends import choose
 
 
 def test_the_doctor_agrees_with_the_library(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,7 +35,7 @@ def test_the_text_is_one_verdict_and_one_table(capsys: pytest.CaptureFixture[str
     columns = {line.split("  ")[0]: line.index(line.split("  ", 1)[1].lstrip()) for line in table}
     assert len(set(columns.values())) == 1
     backends = examine()["operators"]["cpu"]["nms"]
-    assert f"{first(backends)} on cpu" in next(line for line in table if line.startswith("nms "))
+    assert f"{doctor.KERNELS[first(backends)]} on cpu" in next(line for line in table if line.startswith("nms "))
     assert {"torch", "threads", "extra train", "cpu kernels"} <= columns.keys()
 
 
@@ -62,7 +66,7 @@ def test_an_active_wait_under_load_is_named(
     threads: int, policy: str, load: float | None, advice: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr("dcn.threads.load_per_core", lambda: load)
+    monkeypatch.setattr(dcn.threads, "load_per_core", lambda: load)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     found = doctor._threads()
@@ -83,3 +87,14 @@ def test_a_missing_extra_names_its_command(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert doctor._extras()["export"] == 'missing: onnx; pip install "deformable-convnets[export]" installs it'
     assert doctor._extras()["train"] == "installed"
+
+
+def test_a_reason_is_that_of_the_backend() -> None:
+    module: Any = SimpleNamespace(unsupported=lambda: "the tensors are on cpu (not on a GPU)")
+
+    def call(backend: str) -> torch.Tensor:
+        choose((("cpu", module),), backend)
+        return torch.zeros(0)
+
+    assert doctor._try(call, "cpu") == "the tensors are on cpu (not on a GPU)"
+    assert doctor._try(call, "triton") == doctor.NOT_WRITTEN

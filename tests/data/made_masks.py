@@ -1,4 +1,4 @@
-"""Tiny folders of images and label maps, in the layouts of the data sets."""
+"""Tiny folders of images and segmentation masks, in the layouts of the datasets."""
 
 from __future__ import annotations
 

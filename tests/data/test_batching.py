@@ -99,9 +99,9 @@ def test_wrong_arguments(options: dict[str, object], message: str) -> None:
 
 def test_generators_differ_by_every_part() -> None:
     keys = list(itertools.product((0, 1), (0, 1), (0, 1)))
-    drawn = {key: float(torch.rand((), generator=sample_generator(*key))) for key in keys}
-    assert len(set(drawn.values())) == len(keys)
-    assert drawn[1, 0, 1] == float(torch.rand((), generator=sample_generator(1, 0, 1)))
+    numbers = {key: float(torch.rand((), generator=sample_generator(*key))) for key in keys}
+    assert len(set(numbers.values())) == len(keys)
+    assert numbers[1, 0, 1] == float(torch.rand((), generator=sample_generator(1, 0, 1)))
 
 
 def _equal(a: list[Sample], b: list[Sample]) -> bool:

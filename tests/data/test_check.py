@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dcn.data.check import check_dataset, detect_format
+from dcn.formats.voc import available_splits
 from tests.data.made_files import coco_data, make_coco, make_voc, picture, voc_object, voc_xml
 
 OUTSIDE = "lies outside the image of 60x40 pixels (width x height)"
@@ -104,7 +105,7 @@ def test_every_file_of_coco_is_read(tmp_path: Path) -> None:
 def test_options_choose_file_and_folder(tmp_path: Path) -> None:
     make_coco(tmp_path)
     (tmp_path / "train").rename(tmp_path / "pics")
-    assert len(_lines(tmp_path)) == 3  # the images; their objects cannot be judged
+    assert len(_lines(tmp_path)) == 3  # the images; their objects cannot be checked
     assert _lines(tmp_path, images="pics") == []
     (tmp_path / "odd.json").write_text(json.dumps(coco_data()))
     assert check_dataset(tmp_path, annotations="odd.json", images="pics").images == 3
@@ -127,6 +128,27 @@ def test_devkit_with_lists_of_classes(tmp_path: Path) -> None:
     lines = _lines(tmp_path)
     assert len(lines) == 1
     assert lines[0].startswith("VOC2012/Annotations/x.xml: malformed XML")
+
+
+def test_lists_of_classes_with_underscores_are_told_from_splits(tmp_path: Path) -> None:
+    lists = {
+        "train": "a\n",
+        "train_2": "b\n",
+        "my_train": "a\nb\n",
+        "traffic_light_train": "a 1\n",
+        "traffic_light_train_2": "b -1\n",
+        "dog_train": "a  1\n",
+    }
+    make_voc(tmp_path)
+    for name, text in lists.items():
+        (tmp_path / "ImageSets" / "Main" / f"{name}.txt").write_text(text)
+    assert available_splits(tmp_path) == ["my_train", "train", "train_2"]
+    assert _lines(tmp_path) == []
+
+
+def test_a_text_for_the_classes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="classes: expected a list of names, got the text 'dog'"):
+        check_dataset(make_voc(tmp_path), classes="dog")
 
 
 @pytest.mark.parametrize(

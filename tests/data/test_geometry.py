@@ -79,8 +79,8 @@ def _bilinear(plane: np.ndarray, size: tuple[int, int], scale: float) -> np.ndar
     """Textbook bilinear sampling, edges repeated: pixel i of the result lies at (i + 0.5) / scale - 0.5."""
     rows = (np.arange(size[0]) + 0.5) / scale - 0.5
     columns = (np.arange(size[1]) + 0.5) / scale - 0.5
-    places = np.meshgrid(rows, columns, indexing="ij")
-    return ndimage.map_coordinates(plane.astype(np.float64), places, order=1, mode="nearest")
+    positions = np.meshgrid(rows, columns, indexing="ij")
+    return ndimage.map_coordinates(plane.astype(np.float64), positions, order=1, mode="nearest")
 
 
 @pytest.mark.parametrize(("shorter", "longer"), [(31, 99), (7, 99), (99, 25)], ids=["up", "down", "longer"])
@@ -122,7 +122,7 @@ def test_resize_clips_boxes_to_the_rounded_image() -> None:
     assert _target(odd).boxes[0].tolist() == [0, 0, 12, 8]
 
 
-def test_resize_label_map_takes_the_nearest_centre() -> None:
+def test_resize_segmentation_mask_takes_the_nearest_centre() -> None:
     labels = _labels(geometry.resize(_map_sample(), 5, 100))
     rows = ((np.arange(5) + 0.5) * HEIGHT / 5).astype(int)
     columns = ((np.arange(8) + 0.5) * WIDTH / 8).astype(int)
@@ -209,7 +209,7 @@ def test_rotation_of_a_wide_image_does_not_shear() -> None:
     )
 
 
-def test_rotated_label_map_ignores_what_was_not_there() -> None:
+def test_rotated_segmentation_mask_ignores_what_was_not_there() -> None:
     sample = Sample(torch.zeros(3, 20, 20, dtype=torch.uint8), SegmentationMap(torch.full((20, 20), 3)))
     labels = _labels(geometry.rotate(sample, 45))
     assert labels[0, 0] == labels[19, 0] == 255

@@ -56,7 +56,7 @@ def test_the_given_sample_is_not_changed(transform: Transform) -> None:
     assert _same(sample, _sample())
 
 
-def test_resize_picks_every_side_alike() -> None:
+def test_resize_picks_every_side_as_often() -> None:
     generator = _generator()
     sides = [min(t.Resize((20, 30, 40), 100)(_sample(), generator).image.shape[1:]) for _ in range(300)]
     counts = {side: sides.count(side) for side in sorted(set(sides))}
@@ -78,11 +78,11 @@ def test_flip_probability() -> None:
     assert all(_same(t.RandomFlip(1.0)(_sample(), generator), flip(_sample())) for _ in range(20))
 
 
-def test_crop_reaches_every_place_and_only_those() -> None:
+def test_crop_reaches_every_position_and_only_those() -> None:
     generator, sample = _generator(), _sample(4, 5)
     windows = {bytes(t.RandomCrop((3, 3))(sample, generator).image.numpy()) for _ in range(200)}
-    places = {bytes(crop(sample, top, left, 3, 3).image.numpy()) for top in range(2) for left in range(3)}
-    assert windows == places
+    expected = {bytes(crop(sample, top, left, 3, 3).image.numpy()) for top in range(2) for left in range(3)}
+    assert windows == expected
 
 
 def test_crop_of_a_smaller_image() -> None:
@@ -108,7 +108,7 @@ def test_scale_range() -> None:
     assert 28 < float(np.median(widths)) < 36  # as many halved as doubled
 
 
-def test_quarter_turns_are_alike() -> None:
+def test_quarter_turns_are_equally_likely() -> None:
     generator = _generator()
     seen = [t.RandomQuarterTurn()(_sample(), generator) for _ in range(200)]
     counts = [sum(_same(one, rotate90(_sample(), turns)) for one in seen) for turns in range(4)]

@@ -5,7 +5,6 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from dcn.demo import page as demo_page
 from dcn.demo.plan import FULL, MODELS, Plan, Trained
 from dcn.engine import load_recipe
 from dcn.engine.distributed import World
+from dcn.metrics.results import CocoResult, VocResult
 from dcn.runs.build import build_model
 
 TINY = Plan(
@@ -149,9 +149,8 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Pa
 )
 def test_the_words_follow_the_metrics(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
     def trained(name: str, metrics: tuple[float, float]) -> Trained:
-        voc: Any = dict(zip(("AP50", "AP70"), metrics, strict=True))
-        coco: Any = {"AP": 0.1}
-        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, coco, 1)
+        voc = VocResult((0.5, 0.7), dict(zip((0.5, 0.7), metrics, strict=True)), {0.5: {}, 0.7: {}})
+        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, CocoResult.of([0.1] * 12, {}), 1)
 
     both = [trained("plain", plain), trained("deformable", deformable)]
     assert said in demo_page.verdict(both, FULL)

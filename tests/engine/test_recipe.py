@@ -250,3 +250,8 @@ def test_other_line_ends_are_no_change(minimal: Path, tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_bytes(dump_recipe(load_recipe(minimal)).replace("\n", "\r\n").encode())
     assert load_recipe(path) == load_recipe(minimal)
+
+
+@pytest.mark.parametrize("value", ["skip", '"skip"', "'skip'"], ids=["plain", "double-quotes", "single-quotes"])
+def test_a_choice_may_be_quoted(minimal: Path, value: str) -> None:
+    assert load_recipe(minimal, [f"eval.absent={value}"]).eval.absent == "skip"

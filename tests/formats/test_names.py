@@ -85,8 +85,8 @@ def test_a_backslash_in_a_real_name_comes_first(tmp_path: Path) -> None:
 
 def test_image_of_a_stem(tmp_path: Path) -> None:
     _touch(tmp_path, "a.PNG", "b.Jpg", "c.xml", "d.tiff", "d.jpeg", "._e.jpg", "f.v2.jpg")
-    found = {stem: image_of(tmp_path, stem) for stem in ("a", "b", "c", "d", "e", "f.v2")}
-    assert {stem: path and path.name for stem, path in found.items()} == {
+    images = {stem: image_of(tmp_path, stem) for stem in ("a", "b", "c", "d", "e", "f.v2")}
+    assert {stem: path and path.name for stem, path in images.items()} == {
         "a": "a.PNG",
         "b": "b.Jpg",
         "c": None,

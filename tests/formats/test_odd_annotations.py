@@ -68,9 +68,9 @@ def test_what_one_accepts_all_accept_with_the_same_boxes(tmp_path: Path, odd: Od
     evaluated = [(x, y, x + w, y + h) for x, y, w, h in (item.xywh for item in read.objects)]
     torch.testing.assert_close(torch.tensor(evaluated, dtype=torch.float32), boxes)
     assert read.size == dataset.sizes[0] == (40, 60)
-    found = Detections(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64))
+    detections = Detections(boxes, torch.ones(len(boxes)), torch.zeros(len(boxes), dtype=torch.int64))
     ids = list(getattr(dataset, "category_ids", dataset.classes))
-    write_coco_results(tmp_path / "r.json", [found], [target.image_id], ids)
+    write_coco_results(tmp_path / "r.json", [detections], [target.image_id], ids)
     assert evaluate_files(tmp_path / "r.json", _source(odd, root))["AP50"] == pytest.approx(1, abs=1e-6)
 
 

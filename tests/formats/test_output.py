@@ -91,8 +91,8 @@ def test_names_from_classes_stay_in_the_folder(tmp_path: Path) -> None:
 
 
 def test_predictions_have_slashes_and_sizes() -> None:
-    found = Detections(torch.tensor([[1.0, 2, 5, 8]]), torch.tensor([0.5]), torch.tensor([1]))
-    content = predictions_file(["photos\\a.jpg"], [(40, 60)], [found], ["cat", "dog"])
+    detections = Detections(torch.tensor([[1.0, 2, 5, 8]]), torch.tensor([0.5]), torch.tensor([1]))
+    content = predictions_file(["photos\\a.jpg"], [(40, 60)], [detections], ["cat", "dog"])
     assert content["images"] == [{"id": 1, "file_name": "photos/a.jpg", "height": 40, "width": 60}]
     assert content["annotations"] == [
         {"id": 1, "image_id": 1, "category_id": 2, "score": 0.5, "bbox": [1.0, 2.0, 4.0, 6.0]}

@@ -16,7 +16,7 @@ from dcn.structures import Target
 from tests.data.made_files import make_coco, make_voc
 
 
-def _drawn(split: str = "train") -> Synthetic:
+def _generated(split: str = "train") -> Synthetic:
     return Synthetic(split, length=4, size=(64, 96), glyph_size=(18, 30), num_classes=3)
 
 
@@ -27,26 +27,26 @@ def _targets(data: Synthetic | Voc | Coco, index: int) -> Target:
 
 
 def test_voc_comes_back(tmp_path: Path) -> None:
-    drawn = _drawn()
-    data = Voc(write_voc(drawn, tmp_path / "v", "train", lossless=True), "train", classes=drawn.classes)
+    generated = _generated()
+    data = Voc(write_voc(generated, tmp_path / "v", "train", lossless=True), "train", classes=generated.classes)
     assert len(data) == 4
     for index in range(4):
-        written, read = _targets(drawn, index), _targets(data, index)
-        assert torch.equal(data[index].image, drawn[index].image)
+        written, read = _targets(generated, index), _targets(data, index)
+        assert torch.equal(data[index].image, generated[index].image)
         assert torch.equal(read.boxes, written.boxes)
         assert torch.equal(read.labels, written.labels)
         assert read.image_id == f"train_{index:06d}"
 
 
 def test_coco_comes_back(tmp_path: Path) -> None:
-    drawn = _drawn()
-    path = write_coco(drawn, tmp_path / "c", "train", lossless=True)
+    generated = _generated()
+    path = write_coco(generated, tmp_path / "c", "train", lossless=True)
     assert path == tmp_path / "c" / "annotations" / "instances_train.json"
     data = Coco(tmp_path / "c", "train")
     assert (data.classes, data.category_ids) == (("A", "X", "S"), (1, 2, 3))
     for index in range(4):
-        written, read = _targets(drawn, index), _targets(data, index)
-        assert torch.equal(data[index].image, drawn[index].image)
+        written, read = _targets(generated, index), _targets(data, index)
+        assert torch.equal(data[index].image, generated[index].image)
         assert torch.equal(read.boxes, written.boxes)
         assert torch.equal(read.labels, written.labels)
         assert torch.equal(read.masks, written.masks)  # type: ignore[arg-type]
@@ -57,20 +57,20 @@ def test_coco_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", [write_voc, write_coco])
 def test_splits_share_a_folder_and_pass_the_check(tmp_path: Path, write: Callable[..., Path]) -> None:
     for split in ("train", "val"):
-        write(_drawn(split), tmp_path, split)
+        write(_generated(split), tmp_path, split)
     findings = check_dataset(tmp_path)
     assert (findings.images, findings.problems) == (8, [])
     assert findings.format == write.__name__.removeprefix("write_")
     assert sum(findings.objects.values()) == sum(
-        len(_targets(_drawn(s), i)) for s in ("train", "val") for i in range(4)
+        len(_targets(_generated(s), i)) for s in ("train", "val") for i in range(4)
     )
 
 
 def test_jpeg_is_close(tmp_path: Path) -> None:
-    drawn = _drawn()
-    data = Voc(write_voc(drawn, tmp_path, "train"), "train", classes="auto")
+    generated = _generated()
+    data = Voc(write_voc(generated, tmp_path, "train"), "train", classes="auto")
     assert data.image_path(0).suffix == ".jpg"
-    assert float((data[0].image.float() - drawn[0].image.float()).abs().mean()) < 5
+    assert float((data[0].image.float() - generated[0].image.float()).abs().mean()) < 5
 
 
 def test_voc_flags_and_outward_rounding(tmp_path: Path) -> None:

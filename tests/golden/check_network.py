@@ -67,10 +67,10 @@ def build_network(name: str) -> nn.Module:
         return make_model(
             rfcn, 20, deform_layers=3, offset_groups=1, dilated_offsets=False, anchor_scales=_SCALES["voc"]
         )
-    found = re.fullmatch(r"(rfcn|rcnn|fpn|deeplab)(_dcn)?_(coco|voc|cityscapes)", name)
-    if found is None:
+    result = re.fullmatch(r"(rfcn|rcnn|fpn|deeplab)(_dcn)?_(coco|voc|cityscapes)", name)
+    if result is None:
         raise ValueError(f"network: expected a name such as 'rfcn_dcn_coco' or 'deform_conv_demo', got {name!r}")
-    family, dcn, data = found[1], found[2] or "", found[3]
+    family, dcn, data = result[1], result[2] or "", result[3]
     model = MODELS[f"{family}_r101{dcn}"]
     if family == "deeplab":
         return model(21 if data == "voc" else _CLASSES[data])
@@ -281,19 +281,19 @@ def detector_values(model: OriginalDetector, file: Mapping[str, Array], record: 
     if "in_label" not in file:
         return values
     anchors = anchor_targets(file, output, model.rpn_head.shapes_per_cell)
-    labels, wanted = region_targets(model, file)
-    second, kept = model.region_losses(logits, deltas, labels, wanted)
+    labels, reference = region_targets(model, file)
+    second, kept = model.region_losses(logits, deltas, labels, reference)
     losses = model.rpn_head.losses(output, [anchors]) | second
     torch.stack(list(losses.values())).sum().backward()
-    spread = spread_out(model, labels, wanted, deltas)
-    weights = spread_out(model, kept, torch.ones_like(wanted), deltas)
+    spread = spread_out(model, labels, reference, deltas)
+    weights = spread_out(model, kept, torch.ones_like(reference), deltas)
     stored = {name: torch.from_numpy(file[name]) for name in ("in_bbox_target", "in_bbox_weight")}
     rpn_loss = stored["in_bbox_weight"] * smooth_l1(record["rpn_bbox_pred"] - stored["in_bbox_target"], 3)
     return values | {
         "rpn_bbox_loss": rpn_loss,
         "bbox_loss_reshape": (weights * smooth_l1(deltas.flatten(1) - spread, 1))[None],
         "custom0_bbox_target": spread,
-        "custom0_bbox_weight": spread_out(model, labels, torch.ones_like(wanted), deltas),
+        "custom0_bbox_weight": spread_out(model, labels, torch.ones_like(reference), deltas),
         "blockgrad0": kept[None].float(),
         "custom1_labels_ohem": kept.float(),
         "custom1_bbox_weights_ohem": weights,
@@ -359,9 +359,9 @@ def relative_error(ours: Array, stored: Array, floor: float = 0.0) -> float:
 
 def value_error(name: str, stored: Array, values: Mapping[str, Tensor], record: Recorder) -> float:
     """The error of one stored array; its name may begin with ``every<n>_`` and end with ``_output``."""
-    found = re.fullmatch(r"(?:every(\d+)_)?(.*?)(?:_output)?", name)
-    assert found is not None
-    step, base = int(found[1] or 1), found[2]
+    result = re.fullmatch(r"(?:every(\d+)_)?(.*?)(?:_output)?", name)
+    assert result is not None
+    step, base = int(result[1] or 1), result[2]
     if base == "rois":
         return float(values["rois"])
     if base not in values and base not in record.outputs:
@@ -428,11 +428,11 @@ def check(path: Path, shapes: Shapes | None = None, report: Callable[[str], obje
     with np.load(path) as arrays:
         file = {key: arrays[key] for key in arrays.files}
     model = build_network(name)
-    wanted = own_shapes(model)
-    unknown = sorted(set(shapes or {}) - set(wanted))
+    reference = own_shapes(model)
+    unknown = sorted(set(shapes or {}) - set(reference))
     if unknown:
         report(f"note: {len(unknown)} parameters of the list are not in {name}, for example {unknown[0]}")
-    load_made_parameters(model, {key: (shapes or wanted).get(key, shape) for key, shape in wanted.items()})
+    load_made_parameters(model, {key: (shapes or reference).get(key, shape) for key, shape in reference.items()})
     return compare(model, file, report)
 
 

@@ -236,8 +236,8 @@ def test_a_segmentation_step() -> None:
     hidden = F.relu(model.head.fc6(model.backbone(torch.from_numpy(data))[-1]))
     up = F.conv_transpose2d(model.head.score(hidden), model.head.upsampling.weight, stride=16, groups=3)
     scores = up[:, :, 8 : 8 + SIZE[0], 8 : 8 + SIZE[1]]
-    wanted = torch.from_numpy(np.where(label == 255, -1, label))[None]
-    _softmax_output(scores, wanted).backward()
+    reference = torch.from_numpy(np.where(label == 255, -1, label))[None]
+    _softmax_output(scores, reference).backward()
     file = {"in_data": data, "in_label": label[None, None].astype(np.float32)} | _gradients(model)
     file |= {"upsampling_output": up.detach().numpy(), "softmax_output": scores.detach().softmax(1).numpy()}
     model.zero_grad()

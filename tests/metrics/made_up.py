@@ -27,7 +27,7 @@ def _masks(boxes: torch.Tensor) -> torch.Tensor:
 
 
 def image(seed: int, num_classes: int, *, masks: bool = False) -> tuple[Detections, Target]:
-    """One image: some objects (crowd and difficult ones among them), found with noise, twice, wrongly or not."""
+    """One image: some objects (crowd and difficult ones among them), detected with noise, twice, wrongly or not."""
     generator = torch.Generator().manual_seed(seed)
     count = int(torch.randint(0, 7, (), generator=generator))
     boxes = _boxes(count, generator)
@@ -37,13 +37,13 @@ def image(seed: int, num_classes: int, *, masks: bool = False) -> tuple[Detectio
     shifted = boxes.repeat_interleave(repeats, 0)
     shifted = shifted + torch.randn(shifted.shape, generator=generator, dtype=torch.float64) * 4
     shifted[:, 2:] = torch.maximum(shifted[:, 2:], shifted[:, :2] + 2)
-    found = torch.cat((shifted, _boxes(3, generator)))
+    predicted = torch.cat((shifted, _boxes(3, generator)))
     wrong = torch.randint(0, num_classes, (3,), generator=generator)
-    scores = torch.rand(len(found), generator=generator, dtype=torch.float64).round(decimals=2)
-    drawn = (_masks(found), _masks(boxes)) if masks else (None, None)
-    areas = None if drawn[1] is None else drawn[1].sum((1, 2)).double()
-    detections = Detections(found, scores, torch.cat((labels.repeat_interleave(repeats), wrong)), drawn[0])
-    return detections, Target(boxes, labels, SIZE, drawn[1], crowd=crowd, area=areas, image_id=seed)
+    scores = torch.rand(len(predicted), generator=generator, dtype=torch.float64).round(decimals=2)
+    masked = (_masks(predicted), _masks(boxes)) if masks else (None, None)
+    areas = None if masked[1] is None else masked[1].sum((1, 2)).double()
+    detections = Detections(predicted, scores, torch.cat((labels.repeat_interleave(repeats), wrong)), masked[0])
+    return detections, Target(boxes, labels, SIZE, masked[1], crowd=crowd, area=areas, image_id=seed)
 
 
 def coco_form(
@@ -62,13 +62,15 @@ def coco_form(
 
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
-    for found, target in pairs:
+    for detections, target in pairs:
         assert target.area is not None
         key = {"image_id": target.image_id}
         for i in range(len(target)):
             row = {**key, **shape(target, i), "area": float(target.area[i]), "iscrowd": int(target.ignored[i])}
             annotations.append({**row, "id": len(annotations) + 1})
-        results += [{**key, **shape(found, i), "score": float(found.scores[i])} for i in range(len(found))]
+        results += [
+            {**key, **shape(detections, i), "score": float(detections.scores[i])} for i in range(len(detections))
+        ]
     images = [
         {"id": t.image_id, "height": SIZE[0], "width": SIZE[1], "file_name": f"{t.image_id}.jpg"} for _, t in pairs
     ]

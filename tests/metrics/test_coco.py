@@ -35,8 +35,8 @@ def _oracle(truth: dict[str, Any], results: list[dict[str, Any]], iou_type: str)
         evaluation.summarize()
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     per_class = [p[p > -1].mean() if (p > -1).any() else -1.0 for p in np.moveaxis(precision, 2, 0)]
-    figures = dict(zip(COCO_NAMES, evaluation.stats.tolist(), strict=True))
-    return {**figures, **{f"AP/{c['name']}": float(v) for c, v in zip(truth["categories"], per_class, strict=True)}}
+    result = dict(zip(COCO_NAMES, evaluation.stats.tolist(), strict=True))
+    return {**result, **{f"AP/{c['name']}": float(v) for c, v in zip(truth["categories"], per_class, strict=True)}}
 
 
 @pytest.mark.parametrize("masks", [False, True], ids=["boxes", "masks"])
@@ -45,7 +45,7 @@ def test_equals_pycocotools(masks: bool) -> None:
     metric = CocoAP(CLASSES, masks=masks)
     for start in range(0, len(pairs), 5):
         batch = pairs[start : start + 5]
-        metric.update([found for found, _ in batch], [target for _, target in batch])
+        metric.update([detections for detections, _ in batch], [target for _, target in batch])
     expected = _oracle(*coco_form(pairs, CLASSES), "bbox")
     if masks:
         segm = _oracle(*coco_form(pairs, CLASSES), "segm")
@@ -55,19 +55,19 @@ def test_equals_pycocotools(masks: bool) -> None:
 
 
 def test_the_boxes_handed_in_stay_as_they_are() -> None:
-    found, target = image(3, 3)
-    before = found.boxes.clone(), target.boxes.clone()
-    CocoAP(CLASSES).update([found], [target])
-    assert torch.equal(found.boxes, before[0])
+    detections, target = image(3, 3)
+    before = detections.boxes.clone(), target.boxes.clone()
+    CocoAP(CLASSES).update([detections], [target])
+    assert torch.equal(detections.boxes, before[0])
     assert torch.equal(target.boxes, before[1])
 
 
 def test_order_of_images_and_processes_does_not_matter() -> None:
     pairs = [image(seed, 4) for seed in range(8)]
     whole, first, second = CocoAP(CLASSES), CocoAP(CLASSES), CocoAP(CLASSES)
-    whole.update([found for found, _ in pairs], [target for _, target in pairs])
-    for number, (found, target) in enumerate(reversed(pairs)):
-        (first if number % 2 else second).update([found], [target])
+    whole.update([detections for detections, _ in pairs], [target for _, target in pairs])
+    for number, (detections, target) in enumerate(reversed(pairs)):
+        (first if number % 2 else second).update([detections], [target])
     first.merge(second)
     assert first.compute() == whole.compute()
     with pytest.raises(ValueError, match="same classes"):
@@ -82,8 +82,8 @@ def test_empty_cases(masks: bool) -> None:
     one = torch.ones(1, 8, 8, dtype=torch.bool) if masks else None
     target = Target(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([0]), (8, 8), one)
     metric.update([Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0).long(), none)], [target])
-    figures = metric.compute()
-    assert (figures["AP"], figures["APs"], figures["APl"], figures["AP/ant"]) == (0.0, 0.0, -1.0, 0.0)
+    result = metric.compute()
+    assert (result["AP"], result["APs"], result["APl"], result["AP/ant"]) == (0.0, 0.0, -1.0, 0.0)
     metric.reset()
     assert set(metric.compute().values()) == {-1.0}
 
@@ -93,7 +93,7 @@ def test_empty_cases(masks: bool) -> None:
 )
 def test_masks_that_do_not_fit_are_refused(height: int | None, message: str) -> None:
     masks = None if height is None else torch.ones(1, height, 8, dtype=torch.bool)
-    found = Detections(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([0.5]), torch.tensor([0]), masks)
-    target = Target(found.boxes, found.labels, (8, 8), torch.ones(1, 8, 8, dtype=torch.bool))
+    detections = Detections(torch.tensor([[0.0, 0, 8, 8]]), torch.tensor([0.5]), torch.tensor([0]), masks)
+    target = Target(detections.boxes, detections.labels, (8, 8), torch.ones(1, 8, 8, dtype=torch.bool))
     with pytest.raises(ValueError, match=message):
-        CocoAP(["ant"], masks=True).update([found], [target])
+        CocoAP(["ant"], masks=True).update([detections], [target])

@@ -11,7 +11,7 @@ def _target(label: int = 0) -> Target:
     return Target(torch.tensor([[0.0, 0, 5, 5]]), torch.tensor([label]), (9, 9), image_id="tree")
 
 
-def _found(label: int = 0, score: float = 0.5, x: float = 1.0) -> Detections:
+def _detections(label: int = 0, score: float = 0.5, x: float = 1.0) -> Detections:
     return Detections(torch.tensor([[x, 0, 5, 5]]), torch.tensor([score]), torch.tensor([label]))
 
 
@@ -19,10 +19,10 @@ def _found(label: int = 0, score: float = 0.5, x: float = 1.0) -> Detections:
     ("detections", "targets", "message"),
     [
         pytest.param([], [_target()], "one entry for each of the 1 targets, got 0", id="count"),
-        pytest.param([_found()], [_target(3)], "targets: expected labels in 0..1", id="target-label"),
-        pytest.param([_found(-1)], [_target()], "detections: expected labels in 0..1", id="label"),
-        pytest.param([_found(score=float("nan"))], [_target()], "finite scores.*'tree'", id="nan-score"),
-        pytest.param([_found(x=float("inf"))], [_target()], "finite boxes.*'tree'", id="infinite-box"),
+        pytest.param([_detections()], [_target(3)], "targets: expected labels in 0..1", id="target-label"),
+        pytest.param([_detections(-1)], [_target()], "detections: expected labels in 0..1", id="label"),
+        pytest.param([_detections(score=float("nan"))], [_target()], "finite scores.*'tree'", id="nan-score"),
+        pytest.param([_detections(x=float("inf"))], [_target()], "finite boxes.*'tree'", id="infinite-box"),
     ],
 )
 def test_bad_batches_are_refused(detections: list[Detections], targets: list[Target], message: str) -> None:

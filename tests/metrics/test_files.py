@@ -19,7 +19,7 @@ PAIRS = [image(seed, 3, masks=True) for seed in range(1, 13)]
 
 
 def _computed(metric: CocoAP | VocAP) -> Mapping[str, float]:
-    metric.update([found for found, _ in PAIRS], [target for _, target in PAIRS])
+    metric.update([detections for detections, _ in PAIRS], [target for _, target in PAIRS])
     return metric.compute()
 
 
@@ -33,7 +33,9 @@ def _coco_file(folder: Path, change: Callable[[dict[str, Any]], object] = lambda
 
 def _coco_results(folder: Path, change: Callable[[list[dict[str, Any]]], object] = lambda rows: None) -> Path:
     path = folder / "results.json"
-    write_coco_results(path, [found for found, _ in PAIRS], [target.image_id for _, target in PAIRS], [1, 2, 3])
+    write_coco_results(
+        path, [detections for detections, _ in PAIRS], [target.image_id for _, target in PAIRS], [1, 2, 3]
+    )
     rows = json.loads(path.read_text())
     change(rows)
     path.write_text(json.dumps(rows))
@@ -70,11 +72,11 @@ def _voc_folder(folder: Path) -> Path:
 def _voc_per_image(folder: Path, names: bool) -> Path:
     out = folder / "per_image"
     out.mkdir()
-    for found, target in PAIRS:
+    for detections, target in PAIRS:
         lines = [
             f"{CLASSES[label] if names else label} {score!r} {x1 + 1} {y1 + 1} {x2} {y2}\n"
             for label, score, (x1, y1, x2, y2) in zip(
-                found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True
+                detections.labels.tolist(), detections.scores.tolist(), detections.boxes.tolist(), strict=True
             )
         ]
         (out / f"img {target.image_id:02}.txt").write_text("".join(lines))
@@ -89,9 +91,9 @@ def test_real_coco_files_give_the_known_computed(shared: Path, iou_type: Any) ->
     expected = json.loads((shared / "eval" / EXPECTED).read_text())
     folder = shared / "eval" / "coco_val2014_100"
     results = folder / f"instances_val2014_fake{iou_type}100_results.json"
-    figures = evaluate_files(results, folder / "instances_val2014_100.json", iou_type=iou_type)
+    result = evaluate_files(results, folder / "instances_val2014_100.json", iou_type=iou_type)
     known = expected[f"coco_val2014_100 {iou_type}"]
-    assert [figures[name] for name in expected["order"]] == pytest.approx(known, abs=1e-4)
+    assert [result[name] for name in expected["order"]] == pytest.approx(known, abs=1e-4)
 
 
 @pytest.mark.parametrize("results", ["abs_xyxy", "coco_dets.json"])
@@ -99,9 +101,9 @@ def test_real_coco_files_give_the_known_computed(shared: Path, iou_type: Any) ->
 def test_real_voc_files_give_the_known_computed(shared: Path, method: Method, title: str, results: str) -> None:
     expected = json.loads((shared / "eval" / EXPECTED).read_text())[f"voc100 voc_eval.py ovthresh=0.5 {title}"]
     folder = shared / "eval" / "voc100"
-    figures = evaluate_files(folder / results, shared / "data" / "voc2012_100", method=method)
+    result = evaluate_files(folder / results, shared / "data" / "voc2012_100", method=method)
     known = {"AP50" if name == "mAP" else f"AP50/{name}": value for name, value in expected.items()}
-    assert {name: figures[name] for name in known} == pytest.approx(known, abs=1e-4)
+    assert {name: result[name] for name in known} == pytest.approx(known, abs=1e-4)
 
 
 def test_coco_files_score_like_the_metric(tmp_path: Path) -> None:
@@ -114,9 +116,9 @@ def test_coco_files_score_like_the_metric(tmp_path: Path) -> None:
 def test_boxes_may_be_left_to_the_masks(tmp_path: Path) -> None:
     """An ellipse of known extent: the box of the mask is the box of its pixels."""
     results = _coco_results(tmp_path, lambda rows: [row.pop("bbox") for row in rows])
-    figures = evaluate_files(results, _coco_file(tmp_path))
-    assert figures["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=0.1)
-    assert figures["AP50"] > 0.2
+    result = evaluate_files(results, _coco_file(tmp_path))
+    assert result["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=0.1)
+    assert result["AP50"] > 0.2
 
 
 def _texts(content: dict[str, Any]) -> None:
@@ -152,8 +154,8 @@ def _results_by_name(rows: list[dict[str, Any]]) -> None:
     ],
 )
 def test_other_ways_to_name_things(tmp_path: Path, truth: Any, results: Any) -> None:
-    figures = evaluate_files(_coco_results(tmp_path, results), _coco_file(tmp_path, truth))
-    assert figures == pytest.approx(_computed(CocoAP(CLASSES)), abs=1e-12)
+    result = evaluate_files(_coco_results(tmp_path, results), _coco_file(tmp_path, truth))
+    assert result == pytest.approx(_computed(CocoAP(CLASSES)), abs=1e-12)
 
 
 def test_a_whole_data_set_as_results_is_matched_by_names(tmp_path: Path) -> None:
@@ -171,14 +173,14 @@ def test_a_whole_data_set_as_results_is_matched_by_names(tmp_path: Path) -> None
 @pytest.mark.parametrize("method", ["area", "11point"])
 @pytest.mark.parametrize("names", [False, True], ids=["index", "name"])
 def test_voc_folder_and_a_file_for_each_image(tmp_path: Path, method: Method, names: bool) -> None:
-    figures = evaluate_files(_voc_per_image(tmp_path, names), _voc_folder(tmp_path), method=method, split="all")
-    assert figures == pytest.approx(_computed(VocAP(CLASSES, method=method)), abs=1e-12)
+    result = evaluate_files(_voc_per_image(tmp_path, names), _voc_folder(tmp_path), method=method, split="all")
+    assert result == pytest.approx(_computed(VocAP(CLASSES, method=method)), abs=1e-12)
 
 
 def test_voc_folder_and_a_file_for_each_class(tmp_path: Path) -> None:
     """Written with one decimal, like the boxes here, and scores of two: nothing is lost."""
     stems = [f"img {target.image_id:02}" for _, target in PAIRS]
-    files = write_voc_results(tmp_path / "out", [found for found, _ in PAIRS], stems, CLASSES, split="all")
+    files = write_voc_results(tmp_path / "out", [detections for detections, _ in PAIRS], stems, CLASSES, split="all")
     assert [file.name for file in files] == [f"comp4_det_all_{name}.txt" for name in CLASSES]
     folder = _voc_folder(tmp_path)
     noisy = [Detections(f.boxes.mul(10).round().div(10), f.scores, f.labels) for f, _ in PAIRS]
@@ -192,16 +194,16 @@ def test_voc_folder_and_a_file_for_each_class(tmp_path: Path) -> None:
 
 
 def test_the_written_voc_line_is_inclusive_and_starts_at_one(tmp_path: Path) -> None:
-    found = Detections(torch.tensor([[0.0, 9.96, 20.04, 31]]), torch.tensor([0.98765]), torch.tensor([0]))
-    (file,) = write_voc_results(tmp_path, [found], ["000001"], ["ant"])
+    detections = Detections(torch.tensor([[0.0, 9.96, 20.04, 31]]), torch.tensor([0.98765]), torch.tensor([0]))
+    (file,) = write_voc_results(tmp_path, [detections], ["000001"], ["ant"])
     assert file.read_text() == "000001 0.988 1.0 11.0 20.0 31.0\n"
 
 
 def test_voc_rules_on_coco_files_and_the_other_way(tmp_path: Path) -> None:
     coco, voc = (_coco_results(tmp_path), _coco_file(tmp_path)), (_voc_per_image(tmp_path, True), _voc_folder(tmp_path))
     assert evaluate_files(*coco, format="voc") == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
-    figures = evaluate_files(*voc, format="coco", split="all")
-    assert figures["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=1e-12)
+    result = evaluate_files(*voc, format="coco", split="all")
+    assert result["AP50"] == pytest.approx(_computed(CocoAP(CLASSES))["AP50"], abs=1e-12)
 
 
 def test_plain_list_against_a_voc_folder_is_continuous_unless_told(tmp_path: Path) -> None:
@@ -226,8 +228,8 @@ def test_the_twenty_classes_of_voc_keep_their_numbers(tmp_path: Path) -> None:
     (folder / "a.xml").write_text(f"<annotation><object><name>person</name>{box}</object></annotation>")
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "a.txt").write_text("14 0.9 11 21 40 60\n\n")
-    figures = evaluate_files(tmp_path / "results", folder)
-    assert (figures["AP50"], figures["AP70/person"]) == (1.0, 1.0)
+    result = evaluate_files(tmp_path / "results", folder)
+    assert (result["AP50"], result["AP70/person"]) == (1.0, 1.0)
     assert evaluate_files(tmp_path / "results", folder, classes=[*"abcdefghijklmn", "person"])["AP50/person"] == 1.0
 
 
@@ -235,9 +237,9 @@ def test_the_twenty_classes_of_voc_keep_their_numbers(tmp_path: Path) -> None:
 def test_split_chooses_the_images(tmp_path: Path, split: str) -> None:
     folder = _voc_folder(tmp_path)
     (tmp_path / "comp4_det_x_ant.txt").write_text("")
-    figures = evaluate_files(tmp_path / "comp4_det_x_ant.txt", folder, split=split, classes=CLASSES)
+    result = evaluate_files(tmp_path / "comp4_det_x_ant.txt", folder, split=split, classes=CLASSES)
     present = {int(v) for _, t in PAIRS[: 1 if split == "one" else None] for v in t.labels[~t.ignored]}
-    assert {name for name in CLASSES if figures[f"AP50/{name}"] == 0.0} == {CLASSES[i] for i in present}
+    assert {name for name in CLASSES if result[f"AP50/{name}"] == 0.0} == {CLASSES[i] for i in present}
 
 
 def _set(field: str, value: object) -> Callable[[list[dict[str, Any]]], None]:
@@ -377,13 +379,13 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_writers_refuse_what_does_not_fit(tmp_path: Path) -> None:
-    found = Detections(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([0.5]), torch.tensor([2]))
+    detections = Detections(torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([0.5]), torch.tensor([2]))
     with pytest.raises(ValueError, match="image_ids"):
-        write_coco_results(tmp_path / "a.json", [found], [], [1, 2, 3])
+        write_coco_results(tmp_path / "a.json", [detections], [], [1, 2, 3])
     with pytest.raises(ValueError, match="category_ids"):
-        write_coco_results(tmp_path / "a.json", [found], [1], [1, 2])
+        write_coco_results(tmp_path / "a.json", [detections], [1], [1, 2])
     with pytest.raises(ValueError, match="classes"):
-        write_voc_results(tmp_path, [found], ["a"], ["ant", "bee"])
+        write_voc_results(tmp_path, [detections], ["a"], ["ant", "bee"])
 
 
 def test_thresholds_of_voc(tmp_path: Path) -> None:
@@ -420,8 +422,8 @@ def test_a_devkit_is_read_as_training_reads_it(tmp_path: Path) -> None:
     _voc_folder(tmp_path / "VOC2007").rename(tmp_path / "x")
     (tmp_path / "VOC2007").rmdir()
     (tmp_path / "x").rename(tmp_path / "VOC2007")
-    figures = evaluate_files(_voc_per_image(tmp_path, True), tmp_path, split="2007_all")
-    assert figures == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
+    result = evaluate_files(_voc_per_image(tmp_path, True), tmp_path, split="2007_all")
+    assert result == pytest.approx(_computed(VocAP(CLASSES)), abs=1e-12)
 
 
 def test_boxes_without_extent_count_as_they_do_for_pycocotools(tmp_path: Path) -> None:

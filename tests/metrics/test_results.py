@@ -18,13 +18,13 @@ PAIRS = [image(seed, 2, masks=True) for seed in range(1, 7)]  # the third class 
 
 def _coco() -> CocoResult:
     metric = CocoAP(CLASSES, masks=True)
-    metric.update([found for found, _ in PAIRS], [target for _, target in PAIRS])
+    metric.update([detections for detections, _ in PAIRS], [target for _, target in PAIRS])
     return metric.compute()
 
 
 def _voc() -> VocResult:
     metric = VocAP(CLASSES, thresholds=(0.5, 0.75))
-    metric.update([found for found, _ in PAIRS], [target for _, target in PAIRS])
+    metric.update([detections for detections, _ in PAIRS], [target for _, target in PAIRS])
     return metric.compute()
 
 

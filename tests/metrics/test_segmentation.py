@@ -41,14 +41,14 @@ def test_equals_a_plain_count(seed: int, absent: Absent) -> None:
     metric = MeanIoU(C, absent=absent)
     metric.update(prediction[:1], target[:1])
     metric.update([prediction[1], prediction[2].int()], [target[1], target[2].to(torch.uint8)])
-    figures = metric.compute()
+    result = metric.compute()
     expected = _counted(prediction, target, absent)
-    assert [figures[f"IoU/{c}"] for c in range(C)] == pytest.approx(expected, abs=1e-12, nan_ok=True)
-    assert figures["mIoU"] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
+    assert [result[f"IoU/{c}"] for c in range(C)] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert result["mIoU"] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
     kept = target != 255
-    assert figures["accuracy"] == pytest.approx(float((prediction == target)[kept].double().mean()))
-    found = [float((prediction == c)[target == c].double().mean()) for c in (0, 1, 3, 4, 6)]
-    assert figures["mean_accuracy"] == pytest.approx(float(np.mean(found)))
+    assert result["accuracy"] == pytest.approx(float((prediction == target)[kept].double().mean()))
+    recalls = [float((prediction == c)[target == c].double().mean()) for c in (0, 1, 3, 4, 6)]
+    assert result["mean_accuracy"] == pytest.approx(float(np.mean(recalls)))
 
 
 def test_the_two_rules_differ_by_the_absent_class() -> None:
@@ -62,10 +62,10 @@ def test_the_two_rules_differ_by_the_absent_class() -> None:
 
 
 def _cityscapes_rule(predicted: NDArray[np.int64], annotated: NDArray[np.int64], trained: list[int]) -> list[float]:
-    """The scripts of Cityscapes: a confusion matrix over all 34 label ids, also those that are not judged.
+    """The scripts of Cityscapes: a confusion matrix over all 34 label ids, also those that are not evaluated.
 
-    A judged label's true positives are on the diagonal, its false negatives are the rest of its row, whatever was
-    predicted there, and its false positives the rest of its column in rows of judged labels. NaN without any.
+    An evaluated label's true positives are on the diagonal, its false negatives are the rest of its row, whatever was
+    predicted there, and its false positives the rest of its column in rows of evaluated labels. NaN without any.
     """
     confusion = np.zeros((34, 34), dtype=np.int64)
     np.add.at(confusion, (annotated.ravel(), predicted.ravel()), 1)
@@ -91,10 +91,10 @@ def test_equals_the_rule_of_the_cityscapes_scripts(seed: int) -> None:
     metric = MeanIoU(19, absent="skip")
     metric.update(torch.from_numpy(to_train[predicted]), torch.from_numpy(to_train[annotated]))
     expected = _cityscapes_rule(predicted, annotated, list(LABEL_IDS))
-    figures = metric.compute()
-    assert [figures[f"IoU/{c}"] for c in range(19)] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    result = metric.compute()
+    assert [result[f"IoU/{c}"] for c in range(19)] == pytest.approx(expected, abs=1e-12, nan_ok=True)
     assert np.isnan(expected).sum() == 2
-    assert figures["mIoU"] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
+    assert result["mIoU"] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
 
 
 def test_confusion_has_annotations_in_rows() -> None:
@@ -107,8 +107,8 @@ def test_confusion_has_annotations_in_rows() -> None:
 def test_pixels_predicted_as_ignored_are_missed() -> None:
     metric = MeanIoU(2)
     metric.update([torch.tensor([[0, 255, 1, 255]])], [torch.tensor([[0, 0, 1, 255]])])
-    figures = metric.compute()
-    assert [figures["IoU/0"], figures["IoU/1"], figures["accuracy"]] == pytest.approx([0.5, 1.0, 2 / 3])
+    result = metric.compute()
+    assert [result["IoU/0"], result["IoU/1"], result["accuracy"]] == pytest.approx([0.5, 1.0, 2 / 3])
 
 
 def test_merge_adds_and_reset_forgets() -> None:

@@ -26,7 +26,7 @@ def _target(boxes: Sequence[Sequence[float]], labels: list[int], difficult: list
     return Target(_boxes(boxes), torch.tensor(labels), (99, 99), difficult=flags)
 
 
-def _found(boxes: Sequence[Sequence[float]], scores: list[float], labels: list[int]) -> Detections:
+def _detections(boxes: Sequence[Sequence[float]], scores: list[float], labels: list[int]) -> Detections:
     return Detections(_boxes(boxes), torch.tensor(scores), torch.tensor(labels).long())
 
 
@@ -34,14 +34,14 @@ def _plain_ap(pairs: list[tuple[Detections, Target]], label: int, threshold: flo
     """The protocol written down as plainly as possible, in 1-based inclusive coordinates with +1."""
     entries = []
     objects = 0
-    for found, target in sorted(pairs, key=lambda pair: int(pair[1].image_id)):
+    for detections, target in sorted(pairs, key=lambda pair: int(pair[1].image_id)):
         truth = [[x1 + 1, y1 + 1, x2, y2] for x1, y1, x2, y2 in target.boxes[target.labels == label].tolist()]
         ignored = target.ignored[target.labels == label].tolist()
         objects += ignored.count(False)
         used = [False] * len(truth)
-        mine = [i for i in range(len(found)) if int(found.labels[i]) == label]
-        for i in sorted(mine, key=lambda i: -float(found.scores[i])):
-            x1, y1, x2, y2 = found.boxes[i].tolist()
+        mine = [i for i in range(len(detections)) if int(detections.labels[i]) == label]
+        for i in sorted(mine, key=lambda i: -float(detections.scores[i])):
+            x1, y1, x2, y2 = detections.boxes[i].tolist()
             best, which = -1.0, -1
             for j, t in enumerate(truth):
                 w = min(x2, t[2]) - max(x1 + 1, t[0]) + 1
@@ -55,7 +55,7 @@ def _plain_ap(pairs: list[tuple[Detections, Target]], label: int, threshold: flo
             right = best > threshold and not used[which]
             if right:
                 used[which] = True
-            entries.append((float(found.scores[i]), right))
+            entries.append((float(detections.scores[i]), right))
     entries.sort(key=lambda entry: -entry[0])
     if not objects:
         return math.nan
@@ -72,47 +72,49 @@ def _plain_ap(pairs: list[tuple[Detections, Target]], label: int, threshold: flo
 def test_equals_the_protocol_written_plainly(seed: int, method: Method) -> None:
     pairs = [image(seed + i, len(CLASSES)) for i in range(12)]
     metric = VocAP(CLASSES, method=method)
-    metric.update([found for found, _ in pairs], [target for _, target in pairs])
-    figures = metric.compute()
+    metric.update([detections for detections, _ in pairs], [target for _, target in pairs])
+    result = metric.compute()
     for key, threshold in (("AP50", 0.5), ("AP70", 0.7)):
         expected = [_plain_ap(pairs, label, threshold, method) for label in range(len(CLASSES))]
-        assert [figures[f"{key}/{name}"] for name in CLASSES] == pytest.approx(expected, abs=1e-12, nan_ok=True)
-        assert figures[key] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
+        assert [result[f"{key}/{name}"] for name in CLASSES] == pytest.approx(expected, abs=1e-12, nan_ok=True)
+        assert result[key] == pytest.approx(float(np.nanmean(expected)), abs=1e-12)
 
 
 def test_overlap_must_be_greater_than_the_threshold() -> None:
     metric = VocAP(["ant"], thresholds=(0.5, 0.499))
-    metric.update([_found([[0, 0, 10, 5]], [0.9], [0])], [_target([[0, 0, 10, 10]], [0])])
+    metric.update([_detections([[0, 0, 10, 5]], [0.9], [0])], [_target([[0, 0, 10, 10]], [0])])
     assert metric.compute() == {"AP50": 0.0, "AP50/ant": 0.0, "AP49.9": 1.0, "AP49.9/ant": 1.0}
 
 
 def test_a_second_detection_of_an_object_is_wrong() -> None:
     metric = VocAP(["ant"], thresholds=(0.5,))
     boxes = [(0, 0, 10, 10), (0, 0, 10, 10), (50, 50, 60, 60)]
-    metric.update([_found(boxes, [0.9, 0.8, 0.7], [0, 0, 0])], [_target([boxes[0], boxes[2]], [0, 0])])
+    metric.update([_detections(boxes, [0.9, 0.8, 0.7], [0, 0, 0])], [_target([boxes[0], boxes[2]], [0, 0])])
     assert metric.compute()["AP50"] == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
 
 
 def test_difficult_objects_neither_help_nor_hurt() -> None:
     metric = VocAP(["ant"], thresholds=(0.5,))
     boxes = [(0, 0, 10, 10), (50, 50, 60, 60)]
-    found = _found([boxes[1], boxes[1], boxes[0]], [0.9, 0.8, 0.7], [0, 0, 0])
-    metric.update([found], [_target(boxes, [0, 0], [False, True])])
+    detections = _detections([boxes[1], boxes[1], boxes[0]], [0.9, 0.8, 0.7], [0, 0, 0])
+    metric.update([detections], [_target(boxes, [0, 0], [False, True])])
     assert metric.compute()["AP50"] == 1.0
 
 
 def test_classes_without_objects_are_left_out_of_the_mean() -> None:
     metric = VocAP(CLASSES, thresholds=(0.5,))
-    metric.update([_found([[0, 0, 9, 9], [0, 0, 9, 9]], [0.9, 0.8], [0, 2])], [_target([[0, 0, 9, 9]] * 2, [0, 1])])
-    figures = metric.compute()
-    assert figures == pytest.approx({"AP50": 0.5, "AP50/ant": 1.0, "AP50/bee": 0.0, "AP50/cow": math.nan}, nan_ok=True)
+    metric.update(
+        [_detections([[0, 0, 9, 9], [0, 0, 9, 9]], [0.9, 0.8], [0, 2])], [_target([[0, 0, 9, 9]] * 2, [0, 1])]
+    )
+    result = metric.compute()
+    assert result == pytest.approx({"AP50": 0.5, "AP50/ant": 1.0, "AP50/bee": 0.0, "AP50/cow": math.nan}, nan_ok=True)
     assert list(metric.curves(0.5)) == ["ant", "bee"]
 
 
 def test_nothing_at_all_is_nan_and_reset_returns_there() -> None:
     metric = VocAP(["ant"])
     assert all(math.isnan(value) for value in metric.compute().values())
-    metric.update([_found([], [], [])], [_target([[0, 0, 9, 9]], [0])])
+    metric.update([_detections([], [], [])], [_target([[0, 0, 9, 9]], [0])])
     assert metric.compute()["AP50"] == 0.0
     metric.reset()
     assert all(math.isnan(value) for value in metric.compute().values())
@@ -122,9 +124,9 @@ def test_nothing_at_all_is_nan_and_reset_returns_there() -> None:
 def test_merged_halves_equal_the_whole(method: Method) -> None:
     pairs = [image(seed, len(CLASSES)) for seed in range(10)]
     whole, odd, even = (VocAP(CLASSES, method=method) for _ in range(3))
-    for number, (found, target) in enumerate(pairs):
-        whole.update([found], [target])
-        (odd if number % 2 else even).update([found], [target])
+    for number, (detections, target) in enumerate(pairs):
+        whole.update([detections], [target])
+        (odd if number % 2 else even).update([detections], [target])
     odd.merge(even)
     assert odd.compute() == whole.compute()
     with pytest.raises(ValueError, match="same classes"):

@@ -17,6 +17,12 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
+def row_weights(p: float, size: int, boundary: str) -> Array | None:
+    """Weights of all grid points of an axis for coordinate ``p``; ``None`` outside."""
+    row = _row(p, size, boundary)
+    return None if row is None else row[0]
+
+
 @dataclass(frozen=True)
 class Call:
     x: Array

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 import dcn
+from dcn.analysis import count_parameters, dilation_statistics
 from dcn.class_names import COCO_CLASSES
 from dcn.engine import save_weights
 from dcn.models import build
 from dcn.runs.predictor import Predictor
-from dcn.structures import SegmentationMap
+from dcn.structures import Sample, SegmentationMap, Target
 from dcn.tta import TTA
+from dcn.vis import record_offsets
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "fpn_channels": 16, "fc_channels": 16}
@@ -132,3 +134,21 @@ def test_precision_needs_the_prepared_model(weights: Path) -> None:
         dcn.load(weights, device="cpu", optimize=False, precision="bfloat16")
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         dcn.load(weights, device="cpu", precision="int8")  # type: ignore[arg-type]  # the point of the test
+
+
+def test_functions_that_look_into_a_model_take_a_predictor(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    name = "faster_rcnn_r18_fpn_dconv_c3-c5"
+    save_weights(path, build(name, ("cat", "dog"), **SMALL), name, SMALL)
+    predictor = dcn.load(path, device="cpu")
+    image = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)
+    expected = record_offsets(predictor.model, image)
+    recorded = record_offsets(predictor, image)
+    assert [layer.name for layer in recorded] == [layer.name for layer in expected]
+    assert all(torch.equal(a.offset, b.offset) for a, b in zip(recorded, expected, strict=True))
+    assert count_parameters(predictor) == count_parameters(predictor.model)
+    sample = Sample(image, Target(torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([0]), (64, 96)))
+    rows, same = (dilation_statistics(of, [[sample]]) for of in (predictor, predictor.model))
+    assert [row.layer for row in rows] == [row.layer for row in same]
+    with pytest.raises(ValueError, match=r"expected a torch.nn.Module or a predictor of dcn.load, got str"):
+        record_offsets("model", image)  # type: ignore[arg-type]  # the point of the test

@@ -169,6 +169,13 @@ def _deform_conv(args: tuple[Any, ...], output: Tensor) -> int:
     return cells * (weight.numel() + NEIGHBOURS * samples)
 
 
+def _deform_conv_transpose(args: tuple[Any, ...], output: Tensor) -> int:
+    """Every input location spreads the products of its channels over the neighbours of each tap."""
+    image, weight = args[0], args[2]  # weight: [groups, C/groups, O/groups, *kernel]
+    cells = image.shape[0] * prod(image.shape[2:])
+    return cells * (weight.numel() + NEIGHBOURS * output.shape[1] * prod(weight.shape[3:]))
+
+
 def _roi_mean(args: tuple[Any, ...], output: Tensor) -> int:
     form, samples = args[4], args[8]
     if form.startswith("cells"):
@@ -183,5 +190,6 @@ _RULES: dict[str, Callable[[tuple[Any, ...], Tensor], int]] = {
     "aten::addmm": _matrix_product_and_bias,
     "aten::baddbmm": _matrix_product_and_bias,
     "dcn::deform_conv": _deform_conv,
+    "dcn::deform_conv_transpose": _deform_conv_transpose,
     "dcn::roi_mean": _roi_mean,
 }

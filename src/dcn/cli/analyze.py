@@ -91,8 +91,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation
         if value is not None and value < 1:
             raise ValueError(f"--{option}: expected 1 or more, got {value}")
     source, changes = one_source(arguments.words)
-    found, recipe = find_run(source, arguments.recipe, [*changes, f"eval.batch_size={arguments.batch}"])
-    model = read_model(found.weights)
+    origin, recipe = find_run(source, arguments.recipe, [*changes, f"eval.batch_size={arguments.batch}"])
+    model = read_model(origin.weights)
     if task_of(model) is not DETECTION:
         raise ValueError(
             f"{source}: expected a detector, got a segmentation model; objects are compared by their boxes"

@@ -19,6 +19,9 @@ VERBS = {
     "train": "train a model by a recipe",
     "eval": "evaluate a model, or a file of results",
     "predict": "detect the objects, or classify the pixels, of images",
+    "report": "write the page about a run: metrics, kinds of error, worst images",
+    "compare": "compare runs, with intervals",
+    "export": "write a model as an ONNX file",
     "explore": "write a page that shows what each unit of a deformable model reads",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
@@ -61,11 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments of a command line; ``key=value`` words may stand between and after options."""
+    """The arguments of a command line; names and ``key=value`` words may stand between and after options."""
     parser = _parser(argv)
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives a list of words only those that stand together.
-    if rest and not (hasattr(arguments, "words") and all("=" in word and word[0] != "-" for word in rest)):
+    if rest and not (hasattr(arguments, "words") and all(word[:1] != "-" for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.words += rest

@@ -88,11 +88,16 @@ def describe(name: str) -> dict[str, Any]:
     """``parameters``, ``gflops``, ``test_size``, and ``published``: a list of result, data, source and recipe."""
     from dataclasses import asdict
 
+    from dcn.analysis import model_costs
     from dcn.models import options_of
     from dcn.models.zoo.costs import COSTS
     from dcn.models.zoo.published import PUBLISHED
 
-    parameters, gflops = COSTS[name]
+    if name in COSTS:
+        parameters, gflops = COSTS[name]
+    else:  # a model that was added to the table
+        parameters, count = model_costs(name)
+        gflops = round(count.total / 1e9, 1)
     return {
         "parameters": parameters,
         "gflops": gflops,

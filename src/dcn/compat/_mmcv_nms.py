@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dcn import ops
+from dcn import checks, ops
 from dcn.compat._layers import Refused, renamed
-from dcn.ops import _checks
 
 Array = TypeVar("Array", Tensor, "np.ndarray[Any, Any]")
 
@@ -188,7 +187,7 @@ def batched_nms(
     class_agnostic = options.pop("class_agnostic", class_agnostic)
     options.pop("split_thr", None)
     kind = options.pop("type", "nms")
-    _checks.choice("nms_cfg['type']", kind, list(_KINDS))
+    checks.choice("nms_cfg['type']", kind, list(_KINDS))
     if "iou_thr" in options:
         options["iou_threshold"] = options.pop("iou_thr")
     _tensors(boxes, scores)

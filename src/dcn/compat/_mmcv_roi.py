@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dcn import ops
+from dcn import checks, ops
 from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
-from dcn.ops import _checks
 
 
 def roi_align(
@@ -38,7 +37,7 @@ def roi_align(
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    _checks.choice("pool_mode", pool_mode, ("avg", "max"))
+    checks.choice("pool_mode", pool_mode, ("avg", "max"))
     size, scale, ratio = _layers.pair("output_size", output_size), float(spatial_scale), int(sampling_ratio)
     if pool_mode == "avg":
         return ops.roi_align(input, rois, size, scale, ratio, aligned)
@@ -87,8 +86,8 @@ def roi_pool(input: Tensor, rois: Tensor, output_size: Size, spatial_scale: floa
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    _checks.ndim("input", input, 4, "[N, C, H, W]")
-    _checks.shape("rois", rois, (rois.shape[0], 5), "image, x1, y1, x2, y2")
+    checks.ndim("input", input, 4, "[N, C, H, W]")
+    checks.shape("rois", rois, (rois.shape[0], 5), "image, x1, y1, x2, y2")
     rows, columns = _layers.pair("output_size", output_size)
     low, high = rois[:, 1:3] * spatial_scale, (rois[:, 3:5] + 1) * spatial_scale
     edges = [_edges(low[:, a], high[:, a], n, input.shape[3 - a]) for a, n in ((1, rows), (0, columns))]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dcn.ops import _checks
+from dcn import checks
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "yx": ("group", "tap", "axis"),
@@ -44,7 +44,7 @@ PACKED = {"chunk3": "yx", "mindspore": "xxyy"}
 
 
 def _layout(name: str, value: str) -> str:
-    _checks.choice(name, value, [*LAYOUTS, *FRAMEWORKS])
+    checks.choice(name, value, [*LAYOUTS, *FRAMEWORKS])
     return FRAMEWORKS.get(value, value)
 
 
@@ -64,7 +64,7 @@ def channel_order(source: str, target: str, taps: int, groups: int = 1) -> Tenso
         ValueError: an unknown layout, or a number that does not fit.
     """
     source, target = _layout("source", source), _layout("target", target)
-    sizes = {"group": _checks.whole("groups", groups, 1), "tap": _checks.whole("taps", taps, 1), "axis": 2}
+    sizes = {"group": checks.whole("groups", groups, 1), "tap": checks.whole("taps", taps, 1), "axis": 2}
     index = torch.arange(2 * groups * taps).view([sizes[axis] for axis in LAYOUTS[source]])
     index = index.permute([LAYOUTS[source].index(axis) for axis in LAYOUTS[target]])
     if source[0] != target[0]:
@@ -89,9 +89,9 @@ def convert_offsets(offset: Tensor, source: str, target: str = "yx", *, groups: 
     Raises:
         ValueError: an unknown layout, or channels that are no multiple of ``2*G``.
     """
-    _checks.tensor("offset", offset)
+    checks.tensor("offset", offset)
     channels = offset.shape[dim]
-    if channels % (2 * _checks.whole("groups", groups, 1)) or not channels:
+    if channels % (2 * checks.whole("groups", groups, 1)) or not channels:
         raise ValueError(f"offset: expected a multiple of 2*groups={2 * groups} channels in axis {dim}, got {channels}")
     order = channel_order(source, target, channels // (2 * groups), groups)
     return offset.index_select(dim, order.to(offset.device))
@@ -112,10 +112,10 @@ def split_packed(packed: Tensor, layout: str = "chunk3", *, groups: int = 1, dim
     Raises:
         ValueError: an unknown layout, or channels that are no multiple of ``3*G``.
     """
-    _checks.tensor("packed", packed)
-    _checks.choice("layout", layout, list(PACKED))
+    checks.tensor("packed", packed)
+    checks.choice("layout", layout, list(PACKED))
     channels = packed.shape[dim]
-    if channels % (3 * _checks.whole("groups", groups, 1)) or not channels:
+    if channels % (3 * checks.whole("groups", groups, 1)) or not channels:
         raise ValueError(f"packed: expected a multiple of 3*groups={3 * groups} channels in axis {dim}, got {channels}")
     offset, mask = packed.split([channels * 2 // 3, channels // 3], dim)
     return convert_offsets(offset, PACKED[layout], "yx", groups=groups, dim=dim), mask
@@ -127,7 +127,7 @@ def join_packed(offset: Tensor, mask: Tensor, layout: str = "chunk3", *, groups:
     Raises:
         ValueError: an unknown layout, or a mask without half as many channels as the offsets.
     """
-    _checks.choice("layout", layout, list(PACKED))
+    checks.choice("layout", layout, list(PACKED))
     if offset.shape[dim] != 2 * mask.shape[dim]:
         raise ValueError(
             f"mask: expected {offset.shape[dim] // 2} channels, half of those of offset, got {mask.shape[dim]}"

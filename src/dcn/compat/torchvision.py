@@ -18,9 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dcn import ops
+from dcn import checks, ops
 from dcn.compat._torchvision_kernels import install
-from dcn.ops import _checks
 
 __all__ = [
     "DeformConv2d",
@@ -229,7 +228,7 @@ class _Pooling(nn.Module):
 
     def __init__(self, output_size: Size, spatial_scale: float) -> None:
         super().__init__()
-        _checks.number("spatial_scale", spatial_scale, above=0.0)
+        checks.number("spatial_scale", spatial_scale, above=0.0)
         self.output_size, self.spatial_scale = output_size, spatial_scale
 
     def __repr__(self) -> str:

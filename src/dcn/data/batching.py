@@ -1,6 +1,6 @@
 """Which images make which batch, as a pure function of (seed, epoch), and the loader that fetches them.
 
-Nothing here remembers anything: batch ``k`` is computed from ``k``, and the chance of an augmentation from
+Nothing here keeps a state: batch ``k`` is computed from ``k``, and the randomness of an augmentation from
 ``(seed, epoch, index)``. A run that continues at step ``k`` therefore sees exactly what the unbroken run saw, with any
 number of worker processes.
 """
@@ -89,9 +89,9 @@ class TrainingBatches:
 
     def batch(self, step: int) -> list[Key]:
         """The keys of step ``step`` (from 0, over all epochs)."""
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, batch = divmod(step, self.steps_per_epoch)
         first = self.rank * self.batch_size
-        return [(epoch, index) for index in self._global(epoch)[place][first : first + self.batch_size]]
+        return [(epoch, index) for index in self._global(epoch)[batch][first : first + self.batch_size]]
 
 
 def evaluation_batches(count: int, batch_size: int, rank: int = 0, world: int = 1) -> list[list[int]]:
@@ -112,7 +112,7 @@ def _check_split(batch_size: int, rank: int, world: int) -> None:
 
 
 def sample_generator(seed: int, epoch: int, index: int) -> torch.Generator:
-    """The source of chance of one image in one epoch."""
+    """The source of randomness of one image in one epoch."""
     state = np.random.SeedSequence((seed, epoch, index)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) & (2**63 - 1))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dcn.class_names import VOC_CLASSES
+from dcn.class_names import VOC_CLASSES, check_class_names
 from dcn.data.findings import CheckOptions, Findings, decoded_size, decoding_problem, in_threads, note_turned
 from dcn.formats import voc
 from dcn.formats.names import files_in, image_files
@@ -17,6 +17,7 @@ from dcn.formats.voc import VocRecord
 
 def check_voc(root: Path, split: str | None, options: CheckOptions) -> Findings:
     """Read every annotation and decode every image of a folder, or of one split."""
+    allowed = None if options.classes is None else check_class_names(options.classes)
     collector = Collector()
     report = collector.add
     records: dict[Path, VocRecord] = {}
@@ -30,7 +31,7 @@ def check_voc(root: Path, split: str | None, options: CheckOptions) -> Findings:
         records |= _unlisted(records, report, options.upright)
     kept = list(records.values())
     counts = Counter(item.name for record in kept for item in record.objects)
-    voc.report_unknown_classes(kept, _allowed(counts, options.classes), report)
+    voc.report_unknown_classes(kept, _allowed(counts, allowed), report)
     voc.report_degenerate(kept, report)
     in_threads((partial(_image_problem, record, options.upright) for record in kept), report)
     known = {record.image for record in kept if record.image is not None}

@@ -11,7 +11,7 @@ import torch
 from dcn.structures import Sample
 
 Transform = Callable[[Sample, torch.Generator], Sample]
-"""A step of preparation: a sample and the only source of chance it may use, to a new sample."""
+"""A step of preparation: a sample and the only source of randomness it may use, to a new sample."""
 
 
 class Dataset(Protocol):

@@ -1,6 +1,6 @@
 """Preparation of samples for training and evaluation: small frozen records, called as ``transform(sample, generator)``.
 
-The generator is the only source of chance, so that one seed gives one result. What each does is in `dcn.data.geometry`.
+The generator is the only source of randomness: one seed gives one result. What each does is in `dcn.data.geometry`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import math
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dcn.engine.atomic import not_written, write_atomically
-from dcn.extras import missing_package
+from dcn.extras import is_installed, missing_package
 
 LOGGER = logging.getLogger("dcn")
 METRICS_FILE = "metrics.jsonl"
@@ -62,7 +61,7 @@ class RunLog:
 
 
 def _event_writer(folder: Path, start: int) -> Any:
-    if importlib.util.find_spec("tensorboard") is None:
+    if not is_installed("tensorboard"):
         LOGGER.info("no TensorBoard events are written: %s", missing_package("tensorboard"))
         return None
     from torch.utils.tensorboard import SummaryWriter

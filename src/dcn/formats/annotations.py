@@ -140,8 +140,6 @@ def read_annotations(path: Path, classes: Sequence[str] | None, split: str | Non
 
 def _read_coco(path: Path, classes: Sequence[str] | None, masks: bool) -> Annotations:
     file = coco.read_instances(path, coco.folder_beside(path), refuse, need_images=False, masks=masks)
-    if not file.categories:
-        raise ValueError(f"{path}: expected one or more categories, got none")
     order_of = _class_order(tuple(file.categories.values()), classes, path)
     labels = {key: order_of.index(name) for key, name in file.categories.items()}
     _warn_of_degenerate(path, coco.report_degenerate(file, lambda problem: None))

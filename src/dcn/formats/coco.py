@@ -130,7 +130,7 @@ def read_instances(
     data = attempt(partial(_content, path), report, path, "")
     if data is None:
         return CocoFile(path, {}, ())
-    categories = _categories(data, source)
+    categories = read_categories(data, path, report)
     images = _images(data, source)
     objects = _annotations(data, images, categories, source)
     kept = tuple(
@@ -166,20 +166,22 @@ def entries(
         if not isinstance(entry, dict):
             report(Problem(path, where, f"expected an object {{...}}, got {short(entry)}"))
             continue
-        found = attempt(partial(fields.identifier, entry.get("id"), "id"), report, path, where)
-        if found is None:
+        identifier = attempt(partial(fields.identifier, entry.get("id"), "id"), report, path, where)
+        if identifier is None:
             continue
-        if found in seen:
-            report(Problem(path, where, f"id {found} is used twice"))
+        if identifier in seen:
+            report(Problem(path, where, f"id {identifier} is used twice"))
             continue
-        seen.add(found)
-        yield f"{where} (id {found})", entry, found
+        seen.add(identifier)
+        yield f"{where} (id {identifier})", entry, identifier
 
 
 def read_categories(data: Mapping[str, Any], path: Path, report: Report) -> dict[Identifier, str]:
     """``{id: name}`` of the list ``categories``, in ascending order of the ids."""
     names: dict[Identifier, str] = {}
     used: set[str] = set()
+    if data.get("categories") == []:
+        report(Problem(path, "", "'categories': expected one or more classes, got []"))
     for where, entry, key in entries(data, "categories", path, report):
         name = attempt(partial(fields.class_name, entry.get("name")), report, path, where)
         if name in used:
@@ -190,10 +192,7 @@ def read_categories(data: Mapping[str, Any], path: Path, report: Report) -> dict
     return dict(sorted(names.items(), key=lambda item: fields.order(item[0])))
 
 
-def _categories(data: Mapping[str, Any], source: _Source) -> dict[Identifier, str]:
-    return read_categories(data, source.path, source.report)
-
-
+_DIFFICULT = frozenset({"difficult", "ignore", "attributes"})
 _Image = tuple[str, Path | None, tuple[int, int] | None]
 
 
@@ -239,9 +238,9 @@ def _annotations(
         return objects
     for where, entry, key in entries(data, "annotations", source.path, source.report):
         read = partial(_annotation, entry, key, images, categories, source.masks)
-        found = attempt(read, source.report, source.path, where)
-        if found is not None and found[1] is not None:
-            objects.setdefault(found[0], []).append(found[1])
+        pair = attempt(read, source.report, source.path, where)
+        if pair is not None and pair[1] is not None:
+            objects.setdefault(pair[0], []).append(pair[1])
     return objects
 
 
@@ -288,9 +287,11 @@ def _object(
 
 
 def _difficult(entry: dict[str, Any]) -> bool:
+    if not _DIFFICULT & entry.keys():  # nearly all entries of large files
+        return False
     attributes = entry.get("attributes")
-    places = [entry, attributes] if isinstance(attributes, dict) else [entry]
-    return any(fields.flag(where.get(name), f"'{name}'") for where in places for name in ("difficult", "ignore"))
+    sources = [entry, attributes] if isinstance(attributes, dict) else [entry]
+    return any(fields.flag(source.get(name), f"'{name}'") for source in sources for name in ("difficult", "ignore"))
 
 
 def _report_missing_outlines(file: CocoFile, report: Report) -> None:
@@ -367,7 +368,7 @@ def image_folder(root: Path, split: str) -> Path:
 
 
 def folder_beside(path: Path) -> Path:
-    """The image folder that belongs to an annotation file in its usual place, for evaluation without a dataset."""
+    """The image folder that belongs to an annotation file in its usual layout, for evaluation without a dataset."""
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     return image_folder(root, split_of(path))
 

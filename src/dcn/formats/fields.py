@@ -20,6 +20,7 @@ Box = tuple[float, float, float, float]
 _TRUE = ("1", "true", "yes", "t", "y")
 _FALSE = ("0", "false", "no", "f", "n", "", "none", "null", "unspecified")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_SIDE = re.compile(r"-1|[0-9]{1,9}(\.0*)?")
 _LARGEST = 1e9  # hostile values stay away from float32
 
 # Files round to two decimals and some tools count pixels from 1: a box may pass the image by this much and is clipped.
@@ -40,7 +41,7 @@ def identifier(value: object, name: str) -> Identifier:
         return int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    if isinstance(value, str) and value.strip():
+    if isinstance(value, str) and value.strip() and _is_whole(value):
         text = value.strip()
         return int(text) if _NUMBER.fullmatch(text) else text
     raise ValueError(f"{name!r}: expected an integer or a text, got {short(value)}")
@@ -77,9 +78,14 @@ def class_name(value: object) -> str:
     """The name of a class; numbers are taken as they are written."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or not _is_whole(value):
         raise ValueError(f"'name': expected a text, got {short(value)}")
     return value
+
+
+def _is_whole(text: str) -> bool:
+    """Whether a text can be written: JSON can hold halves of characters, and zeros."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def area(value: object, box: list[float]) -> float:
@@ -94,8 +100,8 @@ def area(value: object, box: list[float]) -> float:
 def side(entry: Mapping[str, Any], name: str) -> int:
     """Width or height of an image in pixels; 0 where the file does not know it: missing, null, 0 or -1 (VIA)."""
     value = entry.get(name)
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = int(value)
+    if isinstance(value, str) and _SIDE.fullmatch(value.strip()):
+        value = float(value)
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value < _LARGEST:

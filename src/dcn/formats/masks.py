@@ -66,10 +66,10 @@ def decode_masks(segmentations: Sequence[object], size: tuple[int, int]) -> Tens
     Raises:
         ValueError: as `check_segmentation`, and for masks that take more than 4 GB.
     """
-    wanted = len(segmentations) * size[0] * size[1]
-    if wanted > MAX_MASK_BYTES:
+    size_in_bytes = len(segmentations) * size[0] * size[1]
+    if size_in_bytes > MAX_MASK_BYTES:
         raise ValueError(
-            f"{len(segmentations)} masks of {size[1]}x{size[0]} pixels take {wanted / 2**30:.0f} GB, "
+            f"{len(segmentations)} masks of {size[1]}x{size[0]} pixels take {size_in_bytes / 2**30:.0f} GB, "
             f"expected at most {MAX_MASK_BYTES // 2**30}; load boxes alone with masks=False"
         )
     masks = torch.zeros(len(segmentations), *size, dtype=torch.bool)

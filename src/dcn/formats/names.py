@@ -33,14 +33,14 @@ def files_in(folder: Path, suffixes: str | Iterable[str], *, below: bool = False
         below: look into its folders too, except hidden ones and the ``__MACOSX`` of archives.
     """
     allowed = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
-    found = []
+    files = []
     for path in folder.rglob("*") if below else (folder.iterdir() if folder.is_dir() else ()):
         above = path.relative_to(folder).parts[:-1]
         if any(part.startswith(".") or part == "__MACOSX" for part in above):
             continue
         if path.suffix.lower() in allowed and not is_hidden(path) and path.is_file():
-            found.append(path)
-    return sorted(found)
+            files.append(path)
+    return sorted(files)
 
 
 def image_files(folder: Path, *, below: bool = False) -> list[Path]:
@@ -56,16 +56,18 @@ def posix(name: str) -> str:
 def resolve(folder: Path, name: str) -> Path | None:
     """The file that an annotation means by ``name``, relative to a folder, or ``None``.
 
-    Backslashes may stand for slashes, and the ending may be in another letter case (``a.jpg`` for ``a.JPG``).
+    Backslashes may stand for slashes, the ending may be in another letter case (``a.jpg`` for ``a.JPG``), and the name
+    may repeat that of the folder (``images/a.jpg`` in ``images``).
     """
-    for spelling in dict.fromkeys((name, posix(name))):
+    plain = posix(name)
+    for spelling in dict.fromkeys((name, plain, plain.removeprefix("./").removeprefix(f"{folder.name}/"))):
         path = folder / spelling
         try:
             if path.is_file():
                 return path
         except (OSError, ValueError):  # a name too long for the file system, or with a zero in it
             return None
-    path = folder / posix(name)
+    path = folder / plain
     match = [p for p in _by_stem(path.parent).get(path.stem, ()) if p.suffix.lower() == path.suffix.lower()]
     return match[0] if match else None
 

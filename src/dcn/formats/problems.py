@@ -34,8 +34,14 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.file}: {self.entry}" if self.entry else str(self.file)
-        return f"{where}: {self.message}"
+        where = f"{self.file}: {_cut(self.entry, 200)}" if self.entry else str(self.file)
+        # A file name or a JSON escape may hold half a character, which no terminal can show.
+        return f"{where}: {_cut(self.message, 1000)}".encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _cut(text: str, length: int) -> str:
+    """A text for a message: ids and names of hostile files can be of any length."""
+    return text if len(text) <= length else text[: length - 3] + "..."
 
 
 Report = Callable[[Problem], None]

@@ -204,8 +204,23 @@ def available_splits(root: Path) -> list[str]:
 
 
 def _lists(folder: Path) -> list[str]:
-    names = {path.stem for path in files_in(folder / "ImageSets" / "Main", ".txt")}
-    return sorted(name for name in names if "_" not in name or name.rpartition("_")[2] not in names)
+    paths = files_in(folder / "ImageSets" / "Main", ".txt")
+    names = {path.stem for path in paths}
+    return [path.stem for path in paths if not _is_of_class(path, names)]
+
+
+def _is_of_class(path: Path, names: set[str]) -> bool:
+    """Whether a list is one of a class: ``<class>_<split>``, and lines that end in a flag.
+
+    Class and split may both hold underscores: ``traffic_light_train_2``, beside a split ``my_train`` of its own.
+    """
+    if not any(path.stem.endswith(f"_{name}") for name in names):
+        return False
+    try:
+        lines = read_text(path).lines()
+    except ValueError:
+        return False  # a list that cannot be read: whoever asks for it is told
+    return not lines or _FLAG_COLUMN.fullmatch(lines[0][1]) is not None
 
 
 def image_file(folder: Path, stem: str) -> Path:

@@ -82,6 +82,21 @@ class Grid(NamedTuple):
     classes: int
 
 
+def check_images(images: int, boxes: Tensor) -> None:
+    """Refuse an image index that does not exist. On the CPU only: elsewhere it would wait for the device.
+
+    Raises:
+        ValueError: an index below 0, at or above the number of images, or NaN.
+    """
+    if boxes.device.type != "cpu" or not boxes.shape[0]:
+        return
+    low, high = (float(v) for v in boxes[:, 0].aminmax())
+    if not (low >= 0 and high < images):
+        raise ValueError(
+            f"boxes: expected image indices in 0..{images - 1} in column 0, got values from {low:g} to {high:g}"
+        )
+
+
 def part_index(bins: int, parts: int, device: torch.device) -> Tensor:
     """``[bins]`` int64: the part of each bin, ``floor(p / bins * parts)`` in float32 as the published code has it."""
     index = torch.arange(bins, device=device, dtype=torch.float32) / bins * parts

@@ -55,4 +55,4 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
 
 def _check_name(name: str) -> None:
     if name not in MODELS:
-        raise ValueError(f"unknown model: {name!r}; {suggest(name, MODELS, '`dcn models`')}")
+        raise ValueError(f"model: expected the name of a model, got {name!r}; {suggest(name, MODELS, '`dcn models`')}")

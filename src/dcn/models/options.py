@@ -85,4 +85,4 @@ def _with_architecture(spec: BackboneSpec, given: Mapping[str, object]) -> tuple
 def _check_names(given: Mapping[str, object], known: Mapping[str, object] | set[str], remark: str) -> None:
     for name in given:
         if name not in known:
-            raise ValueError(f"unknown option: {name!r}; {suggest(name, known)}{remark}")
+            raise ValueError(f"expected an option of the model, got {name!r}; {suggest(name, known)}{remark}")

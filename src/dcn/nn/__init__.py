@@ -6,6 +6,7 @@ from dcn.nn.convert import deformify, offset_parameters, undeformify
 from dcn.nn.dcnv3 import DCNv3
 from dcn.nn.dcnv4 import DCNv4
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, rename_old_keys
+from dcn.nn.deform_conv_transpose import DeformConvTranspose1d, DeformConvTranspose2d, DeformConvTranspose3d
 from dcn.nn.deform_depthwise import DeformDepthwiseConv2d
 from dcn.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool, ModulatedDeformRoIPool
 from dcn.nn.folding import fold_batch_norm
@@ -19,6 +20,9 @@ __all__ = [
     "DeformConv1d",
     "DeformConv2d",
     "DeformConv3d",
+    "DeformConvTranspose1d",
+    "DeformConvTranspose2d",
+    "DeformConvTranspose3d",
     "DeformDepthwiseConv2d",
     "DeformPSRoIPool",
     "DeformRoIPool",

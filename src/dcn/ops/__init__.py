@@ -5,6 +5,7 @@ from __future__ import annotations
 from dcn.ops.dcnv3 import dcnv3
 from dcn.ops.dcnv4 import dcnv4
 from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
+from dcn.ops.deform_conv_transpose import deform_conv_transpose1d, deform_conv_transpose2d, deform_conv_transpose3d
 from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
 from dcn.ops.ms_deform_attn import ms_deform_attn
 from dcn.ops.nms import box_voting, nms, nms_keep, soft_nms
@@ -17,6 +18,9 @@ __all__ = [
     "deform_conv1d",
     "deform_conv2d",
     "deform_conv3d",
+    "deform_conv_transpose1d",
+    "deform_conv_transpose2d",
+    "deform_conv_transpose3d",
     "deform_ps_roi_pool",
     "deform_roi_pool",
     "ms_deform_attn",

@@ -22,8 +22,10 @@ def check_name(table: Table, backend: str | None) -> None:
     Raises:
         ValueError: ``backend`` is neither ``None`` nor a name of ``table``.
     """
+    if backend is None:
+        return
     names = [name for name, _ in table]
-    if backend is not None and backend not in names:
+    if backend not in names:
         raise ValueError(f"backend: expected None or one of {names}, got {backend!r}; None chooses by itself")
 
 

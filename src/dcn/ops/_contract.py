@@ -119,11 +119,17 @@ class Contract(Generic[T, O, N]):
 
     def compute(self, tensors: T, options: O) -> Tensor:
         """``forward`` of tensors that may be lazy."""
-        return self.forward(self.tensors(*map(materialized, tensors)), options)
+        return self.forward(self._materialized(tensors), options)
 
     def differentiate(self, grad: Tensor, tensors: T, options: O, needs: N) -> Gradients:
         """``backward`` of tensors that may be lazy."""
-        return self.backward(materialized(grad), self.tensors(*map(materialized, tensors)), options, needs)
+        return self.backward(materialized(grad), self._materialized(tensors), options, needs)
+
+    def _materialized(self, tensors: T) -> T:
+        for tensor in tensors:
+            if tensor is not None and (tensor.is_neg() or tensor._is_zerotensor()):
+                return self.tensors(*map(materialized, tensors))
+        return tensors
 
     def cast(self, tensors: T) -> T:
         """The tensors as autocast wants them: unchanged where it is off."""

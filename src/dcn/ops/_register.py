@@ -57,7 +57,7 @@ class Operator(Contract[T, O, N]):
         if transformed:
             output: Tensor = _transforms.Transformed.apply(self, options, *tensors)
             return output
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        if torch.is_grad_enabled() and _require_grad(tensors):
             output = _Eager.apply(self, options, *tensors)
             return output
         return self.compute(tensors, options)
@@ -67,7 +67,18 @@ def traced(tensors: Sequence[Tensor | None]) -> bool:
     """Whether someone records or replaces operators, so that only a registered one will do."""
     if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing():
         return True
-    return any(t is not None and (t.is_meta or type(t) not in _PLAIN) for t in tensors)
+    # Not any(...): a generator costs as much as all its tests.
+    for t in tensors:  # noqa: SIM110
+        if t is not None and ((type(t) is not Tensor and type(t) not in _PLAIN) or t.is_meta):
+            return True
+    return False
+
+
+def _require_grad(tensors: Sequence[Tensor | None]) -> bool:
+    for t in tensors:  # noqa: SIM110
+        if t is not None and t.requires_grad:
+            return True
+    return False
 
 
 class _Eager(torch.autograd.Function):

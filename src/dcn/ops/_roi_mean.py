@@ -15,7 +15,7 @@ from torch import Tensor
 from dcn import checks
 from dcn.kernels.cpu import deform_roi_pool as cpu
 from dcn.kernels.reference import deform_roi_pool as reference
-from dcn.kernels.roi_grid import FORMS, Form, RoiRule
+from dcn.kernels.roi_grid import FORMS, Form, RoiRule, check_images
 from dcn.kernels.triton import deform_roi_pool as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
@@ -95,31 +95,24 @@ def check_call(input: Tensor, boxes: Tensor, rule: RoiRule) -> None:
     checks.same_device("boxes", boxes, input)
     if min(input.shape[1:]) < 1:
         raise ValueError(f"input: expected at least 1 channel and 1 pixel, got shape {list(input.shape)}")
-    checks.choice("form", rule.form, FORMS)
     cells = rule.group[0] * rule.group[1]
     if input.shape[1] % cells:
         raise ValueError(
             f"input: expected a multiple of {cells} channels ({rule.group[0]}x{rule.group[1]} groups), "
             f"got shape {list(input.shape)}"
         )
+
+
+def check_rule(rule: RoiRule) -> None:
+    """Refuse options that the public functions would have refused: ``torch.ops.dcn`` can be called directly.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    checks.choice("form", rule.form, FORMS)
     checks.number("spatial_scale", rule.spatial_scale, above=0.0)
     checks.number("gamma", rule.gamma)
     checks.whole("samples", rule.samples, 0, MOST_SAMPLES)
-
-
-def check_images(input: Tensor, boxes: Tensor) -> None:
-    """Refuse an image index that does not exist. On the CPU only: elsewhere it would wait for the device.
-
-    Raises:
-        ValueError: an index below 0, at or above the number of images, or NaN.
-    """
-    if boxes.device.type != "cpu" or not boxes.shape[0]:
-        return
-    low, high = (float(v) for v in boxes[:, 0].aminmax())
-    if not (low >= 0 and high < input.shape[0]):
-        raise ValueError(
-            f"boxes: expected image indices in 0..{input.shape[0] - 1} in column 0, got values from {low:g} to {high:g}"
-        )
 
 
 def _check_offset(input: Tensor, boxes: Tensor, offset: Tensor, rule: RoiRule) -> None:
@@ -153,13 +146,18 @@ def _check(tensors: _Tensors, rule: RoiRule) -> tuple[int, ...]:
 
 
 def _fake(tensors: _Tensors, options: _Options) -> Tensor:
-    return tensors.input.new_empty(_check(tensors, options.rule()))
+    rule = options.rule()
+    check_rule(rule)
+    return tensors.input.new_empty(_check(tensors, rule))
 
 
 def _forward(tensors: _Tensors, options: _Options) -> Tensor:
-    check_images(tensors.input, tensors.boxes)
     rule = options.rule()
-    return choose(BACKENDS, options.backend, *tensors, rule).forward(*tensors, rule)
+    module = choose(BACKENDS, options.backend, *tensors, rule)
+    if not module.CHECKS_IMAGES:
+        check_images(tensors.input.shape[0], tensors.boxes)
+    output: Tensor = module.forward(*tensors, rule)
+    return output
 
 
 def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:

@@ -7,6 +7,7 @@ mask). With ``K`` kernel taps, tap ``k`` of output location ``p`` reads the inpu
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from math import prod
 from typing import NamedTuple
@@ -24,6 +25,8 @@ from dcn.ops._register import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 BOUNDARIES = ("v1", "v2")
+Geometry = tuple[Sequence[int], Sequence[int], Sequence[int]]
+"""Stride, padding and dilation, one number per spatial axis each."""
 _LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}
 
 
@@ -65,90 +68,113 @@ def output_size(
     )
 
 
-def _check_channels(input: Tensor, weight: Tensor) -> None:
-    channels, per_group = input.shape[1], weight.shape[1]
-    if min(weight.shape) < 1:
-        raise ValueError(f"weight: expected at least 1 along every axis, got shape {list(weight.shape)}")
-    if channels % per_group or weight.shape[0] % (channels // per_group or 1):
+def _check_channels(input: Sequence[int], weight: Sequence[int]) -> None:
+    channels, per_group = input[1], weight[1]
+    if min(weight) < 1:
+        raise ValueError(f"weight: expected at least 1 along every axis, got shape {list(weight)}")
+    if channels % per_group or weight[0] % (channels // per_group or 1):
         raise ValueError(
             f"weight: expected [O, C/groups, *kernel] with {channels} input channels divisible by weight.shape[1] "
-            f"and O by groups, got shape {list(weight.shape)}; weight.shape[1] must be input channels / groups"
+            f"and O by groups, got shape {list(weight)}; weight.shape[1] must be input channels / groups"
         )
 
 
-def _check_output(input: Tensor, weight: Tensor, geometry: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    if min(input.shape[1:]) < 1:
-        raise ValueError(f"input: expected at least 1 channel and 1 pixel, got shape {list(input.shape)}")
-    kernel, (stride, padding, dilation) = weight.shape[2:], geometry
-    out = output_size(input.shape[2:], kernel, stride, padding, dilation)
+def _check_output(input: Sequence[int], kernel: Sequence[int], geometry: Geometry) -> tuple[int, ...]:
+    if min(input[1:]) < 1:
+        raise ValueError(f"input: expected at least 1 channel and 1 pixel, got shape {list(input)}")
+    stride, padding, dilation = geometry
+    out = output_size(input[2:], kernel, stride, padding, dilation)
     if min(out) < 1:
         raise ValueError(
-            f"input: expected a size that gives at least one output location, got size {list(input.shape[2:])} with "
+            f"input: expected a size that gives at least one output location, got size {list(input[2:])} with "
             f"kernel {list(kernel)}, stride {list(stride)}, padding {list(padding)}, dilation {list(dilation)} "
             f"(output {list(out)}); enlarge the input or the padding"
         )
     return out
 
 
-def _check_offset(input: Tensor, offset: Tensor, weight: Tensor, out: tuple[int, ...]) -> int:
+def _check_offset(input: Sequence[int], offset: Sequence[int], taps: int, out: tuple[int, ...]) -> int:
     """The number of offset groups."""
     n = len(out)
-    per_group = n * prod(weight.shape[2:])
-    offset_groups = offset.shape[1] // per_group
-    if offset_groups < 1 or offset.shape[1] % per_group or input.shape[1] % offset_groups:
+    offset_groups = offset[1] // (n * taps)
+    if offset_groups < 1 or offset[1] % (n * taps) or input[1] % offset_groups:
         raise ValueError(
-            f"offset: expected {n}*G*K channels with K = {per_group // n} taps and G a divisor of the {input.shape[1]} "
-            f"input channels (G*{per_group}), got {offset.shape[1]} channels"
+            f"offset: expected {n}*G*K channels with K = {taps} taps and G a divisor of the {input[1]} "
+            f"input channels (G*{n * taps}), got {offset[1]} channels"
         )
-    why = "batch of input, channels, size of the output"
-    checks.shape("offset", offset, (input.shape[0], offset.shape[1], *out), why)
+    checks.sizes("offset", offset, (input[0], offset[1], *out), "batch of input, channels, size of the output")
     return offset_groups
 
 
-def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
-    """Refuse every wrong call; the size of the output otherwise."""
-    input, offset, weight, bias, mask = tensors
-    n = len(options.stride)
+def _check_sizes(
+    input: Sequence[int],
+    offset: Sequence[int],
+    weight: Sequence[int],
+    bias: Sequence[int] | None,
+    mask: Sequence[int] | None,
+    geometry: Geometry,
+) -> tuple[int, ...]:
+    """Refuse shapes that do not fit each other; the size of the output otherwise."""
+    n = len(geometry[0])
     for name, value, layout in (
         ("input", input, _LAYOUTS[n]),
         ("offset", offset, f"[N, {n}*G*K, *output size]"),
         ("weight", weight, "[O, C/groups, *kernel]"),
     ):
-        checks.ndim(name, value, n + 2, layout)
+        if len(value) != n + 2:
+            raise ValueError(f"{name}: expected {n + 2} axes {layout}, got shape {list(value)}")
+    kernel = weight[2:]
+    out = _check_output(input, kernel, geometry)
+    _check_channels(input, weight)
+    offset_groups = _check_offset(input, offset, prod(kernel), out)
+    if bias is not None:
+        checks.sizes("bias", bias, (weight[0],), "one value per output channel")
+    if mask is not None:
+        checks.sizes("mask", mask, (input[0], offset_groups * prod(kernel), *out), "batch, G*K, size of the output")
+    return out
+
+
+_check_sizes_once = functools.lru_cache(4096)(_check_sizes)
+"""The same; remembers the calls that fit. A tiny convolution takes about as long as these checks."""
+
+
+def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
+    """Refuse every wrong call; the size of the output otherwise."""
+    input, offset, weight, bias, mask = tensors
+    dtype, device = input.dtype, input.device
     checks.floating("input", input)
     for name, other in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
-        if other is not None:
-            checks.tensor(name, other)
+        if other is None:
+            continue
+        if other.dtype != dtype:
             checks.same_dtype(name, other, input, or_float32=name == "offset")
+        if other.device != device:
             checks.same_device(name, other, input)
-    out = _check_output(input, weight, (options.stride, options.padding, options.dilation))
-    _check_channels(input, weight)
-    offset_groups = _check_offset(input, offset, weight, out)
-    if bias is not None:
-        checks.shape("bias", bias, (weight.shape[0],), "one value per output channel")
-    if mask is not None:
-        taps = offset_groups * prod(weight.shape[2:])
-        checks.shape("mask", mask, (input.shape[0], taps, *out), "batch, G*K, size of the output")
-    return out
+    geometry = (options.stride, options.padding, options.dilation)
+    sizes = (input.shape, offset.shape, weight.shape, None if bias is None else bias.shape)
+    # Sizes that are symbols of a compiler, and lists of its schema, cannot be looked up.
+    plain = type(input) is Tensor and type(options.stride) is tuple and not torch.compiler.is_compiling()
+    check = _check_sizes_once if plain else _check_sizes
+    return check(*sizes, None if mask is None else mask.shape, geometry)
 
 
 def _forward(tensors: _Tensors, options: _Options) -> Tensor:
     rule = options.rule()
-    return _laid_out(choose(BACKENDS, options.backend, *tensors, *rule).forward(*tensors, *rule), tensors.input)
+    return laid_out(choose(BACKENDS, options.backend, *tensors, *rule).forward(*tensors, *rule), tensors.input)
 
 
 def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:
-    return _laid_out(reference.forward(*tensors, *options.rule()), tensors.input)
+    return laid_out(reference.forward(*tensors, *options.rule()), tensors.input)
 
 
-def _laid_out(output: Tensor, input: Tensor) -> Tensor:
+def laid_out(output: Tensor, input: Tensor) -> Tensor:
     """The output in the memory format of the input."""
     if checks.channels_last(input):
         return output.movedim(1, -1).contiguous().movedim(-1, 1)
     return output
 
 
-def _bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | None:
+def bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | None:
     """Summed in float32 at least: a half-precision sum over a large map would lose most of it."""
     if bias is None or not needed:
         return None
@@ -168,7 +194,7 @@ def _gradients(kernel: Kernel, grad: Tensor, tensors: _Tensors, options: _Option
     if needs.input or needs.offset or needs.weight or needs.mask:
         sampled = (needs.input, needs.offset, needs.weight, needs.mask)
         by_input, by_offset, by_weight, by_mask = kernel(grad, input, offset, weight, mask, *options.rule(), sampled)
-    return by_input, by_offset, by_weight, _bias_gradient(grad, bias, needs.bias), by_mask
+    return by_input, by_offset, by_weight, bias_gradient(grad, bias, needs.bias), by_mask
 
 
 def _backward(grad: Tensor, tensors: _Tensors, options: _Options, needs: _Needs) -> Gradients:
@@ -226,6 +252,11 @@ _OPERATOR = Operator(
 )
 
 
+def _check_tensor(name: str, value: Tensor | None) -> None:
+    if value is not None or name not in ("bias", "mask"):
+        checks.tensor(name, value)
+
+
 def _call(
     n: int,
     input: Tensor,
@@ -242,8 +273,9 @@ def _call(
     dilation = checks.int_tuple("dilation", geometry[2], n, 1)
     checks.choice("boundary", boundary, BOUNDARIES)
     check_name(BACKENDS, backend)
-    for name, value in (("input", input), ("offset", offset), ("weight", weight)):
-        checks.tensor(name, value)
+    for name, value in (("input", input), ("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
+        if type(value) is not Tensor or value.layout != torch.strided or value.is_nested:
+            _check_tensor(name, value)
     options = _Options(stride, padding, dilation, boundary, backend)
     tensors = _OPERATOR.cast(_Tensors(input, offset, weight, bias, mask))
     _check(tensors, options)

@@ -226,6 +226,45 @@ def nms_keep(
     return _keep(*call)
 
 
+def _soft(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    gaussian: bool,
+    sigma: float,
+    iou_threshold: float,
+    least: float,
+    max_output: int,
+    plus_one: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    """The selections and their scores, by the backend that can."""
+    boxes, scores, labels = materialized(boxes), materialized(scores), materialized(labels)
+    call = (boxes, scores, labels, gaussian, sigma, iou_threshold, least, max_output, plus_one)
+    return choose(SOFT_BACKENDS, backend, *call).forward(*call)
+
+
+_soft_nms = torch.library.custom_op("dcn::soft_nms", _soft, mutates_args=())
+
+
+@_soft_nms.register_fake
+def _soft_fake(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    gaussian: bool,
+    sigma: float,
+    iou_threshold: float,
+    least: float,
+    max_output: int,
+    plus_one: bool,
+    backend: str | None,
+) -> tuple[Tensor, Tensor]:
+    selected = torch.library.get_ctx().new_dynamic_size()
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return boxes.new_empty(selected, dtype=torch.int64), scores.new_empty(selected, dtype=wide)
+
+
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,
@@ -272,8 +311,10 @@ def soft_nms(
     check_name(SOFT_BACKENDS, backend)
     most = -1 if max_output is None else max_output
     rule = (method == "gaussian", float(sigma), float(iou_threshold), max(float(min_score), 0.0), most, plus_one)
-    call = (materialized(boxes.detach()), materialized(scores.detach()), materialized(labels), *rule)
-    return choose(SOFT_BACKENDS, backend, *call).forward(*call)
+    call = (boxes.detach(), scores.detach(), None if labels is None else labels.long(), *rule, backend)
+    if torch.compiler.is_compiling() or traced((boxes, scores)):
+        return _soft_nms(*call)
+    return _soft(*call)
 
 
 def box_voting(

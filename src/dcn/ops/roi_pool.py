@@ -15,12 +15,12 @@ from torch import Tensor
 from dcn import checks
 from dcn.kernels.cpu import roi_pool as cpu
 from dcn.kernels.reference import roi_pool as reference
-from dcn.kernels.roi_grid import Form, RoiRule
+from dcn.kernels.roi_grid import Form, RoiRule, check_images
 from dcn.kernels.triton import roi_pool as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Gradients
 from dcn.ops._register import Operator
-from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, check_call, check_images, fold_rois, gather_boxes, roi_mean
+from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, check_call, fold_rois, gather_boxes, roi_mean
 
 Rounding = Literal["before_scale", "after_scale"]
 MOST_BINS = 1 << 14
@@ -182,14 +182,18 @@ def _max_call(tensors: _MaxTensors, options: _MaxOptions) -> tuple[Tensor, Tenso
 
 
 def _max_fake(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:
-    input, boxes, size, _ = _max_call(tensors, options)
+    input, boxes, size, scale = _max_call(tensors, options)
+    checks.number("spatial_scale", scale, above=0.0)
     return input.new_empty((boxes.shape[0], input.shape[1], *size))
 
 
 def _max_forward(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:
     call = _max_call(tensors, options)
-    check_images(tensors.input, tensors.boxes)
-    return choose(MAX_BACKENDS, options.backend, *call).forward(*call)
+    module = choose(MAX_BACKENDS, options.backend, *call)
+    if not module.CHECKS_IMAGES:
+        check_images(tensors.input.shape[0], tensors.boxes)
+    output: Tensor = module.forward(*call)
+    return output
 
 
 def _max_reference_forward(tensors: _MaxTensors, options: _MaxOptions) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,10 @@ class Comparison:
     per_class: dict[str, tuple[float, float]]
     images: int
     changed: tuple[tuple[int | str, float, float], ...]
+
+    def renamed(self, names: Mapping[Any, str]) -> Comparison:
+        """The same with names in place of the images' numbers."""
+        return replace(self, changed=tuple((names[image], a, b) for image, a, b in self.changed))
 
 
 def compare_detections(

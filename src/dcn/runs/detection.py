@@ -89,8 +89,12 @@ class DetectionTask:
 
     def draw(self, image: Tensor, prediction: Detections, classes: Sequence[str]) -> Tensor:
         """The image with boxes, masks, class names and scores."""
-        found = prediction
-        return draw_detections(image, found.boxes, found.labels, found.scores, found.masks, classes)
+        one = prediction
+        return draw_detections(image, one.boxes, one.labels, one.scores, one.masks, classes)
+
+    def draw_target(self, image: Tensor, target: Target, classes: Sequence[str]) -> Tensor:
+        """The image with the annotated boxes, masks and class names."""
+        return draw_detections(image, target.boxes, target.labels, masks=target.masks, classes=classes)
 
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes ``<split>_detections.json`` in COCO's form and ``<split>_voc/`` in Pascal VOC's."""

@@ -71,11 +71,11 @@ def evaluate(
     Raises:
         ValueError: no such run, weights, recipe or data; classes of the model and of the data that differ.
     """
-    found, settings = find_run(source, recipe, [*as_words(overrides), *changes])
+    origin, settings = find_run(source, recipe, [*as_words(overrides), *changes])
     if precision != "float32":
         settings = replace(settings, amp="off")  # the model itself is in that precision
     world = World(choose_device(device))
-    model = read_model(found.weights)
+    model = read_model(origin.weights)
     task = task_of(model)
     task.check_tta(settings.tta, model.classes)
     dataset = open_for(settings, split, model)
@@ -88,7 +88,7 @@ def evaluate(
     ready = ready_model(
         model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
     ).to(world.device)
-    folder = Path(output) if output is not None else (found.run or found.weights.parent) / "eval"
+    folder = Path(output).expanduser() if output is not None else (origin.run or origin.weights.parent) / "eval"
     name = safe_name(split)
     writer = task.result_writer(folder, name, dataset) if save else None
     metric = task.make_metric(settings.eval, ready, dataset) if annotated else None
@@ -113,15 +113,15 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: list[str
     Raises:
         ValueError: neither a run folder nor a weights file, or weights outside of a run without a recipe.
     """
-    found = find_source(source)
-    if found is None:
+    origin = find_source(source)
+    if origin is None:
         raise ValueError(f"source: expected a run folder or a weights file, got {str(source)!r}, which does not exist")
-    if recipe is None and found.run is None:
+    if recipe is None and origin.run is None:
         raise ValueError(
-            f"recipe: {found.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
+            f"recipe: {origin.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
         )
-    own = None if found.run is None else found.run / RECIPE_FILE
-    return found, read_recipe(own if recipe is None else recipe, changes, found.run)  # type: ignore[arg-type]  # as above
+    own = None if origin.run is None else origin.run / RECIPE_FILE
+    return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
 
 
 def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
@@ -144,10 +144,10 @@ def _shown(
 
 
 def _kept(pairs: Iterator[tuple[list[Any], list[Any]]], writer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
-    for found, targets in pairs:
+    for predicted, targets in pairs:
         if writer is not None:
-            writer.add(found, targets)
-        yield found, targets
+            writer.add(predicted, targets)
+        yield predicted, targets
 
 
 def _written(task: Task, metric: Any, folder: Path, split: str) -> Result:

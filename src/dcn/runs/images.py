@@ -48,7 +48,7 @@ def open_image(image: Any) -> Tensor:
         return _from_array(image)
     if isinstance(image, Tensor):
         shape = "[H, W], [1, H, W], [3, H, W] or [4, H, W]"
-        return _from_channels(image[None] if image.ndim == 2 else image, image, "tensor", shape)
+        return _from_channels(image[None] if image.ndim == 2 else image, image, "a tensor", shape)
     raise ValueError(
         f"images: expected a path, an array, a tensor, a PIL.Image or a list of these, got {type(image).__name__}"
     )
@@ -64,14 +64,14 @@ def _from_array(image: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     tensor = torch.from_numpy(plain)
     if tensor.ndim == 2:
         tensor = tensor[..., None]
-    return _from_channels(tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor, image, "array", shape)
+    return _from_channels(tensor.movedim(-1, 0) if tensor.ndim == 3 else tensor, image, "an array", shape)
 
 
 def _from_channels(tensor: Tensor, given: Any, kind: str, shape: str) -> Tensor:
     """``[C, H, W]`` of any accepted type to ``[3, H, W]`` uint8."""
     if tensor.ndim != 3 or tensor.shape[0] not in CHANNELS or 0 in tensor.shape:
         raise ValueError(
-            f"images: expected an image as a {kind} {shape}, got shape {list(given.shape)} of {given.dtype}"
+            f"images: expected {kind} {shape}, got shape {list(given.shape)} of {given.dtype}"
             + ("; a batch is given as a list of images" if tensor.ndim == 4 else "")
         )
     values = _bytes(tensor.detach().cpu())[:3]

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from os import fspath
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -45,8 +46,8 @@ def load(
     >>> detections = predictor.predict("photo.jpg", min_score=0.5)
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, a hub address (``hf://owner/name``), or
-            a name of ``dcn models``.
+        source: a run folder (its best weights), a weights file of this package, an ONNX file of ``dcn export``, a hub
+            address (``hf://owner/name``), or a name of ``dcn models``.
         weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
             ``dcn weights``, which are downloaded once.
         classes: with a name: class names in the order of the labels. ``None``: those in the weights; without any, the
@@ -72,17 +73,19 @@ def load(
 
 def recipe_tta(source: StrPath) -> TTA:
     """The test-time options of the run that weights come from; the defaults where they come from no run."""
-    found = find_source(source)
-    return TTA() if found is None or found.run is None else read_recipe(found.run / RECIPE_FILE).tta
+    origin = find_source(source)
+    return TTA() if origin is None or origin.run is None else read_recipe(origin.run / RECIPE_FILE).tta
 
 
 def ready_model(
     model: nn.Module, tta: TTA, *, optimize: bool, precision: Precision, compile: bool, cuda_graph: bool
 ) -> nn.Module:
     """The model prepared for inference; arguments as in :func:`load`."""
+    if getattr(model, "exported", False):
+        return _as_exported(model, tta, precision, compile or cuda_graph)
     if not optimize:
-        for name, wanted in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
-            if wanted:
+        for name, given in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
+            if given:
                 raise ValueError(f"{name}: needs optimize=True, which prepares the model for inference")
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
@@ -92,15 +95,25 @@ def ready_model(
     return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
 
 
+def _as_exported(model: nn.Module, tta: TTA, precision: Precision, faster: bool) -> nn.Module:
+    """A model in an ONNX file, which holds final results of one pass."""
+    if faster or precision != "float32" or tta != TTA(window=tta.window, overlap=tta.overlap):
+        raise ValueError(
+            "model: an ONNX file holds final results of one pass in float32; leave out test-time options, precision, "
+            "compile and cuda_graph, or use the weights that it was exported from"
+        )
+    return model
+
+
 def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequence[str] | None = None) -> Model:
     """The model of :func:`load` alone: on the CPU, in training mode, not prepared for inference."""
     if isinstance(classes, str):
         raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
-    found = find_source(source)
-    if found is not None:
+    origin = find_source(source)
+    if origin is not None:
         if weights is not None:
-            raise ValueError(f"weights: {found.weights} has its own weights; give weights only with a model's name")
-        return _from_file(found.weights, classes)
+            raise ValueError(f"weights: {origin.weights} has its own weights; give weights only with a model's name")
+        return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
         raise ValueError(
@@ -110,7 +123,11 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     return _from_name(name, weights, classes)
 
 
-def _from_file(path: Path, classes: Sequence[str] | None) -> Model:
+def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
+    if path.suffix == ".onnx":
+        from dcn.export.runtime import read_onnx
+
+        return read_onnx(path)
     state, info = read_weights(path)
     if classes is not None and tuple(classes) != info.classes:
         raise ValueError(

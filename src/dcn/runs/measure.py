@@ -48,8 +48,8 @@ def predictions(
             targets = task.annotations(samples)
             images = [sample.image.to(device, non_blocking=True) for sample in samples]
             with autocast(amp, device):
-                found = view.run(images, task.output_sizes(targets), None)
-            yield found, targets
+                predicted = view.run(images, task.output_sizes(targets), None)
+            yield predicted, targets
     finally:
         model.train(was_training)
 
@@ -58,8 +58,8 @@ def fill(
     task: Task, metric: M, pairs: Iterable[tuple[list[Any], list[Any]]], world: World, config: EvalConfig
 ) -> M | None:
     """Add all predictions to a metric; with several processes the first one gets the whole, the others ``None``."""
-    for found, targets in pairs:
-        task.update(metric, found, targets, config)
+    for predicted, targets in pairs:
+        task.update(metric, predicted, targets, config)
     gathered = world.gather(metric)
     if not world.is_main:
         return None

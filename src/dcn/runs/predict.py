@@ -71,26 +71,26 @@ def open_predictor(
         if key not in KEYS and not key.startswith("tta."):
             valid = [*KEYS, *(f"tta.{field.name}" for field in fields(TTA))]
             raise ValueError(f"{key}: is no key of a prediction; {suggest(key, valid)}")
-    found = find_source(source)
-    if found is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
+    origin = find_source(source)
+    if origin is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
         weights = PUBLISHED
     recipe = None
-    if found is not None and found.run is not None:
-        recipe = read_recipe(found.run / RECIPE_FILE, changes, found.run)
+    if origin is not None and origin.run is not None:
+        recipe = read_recipe(origin.run / RECIPE_FILE, changes, origin.run)
     elif changes:
-        recipe = changed(_plain_recipe(source, found), changes)
+        recipe = changed(_plain_recipe(source, origin), changes)
     predictor = load(source, weights, tta=None if recipe is None else recipe.tta, **options)
     if any(word.partition("=")[0] in KEYS for word in changes) and recipe is not None:
         predictor.size = recipe.transforms.test_size
     return predictor
 
 
-def _plain_recipe(source: StrPath, found: Source | None) -> Recipe:
+def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     """A recipe for weights that come from no run: the model at its test size."""
-    if found is None:
+    if origin is None:
         name, options = fspath(source), {}
     else:
-        info = read_weights(found.weights)[1]
+        info = read_weights(origin.weights)[1]
         name, options = info.model, info.options
     size: Any = options.get("test_size", options_of(name)["test_size"])
     return Recipe(

@@ -86,6 +86,10 @@ class SegmentationTask:
         labels = prediction.resized((image.shape[1], image.shape[2])).labels
         return draw_segmentation(image, labels, class_palette(classes), classes)
 
+    def draw_target(self, image: Tensor, target: SegmentationMap, classes: Sequence[str]) -> Tensor:
+        """The image with the annotated classes as colours and a legend."""
+        return draw_segmentation(image, target.labels, class_palette(classes), classes)
+
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes the maps as index PNGs at the size of the annotation."""
         return _ResultWriter(folder, split, dataset.classes)
@@ -104,7 +108,7 @@ class SegmentationTask:
         return {"pixels": {name: count for name, count in zip(classes, counts, strict=False) if count}}
 
     def suffixes(self, pictures: bool) -> tuple[str, ...]:
-        """The index PNG, and a picture if wanted."""
+        """The index PNG, and a picture with ``pictures``."""
         return (".png", ".jpg") if pictures else (".png",)
 
     def files(

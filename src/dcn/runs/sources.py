@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.folder import RECIPE_FILE
-from dcn.engine.recipe import dump_recipe, load_recipe
+from dcn.engine.parse import override, parse
+from dcn.engine.recipe import load_recipe
 from dcn.runs.weights import HUB, hub_weights
 
 StrPath = str | PathLike[str]
+_PLAIN_TEXT = re.compile(r"[A-Za-z_./~][\w./~-]*")
+_YAML_WORDS = ("null", "Null", "NULL", "~", "true", "True", "false", "False")
 
 
 @dataclass(frozen=True)
@@ -70,14 +72,14 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """The recipe with ``key=value`` changes."""
     if not changes:
         return recipe
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / RECIPE_FILE
-        path.write_text(dump_recipe(recipe), encoding="utf-8")
-        return load_recipe(path, changes)
+    data = asdict(recipe)
+    for word in changes:
+        override(data, word)
+    return parse(Recipe, data)
 
 
 def resolve_root(recipe: Recipe, run: Path | None) -> Recipe:
-    """The recipe with a ``data.root`` that exists, where one can be found.
+    """The recipe with a ``data.root`` that exists, where there is one.
 
     A relative folder is looked for from the working directory, then from the folders above the run folder.
     """
@@ -87,8 +89,8 @@ def resolve_root(recipe: Recipe, run: Path | None) -> Recipe:
     starts = [Path()]
     if run is not None and not root.is_absolute():
         starts += run.absolute().parents
-    found = next((start / root for start in starts if (start / root).is_dir()), root)
-    return replace(recipe, data=replace(recipe.data, root=str(found)))
+    existing = next((start / root for start in starts if (start / root).is_dir()), root)
+    return replace(recipe, data=replace(recipe.data, root=str(existing)))
 
 
 def as_words(changes: Mapping[str, Any]) -> list[str]:
@@ -118,6 +120,8 @@ def _is_plain(name: object) -> bool:
 
 
 def _as_yaml(key: str, value: Any) -> str:
+    if isinstance(value, str | PathLike) and _PLAIN_TEXT.fullmatch(fspath(value)) and fspath(value) not in _YAML_WORDS:
+        return fspath(value)
     try:
         return json.dumps(value, allow_nan=False, default=_plain)
     except (TypeError, ValueError):

@@ -62,6 +62,9 @@ class Task(Protocol):
     def draw(self, image: Tensor, prediction: Any, classes: Sequence[str]) -> Tensor:
         """A picture of a prediction."""
 
+    def draw_target(self, image: Tensor, target: Any, classes: Sequence[str]) -> Tensor:
+        """A picture of an annotation."""
+
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> Any:
         """What writes the predictions of an evaluation: ``add(predictions, targets)``, then ``close()``."""
 

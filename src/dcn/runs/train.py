@@ -22,7 +22,7 @@ from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
 from dcn.engine.folder import RECIPE_FILE, check_run_name, latest_run, new_run_folder, open_run
 from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
-from dcn.engine.train import Outcome
+from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
 from dcn.runs.build import (
     build_model,
@@ -34,6 +34,7 @@ from dcn.runs.build import (
 )
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
+from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words, read_recipe
@@ -137,9 +138,9 @@ def train(
             if recipe is None:
                 raise ValueError("recipe: expected a recipe, got None; `dcn train --list` lists the shipped ones")
             stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
-            place = Path(output).expanduser()
-            check_run_name(place, stem, name)
-            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(place, stem, name))
+            parent = Path(output).expanduser()
+            check_run_name(parent, stem, name)
+            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(parent, stem, name))
         folder = Path(fspath(resume)).expanduser() if resume is not True else _latest(recipe, output)
         if not (folder / RECIPE_FILE).is_file():
             raise ValueError(f"resume: expected a run folder, got {folder}, which has no {RECIPE_FILE}")
@@ -168,6 +169,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())
+    best_metric(metric_names, recipe.eval.best)
     batches, steps_per_epoch = training_batches(recipe, training, world)
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
@@ -183,6 +185,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
             options=model_options(recipe),
             evaluate=_evaluation(task, recipe, validation, model, world, folder),
             metric_names=metric_names,
+            probe=offset_probe(model),
         )
     if world.is_main:
         _log_end(folder, outcome, broken_images(training))

@@ -41,8 +41,8 @@ def draw_detections(
     """Draw detections or annotations into a copy of an image.
 
     The best-scored lie on top. Lines and letters grow with the image. Label plates stay inside the image, and each
-    takes the place at its box where it hides the least of the better-scored plates; where the scene is so crowded that
-    more than a third of it would still collide, it is left out and the colour alone names the class.
+    takes the position at its box where it hides the least of the better-scored plates. Where more than a third of a
+    plate would still collide, it is left out and the colour alone names the class.
 
     Args:
         image: ``[3, H, W]`` uint8, RGB.
@@ -179,7 +179,7 @@ def _draw_boxes(picture: Image.Image, rects: Sequence[tuple[Rect | None, Color]]
 
 
 def _place_plates(captions: Sequence[tuple[Rect | None, str, Color]], size: tuple[int, int]) -> list[_Plate]:
-    """Plates in the order given; each at the candidate place that overlaps the earlier ones least."""
+    """Plates in the order given; each at the candidate position that overlaps the earlier ones least."""
     letters = font_size(size)
     plates: list[_Plate] = []
     for rect, caption, color in captions:
@@ -195,7 +195,7 @@ def _place_plates(captions: Sequence[tuple[Rect | None, str, Color]], size: tupl
 
 
 def _spots(box: Rect, width: int, height: int) -> list[Rect]:
-    """Places for a plate, the preferred first: above and below the box, then within it, left and right."""
+    """Positions for a plate, the preferred first: above and below the box, then within it, left and right."""
     x1, y1, x2, y2 = box
     lefts = (x1, x2 - width)
     tops = (y1 - height, y2, y1, y2 - height)

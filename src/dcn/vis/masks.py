@@ -14,7 +14,7 @@ from dcn.vis.palette import Color, text_color, voc_palette
 
 
 def color_map(labels: Tensor, palette: Sequence[Color]) -> Tensor:
-    """A picture ``[3, H, W]`` uint8 of a label map ``[H, W]`` (0..255), each label in its colour of the palette."""
+    """A picture ``[3, H, W]`` uint8 of a segmentation map ``[H, W]`` (0..255), in the colours of the palette."""
     return torch.tensor(list(palette), dtype=torch.uint8)[_checked(labels, len(palette))].permute(2, 0, 1).contiguous()
 
 
@@ -27,7 +27,7 @@ def draw_segmentation(
     ignore_index: int | None = 255,
     opacity: float = 0.5,
 ) -> Tensor:
-    """Blend a label map into an image, with dark lines between the regions and a legend below.
+    """Blend a segmentation map into an image, with dark lines between the regions and a legend below.
 
     Args:
         image: ``[3, H, W]`` uint8.
@@ -57,7 +57,7 @@ def draw_segmentation(
 
 
 def write_index_png(path: str | PathLike[str], labels: Tensor, palette: Sequence[Color]) -> None:
-    """Write a label map ``[H, W]`` (0..255) as an 8-bit PNG with palette: the pixel values are the labels.
+    """Write a segmentation map ``[H, W]`` (0..255) as an 8-bit PNG with palette: the pixel values are the labels.
 
     The form of Pascal VOC's SegmentationClass files (`dcn.vis.voc_palette`); with `dcn.vis.cityscapes_palette` for
     training ids.
@@ -89,18 +89,18 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> 
     """The picture with coloured plates below, in as many rows as they need."""
     letters = font_size(picture.size)
     height = text_size("Ag", letters)[1] + 4
-    places: list[tuple[int, int, int]] = []
+    locations: list[tuple[int, int, int]] = []
     x, y = 0, 0
     for name, _ in entries:
         width = min(picture.width, text_size(name, letters)[0] + letters)
         if x and x + width > picture.width:
             x, y = 0, y + height
-        places.append((x, picture.height + y, width))
+        locations.append((x, picture.height + y, width))
         x += width + 2
     sheet = Image.new("RGB", (picture.width, picture.height + (y + height if entries else 0)), (255, 255, 255))
     sheet.paste(picture)
     draw = ImageDraw.Draw(sheet)
-    for (name, color), (left, top, width) in zip(entries, places, strict=True):
+    for (name, color), (left, top, width) in zip(entries, locations, strict=True):
         draw.rectangle((left, top + 2, left + width - 1, top + height - 1), fill=color)
         draw.text((left + width / 2, top + 3), name, text_color(color), font(letters), anchor="ma")
     return sheet

@@ -48,7 +48,7 @@ class SamplingPoints:
 
     Attributes:
         center: (x, y) of the unit in continuous pixels of the image.
-        levels: one entry a layer, the last layer of the network first.
+        levels: one entry a layer, the last layer of the model first.
     """
 
     center: tuple[float, float]
@@ -81,14 +81,14 @@ def sampling_points(
 ) -> SamplingPoints:
     """Trace the taps of one unit back through the last deformable layers.
 
-    A tap at a fractional place of a map reads a mixture of up to four units of the layer below, each with taps of its
-    own; here it is followed as one, with the offsets (and masks) of that layer interpolated bilinearly at its place.
-    A tap outside its map contributes nothing: it is marked, and followed from the nearest place inside so that every
-    point keeps its number. Point ``t`` of a level has the taps ``t*K .. t*K + K-1`` in the next.
-    Between two layers only the maps' places in the image count (plain convolutions are followed through their centre).
+    A tap at a fractional location of a map reads a mixture of up to four units of the layer below, each with taps of
+    its own; here it is followed as one, with the offsets (and masks) of that layer interpolated bilinearly at its
+    location. A tap outside its map contributes nothing: it is marked, and followed from the nearest location inside so
+    that every point keeps its number. Point ``t`` of a level has the taps ``t*K .. t*K + K-1`` in the next. Between two
+    layers only the maps' locations in the image count (plain convolutions are followed through their centre).
 
     Args:
-        layers: from `record_offsets`, all of a network or a chosen few, in the order in which they ran.
+        layers: from `record_offsets`, all of a model or a chosen few, in the order in which they ran.
         position: (x, y) in continuous pixels of the image; the nearest unit of the last layer is taken.
         levels: how many layers to trace, from the last one back; fewer if there are fewer.
         group: the offset group to follow in every layer; a layer with fewer groups uses its last one.
@@ -102,12 +102,12 @@ def sampling_points(
     start = torch.minimum(start.clamp(min=0), limits)
     image_positions = grid.to_image(start)[None]
     weights, inside = torch.ones(1), torch.ones(1, dtype=torch.bool)
-    found = []
+    traced = []
     for layer in chain:
         image_positions, weights, inside = _step(layer, image_positions, weights, inside, group)
-        found.append(PointLevel(layer.name, image_positions.flip(1) + 0.5, weights, inside))
+        traced.append(PointLevel(layer.name, image_positions.flip(1) + 0.5, weights, inside))
     center = grid.to_image(start) + 0.5
-    return SamplingPoints((float(center[1]), float(center[0])), tuple(found))
+    return SamplingPoints((float(center[1]), float(center[0])), tuple(traced))
 
 
 def draw_sampling_points(
@@ -148,7 +148,7 @@ def offset_statistics(layers: Sequence[LayerOffsets], bins: int = 32) -> list[Of
 
 
 def offset_heatmap(image: Tensor, layer: LayerOffsets, *, arrows: bool = True, opacity: float = 0.55) -> Tensor:
-    """How far one layer moves its taps at each place, as colour over the image in grey.
+    """How far one layer moves its taps at each location, as colour over the image in grey.
 
     The colour is the mean length of the offsets over taps and groups, dark for none, light for the largest in this
     image; arrows show the mean shift of all taps (a shift of the whole kernel), in image pixels where that can be
@@ -177,7 +177,7 @@ def offset_heatmap(image: Tensor, layer: LayerOffsets, *, arrows: bool = True, o
 def _step(
     layer: LayerOffsets, positions: Tensor, weights: Tensor, inside: Tensor, group: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """From P places ``[P, 2]`` (y, x; image index coordinates) to the P*K places that the layer reads for them."""
+    """From P locations ``[P, 2]`` (y, x; image index coordinates) to the P*K that the layer reads for them."""
     group = min(group, layer.offset.shape[0] - 1)
     units = layer.output_grid.from_image(positions)
     offset = _lookup(layer.offset[group].flatten(0, 1), units).reshape(len(units), -1, 2)
@@ -192,7 +192,7 @@ def _step(
 
 
 def _kernel(layer: LayerOffsets) -> Tensor:
-    """``[K, 2]`` (y, x): places of the taps relative to the first, row by row."""
+    """``[K, 2]`` (y, x): locations of the taps relative to the first, row by row."""
     rows = torch.arange(layer.kernel_size[0]) * layer.dilation[0]
     columns = torch.arange(layer.kernel_size[1]) * layer.dilation[1]
     return torch.cartesian_prod(rows, columns).float()
@@ -240,7 +240,7 @@ def _statistics(layer: LayerOffsets, bins: int) -> OffsetStatistics:
 def _spread(small: Image.Image, layer: LayerOffsets, size: tuple[int, int]) -> Image.Image:
     """A map of the layer's output as a picture of the image's size, each unit centred where it lies."""
     grid = layer.output_grid
-    # transform() asks, for each pixel of the picture, for the place in the map; both count from pixel edges.
+    # transform() asks, for each pixel of the picture, for the location in the map; both count from pixel edges.
     across = (1 / grid.stride[1], 0.0, 0.5 - (grid.origin[1] + 0.5) / grid.stride[1])
     down = (0.0, 1 / grid.stride[0], 0.5 - (grid.origin[0] + 0.5) / grid.stride[0])
     padded = Image.fromarray(np.pad(np.array(small), ((1, 1), (1, 1), (0, 0)), mode="edge"))

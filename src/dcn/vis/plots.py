@@ -139,18 +139,18 @@ def spread_bars(
     kinds = list(next(iter(rows.values())))
     inches = 0.24 * (len(kinds) + 1)  # of a group
     figure, axes = _axes((min(24.0, 2.4 + inches * len(rows)), 4.2))
-    places, width = np.arange(len(rows)), 0.8 / len(kinds)
+    positions, width = np.arange(len(rows)), 0.8 / len(kinds)
     for number, kind in enumerate(kinds):
         means, spreads = np.array([row[kind] for row in rows.values()], dtype=np.float64).T
-        x = places + (number - (len(kinds) - 1) / 2) * width
+        x = positions + (number - (len(kinds) - 1) / 2) * width
         color = _LINE_COLORS[number % len(_LINE_COLORS)]
         label = kind if np.isfinite(means).any() else None
         axes.bar(x, means, 0.9 * width, yerr=spreads, label=label, color=color, ecolor="#333333", capsize=2)
     if marks is not None:
         values = [marks.get(group, math.nan) for group in rows]
-        axes.hlines(values, places - 0.45, places + 0.45, colors="k", linestyles=(0, (2, 1.5)), label=mark_label)
+        axes.hlines(values, positions - 0.45, positions + 0.45, colors="k", linestyles=(0, (2, 1.5)), label=mark_label)
     turned = max(map(len, rows)) > 15 * inches  # letters of 8 points in an inch
-    axes.set_xticks(places, list(rows), rotation=90 if turned else 0, fontsize=8)
+    axes.set_xticks(positions, list(rows), rotation=90 if turned else 0, fontsize=8)
     axes.grid(visible=False, axis="x")
     axes.set(ylabel=ylabel)
     axes.set_ylim(bottom=0)
@@ -231,3 +231,25 @@ def _png(figure: Any, path: StrPath | None) -> bytes:
     if path is not None:
         Path(path).write_bytes(buffer.getvalue())
     return buffer.getvalue()
+
+
+def calibration_curve(points: Sequence[tuple[float, float, int]], *, path: StrPath | None = None) -> bytes:
+    """Accuracy over confidence, one point for each bin of scores; the area of a point is its share of the detections.
+
+    Args:
+        points: ``(confidence, accuracy, count)`` of each bin, the first two in 0..1.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    figure, axes = _axes((4.6, 4.2))
+    total = sum(count for *_, count in points) or 1
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", linewidth=1, label="calibrated")
+    confidence, accuracy = [x for x, *_ in points], [y for _, y, _ in points]
+    axes.plot(confidence, accuracy, color=_LINE_COLORS[0], linewidth=1)
+    sizes = [15 + 400 * count / total for *_, count in points]
+    axes.scatter(confidence, accuracy, s=sizes, color=_LINE_COLORS[0], alpha=0.7, label="detections")
+    axes.set(xlabel="mean score", ylabel="share of correct detections", xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.legend(fontsize="small", loc="upper left", markerscale=0.5)
+    return _png(figure, path)

@@ -9,7 +9,7 @@ from dcn.data.datasets.cityscapes import available_splits, open_cityscapes, resu
 from dcn.structures import SegmentationMap
 from tests.data.made_masks import make_cityscapes
 
-# Train ids of the label ids 0 to 33, from the table that the data set's own scripts print.
+# Train ids of the label ids 0 to 33, from the table that the dataset's own scripts print.
 TRAIN_IDS = (
     *(255,) * 7, 0, 1, 255, 255, 2, 3, 4, 255, 255, 255, 5, 255, 6, 7, 8, 9, 10,
     11, 12, 13, 14, 15, 255, 255, 16, 17, 18,

@@ -121,9 +121,9 @@ def test_splits_are_joined(tmp_path: Path) -> None:
     make_coco(root, other, "val")
     both, train, val = (Coco(root, split) for split in ("train+val", "train", "val"))
     assert [both.target(index).image_id for index in range(6)] == [5, 9, 2, 105, 109, 102]
-    for index, (part, place) in enumerate([(train, 0), (train, 1), (train, 2), (val, 0), (val, 1), (val, 2)]):
-        torch.testing.assert_close(both.target(index).boxes, part.target(place).boxes)
-        assert both.image_path(index) == part.image_path(place)
+    for index, (part, part_index) in enumerate([(train, 0), (train, 1), (train, 2), (val, 0), (val, 1), (val, 2)]):
+        torch.testing.assert_close(both.target(index).boxes, part.target(part_index).boxes)
+        assert both.image_path(index) == part.image_path(part_index)
 
 
 @pytest.mark.parametrize(
@@ -154,20 +154,20 @@ def test_test_images_have_no_annotations(tmp_path: Path) -> None:
 
 def _set(*path: str | int, value: object) -> Callable[[dict[str, Any]], None]:
     def change(data: dict[str, Any]) -> None:
-        place: Any = data
+        entry: Any = data
         for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
+            entry = entry[key]
+        entry[path[-1]] = value
 
     return change
 
 
 def _drop(*path: str | int) -> Callable[[dict[str, Any]], None]:
     def change(data: dict[str, Any]) -> None:
-        place: Any = data
+        entry: Any = data
         for key in path[:-1]:
-            place = place[key]
-        del place[path[-1]]
+            entry = entry[key]
+        del entry[path[-1]]
 
     return change
 

@@ -19,10 +19,10 @@ def test_classes_differ_from_each_other_and_from_clutter() -> None:
 
 @pytest.mark.parametrize("size", [24.0, 40.0, 72.0])
 def test_neutral_glyph_has_the_asked_height_and_its_template_shape(size: float) -> None:
-    drawn, shape = render("R", size, NEUTRAL), template("R", 96).shape
-    assert drawn.shape[0] == pytest.approx(size, abs=2)
-    assert drawn.shape[1] / drawn.shape[0] == pytest.approx((shape[1] - 2) / (shape[0] - 2), abs=0.08)
-    assert drawn.max() > 250
+    opacity, shape = render("R", size, NEUTRAL), template("R", 96).shape
+    assert opacity.shape[0] == pytest.approx(size, abs=2)
+    assert opacity.shape[1] / opacity.shape[0] == pytest.approx((shape[1] - 2) / (shape[0] - 2), abs=0.08)
+    assert opacity.max() > 250
 
 
 def test_a_quarter_turn_is_clockwise_or_its_mirror_never() -> None:
@@ -43,14 +43,14 @@ def test_waves_move_by_their_amplitude() -> None:
 
 @pytest.mark.parametrize("aspect", [0.7, 1.4])
 def test_aspect_keeps_the_area(aspect: float) -> None:
-    drawn, plain = render("X", 50, Warp(0.0, aspect, (0.0, 0.0), np.zeros((0, 5)))), render("X", 50, NEUTRAL)
-    assert drawn.shape[1] / plain.shape[1] == pytest.approx(aspect, rel=0.07)
-    assert drawn.sum() / plain.sum() == pytest.approx(1.0, rel=0.03)
+    opacity, plain = render("X", 50, Warp(0.0, aspect, (0.0, 0.0), np.zeros((0, 5)))), render("X", 50, NEUTRAL)
+    assert opacity.shape[1] / plain.shape[1] == pytest.approx(aspect, rel=0.07)
+    assert opacity.sum() / plain.sum() == pytest.approx(1.0, rel=0.03)
 
 
 def test_perspective_makes_one_side_larger() -> None:
-    drawn = render("X", 60, Warp(0.0, 1.0, (0.5, 0.0), np.zeros((0, 5))))
-    heights = [np.ptp(np.flatnonzero(half.max(1) > 127)) for half in np.array_split(drawn, 2, axis=1)]
+    opacity = render("X", 60, Warp(0.0, 1.0, (0.5, 0.0), np.zeros((0, 5))))
+    heights = [np.ptp(np.flatnonzero(half.max(1) > 127)) for half in np.array_split(opacity, 2, axis=1)]
     assert abs(int(heights[0]) - int(heights[1])) > 5
 
 

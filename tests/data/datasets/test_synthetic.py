@@ -91,11 +91,11 @@ def test_semantic_labels_are_those_of_the_masks() -> None:
     data, maps = Synthetic("val", **options), Synthetic("val", semantic=True, **options)  # type: ignore[arg-type]
     assert maps.classes == ("background", "A", "X", "S", "E")
     for index in range(5):
-        target, found = _target(data, index), maps[index].target
-        assert isinstance(found, SegmentationMap)
+        target, mask = _target(data, index), maps[index].target
+        assert isinstance(mask, SegmentationMap)
         assert target.masks is not None
         expected = (target.masks * (target.labels + 1)[:, None, None]).sum(0)
-        assert torch.equal(found.labels, expected)
+        assert torch.equal(mask.labels, expected)
         assert torch.equal(maps[index].image, data[index].image)
 
 
@@ -142,5 +142,5 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 def test_pillow_without_freetype(monkeypatch: pytest.MonkeyPatch) -> None:
     glyphs.template.cache_clear()
     monkeypatch.setattr(features, "check", lambda feature: False)
-    with pytest.raises(ValueError, match="Pillow needs FreeType; install a Pillow wheel"):
+    with pytest.raises(ValueError, match="expects a Pillow with FreeType, got one without"):
         Synthetic("train")

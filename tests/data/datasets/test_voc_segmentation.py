@@ -35,10 +35,10 @@ def test_palette_maps(roots: tuple[Path, Path]) -> None:
 def test_the_augmented_split(roots: tuple[Path, Path]) -> None:
     """All of SBD and VOC's train, without VOC's val; VOC's own map where there is one."""
     data = open_voc_segmentation(roots[0], "train_aug", augmentation=str(roots[1]))
-    found = {str(item.image_id): data.target(index) for index, item in enumerate(data.files)}
-    assert list(found) == ["2007_000001", "2007_000009", "2008_000002", "2008_000004"]
-    values = {stem: sorted(set(target.labels.flatten().tolist())) for stem, target in found.items() if target}
-    assert values == {stem: [8] for stem in found} | {"2007_000009": [0, 20, 255]}
+    targets = {str(item.image_id): data.target(index) for index, item in enumerate(data.files)}
+    assert list(targets) == ["2007_000001", "2007_000009", "2008_000002", "2008_000004"]
+    values = {stem: sorted(set(target.labels.flatten().tolist())) for stem, target in targets.items() if target}
+    assert values == {stem: [8] for stem in targets} | {"2007_000009": [0, 20, 255]}
 
 
 def test_a_list_of_that_name_comes_first(roots: tuple[Path, Path]) -> None:

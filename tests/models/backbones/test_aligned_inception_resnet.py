@@ -45,10 +45,10 @@ def test_a_cell_looks_at_the_pixels_around_its_place(stage: int, dilation: int) 
     """The field is symmetric about pixel ``stride * cell``, the middle of the picture, in both directions."""
     stride = 4 * 2 ** min(stage, 3 if dilation == 1 else 2)
     image = torch.rand(1, 3, 129, 129, dtype=torch.float64, requires_grad=True)
-    found = _positive(c5_dilation=dilation)(image)[stage]
-    cell = found.shape[-1] // 2
-    assert found.shape[-1] == 128 // stride + 1
-    found[0, :, cell, cell].sum().backward()
+    result = _positive(c5_dilation=dilation)(image)[stage]
+    cell = result.shape[-1] // 2
+    assert result.shape[-1] == 128 // stride + 1
+    result[0, :, cell, cell].sum().backward()
     assert image.grad is not None
     seen = image.grad[0].sum(0)
     assert stride * cell == 64
@@ -101,5 +101,5 @@ def test_what_does_not_exist_is_refused(options: dict[str, Any], message: str) -
 
 
 def test_a_width_without_channels_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"width: 0.01 leaves no channels for the branches, expected 0.025 or more"):
+    with pytest.raises(ValueError, match=r"width: expected 0.025 or more, got 0.01, which"):
         AlignedInceptionResNetSpec(width=0.01).build()

@@ -123,7 +123,7 @@ def test_a_spec_is_taken_by_every_builder() -> None:
     [
         (
             _Own([8, 12, 16, 20], [8, 12, 16, 24]),
-            r"expected maps of \[8, 12, 16, 24\] channels .* returns \[8, 12, 16, 20\]",
+            r"expected maps of \[8, 12, 16, 24\] channels .* got \[8, 12, 16, 20\] from _Own",
         ),
         (_Own([8, 12, 16]), r"expected maps of stride 4, 8, 16, 32, got 4, 8, 16;"),
         (_Own([8, 12, 16, 20], "none"), "expected an attribute `out_channels`.* on _Own, got 'none'"),
@@ -207,11 +207,14 @@ def test_options_of_a_backbone_stand_among_those_of_the_model(name: str) -> None
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backbone": ResNetSpec(), "depth": 18}, "unknown option: 'depth'.*belong into its spec"),
+        ({"backbone": ResNetSpec(), "depth": 18}, "expected an option of the model, got 'depth'.*belong into its spec"),
         ({"deform_layers": "c5"}, r"got the text 'c5'; write \['c5'\]"),
         ({"deform_layers": 1.5}, "expected a number or a list of stages and blocks, got 1.5"),
-        ({"groups": 32, "base_width": 4, "width": 0.125}, r"width: 0.125 leaves no channels .* expected 0.25 or more"),
-        ({"width": 0.001}, "width: 0.001 leaves no channels .* expected 0.015625 or more"),
+        (
+            {"groups": 32, "base_width": 4, "width": 0.125},
+            r"width: expected 0.25 or more .* got 0.125, which leaves no channels",
+        ),
+        ({"width": 0.001}, "width: expected 0.015625 or more .* got 0.001, which"),
         ({"c5_dilation": 2}, "expected maps of stride 4, 8, 16, 32"),
     ],
     ids=["both", "text", "number", "groups", "width", "dilated"],

@@ -26,7 +26,9 @@ def test_problems_are_listed_by_name_and_nothing_is_loaded() -> None:
     del state["0.bias"]
     state["0.weight"] = torch.zeros(5, 2)
     state["fc.weight"] = torch.zeros(1)
-    with pytest.raises(ValueError, match=r"file does not fit the model; nothing was loaded. 3 entries") as info:
+    with pytest.raises(
+        ValueError, match=r"file: expected the tensors of the model, got 3 differences; nothing was loaded"
+    ) as info:
         load_state(module, state, "file")
     for line in (
         "missing: 0.bias [3]",
@@ -50,7 +52,7 @@ def test_values_that_are_no_plain_numbers_are_refused_before_any_is_copied(unusu
     module = _module()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     state = {name: torch.full_like(value, 7) for name, value in before.items()} | {"1.running_var": unusual}
-    with pytest.raises(ValueError, match=f"nothing was loaded. 1 entries:\n  {word}: 1.running_var"):
+    with pytest.raises(ValueError, match=f"got 1 differences; nothing was loaded:\n  {word}: 1.running_var"):
         load_state(module, state, "file")
     torch.testing.assert_close(dict(module.state_dict()), before)
 

@@ -46,27 +46,27 @@ def test_pre_nms_detections_suppressed_are_those_of_the_model(name: str, picture
     rule = MergeRule(iou=limits.nms_iou, max_per_image=limits.max_detections)
     raw = model.pre_nms(images, sizes, model.score_threshold)
     assert sum(map(len, raw)) > sum(map(len, expected)) > 0
-    for found, size, wanted in zip(raw, sizes, expected, strict=True):
-        merged = merge_detections([found], size, rule)
-        torch.testing.assert_close(merged.boxes, wanted.boxes[: len(merged)], atol=1e-4, rtol=0)
-        torch.testing.assert_close(merged.scores, wanted.scores[: len(merged)], atol=1e-6, rtol=0)
-        assert torch.equal(merged.labels, wanted.labels[: len(merged)])
+    for result, size, reference in zip(raw, sizes, expected, strict=True):
+        merged = merge_detections([result], size, rule)
+        torch.testing.assert_close(merged.boxes, reference.boxes[: len(merged)], atol=1e-4, rtol=0)
+        torch.testing.assert_close(merged.scores, reference.scores[: len(merged)], atol=1e-6, rtol=0)
+        assert torch.equal(merged.labels, reference.labels[: len(merged)])
         # The original keeps ties with the last of its detections, beyond the limit.
-        assert (wanted.scores[len(merged) :] == merged.scores[-1]).all()
+        assert (reference.scores[len(merged) :] == merged.scores[-1]).all()
 
 
 def test_masks_for_given_detections_are_those_of_the_network(picture: Tensor) -> None:
     torch.manual_seed(0)
     model = tiny(masks=True, score_threshold=0.2).eval()
     with torch.no_grad():
-        found = model([picture], output_sizes=[(32, 48)])
-        assert isinstance(found, list)
-        bare = [type(one)(one.boxes, one.scores, one.labels) for one in found]
+        result = model([picture], output_sizes=[(32, 48)])
+        assert isinstance(result, list)
+        bare = [type(one)(one.boxes, one.scores, one.labels) for one in result]
         again = model.add_masks([picture], bare, [(32, 48)])
-    assert found[0].masks is not None
+    assert result[0].masks is not None
     assert again[0].masks is not None
-    assert found[0].masks.any()
-    assert torch.equal(found[0].masks, again[0].masks)
+    assert result[0].masks.any()
+    assert torch.equal(result[0].masks, again[0].masks)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

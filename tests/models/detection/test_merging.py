@@ -16,7 +16,7 @@ def _detections(boxes: list[list[float]], scores: list[float], labels: list[int]
     return Detections(torch.tensor(boxes).view(-1, 4), torch.tensor(scores), torch.tensor(labels, dtype=torch.int64))
 
 
-# Two boxes of one class with overlap 90 / 110, found at two scales, and one of another class on top of them.
+# Two boxes of one class with overlap 90 / 110, from two scales, and one of another class on top of them.
 FIRST = _detections([[0.0, 0, 10, 10]], [0.9], [0])
 SECOND = _detections([[1.0, 0, 11, 10], [0.0, 0, 10, 10]], [0.6, 0.5], [0, 1])
 OVERLAP = 90 / 110
@@ -48,7 +48,7 @@ def test_voting_averages_boxes_by_score() -> None:
 
 
 def test_class_thresholds_and_the_limit_count_final_scores() -> None:
-    """The box of class 0 that soft-NMS leaves below its threshold does not take the place of class 1."""
+    """The box of class 0 that soft-NMS leaves below its threshold does not suppress the box of class 1."""
     rule = MergeRule("soft_nms_gaussian", sigma=0.6, class_thresholds=((0, 0.55),), max_per_image=2)
     far = _detections([[50.0, 50, 60, 60]], [0.05], [1])
     merged = merge_detections([FIRST, SECOND, far], SIZE, rule)

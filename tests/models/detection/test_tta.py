@@ -62,10 +62,10 @@ def image() -> Tensor:
 @pytest.mark.parametrize("flip", [False, True], ids=["plain", "flipped"])
 @pytest.mark.parametrize("scales", [((10, 30), (20, 60), (30, 90)), (1.0, 2.0, 3.0)], ids=["pairs", "factors"])
 def test_every_pass_returns_boxes_in_the_same_pixels(image: Tensor, scales: tuple[Any, ...], flip: bool) -> None:
-    (found,) = _detector(scales=scales, flip=flip)([image], [(5, 15)])
-    assert found.boxes.tolist() == [[3, 0, 6, 5]] * (6 if flip else 3)
+    (result,) = _detector(scales=scales, flip=flip)([image], [(5, 15)])
+    assert result.boxes.tolist() == [[3, 0, 6, 5]] * (6 if flip else 3)
     expected = [width for width in (0.9, 0.6, 0.3) for _ in range(2 if flip else 1)]
-    assert found.scores.tolist() == pytest.approx(expected)
+    assert result.scores.tolist() == pytest.approx(expected)
 
 
 def test_the_score_threshold_is_that_of_boxes_before_suppression(image: Tensor) -> None:
@@ -99,9 +99,9 @@ def test_the_rule_takes_the_limits_of_the_model_unless_told_otherwise() -> None:
 
 
 def test_flipping_is_its_own_inverse() -> None:
-    found = Detections(torch.tensor([[2.0, 1, 5, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
-    assert flip_detections(found, 10).boxes.tolist() == [[5, 1, 8, 4]]
-    assert torch.equal(flip_detections(flip_detections(found, 10), 10).boxes, found.boxes)
+    result = Detections(torch.tensor([[2.0, 1, 5, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
+    assert flip_detections(result, 10).boxes.tolist() == [[5, 1, 8, 4]]
+    assert torch.equal(flip_detections(flip_detections(result, 10), 10).boxes, result.boxes)
 
 
 def test_the_defaults_leave_the_model_alone() -> None:
@@ -112,7 +112,7 @@ def test_the_defaults_leave_the_model_alone() -> None:
 
 
 def test_wrong_calls(image: Tensor) -> None:
-    with pytest.raises(ValueError, match="no class 'thong'; did you mean 'thing'"):
+    with pytest.raises(ValueError, match="got 'thong'; did you mean 'thing'"):
         _detector(class_thresholds={"thong": 0.5})
     with pytest.raises(ValueError, match="for evaluation"):
         _detector(flip=True).train()([image])

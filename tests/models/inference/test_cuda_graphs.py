@@ -39,8 +39,8 @@ class Recorder:
 
         def replay() -> None:
             self.replays += 1
-            for held, found in zip(tensors_of(output), tensors_of(function(*inputs)), strict=True):
-                held.copy_(found)
+            for held, result in zip(tensors_of(output), tensors_of(function(*inputs)), strict=True):
+                held.copy_(result)
 
         return Recording(inputs, replay, output)
 
@@ -75,9 +75,9 @@ def test_another_kind_of_call_is_recorded_anew(other: tuple[Pair, float]) -> Non
     recorder = Recorder()
     recorded = Recorded(_mix, recorder)
     recorded(_pair(3, 2.0), 10.0)
-    found = recorded(*other)
+    result = recorded(*other)
     assert recorder.made == 2
-    torch.testing.assert_close(found.first, other[0].first * other[1] + other[0].second)
+    torch.testing.assert_close(result.first, other[0].first * other[1] + other[0].second)
 
 
 def test_old_recordings_are_let_go() -> None:
@@ -90,7 +90,7 @@ def test_old_recordings_are_let_go() -> None:
 
 
 def test_a_graph_needs_a_gpu() -> None:
-    with pytest.raises(ValueError, match="cuda_graph: needs a GPU, the images are on cpu"):
+    with pytest.raises(ValueError, match="cuda_graph: expected images on a GPU, got them on cpu"):
         record_cuda_graph(_mix, (_pair(1, 1.0), 1.0))
 
 
@@ -108,8 +108,8 @@ class Scorer(nn.Module):
 def test_a_network_keeps_its_function(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda *a: function(*a) + 0)
     model = Scorer()
-    wanted = model.scores(torch.ones(3, 2))
+    reference = model.scores(torch.ones(3, 2))
     assert "scores" not in accelerate(model).__dict__
-    torch.testing.assert_close(accelerate(model, compiled=True).scores(torch.ones(3, 2)), wanted)  # type: ignore[operator]  # nn.Module attributes are untyped
+    torch.testing.assert_close(accelerate(model, compiled=True).scores(torch.ones(3, 2)), reference)  # type: ignore[operator]  # nn.Module attributes are untyped
     with pytest.raises(ValueError, match="expected a model with `detect` or `scores`, got Linear"):
         accelerate(nn.Linear(1, 1), cuda_graph=True)

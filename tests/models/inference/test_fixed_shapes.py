@@ -132,13 +132,13 @@ def _given(model: Any) -> tuple[Tensor, Frames]:
 def test_a_detector_does_not_wait(name: str) -> None:
     model = _make(DETECTORS[name])
     pixels, frames = _given(model)
-    wanted, masks = model.detect(pixels, frames, 0.3).per_image()
+    reference, masks = model.detect(pixels, frames, 0.3).per_image()
     with fixed_shapes(), NoWaiting():
         padded = model.detect(pixels, frames, 0.3)
-    found, fixed_masks = padded.per_image()
-    assert [len(one) for one in found] == [len(one) for one in wanted]
-    assert sum(map(len, wanted)) > 0
-    for one, other in zip(found, wanted, strict=True):
+    got, fixed_masks = padded.per_image()
+    assert [len(one) for one in got] == [len(one) for one in reference]
+    assert sum(map(len, reference)) > 0
+    for one, other in zip(got, reference, strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
         assert torch.equal(one.labels, other.labels)
@@ -175,20 +175,20 @@ def _step(model: Any, given: tuple[Any, ...]) -> tuple[dict[str, Tensor], dict[s
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_does_not_wait(name: str) -> None:
-    """With fixed shapes the losses and gradients are those of the CPU's way, where empty places are cut off."""
+    """With fixed shapes the losses and gradients are those of the CPU's way, where empty slots are cut off."""
     model = _make(TRAINED[name]).train()
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith("bias"):
             parameter.data.add_(0.02)  # no output is exactly 0, whatever the maps are
     given = _annotated(model)
-    wanted, wanted_gradients = _step(model, given)
+    reference, expected_gradients = _step(model, given)
     with fixed_shapes(), NoWaiting():
-        found, gradients = _step(model, given)
-    for loss, value in wanted.items():
-        assert found[loss].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), loss
-    assert [loss for loss, value in wanted.items() if value <= 0] == []
-    assert set(gradients) == set(wanted_gradients)
-    for parameter, gradient in wanted_gradients.items():
+        got, gradients = _step(model, given)
+    for loss, value in reference.items():
+        assert got[loss].item() == pytest.approx(value.item(), rel=1e-4, abs=1e-5), loss
+    assert [loss for loss, value in reference.items() if value <= 0] == []
+    assert set(gradients) == set(expected_gradients)
+    for parameter, gradient in expected_gradients.items():
         scale = max(float(gradient.abs().max()), 1e-3)
         assert float((gradients[parameter] - gradient).abs().max()) < 1e-3 * scale, parameter
 
@@ -198,10 +198,10 @@ def test_training_does_not_wait(name: str) -> None:
 def test_a_segmenter_does_not_wait(name: str) -> None:
     model = _make(SEGMENTERS[name])
     pixels = torch.randn(1, 3, 40, 56)
-    wanted = model.scores(pixels)
+    reference = model.scores(pixels)
     with NoWaiting():
-        found = model.scores(pixels)
-    torch.testing.assert_close(found, wanted)
+        got = model.scores(pixels)
+    torch.testing.assert_close(got, reference)
 
 
 @pytest.mark.parametrize("waits", [lambda x: x.item(), lambda x: x[x > 0], lambda x: (x > 0).nonzero()])
@@ -216,10 +216,10 @@ def test_a_detector_is_one_graph(name: str) -> None:
     model = prepare(_make(DETECTORS[name]))
     pixels, frames = _given(model)
     with fixed_shapes():
-        wanted = model.detect(pixels, frames, 0.3)  # type: ignore[operator]  # nn.Module attributes are untyped
+        reference = model.detect(pixels, frames, 0.3)  # type: ignore[operator]  # nn.Module attributes are untyped
     torch.compiler.reset()
-    found = torch.compile(model.detect, backend="eager", fullgraph=True, dynamic=False)(pixels, frames, 0.3)  # type: ignore[arg-type]  # likewise
-    torch.testing.assert_close(found.boxes, wanted.boxes)
-    torch.testing.assert_close(found.scores, wanted.scores)
-    assert torch.equal(found.valid, wanted.valid)
-    assert found.valid.any()
+    got = torch.compile(model.detect, backend="eager", fullgraph=True, dynamic=False)(pixels, frames, 0.3)  # type: ignore[arg-type]  # likewise
+    torch.testing.assert_close(got.boxes, reference.boxes)
+    torch.testing.assert_close(got.scores, reference.scores)
+    assert torch.equal(got.valid, reference.valid)
+    assert got.valid.any()

@@ -54,12 +54,12 @@ def test_a_detector_finds_the_same(name: str) -> None:
     model = _make(NETWORKS[name])
     picture = torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    (wanted,) = model([picture])
+    (reference,) = model([picture])
     ready = prepare(model)
-    (found,) = ready([picture])
-    assert len(found) == len(wanted) > 0
-    torch.testing.assert_close(found.scores, wanted.scores, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found.boxes, wanted.boxes, rtol=1e-3, atol=0.02)
+    (result,) = ready([picture])
+    assert len(result) == len(reference) > 0
+    torch.testing.assert_close(result.scores, reference.scores, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result.boxes, reference.boxes, rtol=1e-3, atol=0.02)
     # The given network is as it was.
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in ready.modules())
@@ -73,14 +73,14 @@ def test_a_segmenter_in_either_precision(precision: Any, limit: float) -> None:
         partial(make_model, deeplab, 3, depth=18, width=0.125, stem_channels=8, head_channels=16, deform_layers=1)
     )
     image = torch.randint(0, 256, (3, 40, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    wanted = model.scores(model.preprocess([image]).pixels)
+    reference = model.scores(model.preprocess([image]).pixels)
     ready: Any = prepare(model, precision)
     pixels = ready.preprocess([image]).pixels
     assert pixels.dtype == getattr(torch, precision)
     assert pixels.is_contiguous(memory_format=torch.channels_last)
-    found = ready.scores(pixels).float()
+    result = ready.scores(pixels).float()
     # bfloat16 has 8 bits of mantissa: half a percent a layer, over some 20 layers in sequence.
-    assert (found - wanted).norm() < limit * wanted.norm()
+    assert (result - reference).norm() < limit * reference.norm()
 
 
 def test_unchanged_parameters_share_their_memory() -> None:

@@ -30,9 +30,9 @@ def test_upsampling_interpolates_between_cell_centres() -> None:
     head = DeepLabHead(1, 2, channels=1)
     scores = torch.randn(1, 2, 5, 4)
     up = head.upsampling(scores)[:, :, 8:88, 8:72].detach()
-    wanted = F.interpolate(scores, scale_factor=16, mode="bilinear", align_corners=False)
+    reference = F.interpolate(scores, scale_factor=16, mode="bilinear", align_corners=False)
     # Towards the border the fixed kernel fades out where interpolation repeats the last cell.
-    torch.testing.assert_close(up[:, :, 8:-8, 8:-8], wanted[:, :, 8:-8, 8:-8])
+    torch.testing.assert_close(up[:, :, 8:-8, 8:-8], reference[:, :, 8:-8, 8:-8])
     assert head.upsampling(scores).shape == (1, 2, 96, 80)
 
 
@@ -49,8 +49,8 @@ def test_loss_by_definition() -> None:
     labels[0][0, :3] = 255
     per_image = []
     for scores, label in zip(logits, labels, strict=True):
-        places = [(y, x) for y in range(label.shape[0]) for x in range(label.shape[1]) if label[y, x] != 255]
-        per_image.append(np.mean([-float(scores[:, y, x].log_softmax(0)[label[y, x]]) for y, x in places]))
+        slots = [(y, x) for y in range(label.shape[0]) for x in range(label.shape[1]) if label[y, x] != 255]
+        per_image.append(np.mean([-float(scores[:, y, x].log_softmax(0)[label[y, x]]) for y, x in slots]))
     assert float(segmentation_loss(logits, labels)) == pytest.approx(np.mean(per_image), rel=1e-5)
 
 

@@ -39,16 +39,16 @@ def test_head_by_definition(deform: bool) -> None:
     mean = head.image[0](x.mean((2, 3), keepdim=True)).relu()
     joined = torch.cat((*looks, mean.repeat(1, 1, 5, 7)), 1)
     scores = head.score(_norm(F.conv2d(joined, head.project[0].weight), head.project[1]))
-    wanted = F.interpolate(scores, (80, 112), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(head(x, (80, 112)), wanted)
+    reference = F.interpolate(scores, (80, 112), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(head(x, (80, 112)), reference)
 
 
 def test_what_is_deformable() -> None:
     model = _tiny(deform_stages=("c5.1",), deform_head=True, modulated=True)
-    found = {name: layer for name, layer in model.named_modules() if isinstance(layer, DeformConv2d)}
-    assert list(found) == ["backbone.layer4.1.conv2", *(f"head.branches.{index}.0" for index in (1, 2, 3))]
-    assert all(layer.modulated for layer in found.values())
-    assert [layer.dilation for layer in found.values()] == [(2, 2), (6, 6), (12, 12), (18, 18)]
+    result = {name: layer for name, layer in model.named_modules() if isinstance(layer, DeformConv2d)}
+    assert list(result) == ["backbone.layer4.1.conv2", *(f"head.branches.{index}.0" for index in (1, 2, 3))]
+    assert all(layer.modulated for layer in result.values())
+    assert [layer.dilation for layer in result.values()] == [(2, 2), (6, 6), (12, 12), (18, 18)]
 
 
 def test_one_image_is_enough_to_train() -> None:
@@ -64,8 +64,8 @@ def test_one_image_is_enough_to_train() -> None:
 def test_prediction_has_the_size_of_the_image() -> None:
     image = torch.randint(0, 256, (3, 50, 70), dtype=torch.uint8)
     with torch.no_grad():
-        found = _tiny().eval()([image])
-    assert found[0].labels.shape == (50, 70)
+        result = _tiny().eval()([image])
+    assert result[0].labels.shape == (50, 70)
 
 
 def test_stride_32_is_refused() -> None:

@@ -106,9 +106,13 @@ def test_build_sets_the_classes_and_passes_options() -> None:
         (
             "faster_rcnn_r50_fp",
             {},
-            "unknown model: 'faster_rcnn_r50_fp'; did you mean .*'faster_rcnn_r50_fpn'.*dcn models",
+            "model: expected the name of a model, got 'faster_rcnn_r50_fp'; did you mean .*'faster_rcnn_r50_fpn'.*",
         ),
-        ("faster_rcnn_r50_fpn", {"widht": 1}, "faster_rcnn_r50_fpn: unknown option: 'widht'; did you mean 'width'"),
+        (
+            "faster_rcnn_r50_fpn",
+            {"widht": 1},
+            "faster_rcnn_r50_fpn: expected an option of the model, got 'widht'; did you mean 'width'",
+        ),
     ],
     ids=["model", "option"],
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, features
+
+from dcn.extras import require
 
 # Chosen so that no rotation or warp turns one into another (no 6/9, M/W/E, N/Z, S/5, 8/B/&).
 CLASSES = ("A", "X", "S", "E", "4", "R", "T", "G", "?", "8", "Y", "2")
@@ -24,7 +25,7 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Warp:
-    """A geometric variation, drawn at random.
+    """A random geometric variation.
 
     Attributes:
         angle: rotation in radians.
@@ -61,8 +62,13 @@ def template(character: str, font_size: int) -> Floats:
     Raises:
         ValueError: this Pillow was built without FreeType.
     """
+    require("PIL")
+    from PIL import Image, ImageDraw, ImageFont, features
+
     if not features.check("freetype2"):
-        raise ValueError("the synthetic data set draws glyphs: Pillow needs FreeType; install a Pillow wheel from PyPI")
+        raise ValueError(
+            "format: the synthetic dataset expects a Pillow with FreeType, got one without; install Pillow from PyPI"
+        )
     font = ImageFont.load_default(font_size)
     canvas = Image.new("L", (3 * font_size, 3 * font_size))
     stroke = max(1, round(_STROKE * font_size))
@@ -88,6 +94,8 @@ def _source(side: int, size: float, warp: Warp) -> tuple[Floats, Floats]:
 
 
 def _enlarged(grid: Floats, side: int) -> Floats:
+    from PIL import Image
+
     image = Image.fromarray(grid.astype(np.float32))
     return np.array(image.resize((side, side), Image.Resampling.BICUBIC))
 
@@ -118,6 +126,6 @@ def render(character: str, size: float, warp: Warp) -> NDArray[np.uint8]:
     height, width = glyph.shape
     side = math.ceil(size * 1.9)  # a square glyph on its corner, stretched, plus the waves
     x, y = _source(side, size, warp)
-    drawn = _sample(glyph, x * (height - 2) + width / 2, y * (height - 2) + height / 2).astype(np.uint8)
-    rows, columns = np.flatnonzero(drawn.max(1) > 8), np.flatnonzero(drawn.max(0) > 8)
-    return drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    opacity = _sample(glyph, x * (height - 2) + width / 2, y * (height - 2) + height / 2).astype(np.uint8)
+    rows, columns = np.flatnonzero(opacity.max(1) > 8), np.flatnonzero(opacity.max(0) > 8)
+    return opacity[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]

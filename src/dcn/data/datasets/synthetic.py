@@ -1,4 +1,4 @@
-"""The embedded data set: deformed letters on textured grounds, drawn on the fly from a seed.
+"""The generated dataset: deformed letters on textured backgrounds, a pure function of a seed.
 
 It exists because geometric variation is what deformable operators are for: every glyph is rotated, scaled, seen in
 perspective and bent by smooth waves, and may be partly hidden. Sample ``i`` of split ``s`` is a pure function of
@@ -19,11 +19,11 @@ from dcn.data.datasets import glyphs, textures
 from dcn.structures import Sample, SegmentationMap, Target
 
 SPLITS = ("train", "val", "test")
-_MIN_VISIBLE = 0.5  # an object less visible than this share of its glyph is not placed
+_MIN_VISIBLE = 0.5  # an object less visible than this share of its glyph is left out
 
 
 @dataclass
-class _Placed:
+class _Glyph:
     """A glyph on the canvas: its class, the pixels it covers, and how many of them it started with."""
 
     label: int
@@ -40,15 +40,15 @@ class Synthetic:
         length: number of images.
         size: ``(height, width)`` in pixels, each at least 64.
         num_classes: 2 to 12 of the letters in `glyphs.CLASSES`, in that order.
-        objects: fewest and most objects in an image; at least one is always placed.
+        objects: fewest and most objects in an image; there is always one at least.
         glyph_size: smallest and largest height of a glyph in pixels before it is deformed; small ones are as likely as
             large ones on a logarithmic scale.
-        difficulty: 0 (upright letters on a calm ground) to 1 (tilted up to 80 degrees, strongly bent, cluttered,
+        difficulty: 0 (upright letters on a calm background) to 1 (tilted up to 80 degrees, strongly bent, cluttered,
             hidden by up to 45 %).
         masks: give the visible pixels of every object.
-        semantic: give a `SegmentationMap` instead: 0 is the ground, ``k + 1`` the letter ``k``; ``classes`` then starts
-            with ``"background"``.
-        cache: keep every sample once drawn (3 bytes a pixel, in each worker process).
+        semantic: give a `SegmentationMap` instead: 0 is the background, ``k + 1`` the letter ``k``; ``classes`` then
+            starts with ``"background"``.
+        cache: keep every generated sample (3 bytes a pixel, in each worker process).
 
     Boxes are the extent of the visible mask, as in COCO: what hides an object also shortens its box.
 
@@ -95,7 +95,7 @@ class Synthetic:
         return len(self.sizes)
 
     def image_path(self, index: int) -> None:
-        """``None``: no file stands behind an image (`dcn.data.writers` writes some)."""
+        """``None``: no file stands behind an image (`dcn data write` writes some)."""
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
@@ -114,10 +114,10 @@ class Synthetic:
         canvas = np.array(picture)
         for _ in range(int(rng.integers(0, 1 + round(4 * level)))):
             self._add_fragment(rng, canvas)
-        placed: list[_Placed] = []
+        objects: list[_Glyph] = []
         for _ in range(int(rng.integers(self._objects[0], self._objects[1] + 1))):
-            self._add_object(rng, canvas, placed)
-        return Sample(torch.from_numpy(_with_noise(rng, canvas)), self._target(placed, index))
+            self._add_object(rng, canvas, objects)
+        return Sample(torch.from_numpy(_with_noise(rng, canvas)), self._target(objects, index))
 
     def _add_fragment(self, rng: np.random.Generator, canvas: NDArray[np.uint8]) -> None:
         """A piece (half at most) of a character that is no class, painted like an object."""
@@ -127,8 +127,8 @@ class Synthetic:
         alpha = alpha[: max(rows // 2, 1)] if rng.random() < 0.5 else alpha[:, : max(columns // 2, 1)]
         _paint(rng, canvas, alpha, *_anywhere(rng, canvas, alpha))
 
-    def _add_object(self, rng: np.random.Generator, canvas: NDArray[np.uint8], placed: list[_Placed]) -> None:
-        """Try a few places for one glyph; where all are taken by others it is left out."""
+    def _add_object(self, rng: np.random.Generator, canvas: NDArray[np.uint8], objects: list[_Glyph]) -> None:
+        """Try a few positions for one glyph; where others take all of them it is left out."""
         label = int(rng.integers(len(self._letters)))
         low, high = np.log(self._glyph_size)
         warp = glyphs.draw_warp(rng, self._difficulty)
@@ -138,47 +138,47 @@ class Synthetic:
             mask = np.zeros(canvas.shape[:2], dtype=np.bool_)
             rows, columns = _window(mask, alpha, top, left)
             mask[top : top + rows, left : left + columns] = alpha[:rows, :columns] > 127
-            if all((o.mask & ~mask).sum() >= (_MIN_VISIBLE + 0.25) * o.pixels for o in placed) and mask.any():
+            if all((o.mask & ~mask).sum() >= (_MIN_VISIBLE + 0.25) * o.pixels for o in objects) and mask.any():
                 break
         else:
             return
         _paint(rng, canvas, alpha, top, left)
-        for other in placed:
+        for other in objects:
             other.mask &= ~mask
-        placed.append(_Placed(label, mask, int(mask.sum())))
+        objects.append(_Glyph(label, mask, int(mask.sum())))
         if rng.random() < 0.6 * self._difficulty:
-            self._occlude(rng, canvas, placed, top, left, rows, columns)
+            self._occlude(rng, canvas, objects, top, left, rows, columns)
 
     def _occlude(
         self,
         rng: np.random.Generator,
         canvas: NDArray[np.uint8],
-        placed: list[_Placed],
+        objects: list[_Glyph],
         top: int,
         left: int,
         rows: int,
         columns: int,
     ) -> None:
-        """Cover a part of the object last placed, unless too little of any object would be left."""
+        """Cover a part of the last object, unless too little of any object would be left."""
         cover = textures.occluder(rng, rows, columns, rng.uniform(0.1, 0.15 + 0.3 * self._difficulty))
         shape = np.zeros(canvas.shape[:2], dtype=np.bool_)
         shape[top : top + rows, left : left + columns] = cover
-        if any((o.mask & ~shape).sum() < _MIN_VISIBLE * o.pixels for o in placed):
+        if any((o.mask & ~shape).sum() < _MIN_VISIBLE * o.pixels for o in objects):
             return
         canvas[shape] = textures.colour(rng)
-        for other in placed:
+        for other in objects:
             other.mask &= ~shape
 
-    def _target(self, placed: list[_Placed], index: int) -> Target | SegmentationMap:
+    def _target(self, objects: list[_Glyph], index: int) -> Target | SegmentationMap:
         if self._semantic:
             labels = np.zeros(self.sizes[index], dtype=np.int64)
-            for item in placed:
+            for item in objects:
                 labels[item.mask] = item.label + 1
             return SegmentationMap(torch.from_numpy(labels), index)
-        masks = torch.from_numpy(np.stack([item.mask for item in placed]))
+        masks = torch.from_numpy(np.stack([item.mask for item in objects]))
         return Target(
-            boxes=torch.tensor([_extent(item.mask) for item in placed], dtype=torch.float32),
-            labels=torch.tensor([item.label for item in placed]),
+            boxes=torch.tensor([_extent(item.mask) for item in objects], dtype=torch.float32),
+            labels=torch.tensor([item.label for item in objects]),
             masks=masks if self._masks else None,
             area=masks.sum((1, 2)).float(),
             size=self.sizes[index],
@@ -220,15 +220,16 @@ def _window(mask: NDArray[np.bool_], alpha: NDArray[np.uint8], top: int, left: i
 
 
 def _paint(rng: np.random.Generator, canvas: NDArray[np.uint8], alpha: NDArray[np.uint8], top: int, left: int) -> None:
-    """Blend a glyph in a colour that stands out from the ground beneath it, shaded from one side to the other."""
+    """Blend a glyph in a colour that stands out from the background beneath it, shaded from one side to the other."""
     patch = canvas[top : top + alpha.shape[0], left : left + alpha.shape[1]]
     rows, columns = patch.shape[:2]
-    ground = float(patch.mean())
+    background = float(patch.mean())
     ink = np.array(textures.colour(rng), dtype=np.float32)
     # 70 grey levels apart on average: legible, and still far from the black on white of print.
     apart = rng.uniform(70, 120)
-    wanted = ground + apart if ground + apart < 250 and (ground - apart < 5 or rng.random() < 0.5) else ground - apart
-    ink = ink + (wanted - ink.mean())
+    lighter = background + apart < 250 and (background - apart < 5 or rng.random() < 0.5)
+    level = background + apart if lighter else background - apart
+    ink = ink + (level - ink.mean())
     left_shade, right_shade = rng.uniform(-20, 20, 2).tolist()
     shade = np.linspace(left_shade, right_shade, columns, dtype=np.float32)[None, :, None]
     opacity = alpha[:rows, :columns, None] * np.float32(1 / 255)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _OCTAVES = ((3, 40.0), (9, 28.0), (27, 20.0))  # bumps across the image, and grey levels of their height
 
 
 def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float32]:
     """Smooth noise of three octaves: all are added at the size of the finest, which is then enlarged once."""
+    from PIL import Image
+
     finest = _OCTAVES[-1][0]
     total = np.zeros((finest, finest), dtype=np.float32)
     for cells, amplitude in _OCTAVES:
@@ -20,11 +26,13 @@ def _noise(rng: np.random.Generator, height: int, width: int) -> NDArray[np.floa
 
 
 def background(rng: np.random.Generator, height: int, width: int, strength: float) -> Image.Image:
-    """A textured ground, RGB.
+    """A textured background, RGB.
 
     ``strength`` in 0..1 scales the contrast of gradients, stripes and noise. Shades of one hue: a field of 256 levels
     looks its colours up in a table, which costs a quarter of computing three planes.
     """
+    from PIL import Image
+
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     field = _noise(rng, height, width) + (np.float32(rng.uniform(-25, 25)) * x + np.float32(rng.uniform(-25, 25)) * y)
@@ -48,6 +56,8 @@ def colour(rng: np.random.Generator) -> tuple[int, int, int]:
 
 def add_clutter(rng: np.random.Generator, canvas: Image.Image, count: int) -> None:
     """Draw ``count`` strokes, blobs and boxes of any colour onto an RGB image."""
+    from PIL import ImageDraw
+
     draw = ImageDraw.Draw(canvas)
     width, height = canvas.size
     for _ in range(count):

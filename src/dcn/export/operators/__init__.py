@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import dcn.ops  # registers the operators
-from dcn.export.operators import dcnv3, deform_conv, nms, roi_max, roi_mean, sort
+from dcn.export.operators import dcnv3, deform_conv, ms_deform_attn, nms, roi_max, roi_mean, soft_nms, sort
 
 __all__ = ["OPSET", "register", "translations"]
 
@@ -21,13 +21,15 @@ def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
     assert dcn.ops
     own = torch.ops.dcn
     return {
-        own.dcnv3.default: dcnv3.translate,
-        own.dcnv4.default: dcnv3.translate_fused,
         own.deform_conv.default: deform_conv.translate,
         own.roi_mean.default: roi_mean.translate,
         own.roi_max.default: roi_max.translate,
         own.nms.default: nms.translate,
         own.nms_keep.default: nms.translate_keep,
+        own.soft_nms.default: soft_nms.translate,
+        own.dcnv3.default: dcnv3.translate,
+        own.dcnv4.default: dcnv3.translate_fused,
+        own.ms_deform_attn.default: ms_deform_attn.translate,
     }
 
 

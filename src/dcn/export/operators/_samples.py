@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from onnxscript import opset20 as op
 
-from dcn.export.operators._values import Value, arange, both, constant, ints, real, reshape, size, whole
+from dcn.export.operators._values import Value, arange, both, constant, ints, real, reshape, size, summed, whole
 from dcn.kernels.roi_grid import RoiRule
 
 _MOST = 2.0**24
@@ -60,7 +60,7 @@ def _corners(call: Call, axis: int) -> Corners:
     share = op.Sub(held, low)
     high = op.Min(op.Add(low, 1.0), op.Sub(extent, 1.0))
     weight = op.Concat(op.Mul(op.Sub(1.0, share), inside), op.Mul(share, inside), axis=-1)
-    count = _summed(inside, samples)
+    count = summed(inside, samples)
     return Corners(whole(op.Concat(low, high, axis=-1)), op.CastLike(weight, call.input), count)
 
 
@@ -69,11 +69,6 @@ def _held(place: Value, extent: Value, margin: float) -> tuple[Value, Value]:
     last = op.Sub(extent, 1.0)
     inside = both(op.GreaterOrEqual(place, -margin), op.LessOrEqual(place, op.Add(last, margin)))
     return inside, op.Min(op.Max(op.Where(inside, place, 0.0), 0.0), last)
-
-
-def _summed(value: Value, count: int) -> Value:
-    """The sum over the last axis, kept; not by ReduceSum, to which onnxruntime gives a wrong shape without any RoI."""
-    return op.MatMul(value, op.CastLike(constant([1] * count, count, 1), value))
 
 
 def _row(value: Value, index: int) -> Value:
@@ -130,7 +125,7 @@ def _by_element(call: Call, down: Corners, across: Corners, channel_of_bins: Cal
     for corner in range(2 * call.rule.samples):
         start = op.Mul(op.Add(first, _row(rows, corner)), width)
         values = op.Mul(op.Gather(flat, op.Add(start, columns), axis=0), weights)
-        share = op.Mul(_summed(values, 2 * call.rule.samples), _row(shares, corner))
+        share = op.Mul(summed(values, 2 * call.rule.samples), _row(shares, corner))
         total = share if total is None else op.Add(total, share)
     return op.Squeeze(total, ints(-1))
 

@@ -74,3 +74,19 @@ def both(*conditions: Value) -> Value:
 def constant(values: Sequence[float], *shape: int) -> Value:
     """A constant float32 array."""
     return op.Reshape(op.Constant(value_floats=[float(value) for value in values]), ints(*shape))
+
+
+def summed(value: Value, count: int) -> Value:
+    """The sum over the last axis, kept; not by ReduceSum, to which onnxruntime gives a wrong shape without any RoI."""
+    return op.MatMul(value, op.CastLike(constant([1] * count, count, 1), value))
+
+
+def finite_rois(boxes: Value) -> tuple[Value, Value]:
+    """RoIs ``[R, 5]`` in float32 without NaN and infinity, and ``[R, 1, 1, 1]`` bool: which had none before.
+
+    Here such a RoI gives zeros; models mark empty slots by it. Runtimes refuse it.
+    """
+    boxes = real(boxes)
+    largest = 3.0e38
+    finite = op.GreaterOrEqual(summed(real(op.LessOrEqual(op.Abs(boxes), largest)), 5), 4.5)
+    return op.Where(finite, boxes, 0.0), reshape(finite, -1, 1, 1, 1)

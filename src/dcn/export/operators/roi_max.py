@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from onnxscript import opset20 as op
 
-from dcn.export.operators._values import Value
+from dcn.export.operators._values import Value, finite_rois
 
 
 def translate(
@@ -21,5 +21,7 @@ def translate(
         spatial_scale: map pixels per box pixel.
         backend: has no meaning here.
     """
-    rois = op.CastLike(boxes, input)
-    return op.MaxRoiPool(input, rois, pooled_shape=list(output_size), spatial_scale=float(spatial_scale))
+    rois, finite = finite_rois(boxes)
+    rois = op.CastLike(rois, input)
+    output = op.MaxRoiPool(input, rois, pooled_shape=list(output_size), spatial_scale=float(spatial_scale))
+    return op.Where(finite, output, op.CastLike(0.0, output))

@@ -18,7 +18,7 @@ from onnxscript import DOUBLE
 from onnxscript import opset20 as op
 
 from dcn.export.operators import _samples
-from dcn.export.operators._values import Value, column, constant, ints, real, reshape, size, whole
+from dcn.export.operators._values import Value, column, constant, finite_rois, ints, real, reshape, size, whole
 from dcn.kernels.roi_grid import RoiRule, part_index
 
 
@@ -59,13 +59,14 @@ def translate(
         backend: has no meaning here.
     """
     rule = RoiRule(form, tuple(output_size), tuple(group), spatial_scale, samples, gamma)  # type: ignore[arg-type]
-    boxes = real(boxes)
+    boxes, finite = finite_rois(boxes)
     if form in ("cells_first", "cells_after"):
         output = _cells(input, boxes, rule)
     elif form == "parts" or offset is not None:
         output = _moved(input, boxes, offset, rule)
     else:
         output = _align(input, boxes, rule)
+    output = op.Where(finite, output, op.CastLike(0.0, output))
     return output if mask is None else op.Mul(output, op.CastLike(mask, output))
 
 

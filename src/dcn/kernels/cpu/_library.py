@@ -2,7 +2,8 @@
 
 Environment variables:
     ``DCN_CPU_LIBRARY``: path of a library to use instead of the installed one (development and sanitizer builds).
-    ``DCN_CPU_ISA``: ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the best of this machine.
+    ``DCN_CPU_ISA``: ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the best of
+    this machine.
 """
 
 from __future__ import annotations
@@ -17,8 +18,20 @@ import torch
 
 import dcn.kernels.cpu as package
 
-ABI_VERSION = 1
+ABI_VERSION = 2
+MISSING_IMAGE = 2
+"""The status of a RoI pooling whose boxes name an image that does not exist."""
 _FILE_NAMES = {"win32": ("dcn_cpu.dll", "libdcn_cpu.dll"), "darwin": ("libdcn_cpu.dylib",)}
+# Functions that take a packed call, and how many pointers follow it.
+_CALLS = {
+    "dcn_deform_conv_forward": 0,
+    "dcn_deform_conv_backward": 0,
+    "dcn_roi_mean_forward": 1,
+    "dcn_roi_mean_backward_input": 2,
+    "dcn_roi_mean_backward_locations": 3,
+    "dcn_roi_max_forward": 1,
+    "dcn_roi_max_backward": 2,
+}
 
 
 def library() -> ctypes.CDLL:
@@ -39,7 +52,7 @@ def reason() -> str | None:
 
 
 def isa() -> str:
-    """Instruction set in use: ``avx512``, ``avx2`` or ``generic``."""
+    """Instruction set in use: ``avx512bf16`` (dot products of bfloat16), ``avx512``, ``avx2`` or ``generic``."""
     name: bytes = library().dcn_isa_name()
     return name.decode()
 
@@ -99,12 +112,18 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.dcn_set_isa.argtypes = [ctypes.c_char_p]
     loaded.dcn_use_gomp.argtypes = [ctypes.c_void_p]
     loaded.dcn_use_gomp.restype = None
+    for name, pointers in _CALLS.items():
+        # The description of a call is packed bytes: filling a ctypes.Structure costs ten times as much.
+        getattr(loaded, name).argtypes = [ctypes.c_char_p, *[ctypes.c_void_p] * pointers]
 
 
 def _select_isa(loaded: ctypes.CDLL) -> tuple[ctypes.CDLL | None, str | None]:
     wanted = os.environ.get("DCN_CPU_ISA")
     if wanted and loaded.dcn_set_isa(wanted.encode()) != 0:
-        return None, f"DCN_CPU_ISA={wanted!r}: expected avx512, avx2 or generic, supported by this processor"
+        return (
+            None,
+            f"DCN_CPU_ISA={wanted!r}: expected avx512bf16, avx512, avx2 or generic, supported by this processor",
+        )
     return loaded, None
 
 

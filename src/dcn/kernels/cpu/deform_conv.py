@@ -7,8 +7,8 @@ float16 and bfloat16 are read and written, coordinates and sums are float32.
 
 from __future__ import annotations
 
-import ctypes
 import functools
+import struct
 from collections.abc import Sequence
 from math import prod
 
@@ -18,26 +18,10 @@ from torch import Tensor
 from dcn.kernels.cpu import _library
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+_NO_STEPS = (0, 0, 0)
 _MAX_PIXELS = 2**29  # locations in an image are 32-bit numbers
-_Triple = ctypes.c_int64 * 3
-
-
-class _Call(ctypes.Structure):
-    """``DcnDeformConv`` of ``csrc/deform_conv.h``."""
-
-    _fields_ = (
-        *[
-            (name, ctypes.c_void_p)
-            for name in (
-                *("input", "offset", "mask", "weight", "bias", "grad_output"),
-                *("output", "grad_input", "grad_offset", "grad_weight", "grad_mask"),
-            )
-        ],
-        *[(name, ctypes.c_int64) for name in ("batch", "channels", "outputs", "groups", "offset_groups", "axes")],
-        *[(name, _Triple) for name in ("size", "out", "kernel", "stride", "padding", "dilation")],
-        *[(name, _Triple) for name in ("input_step", "offset_step", "mask_step", "output_step")],
-        *[(name, ctypes.c_int64) for name in ("dtype", "offset_dtype", "mask_dtype", "v1", "threads")],
-    )
+_POINTERS, _FIELDS = struct.Struct("=11Q"), struct.Struct("=6q18q12q5q")
+"""``DcnDeformConv`` of ``csrc/deform_conv.h``: pointers, then sizes, geometry, steps, flags."""
 
 
 def unsupported(
@@ -56,7 +40,7 @@ def unsupported(
         return f"the tensors are on {input.device}, the CPU kernels need them on the CPU"
     if input.dtype not in _DTYPES:
         return f"dtype {input.dtype} is not one of float32, float64, float16, bfloat16"
-    if prod(input.shape[2:]) >= _MAX_PIXELS:
+    if input.numel() >= _MAX_PIXELS and prod(input.shape[2:]) >= _MAX_PIXELS:
         return f"an image of {prod(input.shape[2:])} locations is too large, the limit is {_MAX_PIXELS}"
     return _library.reason()
 
@@ -77,10 +61,9 @@ def forward(
     mask = None if mask is None else _dense(mask)
     bias = None if bias is None else bias.contiguous()
     output = _new(input, weight.shape[0], offset.shape[2:])
-    call = _describe(input, offset, weight, mask, stride, padding, dilation, boundary)
-    call.output, call.output_step = output.data_ptr(), _steps(output)
-    call.bias = 0 if bias is None else bias.data_ptr()
-    status = _library.library().dcn_deform_conv_forward(ctypes.byref(call))
+    pointers = (*map(_address, (input, offset, mask, weight, bias)), 0, output.data_ptr(), 0, 0, 0, 0)
+    fields = _describe(input, offset, weight, mask, output, stride, padding, dilation, boundary)
+    status = _library.library().dcn_deform_conv_forward(_POINTERS.pack(*pointers) + fields)
     if status:
         _library.check(status, _name("forward", input, weight))
     return output
@@ -109,14 +92,16 @@ def backward(
         torch.empty_like(tensor) if tensor is not None and need else None
         for tensor, need in zip((input, offset, weight, mask), needs, strict=True)
     ]
-    call = _describe(input, offset, weight, mask, stride, padding, dilation, boundary)
-    call.grad_output, call.output_step = grad_output.data_ptr(), _steps(grad_output)
-    pointers = [0 if grad is None else grad.data_ptr() for grad in grads]
-    call.grad_input, call.grad_offset, call.grad_weight, call.grad_mask = pointers
-    status = _library.library().dcn_deform_conv_backward(ctypes.byref(call))
+    fields = _describe(input, offset, weight, mask, grad_output, stride, padding, dilation, boundary)
+    pointers = (*map(_address, (input, offset, mask, weight)), 0, grad_output.data_ptr(), 0, *map(_address, grads))
+    status = _library.library().dcn_deform_conv_backward(_POINTERS.pack(*pointers) + fields)
     if status:
         _library.check(status, _name("backward", input, weight))
     return grads[0], grads[1], grads[2], grads[3]
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _describe(
@@ -124,50 +109,42 @@ def _describe(
     offset: Tensor,
     weight: Tensor,
     mask: Tensor | None,
+    output: Tensor,
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
     boundary: str,
-) -> _Call:
-    kernel, axes = weight.shape[2:], len(stride)
-    call = _Call(
-        input=input.data_ptr(),
-        offset=offset.data_ptr(),
-        weight=weight.data_ptr(),
-        mask=0 if mask is None else mask.data_ptr(),
-        batch=input.shape[0],
-        channels=input.shape[1],
-        outputs=weight.shape[0],
-        groups=input.shape[1] // weight.shape[1],
-        offset_groups=offset.shape[1] // (axes * prod(kernel)),
-        axes=axes,
-        size=_triple(input.shape[2:], 1),
-        out=_triple(offset.shape[2:], 1),
-        kernel=_triple(kernel, 1),
-        stride=_triple(stride, 1),
-        padding=_triple(padding, 0),
-        dilation=_triple(dilation, 1),
-        input_step=_steps(input),
-        offset_step=_steps(offset),
-        mask_step=_triple((), 0) if mask is None else _steps(mask),
-        dtype=_DTYPES[input.dtype],
-        offset_dtype=_DTYPES[offset.dtype],
-        mask_dtype=0 if mask is None else _DTYPES[mask.dtype],
-        v1=boundary == "v1",
-        threads=_library.threads(),
-    )
-    return call
-
-
-def _triple(values: Sequence[int], missing: int) -> ctypes.Array[ctypes.c_int64]:
-    """Values for the axes z, y, x; the leading axes that are not there get ``missing``."""
-    return _array((*(missing,) * (3 - len(values)), *values))
+) -> bytes:
+    """The fields of the call behind its pointers; ``output`` may be its gradient."""
+    steps = (_steps(input), _steps(offset), _NO_STEPS if mask is None else _steps(mask), _steps(output))
+    types = (_DTYPES[input.dtype], _DTYPES[offset.dtype], 0 if mask is None else _DTYPES[mask.dtype])
+    rule = (tuple(stride), tuple(padding), tuple(dilation), boundary == "v1")
+    return _fields(input.shape, offset.shape, weight.shape, steps, types, rule, _library.threads())
 
 
 @functools.lru_cache(4096)
-def _array(values: tuple[int, int, int]) -> ctypes.Array[ctypes.c_int64]:
-    """Kept: to make ten of them took a third of a small call. They are copied into the call and never written."""
-    return _Triple(*values)
+def _fields(
+    input: Sequence[int],
+    offset: Sequence[int],
+    weight: Sequence[int],
+    steps: tuple[tuple[int, int, int], ...],
+    types: tuple[int, int, int],
+    rule: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], bool],
+    threads: int,
+) -> bytes:
+    """Kept: to pack them took a third of a small call."""
+    batch, channels, *size = input
+    outputs, per_group, *kernel = weight
+    stride, padding, dilation, v1 = rule
+    axes = len(size)
+    ones, zeros = (1,) * (3 - axes), (0,) * (3 - axes)  # of the leading axes that are not there
+    return _FIELDS.pack(
+        *(batch, channels, outputs, channels // per_group, offset[1] // (axes * prod(kernel)), axes),
+        *(*ones, *size, *ones, *offset[2:], *ones, *kernel),
+        *(*ones, *stride, *zeros, *padding, *ones, *dilation),
+        *(number for step in steps for number in step),
+        *(*types, v1, threads),
+    )
 
 
 def _channels_last(tensor: Tensor) -> bool:
@@ -179,11 +156,12 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if _channels_last(tensor) else tensor.contiguous()
 
 
-def _steps(tensor: Tensor) -> ctypes.Array[ctypes.c_int64]:
+def _steps(tensor: Tensor) -> tuple[int, int, int]:
     """Elements from image to image, channel to channel and location to location of a dense tensor."""
     channels, locations = tensor.shape[1], prod(tensor.shape[2:])
-    inner = (1, channels) if _channels_last(tensor) else (locations, 1)
-    return _array((channels * locations, *inner))
+    if _channels_last(tensor):
+        return channels * locations, 1, channels
+    return channels * locations, locations, 1
 
 
 def _new(like: Tensor, channels: int, out: Sequence[int]) -> Tensor:

@@ -17,6 +17,7 @@ from dcn.kernels.reference import fixed_order, full_precision
 from dcn.kernels.reference._sampling import compute_dtype
 from dcn.kernels.roi_grid import Grid, RoiRule, build, group_index, locations, offset_gradient
 
+CHECKS_IMAGES = False
 _CHUNK = 1 << 23
 """Values read at a time (32 MB in float32): memory does not grow with the number of RoIs."""
 

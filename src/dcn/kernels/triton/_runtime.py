@@ -58,7 +58,8 @@ def version() -> str | None:
 
 def reason(*tensors: Tensor | None) -> str | None:
     """Why Triton cannot run on these tensors, all on one device, or None when it can; absent ones are left out."""
-    return _reason(next(tensor.device for tensor in tensors if tensor is not None))
+    first = tensors[0]
+    return _reason(first.device if first is not None else next(t.device for t in tensors if t is not None))
 
 
 @functools.cache

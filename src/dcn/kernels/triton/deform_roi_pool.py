@@ -18,6 +18,7 @@ from dcn.kernels.triton import _runtime
 from dcn.kernels.triton._numbers import bits_of, power_above
 from dcn.kernels.triton._whole_numbers import from_sums, unit_of
 
+CHECKS_IMAGES = False
 _FORMS: tuple[Form, ...] = ("align", "half_pixel", "cells_first", "cells_after", "parts")
 """Their order is that of the constants in the kernels."""
 _COLUMNS = 4

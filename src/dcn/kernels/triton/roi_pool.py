@@ -9,6 +9,7 @@ from dcn.kernels.triton import _runtime
 from dcn.kernels.triton._numbers import bits_of, power_above
 from dcn.kernels.triton._whole_numbers import from_sums, unit_of
 
+CHECKS_IMAGES = False
 _VALUES = 1024
 """Elements of a tile ``[bins, channels]``: 8 per thread."""
 _MOST_CHANNELS = 256

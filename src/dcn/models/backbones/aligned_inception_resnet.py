@@ -16,7 +16,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from dcn.models.backbones.resnet import ConvFactory, NormRule
+from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
+from dcn.models.backbones.resnet import ConvFactory
 from dcn.nn import DeformConv2d
 
 BLOCKS = (3, 4, 23, 3)
@@ -106,14 +107,15 @@ class AlignedInceptionResNet(nn.Module):
         self.strides = (4, 8, 16, 16 if c5_dilation > 1 else 32)
         if int(self.out_channels[0] * BRANCH_SHARE) < 1:
             least = 1 / (CHANNELS[0] * BRANCH_SHARE)
-            raise ValueError(f"width: {width:g} leaves no channels for the branches, expected {least:g} or more")
+            raise ValueError(
+                f"width: expected {least:g} or more, got {width:g}, which leaves no channels for the branches"
+            )
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, DeformConv2d)) and module.bias is None:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        for part in self._fixed_parts():
-            part.requires_grad_(False)
+        freeze(self, self._frozen_parts(), norm)
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -137,19 +139,10 @@ class AlignedInceptionResNet(nn.Module):
         stages = [self.layer1, self.layer2, self.layer3, self.layer4]
         return [self.conv1, self.bn1, *stages[: self.frozen_stages]] if self.frozen_stages else []
 
-    def _norms(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
-
-    def _fixed_parts(self) -> list[nn.Module]:
-        return self._frozen_parts() + (self._norms() if self.norm == "frozen" else [])
-
     def train(self, mode: bool = True) -> AlignedInceptionResNet:
         """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
         super().train(mode)
-        fixed = self._norms() if self.norm != "train" else self._frozen_parts()
-        for module in (module for part in fixed for module in part.modules()):
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        keep_statistics(self, self._frozen_parts(), self.norm)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

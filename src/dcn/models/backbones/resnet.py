@@ -10,13 +10,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
 from dcn.nn import DeformConv2d
 
 ConvFactory = Callable[..., nn.Module]
 """Makes a convolution from ``(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)``."""
 
 Style = Literal["caffe", "pytorch"]
-NormRule = Literal["eval", "frozen", "train"]
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -174,7 +174,7 @@ class ResNet(nn.Module):
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
         self._initialise()
-        self._freeze()
+        freeze(self, self._frozen_parts(), norm)
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -196,8 +196,8 @@ class ResNet(nn.Module):
     def _check_channels(self) -> None:
         if self._block_width(2) < 1:
             raise ValueError(
-                f"width: {self.width:g} leaves no channels for the 3x3 convolutions of stage c2 "
-                f"({self.groups} groups, base_width {self.base_width}); expected {self._least_width():g} or more"
+                f"width: expected {self._least_width():g} or more with {self.groups} groups of base_width "
+                f"{self.base_width}, got {self.width:g}, which leaves no channels for the 3x3 convolutions of stage c2"
             )
 
     def _least_width(self) -> float:
@@ -230,21 +230,10 @@ class ResNet(nn.Module):
     def _frozen_parts(self) -> list[nn.Module]:
         return [self.conv1, self.bn1, *self._stages()[: self.frozen_stages]] if self.frozen_stages else []
 
-    def _freeze(self) -> None:
-        for part in self._frozen_parts():
-            part.requires_grad_(False)
-        if self.norm == "frozen":
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.requires_grad_(False)
-
     def train(self, mode: bool = True) -> ResNet:
         """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
         super().train(mode)
-        fixed = [self] if self.norm != "train" else self._frozen_parts()
-        for module in (module for part in fixed for module in part.modules()):
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+        keep_statistics(self, self._frozen_parts(), self.norm)
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from dcn.models.backbones import aligned_inception_resnet
 from dcn.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
-from dcn.models.backbones.resnet import BLOCKS, ConvFactory, NormRule, ResNet, Style, deformable_positions
+from dcn.models.backbones.freezing import NormRule
+from dcn.models.backbones.resnet import BLOCKS, ConvFactory, ResNet, Style, deformable_positions
 from dcn.nn import DeformConv2d
 
 DeformLayers = int | tuple[str, ...]
@@ -233,7 +234,7 @@ def _measured_strides(module: nn.Module, channels: list[int]) -> list[int]:
     if [one.shape[1] for one in maps] != channels:
         raise ValueError(
             f"backbone: expected maps of {channels} channels (`out_channels`), "
-            f"{type(module).__name__} returns {[one.shape[1] for one in maps]}"
+            f"got {[one.shape[1] for one in maps]} from {type(module).__name__}"
         )
     return [round(PROBE / one.shape[2]) for one in maps]
 

@@ -128,7 +128,10 @@ def export_backbone(source: str | Path, path: str | Path, *, half: bool = True) 
     broken = [name for name, value in kept.items() if not bool(torch.isfinite(value).all())]
     if broken:
         short = str(dtype).removeprefix("torch.")
-        raise ValueError(f"{source}: values of {', '.join(broken)} do not fit into {short}; has the training diverged?")
+        raise ValueError(
+            f"{source}: expected numbers that fit into {short}, got others in {', '.join(broken)}; "
+            "has the training diverged?"
+        )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(save(kept, vars(facts)))
     return Path(path)

@@ -58,7 +58,8 @@ def load_state(
     problems += [f"{unusual}: {name}" for name, value in state.items() if (unusual := _unusual(value))]
     if problems:
         raise ValueError(
-            f"{source} does not fit the model; nothing was loaded. {len(problems)} entries:\n  " + "\n  ".join(problems)
+            f"{source}: expected the tensors of the model, got {len(problems)} differences; nothing was loaded:\n  "
+            + "\n  ".join(problems)
         )
     with torch.no_grad():
         for name, value in state.items():

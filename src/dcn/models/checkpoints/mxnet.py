@@ -121,7 +121,7 @@ def _block_layer(layer: str, key: str, numbered: bool) -> tuple[str, bool]:
     """The original's name for a layer inside of a residual block, and whether it is a batch norm."""
     match = _BLOCK.match(layer)
     if match is None:
-        raise ValueError(f"model: {key!r} has no counterpart among the models of the original MXNet code")
+        raise ValueError(f"model: expected layers that the original MXNet code has, got {key!r}")
     stage, index = int(match[1]) + 1, int(match[2])
     long_stage = numbered and stage in (3, 4)
     block = "a" if index == 0 else f"b{index}" if long_stage else chr(ord("a") + index)

@@ -68,7 +68,7 @@ class _Cursor:
 
     def take(self, size: int, what: str) -> memoryview:
         if size > self.left:
-            raise self.fail(f"{what} needs {size} bytes, {self.left} are left; the file is cut short or damaged")
+            raise self.fail(f"expected {size} bytes for {what}, got {self.left}; the file is cut short or damaged")
         part = self.data[self.at : self.at + size]
         self.at += size
         return part
@@ -79,7 +79,7 @@ class _Cursor:
     def count(self, what: str, smallest: int) -> int:
         (count,) = self.numbers("Q", f"the number of {what}")
         if count * smallest > self.left:
-            raise self.fail(f"{count} {what} are announced, which {self.left} bytes cannot hold")
+            raise self.fail(f"expected {count} {what}, got {self.left} bytes, which cannot hold them")
         if count > MOST_NAMES:
             raise self.fail(f"expected at most {MOST_NAMES:,} {what}, got {count:,}")
         return count
@@ -91,14 +91,14 @@ def _axes(cursor: _Cursor, magic: int) -> int | None:
         (storage,) = cursor.numbers("i", "the storage type")
         if storage != 0:
             raise cursor.fail(
-                f"storage type {storage} is sparse; only dense arrays (0) are supported, densify it first"
+                f"expected a dense array (storage type 0), got storage type {storage}; make the array dense first"
             )
     axes = cursor.numbers("i", "the number of axes")[0] if magic in (_V1, _V2, _V3) else magic
     absent = -1 if magic == _V3 else 0
     if axes == absent:
         return None
     if not 0 <= axes <= _MAX_AXES:
-        raise cursor.fail(f"an array with {axes} axes (at most {_MAX_AXES} are possible)")
+        raise cursor.fail(f"expected an array with at most {_MAX_AXES} axes, got {axes}")
     return axes
 
 
@@ -113,7 +113,7 @@ def _shape(cursor: _Cursor, magic: int) -> tuple[int, ...] | None:
     if any(size == unknown for size in shape):
         return None
     if any(size < 0 for size in shape):
-        raise cursor.fail(f"negative size in shape {shape}")
+        raise cursor.fail(f"expected sizes of 0 or more, got the shape {shape}")
     return shape
 
 
@@ -125,7 +125,7 @@ def _read_array(cursor: _Cursor) -> Tensor:
     _, _, code = cursor.numbers("iii", "device and dtype")  # the device may be a GPU: arrays are always read to the CPU
     dtype = _DTYPES[code] if 0 <= code < len(_DTYPES) else None
     if dtype is None:
-        raise cursor.fail(f"dtype code {code} is not one of the supported codes 0-8 and 12")
+        raise cursor.fail(f"expected a dtype code of 0-8 or 12, got {code}")
     size = math.prod(shape) * dtype.itemsize  # Python integers: no overflow
     data = cursor.take(size, f"an array of shape {list(shape)} and {dtype}")
     if size == 0:
@@ -141,7 +141,7 @@ def _read_key(cursor: _Cursor) -> str:
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise cursor.fail(f"the key {text[:40]!r} is not UTF-8") from error
+        raise cursor.fail(f"expected a key in UTF-8, got {text[:40]!r}") from error
 
 
 def read_params(path: str | Path) -> dict[str, Tensor]:
@@ -162,15 +162,17 @@ def read_params(path: str | Path) -> dict[str, Tensor]:
     cursor = _Cursor(Path(path).read_bytes(), str(path))
     magic, reserved = cursor.numbers("QQ", "the header")
     if magic != _FILE_MAGIC or reserved != 0:
-        raise cursor.fail(f"it starts with {magic:#x}, {reserved:#x} where {_FILE_MAGIC:#x}, 0x0 is expected")
+        raise cursor.fail(f"expected a start of {_FILE_MAGIC:#x}, 0x0, got {magic:#x}, {reserved:#x}")
     arrays = [_read_array(cursor) for _ in range(cursor.count("arrays", _MIN_RECORD))]
     keys = [_read_key(cursor) for _ in range(cursor.count("keys", 8))]
     if len(keys) != len(arrays):
-        raise cursor.fail(f"{len(arrays)} arrays but {len(keys)} names; save a dict of arrays, not a list")
+        raise cursor.fail(
+            f"expected a name for each of {len(arrays)} arrays, got {len(keys)}; save a dict of arrays, not a list"
+        )
     if len(set(keys)) != len(keys):
-        raise cursor.fail(f"the name {Counter(keys).most_common(1)[0][0]!r} occurs more than once")
+        raise cursor.fail(f"expected each name once, got {Counter(keys).most_common(1)[0][0]!r} more than once")
     if cursor.left:
-        raise cursor.fail(f"{cursor.left} bytes follow the last key")
+        raise cursor.fail(f"expected the end after the last key, got {cursor.left} more bytes")
     return dict(zip(keys, arrays, strict=True))
 
 
@@ -186,10 +188,14 @@ def _header(shape: tuple[int, ...], version: int) -> bytes:
 def _record(name: str, array: Tensor, version: int) -> bytes:
     array = array.detach().cpu().contiguous()
     if array.dtype not in _DTYPES:
-        raise ValueError(f"arrays: {name!r} has {array.dtype}, which the .params format cannot hold; convert it first")
+        raise ValueError(
+            f"arrays: expected types that the .params format holds, got {array.dtype} for {name!r}; convert it first"
+        )
     shape = tuple(array.shape)
     if version < 3 and (not shape or 0 in shape):
-        raise ValueError(f"arrays: {name!r} has shape {list(shape)}; only version=3 can hold scalars and empty arrays")
+        raise ValueError(
+            f"arrays: expected arrays with values, got shape {list(shape)} for {name!r}; version=3 can hold it"
+        )
     cpu, device_number = 1, 0
     tail = struct.pack("<iii", cpu, device_number, _DTYPES.index(array.dtype))
     data = array.reshape(-1).view(torch.uint8).numpy().tobytes() if array.numel() else b""

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcn.checksums import check_tensors
+
 MOST_NAMES = 100_000
 """Tensors, or names of classes, of one file; the largest models have a few thousand."""
 
@@ -89,7 +91,9 @@ def check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path}: expected a file of weights, got a folder")
     if not path.is_file():
-        raise ValueError(f"{path}: expected a file of weights, no such file (looked for from {Path.cwd()})")
+        raise ValueError(
+            f"{path}: expected a file of weights, got a name without a file (looked for from {Path.cwd()})"
+        )
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
@@ -114,6 +118,7 @@ def _read_safetensors(path: Path) -> StateFile:
             meta = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file, got something that is not one ({error})") from error
+    check_tensors(path, tensors, meta)
     return StateFile(_clean(path, tensors), {key: _parsed(value) for key, value in meta.items()})
 
 
@@ -134,7 +139,7 @@ def _read_torch(path: Path) -> StateFile:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 (a damaged pickle fails in any way: KeyError, IndexError, MemoryError)
         raise ValueError(
-            f"{path}: expected a PyTorch file with tensors only, and it cannot be opened as one ({_reason(error)}); "
+            f"{path}: expected a PyTorch file with tensors only, got one that cannot be opened ({_reason(error)}); "
             "files that need other Python objects are refused because loading them would run their code. "
             "Where the file was made, save its state_dict alone"
         ) from None

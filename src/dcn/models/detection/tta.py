@@ -105,7 +105,7 @@ def merge_rule(model: Detector, tta: TTA) -> MergeRule:
     classes, limits = list(model.classes), model.limits
     for name in tta.class_thresholds:
         if name not in classes:
-            raise ValueError(f"class_thresholds: the model has no class {name!r}; {suggest(name, classes)}")
+            raise ValueError(f"class_thresholds: expected classes of the model, got {name!r}; {suggest(name, classes)}")
     return MergeRule(
         tta.suppression,
         limits.nms_iou if tta.iou is None else tta.iou,

@@ -73,7 +73,7 @@ def record_cuda_graph(function: Callable[..., Any], arguments: tuple[Any, ...]) 
     """
     device = next(tensors_of(arguments)).device
     if device.type != "cuda":
-        raise ValueError(f"cuda_graph: needs a GPU, the images are on {device}; leave the option out")
+        raise ValueError(f"cuda_graph: expected images on a GPU, got them on {device}; leave the option out")
     inputs = map_tensors(arguments, lambda value: value.clone(memory_format=torch.preserve_format))
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))

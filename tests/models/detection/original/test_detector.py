@@ -131,9 +131,9 @@ def check_that_a_picture_is_learned(name: str, steps: int, picture: Tensor, targ
         if isinstance(module, nn.BatchNorm2d):
             module.track_running_stats, module.running_mean, module.running_var = False, None, None
     with torch.no_grad():
-        found: Detections = model.eval()([picture])[0]
+        result: Detections = model.eval()([picture])[0]
     for label, box in zip(target.labels.tolist(), target.boxes, strict=True):
-        best = found.boxes[found.labels == label][0]
+        best = result.boxes[result.labels == label][0]
         low, high = torch.maximum(best[:2], box[:2]), torch.minimum(best[2:], box[2:])
         overlap = (high - low).clamp(min=0).prod()
         areas = (best[2:] - best[:2]).prod() + (box[2:] - box[:2]).prod()

@@ -7,10 +7,10 @@ import torch
 from dcn.models.detection.original.hard_examples import hard_examples
 
 
-def _losses(logits: np.ndarray, deltas: np.ndarray, labels: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _losses(logits: np.ndarray, deltas: np.ndarray, labels: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """Region by region, by definition."""
     result = []
-    for scores, moves, label, target in zip(logits, deltas, labels, wanted, strict=True):
+    for scores, moves, label, target in zip(logits, deltas, labels, expected, strict=True):
         probability = np.exp(scores[label]) / np.exp(scores).sum()
         loss = -np.log(probability + 1e-14)
         if label > 0:
@@ -23,11 +23,11 @@ def _losses(logits: np.ndarray, deltas: np.ndarray, labels: np.ndarray, wanted: 
 @pytest.mark.parametrize("count", [1, 5, 19])
 def test_the_regions_with_the_largest_losses_stay(count: int) -> None:
     random = np.random.default_rng(3)
-    logits, deltas, wanted = random.normal(0, 2, (20, 4)), random.normal(0, 1, (20, 4)), random.normal(0, 1, (20, 4))
+    logits, deltas, expected = random.normal(0, 2, (20, 4)), random.normal(0, 1, (20, 4)), random.normal(0, 1, (20, 4))
     labels = random.integers(0, 4, 20)
-    scores, moves, classes, targets = map(torch.from_numpy, (logits, deltas, labels, wanted))
+    scores, moves, classes, targets = map(torch.from_numpy, (logits, deltas, labels, expected))
     kept = hard_examples(scores, moves, classes, targets, count)
-    hardest = set(np.argsort(-_losses(logits, deltas, labels, wanted))[:count].tolist())
+    hardest = set(np.argsort(-_losses(logits, deltas, labels, expected))[:count].tolist())
     assert kept.tolist() == [int(label) if index in hardest else -1 for index, label in enumerate(labels)]
 
 
@@ -42,9 +42,9 @@ def test_impossible_and_endless_values() -> None:
     logits = torch.tensor([[0.0, 200.0], [0.0, 20.0], [0.0, -200.0]])
     deltas = torch.zeros(3, 4)
     deltas[1] = float("inf")
-    wanted = torch.zeros(3, 4)
-    wanted[2, 0] = 1.0
-    kept = hard_examples(logits, deltas, torch.tensor([0, 0, 1]), wanted, 2)
+    expected = torch.zeros(3, 4)
+    expected[2, 0] = 1.0
+    kept = hard_examples(logits, deltas, torch.tensor([0, 0, 1]), expected, 2)
     assert kept.tolist() == [0, -1, 1]
 
 

@@ -80,9 +80,9 @@ def test_proposals_by_definition(before: int, after: int) -> None:
     with torch.no_grad():
         output = head([torch.randn(1, 3, 5, 6)])
     size = (35, 44)  # the last row and column of cells stick out and are left out
-    wanted = _proposals(output, size, before, after)
+    right = _proposals(output, size, before, after)
     got = head.proposals(output, torch.tensor([size])).per_image()[0]
-    np.testing.assert_allclose(got.numpy(), wanted, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(got.numpy(), right, rtol=1e-4, atol=1e-3)
 
 
 def test_training_fills_up_with_repeats() -> None:
@@ -100,16 +100,16 @@ def test_training_fills_up_with_repeats() -> None:
 def test_losses_by_definition() -> None:
     head = _head()
     torch.manual_seed(1)
-    logits, deltas, wanted = torch.randn(2, 5, 2), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
+    logits, deltas, right = torch.randn(2, 5, 2), torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     labels = torch.tensor([[0, 1, -1, 1, 0], [0, 0, 0, -1, -1]])
     output = OriginalRPNOutput(logits, deltas, torch.zeros(5, 4), [])
-    targets = [AnchorTargets(label, delta) for label, delta in zip(labels, wanted, strict=True)]
+    targets = [AnchorTargets(label, delta) for label, delta in zip(labels, right, strict=True)]
     losses = head.losses(output, targets)
     cls = [
         np.mean([-float(logits[i].log_softmax(1)[a, labels[i, a]]) for a in range(5) if labels[i, a] >= 0])
         for i in range(2)
     ]
-    distance = (deltas - wanted)[0, [1, 3]].abs().numpy()
+    distance = (deltas - right)[0, [1, 3]].abs().numpy()
     reg = np.where(distance < 1 / 9, 4.5 * distance**2, distance - 0.5 / 9).sum() / 10
     assert float(losses["loss_rpn_cls"]) == pytest.approx(np.mean(cls), rel=1e-5)
     assert float(losses["loss_rpn_bbox"]) == pytest.approx(reg / 2, rel=1e-5)

@@ -134,7 +134,7 @@ def test_objects_are_rounded_inclusive_and_inside() -> None:
 @pytest.mark.parametrize("samples", [None, 16], ids=["all", "sampled"])
 @pytest.mark.parametrize("objects", [_OBJECT, Objects(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))])
 def test_fixed_shapes_say_the_same(samples: int | None, objects: Objects) -> None:
-    """Empty places behind the proposals change nothing, and a seed means the same."""
+    """Empty slots behind the proposals change nothing, and a seed means the same."""
     random = torch.rand(30, 4, generator=torch.Generator().manual_seed(0)) * 12
     proposals = torch.cat((_REGIONS, torch.cat((random[:, :2], random[:, :2] + random[:, 2:]), 1)))
     torch.manual_seed(2)
@@ -171,7 +171,7 @@ def test_regions_without_any_proposal(fixed: bool) -> None:
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["trimmed", "fixed"])
 def test_what_fills_up_is_drawn_evenly(fixed: bool) -> None:
-    """Two objects and one region in the background range leave three places for three of the six regions."""
+    """Two objects and one region in the background range leave three slots for three of the six regions."""
     torch.manual_seed(0)
     counts = torch.zeros(6)
     everything = torch.cat((_REGIONS, _OBJECT.boxes))

@@ -108,13 +108,13 @@ def suppressed(boxes: Tensor, scores: Tensor, limit: float) -> list[int]:
 
 def _anchors(stride: int, rows: int, columns: int) -> Tensor:
     shapes = [(stride * 8 / math.sqrt(r), stride * 8 * math.sqrt(r)) for r in (0.5, 1.0, 2.0)]
-    found = [
+    result = [
         (x * stride - w / 2, y * stride - h / 2, x * stride + w / 2, y * stride + h / 2)
         for y in range(rows)
         for x in range(columns)
         for w, h in shapes
     ]
-    return torch.tensor(found)
+    return torch.tensor(result)
 
 
 def proposals(s: State, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
@@ -158,10 +158,10 @@ def _pooled(s: State, name: str, maps: list[Tensor], boxes: Tensor, bins: int) -
     return out
 
 
-def _linears(s: State, name: str, places: tuple[int, ...], x: Tensor) -> Tensor:
-    for place in places:
-        x = F.linear(x, s[f"{name}.{place}.weight"], s[f"{name}.{place}.bias"])
-        x = F.relu(x) if place != places[-1] else x
+def _linears(s: State, name: str, slots: tuple[int, ...], x: Tensor) -> Tensor:
+    for slot in slots:
+        x = F.linear(x, s[f"{name}.{slot}.weight"], s[f"{name}.{slot}.bias"])
+        x = F.relu(x) if slot != slots[-1] else x
     return x
 
 
@@ -225,6 +225,6 @@ def predicted(s: State, image: Tensor, depth: int, score_threshold: float) -> Fo
     rows = sorted(rows, key=lambda row: -float(row[1]))[:100]
     if not rows:
         return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long), None
-    found = torch.stack([row[0] for row in rows])
+    result = torch.stack([row[0] for row in rows])
     labels = torch.tensor([row[2] for row in rows])
-    return found, torch.stack([row[1] for row in rows]), labels, _masks(s, maps, found, labels, size)
+    return result, torch.stack([row[1] for row in rows]), labels, _masks(s, maps, result, labels, size)

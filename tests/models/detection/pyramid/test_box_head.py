@@ -14,9 +14,9 @@ from dcn.models.detection.shared.fixed_shapes import fixed_shapes
 
 def _sampled() -> SampledRois:
     rois = torch.tensor([[0, 10.0, 10, 30, 40], [0, 5.0, 5, 25, 25], [1, 0.0, 0, 50, 20], [1, 30.0, 3, 60, 9]])
-    wanted = rois[:, 1:] + torch.tensor([[1.0, 2, 3, 4], [-1, 0, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0]])
+    reference = rois[:, 1:] + torch.tensor([[1.0, 2, 3, 4], [-1, 0, 2, 2], [0, 0, 0, 0], [0, 0, 0, 0]])
     return SampledRois(
-        rois, torch.tensor([2, 0, 3, 3]), torch.tensor([0, 1, -1, -1]), wanted, torch.zeros(4, dtype=torch.bool)
+        rois, torch.tensor([2, 0, 3, 3]), torch.tensor([0, 1, -1, -1]), reference, torch.zeros(4, dtype=torch.bool)
     )
 
 
@@ -30,8 +30,8 @@ def test_losses_equal_the_definition(agnostic: bool, fixed: bool) -> None:
         losses = head.losses(logits, deltas, sampled)
     total = torch.zeros(())
     for row in range(2):
-        wanted = boxes.encode(sampled.rois[row, 1:], sampled.boxes[row], stds=(0.1, 0.1, 0.2, 0.2))
-        total = total + (deltas[row, 0 if agnostic else int(sampled.labels[row])] - wanted).abs().sum()
+        reference = boxes.encode(sampled.rois[row, 1:], sampled.boxes[row], stds=(0.1, 0.1, 0.2, 0.2))
+        total = total + (deltas[row, 0 if agnostic else int(sampled.labels[row])] - reference).abs().sum()
     torch.testing.assert_close(losses["loss_bbox"], total / 4)
     torch.testing.assert_close(losses["loss_cls"], F.cross_entropy(logits, sampled.labels))
 
@@ -72,10 +72,10 @@ def test_an_empty_place_has_no_part_in_the_losses() -> None:
         torch.cat((sampled.boxes, torch.zeros(1, 4))),
         torch.zeros(5, dtype=torch.bool),
     )
-    wanted = head.losses(logits[:4], deltas[:4], sampled)
+    reference = head.losses(logits[:4], deltas[:4], sampled)
     with fixed_shapes():
         losses = head.losses(logits, deltas, padded)
-    torch.testing.assert_close(losses, wanted)
+    torch.testing.assert_close(losses, reference)
     sum(losses.values(), torch.zeros(())).backward()
     assert logits.grad is not None
     assert deltas.grad is not None

@@ -37,9 +37,9 @@ SIZES = [(64, 96), (60, 90)]
 def test_prediction_is_mean_logits_on_refined_boxes() -> None:
     head, features = _head(), _features()
     with torch.no_grad():
-        boxes_, places = torch.nn.utils.rnn.pad_sequence(PROPOSALS, batch_first=True), torch.tensor([[1, 1], [1, 0]])
+        boxes_, slots = torch.nn.utils.rnn.pad_sequence(PROPOSALS, batch_first=True), torch.tensor([[1, 1], [1, 0]])
         frames = make_frames(SIZES, SIZES, torch.device("cpu"))
-        found, _ = head.predict(features, Proposals(boxes_, places.bool()), frames, -1.0).per_image()
+        result, _ = head.predict(features, Proposals(boxes_, slots.bool()), frames, -1.0).per_image()
         rois, total = to_rois(PROPOSALS), torch.zeros(3, 3)
         for stage in head.bbox_head:
             assert isinstance(stage, BoxHead)
@@ -49,9 +49,9 @@ def test_prediction_is_mean_logits_on_refined_boxes() -> None:
             limits = torch.tensor([[w, h, w, h] for h, w in (SIZES[0], SIZES[0], SIZES[1])])
             rois = torch.cat((rois[:, :1], torch.minimum(moved.clamp(min=0), limits)), 1)
     scores = (total / 3).softmax(1)
-    assert len(found[1]) == 2
-    torch.testing.assert_close(found[1].scores, scores[2, :2].sort(descending=True).values)
-    torch.testing.assert_close(found[1].boxes, rois[2:, 1:].expand(2, 4))
+    assert len(result[1]) == 2
+    torch.testing.assert_close(result[1].scores, scores[2, :2].sort(descending=True).values)
+    torch.testing.assert_close(result[1].boxes, rois[2:, 1:].expand(2, 4))
 
 
 def test_stages_sharpen_their_deltas() -> None:

@@ -48,15 +48,15 @@ def test_learns_one_picture(kind: str, picture: Tensor, target: Target) -> None:
     assert totals[-1] < 0.5 * totals[0]
     model.eval()
     with torch.no_grad():
-        (found,) = model([picture])
-    best = [int((found.labels == label).nonzero()[0]) for label in (0, 1)]
-    overlap = boxes.iou(found.boxes[best], target.boxes).diagonal()
+        (result,) = model([picture])
+    best = [int((result.labels == label).nonzero()[0]) for label in (0, 1)]
+    overlap = boxes.iou(result.boxes[best], target.boxes).diagonal()
     assert overlap.min() > 0.6
-    assert found.scores[best].min() > 0.5
-    assert (found.masks is not None) == (kind == "mask")
-    if found.masks is None or target.masks is None:
+    assert result.scores[best].min() > 0.5
+    assert (result.masks is not None) == (kind == "mask")
+    if result.masks is None or target.masks is None:
         return
-    both = (found.masks[best] & target.masks).sum((1, 2)) / (found.masks[best] | target.masks).sum((1, 2))
+    both = (result.masks[best] & target.masks).sum((1, 2)) / (result.masks[best] | target.masks).sum((1, 2))
     assert both.min() > 0.6
 
 
@@ -115,10 +115,10 @@ def test_no_proposals(picture: Tensor, target: Target) -> None:
     losses = model.train()([picture], [_no_objects(target)])
     assert isinstance(losses, dict)
     assert all(v.isfinite() for v in losses.values())
-    (found,) = model.eval()([picture])
-    assert isinstance(found, Detections)
-    assert found.masks is not None
-    assert found.masks.shape == (0, 64, 96)
+    (result,) = model.eval()([picture])
+    assert isinstance(result, Detections)
+    assert result.masks is not None
+    assert result.masks.shape == (0, 64, 96)
 
 
 @kinds
@@ -133,28 +133,28 @@ def test_a_prediction_does_not_depend_on_its_neighbours(kind: str, picture: Tens
         assert isinstance(a, Detections)
         assert len(a) == len(b)
         torch.testing.assert_close(a.scores, b.scores, rtol=1e-4, atol=1e-5)
-        # Two scores that differ in the last digit only may change places, so each detection looks for its own: boxes
+        # Two scores that differ in the last digit only may swap, so each detection looks for its own: boxes
         # within 0.01 pixels, the same label, scores within 1e-4.
         distance = torch.cdist(_rows(a), _rows(b), p=torch.inf)
         assert distance.amin(0).max() < 1e-2
         assert distance.amin(1).max() < 1e-2
 
 
-def _rows(found: Detections) -> Tensor:
-    return torch.cat((found.boxes, found.scores[:, None] * 100, found.labels[:, None] * 1000), 1)
+def _rows(result: Detections) -> Tensor:
+    return torch.cat((result.boxes, result.scores[:, None] * 100, result.labels[:, None] * 1000), 1)
 
 
 def test_detections_are_ordered_clipped_and_limited(picture: Tensor) -> None:
     model = _excited()
     model.roi_head.max_detections = 7
     with torch.no_grad():
-        (found,) = model([picture[:, :50, :61].contiguous()])
-    assert isinstance(found, Detections)
-    assert len(found) == 7
-    assert found.scores.tolist() == sorted(found.scores.tolist(), reverse=True)
-    assert found.boxes.min() >= 0
-    assert found.boxes[:, 2].max() <= 61
-    assert found.boxes[:, 3].max() <= 50
+        (result,) = model([picture[:, :50, :61].contiguous()])
+    assert isinstance(result, Detections)
+    assert len(result) == 7
+    assert result.scores.tolist() == sorted(result.scores.tolist(), reverse=True)
+    assert result.boxes.min() >= 0
+    assert result.boxes[:, 2].max() <= 61
+    assert result.boxes[:, 3].max() <= 50
 
 
 def test_score_threshold_is_strict(picture: Tensor) -> None:

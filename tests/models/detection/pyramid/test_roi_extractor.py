@@ -76,13 +76,13 @@ def test_fixed_shapes_give_the_same_values_and_gradients() -> None:
     features = [torch.randn(2, 3, 160 // s, 160 // s, requires_grad=True) for s in (4, 8, 16, 32)]
     rois = torch.tensor([[i % 2, 3.0 * i, 2.0, 3.0 * i + s, 2.0 + s] for i, s in enumerate((20, 130, 300, 500, 240))])
     extractor = RoIExtractor([RoIAlign(7, s) for s in (4, 8, 16, 32)])
-    found = []
+    result = []
     for way in (nullcontext, fixed_shapes):
         with way():
             pooled = extractor(features, rois)
-        found.append((pooled, *torch.autograd.grad(pooled.square().sum(), features)))
+        result.append((pooled, *torch.autograd.grad(pooled.square().sum(), features)))
     assert set(pyramid_level(rois[:, 1:], 4).tolist()) == {0, 1, 2, 3}
-    for ours, theirs in zip(*found, strict=True):
+    for ours, theirs in zip(*result, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -39,8 +39,8 @@ def test_every_row_is_what_it_says() -> None:
         torch.testing.assert_close(positive, best >= 0.5)
         torch.testing.assert_close(sampled.objects[chosen], torch.where(positive, index, -1))
         torch.testing.assert_close(sampled.labels[chosen], torch.where(positive, target.labels[index], 7))
-        wanted = torch.where(positive[:, None], target.boxes[index], sampled.rois[chosen, 1:])
-        torch.testing.assert_close(sampled.boxes[chosen], wanted)
+        reference = torch.where(positive[:, None], target.boxes[index], sampled.rois[chosen, 1:])
+        torch.testing.assert_close(sampled.boxes[chosen], reference)
         torch.testing.assert_close(sampled.is_object[chosen], best == 1)
 
 
@@ -76,12 +76,12 @@ def test_higher_overlap_makes_fewer_positives() -> None:
 def _by_loops(proposal: torch.Tensor, target: Target, classes: int) -> list[tuple[list[float], int, int, bool]]:
     """Region, label, object and whether it is an annotated box; everything is sampled, positives first."""
     rows = []
-    for place, box in enumerate([*target.boxes, *proposal]):
+    for slot, box in enumerate([*target.boxes, *proposal]):
         overlap = boxes.iou(target.boxes, box[None])[:, 0].tolist()
-        owner = place if place < len(target) else overlap.index(max(overlap))
-        is_positive = place < len(target) or overlap[owner] >= 0.5
+        owner = slot if slot < len(target) else overlap.index(max(overlap))
+        is_positive = slot < len(target) or overlap[owner] >= 0.5
         label = int(target.labels[owner]) if is_positive else classes
-        rows.append((box.tolist(), label, owner if is_positive else -1, place < len(target)))
+        rows.append((box.tolist(), label, owner if is_positive else -1, slot < len(target)))
     return [row for row in rows if row[2] >= 0] + [row for row in rows if row[2] < 0]
 
 
@@ -102,7 +102,7 @@ def test_where_nothing_is_random_every_region_is_taken_in_order(fixed: bool) -> 
 
 
 def test_fixed_shapes_sample_the_same() -> None:
-    """A seed means the same on every device, with empty places behind the proposals or without."""
+    """A seed means the same on every device, with empty slots behind the proposals or without."""
     padded = torch.cat((_proposals(), torch.zeros(40, 4)))
     torch.manual_seed(3)
     few = sample_rois([_proposals()], [_target()], 7, count=64)

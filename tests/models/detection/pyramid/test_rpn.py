@@ -41,8 +41,8 @@ def test_order_of_scores_and_deltas() -> None:
     row, column, anchor = 2, 3, 1
     index = (row * 6 + column) * 3 + anchor
     torch.testing.assert_close(output.logits[1][1, index], head.rpn_cls(hidden)[1, anchor, row, column])
-    wanted = head.rpn_reg(hidden)[1, 4 * anchor : 4 * anchor + 4, row, column]
-    torch.testing.assert_close(output.deltas[1][1, index], wanted)
+    reference = head.rpn_reg(hidden)[1, 4 * anchor : 4 * anchor + 4, row, column]
+    torch.testing.assert_close(output.deltas[1][1, index], reference)
     assert output.anchors[1][index].tolist() == [48 - 16, 32 - 16, 48 + 16, 32 + 16]
 
 
@@ -90,10 +90,10 @@ def test_losses_equal_the_definition_when_everything_is_sampled(fixed: bool) -> 
     count = int(used.sum()) + anchors.shape[0]
     score = F.binary_cross_entropy_with_logits(logits[0, used], positive[used].float(), reduction="sum")
     score = score + F.softplus(logits[1]).sum()
-    wanted = boxes.encode(anchors[positive], targets[0].boxes.expand(int(positive.sum()), 4))
+    reference = boxes.encode(anchors[positive], targets[0].boxes.expand(int(positive.sum()), 4))
     assert int(positive.sum()) > 0
     torch.testing.assert_close(losses["loss_rpn_cls"], score / count)
-    torch.testing.assert_close(losses["loss_rpn_bbox"], (deltas[0, positive] - wanted).abs().sum() / count)
+    torch.testing.assert_close(losses["loss_rpn_bbox"], (deltas[0, positive] - reference).abs().sum() / count)
 
 
 def test_anchors_in_foreign_padding_are_left_out() -> None:

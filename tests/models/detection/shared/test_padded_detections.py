@@ -13,14 +13,14 @@ def test_padding_goes_there_and_back() -> None:
     second = Detections(torch.rand(0, 4), torch.rand(0), torch.zeros(0).long())
     padded = pad_detections([first, second])
     assert padded.valid.tolist() == [[True, True], [False, False]]
-    found, masks = padded.per_image()
+    result, masks = padded.per_image()
     assert masks == [None, None]
-    for one, given in zip(found, (first, second), strict=True):
+    for one, given in zip(result, (first, second), strict=True):
         assert torch.equal(one.boxes, given.boxes)
         assert torch.equal(one.scores, given.scores)
         assert torch.equal(one.labels, given.labels)
     # Memory of its own: a detection must not keep the whole batch alive.
-    assert found[0].boxes.untyped_storage().nbytes() == 2 * 4 * 4
+    assert result[0].boxes.untyped_storage().nbytes() == 2 * 4 * 4
 
 
 @pytest.mark.parametrize("forced", [False, True], ids=["trimmed", "fixed"])

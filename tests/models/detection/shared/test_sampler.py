@@ -69,10 +69,10 @@ def test_keys_at_the_end_change_nothing() -> None:
     assert torch.equal(few, many[:100])
     torch.manual_seed(0)
     random_keys(10, torch.device("cpu"))
-    wanted = torch.rand(1)
+    reference = torch.rand(1)
     torch.manual_seed(0)
     random_keys(1000, torch.device("cpu"))
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), reference)
 
 
 def test_only_the_device_knows_the_limit() -> None:
@@ -87,8 +87,8 @@ def test_fixed_shapes_choose_the_same(have: tuple[int, int, int]) -> None:
     trimmed = sample(matched, 64, 0.25, torch.Generator().manual_seed(5))
     with fixed_shapes():
         fixed = sample(matched, 64, 0.25, torch.Generator().manual_seed(5))
-    places = [min(most, sum(have)) for most in (16, 64)]
-    for few, many, count in zip(trimmed, fixed, places, strict=True):
+    slots = [min(most, sum(have)) for most in (16, 64)]
+    for few, many, count in zip(trimmed, fixed, slots, strict=True):
         assert many.indices.shape == many.valid.shape == (count,)
         assert bool(few.valid.all())
         assert many.indices[many.valid].tolist() == few.indices.tolist()

@@ -15,8 +15,8 @@ ORIGINAL = SelectionRule(1e-3, 0.3, 100, original=True)
 
 def _selected(box: Tensor, scores: Tensor, rule: SelectionRule, size: tuple[int, int] = (100, 100)) -> Detections:
     """The choice for a single image."""
-    (found,), _ = select_detections(box[None], scores[None], torch.tensor([size]), rule).per_image()
-    return found
+    (result,), _ = select_detections(box[None], scores[None], torch.tensor([size]), rule).per_image()
+    return result
 
 
 def test_selection_by_hand() -> None:
@@ -43,15 +43,15 @@ def test_an_image_of_a_batch_is_chosen_from_alone() -> None:
     torch.manual_seed(0)
     corners = torch.rand(3, 30, 2, 2) * 60
     box, scores = torch.cat((corners, corners + torch.rand(3, 30, 2, 2) * 40), 3), torch.rand(3, 30, 2)
-    scores[1, 10:] = -1  # places that do not count
+    scores[1, 10:] = -1  # slots that do not count
     with fixed_shapes():
         together = select_detections(box, scores, torch.full((3, 2), 100), LATER)
     assert together.boxes.shape == (3, 60, 4)
     for one, own_boxes, own_scores in zip(together.per_image()[0], box, scores, strict=True):
-        wanted = _selected(own_boxes, own_scores, LATER)
-        assert torch.equal(one.boxes, wanted.boxes)
-        assert torch.equal(one.scores, wanted.scores)
-        assert torch.equal(one.labels, wanted.labels)
+        expected = _selected(own_boxes, own_scores, LATER)
+        assert torch.equal(one.boxes, expected.boxes)
+        assert torch.equal(one.scores, expected.scores)
+        assert torch.equal(one.labels, expected.labels)
     assert (together.scores[1][together.valid[1]] > 0.05).all()
 
 
@@ -83,17 +83,17 @@ def test_post_processing_by_definition(slots: int, most: int) -> None:
     boxes = np.concatenate((corners, corners + random.uniform(0, 40, (40, slots, 2))), 2).astype(np.float32)
     scores = random.choice(np.linspace(0, 1, 400, dtype=np.float32), (40, 3), replace=False)
     rule = SelectionRule(0.2, 0.3, most, original=True)
-    found = _selected(torch.from_numpy(boxes), torch.from_numpy(scores), rule)
-    wanted = _select(boxes, scores, 0.2, most)
-    assert found.labels.tolist() == [label for label, _ in wanted]
-    assert found.scores.tolist() == pytest.approx([score for _, score in wanted])
+    result = _selected(torch.from_numpy(boxes), torch.from_numpy(scores), rule)
+    expected = _select(boxes, scores, 0.2, most)
+    assert result.labels.tolist() == [label for label, _ in expected]
+    assert result.scores.tolist() == pytest.approx([score for _, score in expected])
 
 
 def test_ties_with_the_last_detection_are_kept_and_boxes_get_edges() -> None:
     boxes = torch.tensor([[0.0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 99, 9]])[:, None]
     scores = torch.tensor([[0.9], [0.5], [0.5], [0.1]])
-    found = _selected(boxes, scores, SelectionRule(1e-3, 0.3, 2, original=True), (10, 90))
-    assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
-    assert found.boxes[0].tolist() == [0, 0, 10, 10]
+    result = _selected(boxes, scores, SelectionRule(1e-3, 0.3, 2, original=True), (10, 90))
+    assert result.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
+    assert result.boxes[0].tolist() == [0, 0, 10, 10]
     everything = _selected(boxes, scores, ORIGINAL, (10, 90))
     assert everything.boxes[3].tolist() == [60, 0, 90, 10]

@@ -93,6 +93,7 @@ struct RowRanges {
 };
 
 RowRanges row_ranges(const Geometry& geometry);
+RowRanges all_rows(const Geometry& geometry);
 
 // Rows of the smallest window that can work.
 int64_t smallest_window(const RowRanges& ranges);

@@ -156,6 +156,11 @@ RowRanges row_ranges(const Geometry& geometry) {
     return ranges;
 }
 
+RowRanges all_rows(const Geometry& geometry) {
+    const size_t lines = static_cast<size_t>(geometry.tile_lines());
+    return {std::vector<int64_t>(lines, 0), std::vector<int64_t>(lines, geometry.call.batch * geometry.rows_in)};
+}
+
 int64_t smallest_window(const RowRanges& ranges) {
     int64_t rows = 1;
     for (size_t i = 0; i < ranges.low.size(); ++i) rows = std::max(rows, ranges.high[i] - ranges.low[i]);

@@ -1,7 +1,7 @@
 // The averaging RoI poolings (RoIAlign, position-sensitive, deformable), forward and backward.
 //
-// The caller (kernels/cpu/deform_roi_pool.py) gives sample coordinates per axis; rows and columns of a bin's samples
-// are independent, so its bilinear samples collapse into weights of rows times weights of columns. With 4 x 4 samples
+// Where samples lie is the matter of roi_grid.h. Rows and columns of a bin's samples are independent, so its bilinear
+// samples collapse into weights of rows times weights of columns. With 4 x 4 samples
 // of a bin of 2 x 2 pixels that leaves about 12 pixels to read instead of 64 corners.
 #include <algorithm>
 #include <cmath>
@@ -11,33 +11,10 @@
 #include <vector>
 
 #include "parallel.h"
+#include "roi_grid.h"
 #include "roi_mean.h"
 #include "status.h"
 #include "tables.h"
-
-// The samples of all bins along one axis: origin + i * step for i < count. Mirrors _Axis in
-// kernels/cpu/deform_roi_pool.py.
-struct DcnRoiAxis {
-    int64_t by_class, by_other;  // whether origin and count [R, K|1, P|1, Q|1] differ by class and by the other axis
-    int64_t most;                // largest count
-    const void* origin;
-    const void* step;            // [R]
-    const int64_t* count;
-};
-
-// Mirrors _Call. Pointers are to float or double as `is_double` says.
-struct DcnRoiCall {
-    int64_t images, channels, height, width;  // channels: of the output, D
-    int64_t rois, classes, bins_y, bins_x;    // R, K, P, Q
-    int64_t group_y, group_x;                 // above 1: data are NCHW with D * group_y * group_x channels
-    int64_t flat, is_double, threads;         // flat: slope 0 at whole coordinates
-    double margin;                            // how far outside the map a sample counts
-    const void* data;                         // NHWC without groups, NCHW with
-    const int64_t* image;                     // [R]
-    const void* scale;                        // [R, P, Q], or null: one over the number of samples that count
-    const void* mask;                         // [R, P, Q] or null
-    DcnRoiAxis rows, columns;
-};
 
 namespace dcn {
 namespace {
@@ -57,6 +34,7 @@ const RoiMeanLoops<T>& loops() {
 template <class T>
 struct Lines {
     int64_t size = 0, samples = 0;  // samples: how many count
+    T many = 0;                     // what a mean divides by unless it is those
     int64_t* index = nullptr;
     T *weight = nullptr, *slope = nullptr;
 };
@@ -65,17 +43,17 @@ struct Lines {
 template <class T>
 class AxisLines {
 public:
-    AxisLines(const DcnRoiAxis& axis, int64_t classes, int64_t bins, int64_t others, int64_t extent, double margin,
-              bool flat)
-        : axis_(axis),
-          per_class_(bins * (axis.by_other ? others : 1)),
-          classes_(axis.by_class ? classes : 1),
-          last_(extent - 1),
-          most_(std::min(extent, 2 * axis.most)),
-          low_(static_cast<T>(-margin)),
-          high_(static_cast<T>(static_cast<double>(last_) + margin)),
-          flat_(flat),
-          slots_(extent, -1),
+    AxisLines(const DcnRoiCall& call, const RoiGrid<T>& grid, int axis)
+        : call_(call),
+          grid_(grid),
+          axis_(axis),
+          per_class_(call.offset ? call.bins_y * call.bins_x : axis == 0 ? call.bins_y : call.bins_x),
+          classes_(call.offset ? call.classes : 1),
+          last_((axis == 0 ? call.height : call.width) - 1),
+          most_(std::min(last_ + 1, 2 * grid.most[axis])),
+          low_(-grid.margin),
+          high_(static_cast<T>(last_) + grid.margin),
+          slots_(last_ + 1, -1),
           lines_(per_class_ * classes_),
           index_(lines_.size() * most_),
           weights_(lines_.size() * most_ * 2) {}
@@ -84,19 +62,20 @@ public:
     void load(int64_t roi, int64_t first, int64_t end) {
         if (classes_ == 1) first = 0, end = 1;
         for (int64_t i = first * per_class_; i < end * per_class_; ++i) {
-            lines_[i] = {0, 0, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
-            collapse(roi, roi * per_class_ * classes_ + i, lines_[i]);
+            const int64_t k = i / per_class_, bin = i % per_class_;
+            const int64_t p = call_.offset ? bin / call_.bins_x : bin, q = call_.offset ? bin % call_.bins_x : bin;
+            const RoiSamples<T> samples = grid_.samples(roi, axis_, k, p, q);
+            lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+            collapse(samples, lines_[i]);
         }
     }
 
     const Lines<T>& at(int64_t k, int64_t location) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + location]; }
 
 private:
-    void collapse(int64_t roi, int64_t bin, Lines<T>& lines) {
-        const T origin = static_cast<const T*>(axis_.origin)[bin], step = static_cast<const T*>(axis_.step)[roi];
-        const int64_t count = axis_.count[bin];
-        for (int64_t i = 0; i < count; ++i) {
-            const T location = origin + static_cast<T>(i) * step;
+    void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
+        for (int64_t i = 0; i < samples.count; ++i) {
+            const T location = samples.origin + static_cast<T>(i) * samples.step;
             if (!(location >= low_ && location <= high_)) continue;
             ++lines.samples;
             // A sample held at the border does not move with the bin.
@@ -107,7 +86,7 @@ private:
             }
             const int64_t low = static_cast<int64_t>(location);
             const T fraction = location - static_cast<T>(low);
-            const T slope = flat_ && fraction == 0 ? 0 : 1;
+            const T slope = grid_.flat && fraction == 0 ? 0 : 1;
             add(lines, low, 1 - fraction, -slope);
             if (slope != 0) add(lines, low + 1, fraction, slope);
         }
@@ -127,10 +106,11 @@ private:
         }
     }
 
-    const DcnRoiAxis& axis_;
+    const DcnRoiCall& call_;
+    const RoiGrid<T>& grid_;
+    int axis_;
     int64_t per_class_, classes_, last_, most_;
     T low_, high_;
-    bool flat_;
     std::vector<int64_t> slots_;  // where each line of the map went; -1 between bins
     std::vector<Lines<T>> lines_;
     std::vector<int64_t> index_;
@@ -141,10 +121,11 @@ private:
 template <class T>
 class Roi {
 public:
-    explicit Roi(const DcnRoiCall& call)
+    Roi(const DcnRoiCall& call, const RoiGrid<T>& grid)
         : call_(call),
-          rows_(call.rows, call.classes, call.bins_y, call.bins_x, call.height, call.margin, call.flat != 0),
-          columns_(call.columns, call.classes, call.bins_x, call.bins_y, call.width, call.margin, call.flat != 0),
+          grid_(grid),
+          rows_(call, grid, 0),
+          columns_(call, grid, 1),
           grouped_(call.group_y * call.group_x > 1) {
         pixel_y_ = grouped_ ? call.width : call.width * call.channels;
         pixel_x_ = grouped_ ? 1 : call.channels;
@@ -159,10 +140,14 @@ public:
     // Prepares the taps of a bin; false when it reads nothing.
     bool bin(int64_t k, int64_t p, int64_t q) {
         const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
-        rows = &rows_.at(k, call_.rows.by_other ? p * call_.bins_x + q : p);
-        columns = &columns_.at(k, call_.columns.by_other ? p * call_.bins_x + q : q);
+        rows = &rows_.at(k, call_.offset ? p * call_.bins_x + q : p);
+        columns = &columns_.at(k, call_.offset ? p * call_.bins_x + q : q);
         const int64_t samples = rows->samples * columns->samples;
-        scale = call_.scale ? static_cast<const T*>(call_.scale)[location] : samples ? 1 / static_cast<T>(samples) : T(0);
+        if (grid_.counted) {
+            scale = samples ? 1 / static_cast<T>(samples) : T(0);
+        } else {
+            scale = 1 / std::max(rows->many * columns->many, T(1));
+        }
         modulation = call_.mask ? static_cast<const T*>(call_.mask)[location] : T(1);
         taps(scale * modulation);
         return !offsets.empty();
@@ -171,7 +156,7 @@ public:
     // First data element of the image, at channel `d` of the output (with groups: the channel that bin (p, q) reads).
     int64_t base(int64_t d, int64_t p, int64_t q) const {
         const int64_t plane = call_.height * call_.width, groups = call_.group_y * call_.group_x;
-        const int64_t start = call_.image[roi_] * call_.channels * groups * plane;
+        const int64_t start = grid_.image[roi_] * call_.channels * groups * plane;
         if (!grouped_) return start + d;
         const int64_t cell = p * call_.group_y / call_.bins_y * call_.group_x + q * call_.group_x / call_.bins_x;
         return start + (d * groups + cell) * plane;
@@ -198,6 +183,7 @@ private:
     }
 
     const DcnRoiCall& call_;
+    const RoiGrid<T>& grid_;
     AxisLines<T> rows_, columns_;
     bool grouped_;
     int64_t roi_ = 0, pixel_y_ = 0, pixel_x_ = 0;
@@ -205,9 +191,9 @@ private:
 
 // Not a copy per worker of one: lines point into their owner.
 template <class T>
-std::vector<std::unique_ptr<Roi<T>>> make_workers(const DcnRoiCall& call) {
+std::vector<std::unique_ptr<Roi<T>>> make_workers(const DcnRoiCall& call, const RoiGrid<T>& grid) {
     std::vector<std::unique_ptr<Roi<T>>> workers;
-    for (int64_t i = 0; i < call.threads; ++i) workers.push_back(std::make_unique<Roi<T>>(call));
+    for (int64_t i = 0; i < call.threads; ++i) workers.push_back(std::make_unique<Roi<T>>(call, grid));
     return workers;
 }
 
@@ -263,11 +249,14 @@ struct BinTaps {
     }
 };
 
+// False when a RoI names an image that does not exist; nothing is computed then.
 template <class T>
-void forward(const DcnRoiCall& call, T* output) {
+bool forward(const DcnRoiCall& call, T* output) {
+    const RoiGrid<T> grid(call);
+    if (grid.missing) return false;
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const T* data = static_cast<const T*>(call.data);
-    const auto workers = make_workers<T>(call);
+    const auto workers = make_workers<T>(call, grid);
     std::vector<BinTaps<T>> taps(call.threads);
     dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
         Roi<T>& roi = *workers[worker];
@@ -290,6 +279,7 @@ void forward(const DcnRoiCall& call, T* output) {
             }
         }
     });
+    return true;
 }
 
 // Channels of one task of backward_input. They are multiples of 64, so that which channel meets which code, and with it
@@ -303,19 +293,20 @@ int64_t channel_chunk(const DcnRoiCall& call) {
 // and the order of the sum does not depend on their number.
 template <class T>
 void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) {
+    const RoiGrid<T> grid(call);
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const bool grouped = call.group_y * call.group_x > 1;
     const int64_t chunk = grouped ? std::max<int64_t>(1, channel_chunk(call) / 64) : channel_chunk(call);
     const int64_t chunks = (call.channels + chunk - 1) / chunk;
     const auto& loop = loops<T>();
-    const auto workers = make_workers<T>(call);
+    const auto workers = make_workers<T>(call, grid);
     std::vector<std::vector<T>> turned(call.threads, std::vector<T>(grouped ? 0 : bins * chunk));
     dcn_parallel_for(call.images * chunks, static_cast<int>(call.threads), [&](int64_t task, int worker) {
         Roi<T>& roi = *workers[worker];
         const int64_t image = task / chunks, begin = task % chunks * chunk;
         const int64_t end = std::min(begin + chunk, call.channels);
         for (int64_t r = 0; r < call.rois; ++r) {
-            if (call.image[r] != image) continue;
+            if (grid.image[r] != image) continue;
             roi.load(r, begin / per_class, (end - 1) / per_class + 1);
             const T* grad = grad_output + r * call.channels * bins;
             T* by_bin = turned[worker].data();
@@ -357,13 +348,14 @@ void gains(const DcnRoiCall& call, const Roi<T>& roi, const T* data, const T* gr
     }
 }
 
-// Gradients of the bins' shifts [R, K, P, Q, 2] (right, down) and of the mask [R, P, Q] (zeroed by the caller).
+// Gradients of the offset and of the mask [R, P, Q], both zeroed by the caller; either may be null.
 template <class T>
-void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_shifts, T* grad_mask) {
+void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_offset, T* grad_mask) {
+    const RoiGrid<T> grid(call);
     const int64_t bins = call.bins_y * call.bins_x;
     const T* data = static_cast<const T*>(call.data);
     const bool grouped = call.group_y * call.group_x > 1;
-    const auto workers = make_workers<T>(call);
+    const auto workers = make_workers<T>(call, grid);
     std::vector<std::vector<T>> turned(call.threads, std::vector<T>(grouped ? 0 : bins * call.channels));
     std::vector<std::vector<T>> results(call.threads);
     dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
@@ -384,9 +376,9 @@ void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_sh
                 down += gain * roi.rows->slope[i] * roi.columns->weight[j];
             }
             const int64_t location = p * call.bins_x + q;
-            T* shift = grad_shifts + ((r * call.classes + k) * bins + location) * 2;
-            shift[0] = right * roi.scale * roi.modulation;
-            shift[1] = down * roi.scale * roi.modulation;
+            const T factor = roi.scale * roi.modulation;
+            if (grad_offset) grad_offset[grid.offset_index(r, 0, k, p, q)] += down * factor * grid.unit(r, 0);
+            if (grad_offset) grad_offset[grid.offset_index(r, 1, k, p, q)] += right * factor * grid.unit(r, 1);
             if (grad_mask) grad_mask[r * bins + location] += value * roi.scale;
         });
     });
@@ -396,12 +388,9 @@ void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_sh
 }  // namespace dcn
 
 DCN_EXPORT int dcn_roi_mean_forward(const DcnRoiCall* call, void* output) {
-    return dcn_guard([&] {
-        if (call->is_double) {
-            dcn::forward(*call, static_cast<double*>(output));
-        } else {
-            dcn::forward(*call, static_cast<float*>(output));
-        }
+    return dcn_guard_images([&] {
+        return call->is_double ? dcn::forward(*call, static_cast<double*>(output))
+                               : dcn::forward(*call, static_cast<float*>(output));
     });
 }
 
@@ -416,16 +405,15 @@ DCN_EXPORT int dcn_roi_mean_backward_input(const DcnRoiCall* call, const void* g
     });
 }
 
-// grad_mask may be null; it is zero on entry.
-DCN_EXPORT int dcn_roi_mean_backward_locations(const DcnRoiCall* call, const void* grad_output, void* grad_shifts,
-                                            void* grad_mask) {
+DCN_EXPORT int dcn_roi_mean_backward_locations(const DcnRoiCall* call, const void* grad_output, void* grad_offset,
+                                               void* grad_mask) {
     return dcn_guard([&] {
         if (call->is_double) {
-            dcn::backward_locations(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_shifts),
-                                 static_cast<double*>(grad_mask));
+            dcn::backward_locations(*call, static_cast<const double*>(grad_output), static_cast<double*>(grad_offset),
+                                    static_cast<double*>(grad_mask));
         } else {
-            dcn::backward_locations(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_shifts),
-                                 static_cast<float*>(grad_mask));
+            dcn::backward_locations(*call, static_cast<const float*>(grad_output), static_cast<float*>(grad_offset),
+                                    static_cast<float*>(grad_mask));
         }
     });
 }

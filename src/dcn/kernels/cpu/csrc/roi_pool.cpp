@@ -1,5 +1,6 @@
-// RoI max pooling, forward and backward. The caller (kernels/cpu/roi_pool.py) gives the cells of every bin.
+// RoI max pooling, forward and backward.
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <limits>
 #include <stdexcept>
@@ -7,17 +8,17 @@
 #include <vector>
 
 #include "parallel.h"
+#include "roi_grid.h"
 #include "roi_max.h"
 #include "status.h"
 #include "tables.h"
 
-// Mirrors _Call in kernels/cpu/roi_pool.py.
+// Mirrors _CALL in kernels/cpu/roi_pool.py; every field has 8 bytes.
 struct DcnRoiMaxCall {
-    int64_t images, channels, height, width, rois, bins_y, bins_x, is_double, threads;
-    const void* data;                     // [N, C, H, W]
-    const int64_t* image;                 // [R]
-    const int64_t *top, *bottom;          // [R, P]: first cell and the one after the last
-    const int64_t *left, *right;          // [R, Q]
+    int64_t images, channels, height, width, rois, bins_y, bins_x, is_double, boxes_double, threads;
+    double spatial_scale;
+    const void* data;   // [N, C, H, W]
+    const void* boxes;  // [R, 5]: image, x1, y1, x2, y2, double or float
 };
 
 namespace dcn {
@@ -32,21 +33,83 @@ const RoiMaxLoops<T>& loops() {
     }
 }
 
-RoiCells cells(const DcnRoiMaxCall& call, int64_t r, int64_t bin) {
-    const int64_t row = r * call.bins_y + bin / call.bins_x, column = r * call.bins_x + bin % call.bins_x;
-    return {call.top[row], call.bottom[row], call.left[column], call.right[column]};
-}
+// The cells of every bin: kernels/reference/roi_pool.py, operation by operation. Corners are rounded after scaling, the
+// last one belongs to the RoI, the least size is one cell; a RoI with NaN or infinity has no cells.
+class Cells {
+public:
+    explicit Cells(const DcnRoiMaxCall& call)
+        : image(call.rois),
+          bins_y_(call.bins_y),
+          bins_x_(call.bins_x),
+          rows_(call.rois * call.bins_y * 2),
+          spans_(rows_ + call.rois * call.bins_x * 2) {
+        if (call.boxes_double) {
+            fill<double>(call);
+        } else {
+            fill<float>(call);
+        }
+    }
+
+    RoiCells at(int64_t r, int64_t bin) const {
+        const int64_t* rows = &spans_[(r * bins_y_ + bin / bins_x_) * 2];
+        const int64_t* columns = &spans_[rows_ + (r * bins_x_ + bin % bins_x_) * 2];
+        return {rows[0], rows[1], columns[0], columns[1]};
+    }
+
+    std::vector<int64_t> image;  // [R], always a valid index
+    bool missing = false;        // a RoI names an image that does not exist (NaN is none)
+
+private:
+    template <class T>
+    void fill(const DcnRoiMaxCall& call) {
+        const T scale = static_cast<T>(call.spatial_scale);
+        for (int64_t r = 0; r < call.rois; ++r) {
+            const T* box = static_cast<const T*>(call.boxes) + r * 5;
+            const bool there = box[0] >= 0 && box[0] < static_cast<T>(call.images);
+            missing = missing || !there;
+            T low[2], high[2];
+            bool valid = there;
+            for (int axis = 0; axis < 2; ++axis) {
+                low[axis] = round_half_away(box[2 - axis] * scale);
+                high[axis] = round_half_away(box[4 - axis] * scale);
+                valid = valid && std::isfinite(low[axis] - high[axis]);
+            }
+            image[r] = valid ? static_cast<int64_t>(box[0]) : 0;
+            const T tall = valid ? std::max(high[0] - low[0] + 1, T(1)) : T(0);
+            const T wide = valid ? std::max(high[1] - low[1] + 1, T(1)) : T(0);
+            span(call.bins_y, valid ? low[0] : T(0), tall, call.height, &spans_[r * call.bins_y * 2]);
+            span(call.bins_x, valid ? low[1] : T(0), wide, call.width, &spans_[rows_ + r * call.bins_x * 2]);
+        }
+    }
+
+    template <class T>
+    static void span(int64_t bins, T low, T size, int64_t extent, int64_t* out) {
+        const T bin = size / static_cast<T>(bins), last = static_cast<T>(extent);
+        for (int64_t i = 0; i < bins; ++i) {
+            const T begin = std::floor(static_cast<T>(i) * bin) + low;
+            const T end = std::ceil(static_cast<T>(i + 1) * bin) + low;
+            out[2 * i] = static_cast<int64_t>(std::min(std::max(begin, T(0)), last));
+            out[2 * i + 1] = static_cast<int64_t>(std::min(std::max(end, T(0)), last));
+        }
+    }
+
+    int64_t bins_y_, bins_x_, rows_;
+    std::vector<int64_t> spans_;  // first cell and the one after the last: [R, P, 2], then [R, Q, 2]
+};
 
 // Rows of an image that any bin reads: [first, end), end 0 when none.
 struct Rows {
     int64_t first, end;
 };
 
-Rows rows_read(const DcnRoiMaxCall& call, int64_t image) {
+Rows rows_read(const DcnRoiMaxCall& call, const Cells& cells, int64_t image) {
     Rows rows{call.height, 0};
-    for (int64_t i = 0; i < call.rois * call.bins_y; ++i) {
-        if (call.image[i / call.bins_y] != image || call.top[i] >= call.bottom[i]) continue;
-        rows = {std::min(rows.first, call.top[i]), std::max(rows.end, call.bottom[i])};
+    for (int64_t r = 0; r < call.rois; ++r) {
+        if (cells.image[r] != image) continue;
+        for (int64_t p = 0; p < call.bins_y; ++p) {
+            const RoiCells bin = cells.at(r, p * call.bins_x);
+            if (bin.top < bin.bottom) rows = {std::min(rows.first, bin.top), std::max(rows.end, bin.bottom)};
+        }
     }
     return rows;
 }
@@ -56,12 +119,13 @@ Rows rows_read(const DcnRoiMaxCall& call, int64_t image) {
 template <class T>
 class Block {
 public:
-    Block(const DcnRoiMaxCall& call, int64_t task)
+    Block(const DcnRoiMaxCall& call, const Cells& cells, int64_t task)
         : call_(call),
+          cells_(cells),
           image_(task / blocks(call)),
           first_(task % blocks(call) * max_channels),
           channels_(std::min(max_channels, call.channels - first_)),
-          rows_(rows_read(call, image_)),
+          rows_(rows_read(call, cells, image_)),
           data_(rows_.end > 0 ? (rows_.end - rows_.first) * call.width * max_channels : 0),
           bins_(call.bins_y * call.bins_x * max_channels) {
         if (!data_.empty()) {
@@ -76,7 +140,7 @@ public:
         const int64_t bins = call_.bins_y * call_.bins_x;
         Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
-            if (call_.image[r] != image_) continue;
+            if (cells_.image[r] != image_) continue;
             for (int64_t bin = 0; bin < bins; ++bin) {
                 T* value = &bins_[bin * max_channels];
                 if (!largest(r, bin, value, location)) std::fill_n(value, max_channels, T(0));
@@ -94,7 +158,7 @@ public:
         T value[max_channels];
         Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
-            if (call_.image[r] != image_) continue;
+            if (cells_.image[r] != image_) continue;
             const T* from = grad_output + (r * call_.channels + first_) * bins;
             layout<T>().gather(from, bins, 1, channels_, bins, bins_.data(), max_channels);
             for (int64_t bin = 0; bin < bins; ++bin) {
@@ -117,15 +181,16 @@ private:
 
     // False for a bin without cells.
     bool largest(int64_t r, int64_t bin, T* value, Place* location) const {
-        RoiCells found = cells(call_, r, bin);
-        if (found.top >= found.bottom || found.left >= found.right) return false;
-        found.top -= rows_.first;
-        found.bottom -= rows_.first;
-        loops<T>().largest(data_.data(), call_.width, found, value, location);
+        RoiCells bounds = cells_.at(r, bin);
+        if (bounds.top >= bounds.bottom || bounds.left >= bounds.right) return false;
+        bounds.top -= rows_.first;
+        bounds.bottom -= rows_.first;
+        loops<T>().largest(data_.data(), call_.width, bounds, value, location);
         return true;
     }
 
     const DcnRoiMaxCall& call_;
+    const Cells& cells_;
     const int64_t image_, first_, channels_;
     const Rows rows_;
     std::vector<T> data_, bins_;
@@ -139,28 +204,30 @@ int64_t tasks(const DcnRoiMaxCall& call) {
     return call.images * Block<T>::blocks(call);
 }
 
+// False when a RoI names an image that does not exist; nothing is computed then.
 template <class T>
-void forward(const DcnRoiMaxCall& call, T* output) {
+bool forward(const DcnRoiMaxCall& call, T* output) {
+    const Cells cells(call);
+    if (cells.missing) return false;
     dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, task).forward(output); });
+                     [&](int64_t task) { Block<T>(call, cells, task).forward(output); });
+    return true;
 }
 
 template <class T>
 void backward(const DcnRoiMaxCall& call, const T* grad_output, T* grad_data) {
+    const Cells cells(call);
     dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, task).backward(grad_output, grad_data); });
+                     [&](int64_t task) { Block<T>(call, cells, task).backward(grad_output, grad_data); });
 }
 
 }  // namespace
 }  // namespace dcn
 
 DCN_EXPORT int dcn_roi_max_forward(const DcnRoiMaxCall* call, void* output) {
-    return dcn_guard([&] {
-        if (call->is_double) {
-            dcn::forward(*call, static_cast<double*>(output));
-        } else {
-            dcn::forward(*call, static_cast<float*>(output));
-        }
+    return dcn_guard_images([&] {
+        return call->is_double ? dcn::forward(*call, static_cast<double*>(output))
+                               : dcn::forward(*call, static_cast<float*>(output));
     });
 }
 

@@ -13,4 +13,4 @@ void dcn_set_error(const char* message) noexcept {
 DCN_EXPORT const char* dcn_error_message() { return message_of_thread; }
 
 // Raised whenever an exported struct or function changes its meaning; _library.py refuses another number.
-DCN_EXPORT int dcn_abi_version() { return 1; }
+DCN_EXPORT int dcn_abi_version() { return 2; }

@@ -1,5 +1,5 @@
 // Nothing may be thrown across the C ABI: every exported function that can fail runs inside dcn_guard and answers 0,
-// or 1 with the reason kept for dcn_error_message().
+// or 1 with the reason kept for dcn_error_message(). RoI poolings answer 2 for an image that does not exist.
 #pragma once
 
 #include <exception>
@@ -26,4 +26,12 @@ int dcn_guard(F&& body) noexcept {
         dcn_set_error("unknown C++ exception");
     }
     return 1;
+}
+
+// `body` answers false when a RoI names an image that does not exist.
+template <class F>
+int dcn_guard_images(F&& body) noexcept {
+    bool exists = true;
+    const int status = dcn_guard([&] { exists = body(); });
+    return exists ? status : 2;
 }

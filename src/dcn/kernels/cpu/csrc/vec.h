@@ -15,6 +15,12 @@
 namespace dcn::DCN_ISA {
 
 #if defined(__AVX512F__)
+constexpr bool masked_memory = true;  // load_part and store_part are one instruction
+#else
+constexpr bool masked_memory = false;
+#endif
+
+#if defined(__AVX512F__)
 constexpr int vector_bytes = 64;
 constexpr int vector_registers = 32;
 #elif defined(__AVX2__)

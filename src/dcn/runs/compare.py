@@ -1,0 +1,163 @@
+"""``dcn compare``: runs side by side on the same images, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dcn.report.comparison import (
+    RESAMPLES,
+    Comparison,
+    SeedDifference,
+    compare_detections,
+    compare_segmentations,
+)
+from dcn.report.comparison_page import Pair, comparison_page
+from dcn.runs.report import Opened, collect_confusions, collect_detections, image_names, open_run_data
+from dcn.runs.sources import StrPath
+from dcn.runs.tasks import DETECTION
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """What :func:`compare` found.
+
+    Attributes:
+        pairs: every other run beside the first one, or the pairs of seeds.
+        seeds: by metric, where several seeds of two recipes were given; empty otherwise.
+        page: the page, where one was written.
+    """
+
+    pairs: tuple[Pair, ...]
+    seeds: dict[str, SeedDifference]
+    page: Path | None
+
+    def __str__(self) -> str:
+        lines = []
+        for pair in self.pairs:
+            lines.append(f"{pair.first} -> {pair.second}")
+            lines += [f"  {name:<6} {difference}" for name, difference in pair.comparison.metrics.items()]
+        for name, seeds in self.seeds.items():
+            interval = seeds.interval
+            shown = "one seed, no interval" if interval is None else f"({interval[0]:+.4f} to {interval[1]:+.4f})"
+            lines.append(f"over {len(seeds.first)} seeds: {name} {seeds.mean:+.4f} {shown}")
+        return "\n".join(lines)
+
+
+def compare(
+    runs: Sequence[StrPath],
+    split: str = "test",
+    *,
+    output: StrPath | None = None,
+    device: str | None = None,
+    resamples: int = RESAMPLES,
+    changes: Sequence[str] = (),
+) -> RunComparison:
+    """Compare runs on one split of their data.
+
+    Two or more runs of different recipes: each is compared with the first one. Several seeds of two recipes: they are
+    paired by seed, and the interval over seeds is given beside those over images.
+
+    >>> print(dcn.compare(["runs/bccd_plain/0", "runs/bccd_deformable/0"]))
+
+    Args:
+        runs: run folders; the first one is what the others are compared with.
+        split: see :func:`dcn.evaluate`.
+        output: an HTML page to write.
+        device: ``"cpu"``, ``"cuda"``, ...
+        resamples: of the bootstrap over images.
+        changes: ``key=value`` changes of all recipes.
+
+    Raises:
+        ValueError: fewer than two runs, runs of different tasks, classes or images, or seeds that do not pair.
+    """
+    if len(runs) < 2:
+        raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
+    opened = [open_run_data(run, split, recipe=None, device=device, changes=list(changes)) for run in runs]
+    _check_same(opened)
+    results = [_results(one) for one in opened]
+    names = image_names(opened[0].dataset)
+    pairs = tuple(
+        Pair(_label(opened[a]), _label(opened[b]), _compared(opened[a], results[a], results[b], names, resamples))
+        for a, b in _pairing(opened)
+    )
+    seeds = _seeds(opened, pairs)
+    page = None
+    if output is not None:
+        facts = {"data": f"{len(names)} images of {opened[0].dataset.name}", "resamples": resamples}
+        page = comparison_page(pairs, seeds, facts).write(output)
+    return RunComparison(pairs, seeds, page)
+
+
+def _check_same(opened: Sequence[Opened]) -> None:
+    first = opened[0]
+    for other in opened[1:]:
+        if other.task is not first.task:
+            raise ValueError(f"runs: expected one task, {_label(first)} is of {first.task.name}, got {other.task.name}")
+        if tuple(other.dataset.classes) != tuple(first.dataset.classes):
+            raise ValueError(
+                f"runs: expected the classes {list(first.dataset.classes)}, {_label(other)} has "
+                f"{list(other.dataset.classes)}"
+            )
+        if image_names(other.dataset) != image_names(first.dataset):
+            raise ValueError(
+                f"runs: expected the same images, {_label(first)} has {len(first.dataset)} of {first.dataset.name}, "
+                f"{_label(other)} has {len(other.dataset)} of {other.dataset.name}"
+            )
+
+
+def _results(opened: Opened) -> Any:
+    if opened.task is DETECTION:
+        return collect_detections(opened.pairs(), opened.dataset.classes)
+    return collect_confusions(opened.task, opened.pairs(), opened.recipe, opened.dataset.classes)
+
+
+def _compared(opened: Opened, first: Any, second: Any, names: Sequence[str], resamples: int) -> Comparison:
+    if opened.task is DETECTION:
+        found = compare_detections(first.truth, first.results, second.results, resamples=resamples)
+        return found.renamed(dict(enumerate(names, start=1)))
+    return compare_segmentations(names, opened.dataset.classes, first, second, resamples=resamples)
+
+
+def _kind(opened: Opened) -> str:
+    """What two seeds of one recipe share: the recipe without its seed."""
+    recipe = opened.recipe
+    return repr((recipe.model, recipe.schedule, recipe.transforms, recipe.amp))
+
+
+def _pairing(opened: Sequence[Opened]) -> list[tuple[int, int]]:
+    """Which runs are compared: the seeds of two recipes with one another, else every run with the first one."""
+    kinds: dict[str, dict[int, int]] = {}
+    for index, one in enumerate(opened):
+        by_seed = kinds.setdefault(_kind(one), {})
+        if len(opened) > 2 and one.recipe.seed in by_seed:
+            return [(0, other) for other in range(1, len(opened))]
+        by_seed[one.recipe.seed] = index
+    if len(opened) > 2 and len(kinds) == 2:
+        first, second = kinds.values()
+        if first.keys() != second.keys():
+            raise ValueError(f"runs: expected the same seeds of both recipes, got {sorted(first)} and {sorted(second)}")
+        return [(first[seed], second[seed]) for seed in sorted(first)]
+    return [(0, other) for other in range(1, len(opened))]
+
+
+def _seeds(opened: Sequence[Opened], pairs: Sequence[Pair]) -> dict[str, SeedDifference]:
+    pairing = _pairing(opened)
+    if len(pairing) < 2 or len({first for first, _ in pairing}) == 1:
+        return {}
+    names = pairs[0].comparison.metrics
+    return {
+        name: SeedDifference(
+            tuple(pair.comparison.metrics[name].first for pair in pairs),
+            tuple(pair.comparison.metrics[name].second for pair in pairs),
+        )
+        for name in names
+        if all(name in pair.comparison.metrics for pair in pairs)
+    }
+
+
+def _label(opened: Opened) -> str:
+    folder = opened.folder.absolute()
+    return f"{folder.parent.name}/{folder.name}"
