@@ -52,7 +52,8 @@ def report(
 ) -> Path:
     """Evaluate a run and write the page about it.
 
-    >>> dcn.report("runs/bccd_deformable/0", split="test")
+    >>> from dcn.runs.report import report
+    >>> report("runs/bccd_deformable/0", split="test")
 
     Args:
         source: a run folder (its best weights), a weights file, or a :class:`dcn.Run`.
