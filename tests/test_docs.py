@@ -100,7 +100,9 @@ def test_every_page_is_linked_from_the_readme() -> None:
 
 def test_a_dead_link_and_an_unknown_name_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One two\n[a](b.md) [c](#one-two) `tests/none.py` `dcn.load(x)` `dcn.nothing`\n", encoding="utf-8")
+    page.write_text(
+        "# One two\n[a](b.md) [c](#one-two) `tests/none.py` `dcn.load(x)` `dcn.nothing`\n", encoding="utf-8"
+    )
     assert list(_links(page)) == [(tmp_path.resolve() / "b.md", ""), (page, "one-two")]
     assert _anchors(page) == {"one-two"}
     assert list(_named_files(page)) == ["tests/none.py"]
