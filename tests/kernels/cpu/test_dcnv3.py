@@ -48,7 +48,7 @@ def test_any_number_of_channels(depth: int, dtype: torch.dtype) -> None:
     compare(Case((4, 5), groups=2, depth=depth, batch=1, softmax=depth % 2 == 0), dtype)
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_other_instruction_sets_agree_with_the_reference(isa: str) -> None:
     before = _library.isa()
     if _library.library().dcn_set_isa(isa.encode()) != 0:
