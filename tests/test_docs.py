@@ -52,8 +52,8 @@ def _named_files(path: Path) -> Iterator[str]:
 
 def _names(path: Path) -> list[str]:
     """Python names of the package in backticks: ``dcn.ops.nms``, ``dcn.load(...)``."""
-    found = (match for span in SPAN.findall(_prose(path)) if (match := NAME.match(span)))
-    return sorted({match[0] for match in found if not match[0].endswith((".py", ".so"))})
+    actual = (match for span in SPAN.findall(_prose(path)) if (match := NAME.match(span)))
+    return sorted({match[0] for match in actual if not match[0].endswith((".py", ".so"))})
 
 
 def _exists(name: str) -> bool:

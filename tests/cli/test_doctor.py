@@ -69,9 +69,9 @@ def test_an_active_wait_under_load_is_named(
     monkeypatch.setattr(dcn.threads, "load_per_core", lambda: load)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    found = doctor._threads()
-    assert (found["advice"] is not None) == advice
-    report = {"operators": {"cpu": {"nms": {"cpu": None}}}, "threads": found}
+    actual = doctor._threads()
+    assert (actual["advice"] is not None) == advice
+    report = {"operators": {"cpu": {"nms": {"cpu": None}}}, "threads": actual}
     assert verdict(report).startswith(
         "works, but slowly while other programs run: 2 threads spin" if advice else "ready"
     )

@@ -32,13 +32,13 @@ def test_a_model_equals_itself() -> None:
 
 def test_a_damaged_model_is_seen() -> None:
     data = truth(images=60)
-    found = compare_detections(data, detections(data, 0.05), detections(data, 0.2), resamples=200)
-    ap = found.metrics["AP"]
+    actual = compare_detections(data, detections(data, 0.05), detections(data, 0.2), resamples=200)
+    ap = actual.metrics["AP"]
     assert ap.value < -0.1
     assert ap.shown
     assert ap.low < ap.value < ap.high < 0
-    assert set(found.per_class) == set(CLASSES)
-    gaps = [abs(b - a) for _, a, b in found.changed]
+    assert set(actual.per_class) == set(CLASSES)
+    gaps = [abs(b - a) for _, a, b in actual.changed]
     assert gaps == sorted(gaps, reverse=True)
 
 
@@ -56,8 +56,8 @@ def test_segmentations_are_compared_by_image() -> None:
     rng = np.random.default_rng(0)
     first, second = matrices(rng, 0.6), matrices(rng, 0.7)
     names = [f"{i}" for i in range(40)]
-    found = compare_segmentations(names, CLASSES, first, second)
-    miou = found.metrics["mIoU"]
+    actual = compare_segmentations(names, CLASSES, first, second)
+    miou = actual.metrics["mIoU"]
     assert miou.first == pytest.approx(float(mean_iou(first.sum(0))))
     assert miou.shown
     assert miou.value > 0
@@ -80,10 +80,10 @@ def test_wrong_shapes_are_refused() -> None:
 
 def test_seeds_are_paired() -> None:
     """The interval of Student's t, computed by hand: gaps 0.1, 0.2, 0.3; 4.303 * 0.1 / sqrt(3)."""
-    found = SeedDifference((0.5, 0.5, 0.5), (0.6, 0.7, 0.8))
-    assert found.mean == pytest.approx(0.2)
-    assert found.interval == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
-    assert found.spread == pytest.approx((0.0, 0.1))
+    actual = SeedDifference((0.5, 0.5, 0.5), (0.6, 0.7, 0.8))
+    assert actual.mean == pytest.approx(0.2)
+    assert actual.interval == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
+    assert actual.spread == pytest.approx((0.0, 0.1))
     assert SeedDifference((0.5,), (0.6,)).interval is None
 
 

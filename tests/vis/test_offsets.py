@@ -69,7 +69,7 @@ def test_positions_in_the_image_follow_the_strides() -> None:
 
 
 def test_offsets_between_units_are_interpolated() -> None:
-    """The lower layer's offset grows by 0.1 a column and 0.2 a row: at a fractional place it is known exactly."""
+    """The lower layer's offset grows by 0.1 a column and 0.2 a row: at a fractional location it is known exactly."""
     ramp = 0.1 * torch.arange(13.0)[None, :] + 0.2 * torch.arange(11.0)[:, None]
     lower = torch.zeros(18, *SIZE)
     lower[0::2], lower[1::2] = ramp, -ramp
