@@ -63,5 +63,5 @@ def test_the_summary_names_what_is_wanted() -> None:
     lines = networks.summary(
         [_row("rfcn_r101_dcn", 1.2, 9.0, 1.18), _row("faster_rcnn_r50_fpn_dconv_c3-c5", 1.05, 151.0, "")]
     )
-    assert lines[0].endswith("1.2 times plain, papers 1.18, wanted 1.1: missed")
-    assert lines[1].endswith("151.0 images/s, wanted 150: reached")
+    assert lines[0].endswith("1.2 times plain, papers 1.18, goal 1.1: missed")
+    assert lines[1].endswith("151.0 images/s, goal 150: reached")

@@ -76,7 +76,7 @@ def test_other_instruction_sets_agree_with_the_reference(isa: str) -> None:
 
 
 def test_every_instruction_set_takes_the_same_side_at_a_pixels_centre() -> None:
-    """``location * width - 0.5`` rounds to a whole number or not, the same everywhere: all weights are 0 or 1, or not."""
+    """``location * width - 0.5`` rounds to a whole number everywhere or nowhere: all weights are 0 or 1, or none is."""
     height, width = 7, 11
     image = torch.zeros(1, height * width, 1, 4)
     image[0, :, 0, 0] = torch.arange(height * width)

@@ -1,8 +1,8 @@
 """Traces deformable convolution for a compiler as on a GPU and prints what its graphs hold, as JSON.
 
 `python tests/kernels/triton/trace_deform_conv.py static dynamic reference export` needs no card: the kernels are
-taken to fit CPU tensors, Triton is told that the card is an sm_90, and nothing is run; a graph returns tensors of the right
-shapes. `dynamic`: batch, height and width are symbols.
+taken to fit CPU tensors, Triton is told that the card is an sm_90, and nothing is run; a graph returns tensors of the
+right shapes. `dynamic`: batch, height and width are symbols.
 """
 
 from __future__ import annotations
