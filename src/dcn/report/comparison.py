@@ -75,7 +75,7 @@ class Comparison:
     changed: tuple[tuple[int | str, float, float], ...]
 
     def renamed(self, names: Mapping[Any, str]) -> Comparison:
-        """The same with names in place of the images' numbers."""
+        """The same with names instead of the images' numbers."""
         return replace(self, changed=tuple((names[image], a, b) for image, a, b in self.changed))
 
 
@@ -104,18 +104,18 @@ def compare_detections(
     evaluations = [evaluator(truth, rows, iou_type) for rows in (first, second)]
     import hotcoco
 
-    found = hotcoco.compare(evaluations[0], evaluations[1], n_bootstrap=resamples, seed=seed, confidence=CONFIDENCE)
+    result = hotcoco.compare(evaluations[0], evaluations[1], n_bootstrap=resamples, seed=seed, confidence=CONFIDENCE)
     metrics = {
-        name: Difference(found["metrics_a"][name], found["metrics_b"][name], row["lower"], row["upper"])
-        for name, row in found["ci"].items()
-        if found["metrics_a"][name] >= 0  # -1: no object behind it
+        name: Difference(result["metrics_a"][name], result["metrics_b"][name], row["lower"], row["upper"])
+        for name, row in result["ci"].items()
+        if result["metrics_a"][name] >= 0  # -1: no object behind it
     }
-    per_class = {row["cat_name"]: (row["ap_a"], row["ap_b"]) for row in found["per_category"]}
+    per_class = {row["cat_name"]: (row["ap_a"], row["ap_b"]) for row in result["per_category"]}
     scores = [
         {image: float(row["ap"]) for image, row in evaluation.image_diagnostics()["img_summary"].items()}
         for evaluation in evaluations
     ]
-    return Comparison(metrics, per_class, int(found["num_images"]), _changed(*scores))
+    return Comparison(metrics, per_class, int(result["num_images"]), _changed(*scores))
 
 
 def compare_segmentations(
@@ -145,9 +145,9 @@ def compare_segmentations(
         if counts.shape != shape:
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
     generator = np.random.default_rng(seed)
-    # How often each image is drawn, for all resamples at once: the matrices are then weighted sums.
-    drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples).astype(np.float64)
-    gaps = mean_iou(np.tensordot(drawn, second, 1)) - mean_iou(np.tensordot(drawn, first, 1))
+    # How often each image is sampled, for all resamples at once: the matrices are then weighted sums.
+    weights = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples).astype(np.float64)
+    gaps = mean_iou(np.tensordot(weights, second, 1)) - mean_iou(np.tensordot(weights, first, 1))
     low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
     miou = Difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), float(low), float(high))
