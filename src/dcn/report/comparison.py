@@ -160,8 +160,8 @@ def compare_segmentations(
         if counts.shape != shape:
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
     # The matrices of a resample are a weighted sum.
-    drawn = _sampled(len(names), resamples, seed).astype(np.float64)
-    gaps = mean_iou(np.tensordot(drawn, second, 1)) - mean_iou(np.tensordot(drawn, first, 1))
+    sampled = _sampled(len(names), resamples, seed).astype(np.float64)
+    gaps = mean_iou(np.tensordot(sampled, second, 1)) - mean_iou(np.tensordot(sampled, first, 1))
     totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
     miou = _difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), gaps)
     ious = [class_iou(total)[0] for total in totals]
