@@ -1,4 +1,4 @@
-"""Times the later deformable operators against the formulas that everybody falls back to.
+"""Times attention, DCNv3 and DCNv4 against the formulas that everybody falls back to.
 
     python -m benchmarks.family --memory --csv benchmarks/results/cpu.csv
 

@@ -1,4 +1,4 @@
-"""The formulas that the later operators are measured against compute the same."""
+"""The formulas that the operators are measured against compute the same."""
 
 from __future__ import annotations
 
