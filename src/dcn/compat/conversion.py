@@ -260,7 +260,7 @@ def _candidates(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def convert(model: nn.Module) -> Conversion:
-    """Swap the deformable convolutions and RoI poolings of other libraries in ``model`` for this package's, in that model.
+    """Swap deformable convolutions and RoI poolings of other libraries for this package's; changes ``model`` itself.
 
     Layers are recognised by class name, attributes and state dict, so that the libraries need not be importable and
     copies of their classes in other people's code count too. The new layers are the drop-ins of :mod:`dcn.compat`: they
