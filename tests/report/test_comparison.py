@@ -106,9 +106,9 @@ def test_every_image_once_gives_the_metrics_of_the_library(noise: float) -> None
     data = truth(images=20)
     data["annotations"][3]["iscrowd"] = 1
     evaluation = evaluator(data, detections(data, noise))
-    found = resampled_precision(class_matches(evaluation), np.ones((1, 20), dtype=np.int64))
+    precision = resampled_precision(class_matches(evaluation), np.ones((1, 20), dtype=np.int64))
     expected = evaluation.get_results()
-    for name, value in found.items():
+    for name, value in precision.items():
         assert value[0] == pytest.approx(expected[name], abs=1e-12)
 
 
@@ -124,6 +124,8 @@ def test_an_image_that_is_drawn_twice_counts_twice() -> None:
         results += [{**row, "image_id": new} for row in rows if row["image_id"] == old]
     doubled = {**data, "annotations": [{**row, "id": i} for i, row in enumerate(annotations, start=1)]}
     expected = evaluator(doubled, results).get_results()
-    found = resampled_precision(class_matches(evaluator(data, rows)), weights)
-    assert found["AP50"][0] == pytest.approx(expected["AP50"], abs=0.02)  # ties of equal scores are ordered otherwise
-    assert found["AP"][0] == pytest.approx(expected["AP"], abs=0.02)
+    precision = resampled_precision(class_matches(evaluator(data, rows)), weights)
+    assert precision["AP50"][0] == pytest.approx(
+        expected["AP50"], abs=0.02
+    )  # ties of equal scores are ordered otherwise
+    assert precision["AP"][0] == pytest.approx(expected["AP"], abs=0.02)
