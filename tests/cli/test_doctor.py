@@ -46,6 +46,7 @@ def test_every_public_operator_is_tried() -> None:
     served = {
         "deform_conv1d": "deform_conv2d",
         "deform_conv3d": "deform_conv2d",
+        **{f"deform_conv_transpose{axes}d": "deform_conv2d" for axes in (1, 2, 3)},
         "deform_ps_roi_pool": "deform_roi_pool",
         "nms_keep": "nms",
         "soft_nms": "nms",
