@@ -36,7 +36,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from dcn.runs.compare import compare
 
     runs, changes = split_words(arguments.words)
-    found = compare(
+    result = compare(
         runs,
         arguments.split,
         output=arguments.output,
@@ -44,7 +44,7 @@ def _run(arguments: argparse.Namespace) -> int:
         resamples=arguments.resamples,
         changes=changes,
     )
-    print(found)
-    if found.page is not None:
-        print(found.page)
+    print(result)
+    if result.page is not None:
+        print(result.page)
     return 0

@@ -87,8 +87,8 @@ def register_backward(op: Contract[T, O, N]) -> Callable[..., list[Tensor]]:
         ctx.save_for_backward(*inputs[:count])
 
     def derive(ctx: Any, grads: list[Tensor]) -> Gradients:
-        wanted = ctx.needs_input_grad[:count]
-        second = second_derivative(op, ctx.options, ctx.needs, tuple(grads), ctx.saved_tensors, wanted)
+        required = ctx.needs_input_grad[:count]
+        second = second_derivative(op, ctx.options, ctx.needs, tuple(grads), ctx.saved_tensors, required)
         return (*second, *(None for _ in ctx.options), None)
 
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int | None]]:

@@ -95,9 +95,9 @@ def _bases(kernel: Sequence[int], geometry: Geometry, out: Sequence[Value]) -> l
     bases = []
     for axis, step in enumerate(stride):
         first = constant([tap[axis] * dilation[axis] - padding[axis] for tap in taps], len(taps), *[1] * len(kernel))
-        places = [1] * len(kernel)
-        places[axis] = -1
-        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *places)))
+        positions = [1] * len(kernel)
+        positions[axis] = -1
+        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *positions)))
     return bases
 
 
@@ -114,23 +114,23 @@ def _positions(
     return [op.Add(base, real(move)) for base, move in zip(bases, moves, strict=True)], bases, extents
 
 
-def _held(places: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
+def _held(positions: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
     """The v1 rule: coordinates held at the last pixel's centre, and whether a tap lies on the map."""
     inside = both(
-        *(op.GreaterOrEqual(place, 0.0) for place in places),
-        *(op.Less(place, extent) for place, extent in zip(places, extents, strict=True)),
+        *(op.GreaterOrEqual(position, 0.0) for position in positions),
+        *(op.Less(position, extent) for position, extent in zip(positions, extents, strict=True)),
     )
-    held = [op.Min(place, op.Sub(extent, 1.0)) for place, extent in zip(places, extents, strict=True)]
-    return [op.Where(inside, place, 0.0) for place in held], inside
+    held = [op.Min(position, op.Sub(extent, 1.0)) for position, extent in zip(positions, extents, strict=True)]
+    return [op.Where(inside, position, 0.0) for position in held], inside
 
 
 def _clamped(
     input: Value, offset: Value, mask: Value | None, kernel: Sequence[int], geometry: Geometry, groups: int
 ) -> tuple[Value, Value]:
     """Offsets and mask with which the v2 rule computes the v1 rule."""
-    places, bases, extents = _positions(input, offset, kernel, geometry, groups)
-    held, inside = _held(places, extents)
-    moved = [op.Unsqueeze(op.Sub(place, base), ints(3)) for place, base in zip(held, bases, strict=True)]
+    positions, bases, extents = _positions(input, offset, kernel, geometry, groups)
+    held, inside = _held(positions, extents)
+    moved = [op.Unsqueeze(op.Sub(position, base), ints(3)) for position, base in zip(held, bases, strict=True)]
     factors = op.CastLike(inside, input)
     out = (size(offset, 2), size(offset, 3))
     taps = groups * prod(kernel)
@@ -145,16 +145,16 @@ def _volumes(tensors: Tensors, kernel: list[int], geometry: Geometry, by: Groups
     input, offset, weight, bias, mask = tensors
     taps, channels, groups = prod(kernel), int(input.shape[1]), by[1]
     images, out = size(input, 0), [size(offset, 2 + axis) for axis in range(3)]
-    places, _, extents = _positions(input, offset, kernel, geometry, groups)
+    positions, _, extents = _positions(input, offset, kernel, geometry, groups)
     factors = None if mask is None else reshape(mask, images, groups, 1, taps, -1)
     if boundary == "v1":
-        places, inside = _held(places, extents)
+        positions, inside = _held(positions, extents)
         seen = op.CastLike(reshape(inside, images, groups, 1, taps, -1), input)
         factors = seen if factors is None else op.Mul(factors, seen)
     # A coordinate c of a map of s pixels is (2c + 1) / s - 1 there; x comes first.
     grid = [
-        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(place, 2.0), 1.0), extent), 1.0), ints(-1))
-        for place, extent in zip(places, extents, strict=True)
+        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(position, 2.0), 1.0), extent), 1.0), ints(-1))
+        for position, extent in zip(positions, extents, strict=True)
     ]
     both_axes = op.Mul(images, groups)
     grid_shape = join(both_axes, op.Mul(out[0], taps), out[1], out[2], 3)
