@@ -37,6 +37,7 @@ from dcn.runs.measure import fill, predictions
 from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
+from dcn.runs.record import record_data
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
 
@@ -174,6 +175,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
         _log_start(recipe, folder, world, model, (training, validation), steps_per_epoch)
+        record_data(recipe, training, folder)
     with open_run(folder, recipe) if world.is_main else nullcontext():
         outcome = run_steps(
             model,
