@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dcn.checksums import check_tensors, open_sealed, seal, tensors_checksum
+from dcn.checksums import TENSORS_KEY, check_tensors, open_sealed, seal, tensors_checksum
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True]), "c": torch.zeros(0), "d": torch.tensor(1.5)}
 
@@ -32,7 +32,7 @@ def test_metadata_counts_and_memory_layout_does_not() -> None:
     own = tensors_checksum(TENSORS, {"m": "1"})
     assert tensors_checksum(TENSORS, {"m": "2"}) != own
     moved = _with(a=TENSORS["a"].t().contiguous().t())
-    assert tensors_checksum(moved, {"m": "1", "sha256": "x"}) == own
+    assert tensors_checksum(moved, {"m": "1", TENSORS_KEY: "x"}) == own
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.int8, torch.complex64])
@@ -44,7 +44,7 @@ def test_types_that_numpy_does_not_know(dtype: torch.dtype) -> None:
 def test_a_file_without_a_checksum_passes() -> None:
     check_tensors("w", TENSORS, {"model": "x"})
     with pytest.raises(ValueError, match="w: the file is damaged"):
-        check_tensors("w", TENSORS, {"sha256": "0"})
+        check_tensors("w", TENSORS, {TENSORS_KEY: "0"})
 
 
 def test_a_sealed_text_opens_whole_only() -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dcn.runs.compare import compare as compare
     from dcn.runs.evaluate import evaluate as evaluate
     from dcn.runs.explore import explore as explore
+    from dcn.runs.export import export as export
     from dcn.runs.load import load as load
     from dcn.runs.predictor import Predictor as Predictor
     from dcn.runs.train import Run as Run
@@ -37,7 +38,7 @@ _PUBLIC = {
     "load": "dcn.runs.load",
     "train": "dcn.runs.train",
 }
-__all__ = ["TTA", "Predictor", "Run", "__version__", "compare", "evaluate", "explore", "load", "train"]
+__all__ = ["TTA", "Predictor", "Run", "__version__", "compare", "evaluate", "explore", "export", "load", "train"]
 
 
 # torch.onnx.export learns this package's operators when it is first used; nothing is imported before.

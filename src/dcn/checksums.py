@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-TENSORS_KEY = "sha256"
-"""Name of the checksum in the metadata of a weights file."""
+TENSORS_KEY = "dcn_sha256"
+"""Name of the checksum in the metadata of a weights file; other programs have a ``sha256`` of their own."""
 
 _SEAL = "# sha256 of the lines below: "
 

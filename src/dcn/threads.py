@@ -84,10 +84,10 @@ def _quotas(cgroups: Path, own: Path) -> Iterator[float]:
 
 def _walk(mount: Path, path: str, read: Callable[[Path], float | None]) -> Iterator[float]:
     folder = mount / path.strip("/")
-    for place in (folder, *folder.parents):
-        if place != mount and mount not in place.parents:
+    for parent in (folder, *folder.parents):
+        if parent != mount and mount not in parent.parents:
             return
-        quota = read(place)
+        quota = read(parent)
         if quota is not None:
             yield quota
 

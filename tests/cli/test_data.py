@@ -62,6 +62,36 @@ def test_show(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> 
         assert len(np.unique(np.asarray(sheet).reshape(-1, 3), axis=0)) > 50
 
 
+def test_show_replaces_its_own_sheet_and_nothing_else(tmp_path: Path) -> None:
+    source = make_voc(tmp_path / "data")
+    for _ in range(2):
+        assert _run("show", source, "--count", 1, "--output", tmp_path / "out.png") == 0
+    photo = source / "JPEGImages" / "a.png"
+    before = photo.read_bytes()
+    with pytest.raises(ValueError, match=r"a\.png exists, and this command did not write it"):
+        _run("show", source, "--output", photo)
+    assert photo.read_bytes() == before
+
+
+def test_write_never_replaces_a_file(tmp_path: Path) -> None:
+    """The list of somebody else's data stays as it is, and no image is added beside it."""
+    root = make_voc(tmp_path / "mine")
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"train\.txt: exists already and is not replaced"):
+        _run("write", root, "--length", 2)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+
+
+def test_photos_that_are_stored_turned_are_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (60, 40)).save(make_voc(tmp_path) / "JPEGImages" / "a.png", exif=exif)
+    assert _run("check", tmp_path) == 0
+    assert "note: 1 photos are stored turned (EXIF orientation)" in capsys.readouterr().out
+    assert _run("check", tmp_path, "--upright") == 1
+    assert "the annotation says 60x40 pixels" in capsys.readouterr().out
+
+
 def test_show_of_wrong_things(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone: the folder does not exist"):
         _run("show", tmp_path / "gone")

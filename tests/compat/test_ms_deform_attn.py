@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dcn.compat import convert as compat_convert
 from dcn.compat import mmcv
 from dcn.compat import ms_deform_attn as compat
 from dcn.nn import MultiScaleDeformableAttention
@@ -166,3 +167,57 @@ def test_mmcvs_layer_refuses() -> None:
         mmcv.MultiScaleDeformableAttention(embed_dims=10, num_heads=4)
     with pytest.raises(ValueError, match="reference_points"):
         _mmcv()(_inputs()[0])
+
+
+class MSDeformAttn(torch.nn.Module):
+    """As in a copy of Deformable DETR, in somebody's repository."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.im2col_step, self.d_model, self.n_levels, self.n_heads, self.n_points = 64, 16, 2, 4, 3
+        self.sampling_offsets = torch.nn.Linear(16, 48)
+        self.attention_weights = torch.nn.Linear(16, 24)
+        self.value_proj = torch.nn.Linear(16, 16)
+        self.output_proj = torch.nn.Linear(16, 16)
+
+
+def _foreign(name: str, attributes: dict[str, object]) -> torch.nn.Module:
+    kind = type(name, (torch.nn.Module,), {"__module__": "elsewhere"})
+    layer: torch.nn.Module = kind()
+    for key, value in attributes.items():
+        setattr(layer, key, value)
+    return layer
+
+
+def test_convert_swaps_the_originals_layer() -> None:
+    model = torch.nn.ModuleDict({"attn": MSDeformAttn().eval()})
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    weight = model.get_parameter("attn.value_proj.weight")
+    assert [name for name, *_ in compat_convert(model).changed] == ["attn"]
+    assert model.get_parameter("attn.value_proj.weight") is weight
+    assert not model["attn"].training
+    plain = MultiScaleDeformableAttention(16, 2, 4, 3)
+    plain.load_state_dict({key.removeprefix("attn."): value for key, value in state.items()})
+    query, maps, _ = _inputs()
+    assert torch.equal(model["attn"](query, POINTS, maps, SHAPES), plain(query, POINTS, maps, SHAPES))
+
+
+def test_convert_swaps_mmcvs_layer_and_tells_others_apart() -> None:
+    theirs = _mmcv(value_proj_ratio=0.5, batch_first=True, dropout=0.3)
+    names = ("embed_dims", "num_heads", "num_levels", "num_points", "batch_first")
+    attributes = {name: getattr(theirs, name) for name in names} | dict(theirs.named_children())
+    model = torch.nn.ModuleDict(
+        {
+            "mmcv": _foreign("MultiScaleDeformableAttention", attributes),
+            "transformers": _foreign("MultiScaleDeformableAttention", {}),
+            "detrex": _foreign("MultiScaleDeformableAttention", {"value_proj": torch.nn.Linear(2, 2), "embed_dim": 2}),
+        }
+    )
+    result = compat_convert(model)
+    assert [name for name, *_ in result.changed] == ["mmcv"]
+    assert model.get_submodule("mmcv.dropout") is theirs.dropout
+    reasons = {name: reason for name, _, reason in result.skipped}
+    assert "dcn.compat.transformers.install()" in reasons["transformers"]
+    assert "embed_dims" in reasons["detrex"]
+    query, maps, _ = _inputs()
+    assert torch.equal(model["mmcv"].eval()(query, value=maps, **LEVELS), theirs.eval()(query, value=maps, **LEVELS))

@@ -71,7 +71,7 @@ def test_a_run_is_the_plain_loop_of_torch(tmp_path: Path) -> None:
     assert (outcome.step, outcome.finished, outcome.best) == (6, True, 0.06)
 
 
-def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_that_was_killed_resumes_bit_for_bit(tmp_path: Path) -> None:
     """SIGKILL in update 5, after the state of step 4 and a row that must not appear twice."""
     whole, _ = _train(tmp_path / "whole", recipe())
     killed = tmp_path / "killed"
@@ -90,7 +90,7 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(resumed.state_dict()[name], value), name
 
 
-def test_an_interrupt_saves_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_an_interrupt_saves_and_the_run_resumes(tmp_path: Path) -> None:
     whole, _ = _train(tmp_path / "whole", recipe())
 
     def interrupted(start: int) -> Iterator[list[Sample]]:

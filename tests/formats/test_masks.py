@@ -7,7 +7,7 @@ import pycocotools.mask
 import pytest
 import torch
 
-from dcn.formats.masks import decode_mask, encode_mask
+from dcn.formats.masks import decode_mask, decode_masks, encode_mask
 
 SIZE = (37, 53)
 
@@ -97,3 +97,11 @@ BROKEN: dict[str, tuple[object, str]] = {
 def test_broken_segmentations(segmentation: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode_mask(segmentation, SIZE)
+
+
+def test_masks_beyond_a_bound_are_not_made() -> None:
+    """A file of a few kilobytes can ask for a hundred gigabytes."""
+    square = [[1, 1, 5, 1, 5, 5]]
+    with pytest.raises(ValueError, match="1000 masks of 10000x10000 pixels take 93 GB, expected at most 4"):
+        decode_masks([square] * 1000, (10_000, 10_000))
+    assert decode_masks([square, square], SIZE).shape == (2, *SIZE)

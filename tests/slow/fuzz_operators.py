@@ -25,7 +25,7 @@ from torch import Tensor
 
 from dcn.ops import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_conv import output_size
-from tests.slow import fuzz_attention, fuzz_boxes, fuzz_rois, fuzz_transposed
+from tests.slow import fuzz_attention, fuzz_boxes, fuzz_dcnv3, fuzz_rois, fuzz_transposed
 from tests.slow.fuzz_draws import BAD, DTYPES, check_refusal, numbers, relaid, resized
 
 _CONVS: dict[int, Callable[..., Tensor]] = {1: deform_conv1d, 2: deform_conv2d, 3: deform_conv3d}
@@ -73,6 +73,8 @@ def _deform_conv(draw: random.Random) -> bool:
 
 OPERATORS: dict[str, Callable[[random.Random], bool]] = {
     "deform_conv": _deform_conv,
+    "dcnv3": fuzz_dcnv3.separate,
+    "dcnv4": fuzz_dcnv3.fused,
     "deform_conv_transpose": fuzz_transposed.transposed,
     "roi_align": fuzz_rois.align,
     "roi_pool": fuzz_rois.maximum,

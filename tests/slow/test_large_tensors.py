@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dcn.ops import deform_conv2d, deform_roi_pool, roi_align
+from dcn.ops import deform_conv2d, deform_roi_pool, ms_deform_attn, roi_align
 
 _MORE = 2**31 + 2**20
 
@@ -80,3 +80,26 @@ def test_roi_pooling_reads_beyond_2_31_elements() -> None:
     assert torch.equal(
         deform_roi_pool(x, boxes, moved, 7, backend="cpu"), deform_roi_pool(x[-1:], alone, moved, 7, backend="cpu")
     )
+
+
+def test_ms_deform_attn_reads_and_writes_beyond_2_31_elements() -> None:
+    _needs(14)
+    heads, channels, levels = 8, 32, [(1024, 1024), (512, 512)]
+    pixels = sum(height * width for height, width in levels)
+    batch = _MORE // (heads * channels * pixels) + 1
+    torch.manual_seed(0)
+    value = torch.empty(batch, pixels, heads, channels, dtype=torch.bfloat16).zero_()
+    value[-1] = torch.randn(pixels, heads, channels)
+    locations = torch.rand(batch, 20, heads, 2, 4, 2).requires_grad_()
+    weights = torch.rand(batch, 20, heads, 2, 4).bfloat16().requires_grad_()
+    value.requires_grad_()
+    output = ms_deform_attn(value, levels, None, locations, weights, backend="cpu")
+    output.sum().backward()
+    last = [t.detach()[-1:].clone().requires_grad_() for t in (value, locations, weights)]
+    expected = ms_deform_attn(last[0], levels, None, last[1], last[2], backend="cpu")
+    expected.sum().backward()
+    assert torch.equal(output[-1:], expected)
+    for whole, part in zip((value, locations, weights), last, strict=True):
+        assert whole.grad is not None
+        assert part.grad is not None
+        assert torch.equal(whole.grad[-1:], part.grad)

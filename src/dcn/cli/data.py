@@ -19,6 +19,7 @@ from dcn.formats.coco_writer import write_coco
 from dcn.formats.problems import refuse
 from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
+from dcn.runs.outputs import OutputFolder
 from dcn.structures import Sample, SegmentationMap
 
 _READ = tuple(name for name, row in FORMATS.items() if row.check is not None)
@@ -125,6 +126,8 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.count < 1:
         raise ValueError(f"--count: expected 1 or more, got {arguments.count}")
     dataset = _open(arguments)
+    folder = OutputFolder(arguments.output.parent)
+    folder.check([arguments.output.name])
     count = min(arguments.count, len(dataset))
     pictures, captions = [], []
     for number in range(count):
@@ -132,7 +135,8 @@ def _show(arguments: argparse.Namespace) -> int:
         pictures.append(_annotated(dataset[index], dataset.classes))
         path = dataset.image_path(index)
         captions.append(path.name if path else str(index))
-    write_image(arguments.output, contact_sheet(pictures, captions=captions))
+    sheet = contact_sheet(pictures, captions=captions)
+    folder.write(arguments.output.name, lambda path: write_image(path, sheet))
     print(f"{arguments.output}: {count} of {len(dataset)} images of {dataset.name}")
     return 0
 

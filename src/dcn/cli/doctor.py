@@ -77,8 +77,8 @@ def rows(report: Mapping[str, Any]) -> dict[str, str]:
     table |= {f"extra {name}": state for name, state in report["extras"].items()}
     table |= {"threads": _threads_row(report["threads"]), **report["cpu_kernels"], **report["triton"]}
     for operator in report["operators"]["cpu"]:
-        found = {device: first(operators[operator]) for device, operators in report["operators"].items()}
-        table[operator] = ", ".join(f"{KERNELS[backend]} on {device}" for device, backend in found.items())
+        backends = {device: first(operators[operator]) for device, operators in report["operators"].items()}
+        table[operator] = ", ".join(f"{KERNELS[backend]} on {device}" for device, backend in backends.items())
     for device, operators in report["operators"].items():
         for backend in BACKENDS:
             reasons = [backends[backend] for backends in operators.values() if backends[backend] is not None]
@@ -100,13 +100,13 @@ def _shown(value: object) -> str:
 
 def _extras() -> dict[str, str]:
     """For each extra what is missing, with the command that brings it."""
-    found = {}
+    states = {}
     for extra in dict.fromkeys(EXTRAS.values()):
         names = [name for name, own in EXTRAS.items() if own == extra]
         missing = [name for name in names if not is_installed(name)]
         command = f'pip install "{DISTRIBUTION}[{extra}]"'
-        found[extra] = f"missing: {', '.join(missing)}; {command} installs it" if missing else "installed"
-    return found
+        states[extra] = f"missing: {', '.join(missing)}; {command} installs it" if missing else "installed"
+    return states
 
 
 def _threads() -> dict[str, Any]:
@@ -114,25 +114,25 @@ def _threads() -> dict[str, Any]:
     import torch
 
     load = threads.load_per_core()
-    found: dict[str, Any] = {
+    state: dict[str, Any] = {
         "count": torch.get_num_threads(),
         "cores": threads.available_cores(),
         "wait": "active" if threads.waits_actively() else "passive",
         "load_per_core": None if load is None else round(load, 2),
         "advice": None,
     }
-    if found["count"] > 1 and found["wait"] == "active" and load is not None and load > SHARED_LOAD:
-        found["advice"] = (
-            f"{found['count']} threads spin while they wait, and {load:.1f} programs want each core; "
+    if state["count"] > 1 and state["wait"] == "active" and load is not None and load > SHARED_LOAD:
+        state["advice"] = (
+            f"{state['count']} threads spin while they wait, and {load:.1f} programs want each core; "
             "set OMP_WAIT_POLICY=PASSIVE before torch is imported"
         )
-    return found
+    return state
 
 
-def _threads_row(found: Mapping[str, Any]) -> str:
-    load = "unknown" if found["load_per_core"] is None else f"{found['load_per_core']:.1f}"
-    line = f"{found['count']} on {found['cores']} cores, {found['wait']} wait, {load} programs per core"
-    if found["wait"] == "passive":
+def _threads_row(state: Mapping[str, Any]) -> str:
+    load = "unknown" if state["load_per_core"] is None else f"{state['load_per_core']:.1f}"
+    line = f"{state['count']} on {state['cores']} cores, {state['wait']} wait, {load} programs per core"
+    if state["wait"] == "passive":
         line += " (set by dcn; in a program of your own set OMP_WAIT_POLICY=PASSIVE before torch is imported)"
     return line
 

@@ -30,7 +30,9 @@ def add_parser(subparsers: Any) -> None:
         help="image files, folders or patterns; changes of tta.* and of transforms.test_short and transforms.long",
     )
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default predictions)")
-    parser.add_argument("--score", type=float, help="detectors: score threshold (default 0.5)")
+    parser.add_argument(
+        "--score", "--min-score", dest="min_score", type=float, help="detectors: score threshold (default 0.5)"
+    )
     parser.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
     parser.add_argument("--keep-size", action="store_true", help="do not resize the images")
     parser.add_argument("--no-pictures", action="store_true", help="write the JSON files, or the maps, only")
@@ -57,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         **speed_of(arguments),
     )
-    score = predictor.task.default_score if arguments.score is None else arguments.score
+    score = predictor.task.default_score if arguments.min_score is None else arguments.min_score
     done = predict_files(
         predictor,
         paths,

@@ -1,4 +1,4 @@
-"""What the drop-ins of DCNv3 and DCNv4 share."""
+"""What the drop-ins of DCNv3, DCNv4 and multi-scale deformable attention share."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.compat import dcn_v2, dcnv3, dcnv4, detectron2, mmcv, torchvision
+from dcn.compat.ms_deform_attn import MSDeformAttn
 from dcn.nn.convert import replace_module, take_hooks
 from dcn.nn.deform_conv import check_module
 
@@ -144,6 +145,15 @@ def _roi_pool(old: nn.Module) -> nn.Module:
     return _plain(torchvision.RoIPool if library == "torchvision" else mmcv.RoIPool, *_ROI)(old)
 
 
+def _attention(old: nn.Module) -> nn.Module:
+    """mmcv's layer; transformers' of the same name has no parameters, other copies name their arguments otherwise."""
+    if not old.state_dict():
+        raise _Unfit("it only samples; dcn.compat.transformers.install() serves it")
+    inner: Any = _get(old, "value_proj")
+    sizes = {name: _get(old, name) for name in ("embed_dims", "num_heads", "num_levels", "num_points", "batch_first")}
+    return mmcv.MultiScaleDeformableAttention(**sizes, value_proj_ratio=inner.out_features / sizes["embed_dims"])
+
+
 _ROI = ("output_size", "spatial_scale")
 _DPOOL = (*_ROI, "sampling_ratio", "gamma")
 # Attributes and what a module of an older version, which lacks one, means by that; None: every version has it.
@@ -192,6 +202,8 @@ RULES: dict[str, Builder] = {
     "DeformRoIPool": _plain(mmcv.DeformRoIPool, *_DPOOL),
     "DeformRoIPoolPack": _pool_pack(mmcv.DeformRoIPoolPack, *_DPOOL, "output_channels"),
     "ModulatedDeformRoIPoolPack": _pool_pack(mmcv.ModulatedDeformRoIPoolPack, *_DPOOL, "output_channels"),
+    "MSDeformAttn": _plain(MSDeformAttn, "d_model", "n_levels", "n_heads", "n_points"),
+    "MultiScaleDeformableAttention": _attention,
     "DCNv2Pooling": _plain(dcn_v2.DCNv2Pooling, *_DCN_POOLING),
     "DCNPooling": _dcn_pooling(dcn_v2.DCNPooling, "offset_mask_fc"),
     "DeformRoIPooling": _plain(dcn_v2.DeformRoIPooling, *_DCN_POOLING),

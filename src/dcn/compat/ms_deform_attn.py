@@ -13,13 +13,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from dcn import checks, ops
+from dcn import ops
+from dcn.compat._packages import fill, works
+from dcn.compat._sampling import beside
 from dcn.nn import MultiScaleDeformableAttention as MSDeformAttn
 from dcn.ops.ms_deform_attn import Shapes
 
@@ -40,15 +40,9 @@ _WANTS = {"groundingdino._C": "groundingdino.models.GroundingDINO.ms_deform_attn
 """Modules that catch the failed import of an extension and go on without it."""
 
 
-def _beside(tensor: Tensor, value: Tensor) -> Tensor:
-    """In the type of ``value``, as mmcv casts; float32 stays beside half precision."""
-    fits = tensor.dtype == value.dtype or (tensor.dtype == torch.float32 and value.dtype in checks.HALVES)
-    return tensor if fits else tensor.to(value.dtype)
-
-
 def attend(value: Tensor, shapes: Shapes, starts: Tensor | None, locations: Tensor, weights: Tensor) -> Tensor:
     """:func:`dcn.ops.ms_deform_attn` of tensors whose types need not fit: those of ``value`` win."""
-    return ops.ms_deform_attn(value, shapes, starts, _beside(locations, value), _beside(weights, value))
+    return ops.ms_deform_attn(value, shapes, starts, beside(locations, value), beside(weights, value))
 
 
 def ms_deform_attn_forward(
@@ -132,21 +126,6 @@ def ms_deform_attn_core_pytorch(
     return attend(value, value_spatial_shapes, None, sampling_locations, attention_weights)
 
 
-def _extension(name: str) -> ModuleType:
-    module = ModuleType(name, f"{name} by dcn.compat.ms_deform_attn")
-    module.__spec__ = ModuleSpec(name, loader=None)
-    vars(module).update(ms_deform_attn_forward=ms_deform_attn_forward, ms_deform_attn_backward=ms_deform_attn_backward)
-    return module
-
-
-def _works(name: str) -> bool:
-    """Whether the compiled module is there and loads."""
-    try:
-        return hasattr(importlib.import_module(name), "ms_deform_attn_forward")
-    except (ImportError, OSError):
-        return False
-
-
 def install(*, replace: bool = False) -> tuple[str, ...]:
     """Stand in for the compiled extensions of :data:`EXTENSIONS` that are missing or do not load.
 
@@ -162,13 +141,15 @@ def install(*, replace: bool = False) -> tuple[str, ...]:
     filled = []
     for name in EXTENSIONS:
         package, _, last = name.rpartition(".")
-        if (package and importlib.util.find_spec(package) is None) or (not replace and _works(name)):
+        if (package and importlib.util.find_spec(package) is None) or (
+            not replace and works(name, "ms_deform_attn_forward")
+        ):
             continue
-        module = sys.modules[name] = _extension(name)
         if package:
-            setattr(importlib.import_module(package), last, module)
-        user = sys.modules.get(_WANTS.get(name, ""))
-        if user is not None:
-            setattr(user, last, module)
+            importlib.import_module(package)
+        fill({name: {f.__name__: f for f in (ms_deform_attn_forward, ms_deform_attn_backward)}})
+        for user in (package, _WANTS.get(name, "")):
+            if user in sys.modules:
+                setattr(sys.modules[user], last, sys.modules[name])
         filled.append(name)
     return tuple(filled)

@@ -47,10 +47,10 @@ def link(source: Path, name: Path) -> None:
 
 def remove_temporaries(folder: Path) -> list[Path]:
     """Remove what killed writers left in a folder that nobody else writes to; returns the files removed."""
-    found = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
-    for path in found:
+    leftovers = [path for path in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
+    for path in leftovers:
         path.unlink(missing_ok=True)
-    return found
+    return leftovers
 
 
 def not_written(path: Path, error: OSError) -> OSError:

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,9 @@ def remove_if_untrained(folder: Path) -> None:
     if others or read_rows(folder / METRICS_FILE):
         return
     shutil.rmtree(folder)
+    # The folder of the recipe, if this was its first run.
+    with suppress(OSError):
+        folder.parent.rmdir()
 
 
 def versions() -> dict[str, Any]:
@@ -151,7 +154,7 @@ def versions() -> dict[str, Any]:
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace"))
-        if found:
-            return found.group(1).strip()
+        match = re.search(r"model name\s*:\s*(.+)", info.read_text(errors="replace"))
+        if match:
+            return match.group(1).strip()
     return platform.processor() or platform.machine()

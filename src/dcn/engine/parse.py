@@ -201,8 +201,8 @@ def _tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
         raise ValueError(f"{where}: expected {len(kinds)} entries, got {len(items)}: {shown(value)}")
     # A single value is a list of one: its error names the key alone.
     lone = not isinstance(value, list | tuple | Text)
-    places = [where if lone else f"{where}[{index}]" for index in range(len(items))]
-    return tuple(_convert(kind, item, place) for kind, item, place in zip(kinds, items, places, strict=True))
+    names = [where if lone else f"{where}[{index}]" for index in range(len(items))]
+    return tuple(_convert(kind, item, name) for kind, item, name in zip(kinds, items, names, strict=True))
 
 
 def _items(value: Any, pair: bool) -> Sequence[Any]:
@@ -220,21 +220,21 @@ def _listed(value: Text) -> Sequence[Any]:
     if not any(sign in value for sign in (*_QUOTED, *_BRACKETS)):
         return [Text(part.strip()) for part in value.split(",")]
     try:
-        found = _yaml(value)
+        parsed = _yaml(value)
     except _NotYamlError:
         # "[480, 800], [800, 1333]" is a list without its own brackets.
-        found = _yaml(f"[{value}]")
-    return found if isinstance(found, list) else (found,)
+        parsed = _yaml(f"[{value}]")
+    return parsed if isinstance(parsed, list) else (parsed,)
 
 
 def _anything(value: Any) -> Any:
     """The value of a key that may be anything: as YAML, and a list where commas stand outside of brackets."""
     if not isinstance(value, Text):
         return _plain(value)
-    found = _yaml(value)
-    if isinstance(found, str) and "," in value and not value.lstrip().startswith(_QUOTED):
+    parsed = _yaml(value)
+    if isinstance(parsed, str) and "," in value and not value.lstrip().startswith(_QUOTED):
         return [_anything(Text(part.strip())) for part in value.split(",")]
-    return found
+    return parsed
 
 
 def _plain(value: Any) -> Any:

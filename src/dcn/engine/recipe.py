@@ -82,10 +82,10 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     root = None if data.root is None else str(Path(data.root).expanduser().absolute())
     files = {key: Path(getattr(model, key) or "").expanduser() for key in ("weights", "backbone_weights")}
     # The name of a shipped file stays a name: another machine has it elsewhere.
-    found: dict[str, Any] = {
+    resolved: dict[str, Any] = {
         key: str(path.absolute()) for key, path in files.items() if getattr(model, key) and path.exists()
     }
-    return replace(recipe, data=replace(data, root=root), model=replace(model, **found))
+    return replace(recipe, data=replace(data, root=root), model=replace(model, **resolved))
 
 
 def dump_recipe(recipe: Recipe) -> str:

@@ -20,6 +20,7 @@ Box = tuple[float, float, float, float]
 _TRUE = ("1", "true", "yes", "t", "y")
 _FALSE = ("0", "false", "no", "f", "n", "", "none", "null", "unspecified")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+_SIDE = re.compile(r"-1|[0-9]{1,9}(\.0*)?")
 _LARGEST = 1e9  # hostile values stay away from float32
 
 # Files round to two decimals and some tools count pixels from 1: a box may pass the image by this much and is clipped.
@@ -99,8 +100,8 @@ def area(value: object, box: list[float]) -> float:
 def side(entry: Mapping[str, Any], name: str) -> int:
     """Width or height of an image in pixels; 0 where the file does not know it: missing, null, 0 or -1 (VIA)."""
     value = entry.get(name)
-    if isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        value = int(value)
+    if isinstance(value, str) and _SIDE.fullmatch(value.strip()):
+        value = float(value)
     if value is None:
         return 0
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value < _LARGEST:

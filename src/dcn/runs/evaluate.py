@@ -88,7 +88,7 @@ def evaluate(
     ready = ready_model(
         model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
     ).to(world.device)
-    folder = Path(output) if output is not None else (origin.run or origin.weights.parent) / "eval"
+    folder = Path(output).expanduser() if output is not None else (origin.run or origin.weights.parent) / "eval"
     name = safe_name(split)
     writer = task.result_writer(folder, name, dataset) if save else None
     metric = task.make_metric(settings.eval, ready, dataset) if annotated else None

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from os import fspath
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -45,8 +46,8 @@ def load(
     >>> detections = predictor.predict("photo.jpg", min_score=0.5)
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, a hub address (``hf://owner/name``), or
-            a name of ``dcn models``.
+        source: a run folder (its best weights), a weights file of this package, an ONNX file of ``dcn export``, a hub
+            address (``hf://owner/name``), or a name of ``dcn models``.
         weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
             ``dcn weights``, which are downloaded once.
         classes: with a name: class names in the order of the labels. ``None``: those in the weights; without any, the
@@ -80,6 +81,8 @@ def ready_model(
     model: nn.Module, tta: TTA, *, optimize: bool, precision: Precision, compile: bool, cuda_graph: bool
 ) -> nn.Module:
     """The model prepared for inference; arguments as in :func:`load`."""
+    if getattr(model, "exported", False):
+        return _as_exported(model, tta, precision, compile or cuda_graph)
     if not optimize:
         for name, given in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
             if given:
@@ -90,6 +93,16 @@ def ready_model(
             "compile, cuda_graph: expected one pass for each image, got test-time options; leave out one of the two"
         )
     return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
+
+
+def _as_exported(model: nn.Module, tta: TTA, precision: Precision, faster: bool) -> nn.Module:
+    """A model in an ONNX file, which holds final results of one pass."""
+    if faster or precision != "float32" or tta != TTA(window=tta.window, overlap=tta.overlap):
+        raise ValueError(
+            "model: an ONNX file holds final results of one pass in float32; leave out test-time options, precision, "
+            "compile and cuda_graph, or use the weights that it was exported from"
+        )
+    return model
 
 
 def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequence[str] | None = None) -> Model:
@@ -110,7 +123,11 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     return _from_name(name, weights, classes)
 
 
-def _from_file(path: Path, classes: Sequence[str] | None) -> Model:
+def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
+    if path.suffix == ".onnx":
+        from dcn.export.runtime import read_onnx
+
+        return read_onnx(path)
     state, info = read_weights(path)
     if classes is not None and tuple(classes) != info.classes:
         raise ValueError(

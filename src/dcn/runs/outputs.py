@@ -50,7 +50,7 @@ class OutputFolder:
     """
 
     def __init__(self, folder: str | Path, inputs: Iterable[Path] = ()) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"output: expected a folder, got the file {self.folder}")
         self._inputs = {identity for path in inputs if (identity := _identity(path)) is not None}

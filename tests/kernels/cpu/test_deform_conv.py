@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from dcn.kernels.cpu import _library
 from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
+from dcn.kernels.reference.deform_conv import _taps
 
 # Largest error over largest value. float32: sums of up to 6,000 products in another order; half: one rounding of the
 # result (2^-11, 2^-8), doubled.
@@ -78,6 +79,8 @@ CASES = {
     "float64": Case(dtype=torch.float64, channels=24, outputs=20),
     "float16": Case(dtype=torch.float16, channels=24),
     "bfloat16": Case(dtype=torch.bfloat16, channels=24),
+    "bfloat16-odd": Case(dtype=torch.bfloat16, channels=23),
+    "bfloat16-groups": Case(dtype=torch.bfloat16, channels=72, outputs=34, groups=2, offset_groups=24),
     "bfloat16-channels-last": Case(dtype=torch.bfloat16, channels=24, channels_last=True),
     "channels-last": Case(channels_last=True, channels=40, outputs=33),
     "channels-last-3d": Case(channels_last=True, size=(4, 5, 6), kernel=(2, 2, 2)),
@@ -159,6 +162,17 @@ def test_a_gradient_alone_is_the_same_as_with_the_others(wanted: int) -> None:
     assert _same(alone[wanted], together[wanted])
 
 
+@pytest.fixture
+def without_bfloat16_products() -> Iterator[None]:
+    """The instruction set in use, without products of bfloat16."""
+    before = _library.isa()
+    if before == "avx512bf16":
+        assert _library.library().dcn_set_isa(b"avx512") == 0
+    yield
+    _library.library().dcn_set_isa(before.encode())
+
+
+@pytest.mark.usefixtures("without_bfloat16_products")
 @pytest.mark.parametrize("name", ["many-passes-bfloat16", "float16", "bfloat16"])
 def test_half_precision_is_rounded_once(name: str) -> None:
     case = CASES[name]
@@ -247,7 +261,28 @@ print("agrees")
 """
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2"])
+@pytest.mark.skipif(_library.reason() is not None or _library.isa() != "avx512bf16", reason="no products of bfloat16")
+@pytest.mark.parametrize("name", ["many-passes-bfloat16", "bfloat16", "bfloat16-groups"])
+def test_products_of_bfloat16_round_samples_once_more(name: str) -> None:
+    """Samples are rounded as the weights are, and the sum is not: both together are the exact product of these."""
+    case = CASES[name]
+    x, offset, weight, bias, mask, _ = case.tensors()
+    taps = _taps(x, offset, weight, mask, *case.geometry())
+    samples, errors = taps.masked(taps.sample()), []
+    ours = _forward(cpu, case).double()
+    for read in (samples.bfloat16(), samples):
+        exact = weight.double().reshape(taps.matrix(weight).shape) @ taps.rows(read.double())
+        output = exact.reshape(x.shape[0], weight.shape[0], *taps.out)
+        if bias is not None:
+            output = output + bias.double().reshape(-1, *[1] * len(taps.out))
+        errors.append((ours - output).abs())
+        if read is not samples:
+            # Half a step of the result; a few samples fall on the other side of a rounding.
+            assert (errors[0] <= 2.0**-8 * output.abs() + 1e-3 * output.abs().mean()).double().mean() > 0.98
+    assert errors[0].mean() < 0.75 * errors[1].mean()
+
+
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_other_instruction_sets_agree_with_the_reference(isa: str) -> None:
     before = _library.isa()
     if _library.library().dcn_set_isa(isa.encode()) != 0:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dcn.checksums import TENSORS_KEY, tensors_checksum
 from dcn.models.checkpoints import read_params, read_state
 
 TENSORS = {"a.weight": torch.arange(4.0), "b": torch.ones(2, dtype=torch.int64)}
@@ -194,3 +195,15 @@ def test_deep_metadata_stays_text(tmp_path: Path) -> None:
     deep = "[" * 100_000
     save_file(TENSORS, tmp_path / "x.safetensors", {"options": deep})
     assert read_state(tmp_path / "x.safetensors").meta == {"options": deep}
+
+
+def test_a_flipped_bit_in_our_own_weights_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    tensors = {"a": torch.arange(8.0)}
+    save_file(tensors, path, {TENSORS_KEY: tensors_checksum(tensors, {})})
+    assert torch.equal(read_state(path).tensors["a"], tensors["a"])
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="the file is damaged: its contents do not match its checksum"):
+        read_state(path)

@@ -2,7 +2,8 @@
 
 Environment variables:
     ``DCN_CPU_LIBRARY``: path of a library to use instead of the installed one (development and sanitizer builds).
-    ``DCN_CPU_ISA``: ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the best of this machine.
+    ``DCN_CPU_ISA``: ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the best of
+    this machine.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def reason() -> str | None:
 
 
 def isa() -> str:
-    """Instruction set in use: ``avx512``, ``avx2`` or ``generic``."""
+    """Instruction set in use: ``avx512bf16`` (dot products of bfloat16), ``avx512``, ``avx2`` or ``generic``."""
     name: bytes = library().dcn_isa_name()
     return name.decode()
 
@@ -119,7 +120,10 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def _select_isa(loaded: ctypes.CDLL) -> tuple[ctypes.CDLL | None, str | None]:
     wanted = os.environ.get("DCN_CPU_ISA")
     if wanted and loaded.dcn_set_isa(wanted.encode()) != 0:
-        return None, f"DCN_CPU_ISA={wanted!r}: expected avx512, avx2 or generic, supported by this processor"
+        return (
+            None,
+            f"DCN_CPU_ISA={wanted!r}: expected avx512bf16, avx512, avx2 or generic, supported by this processor",
+        )
     return loaded, None
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcn.checksums import check_tensors
+
 MOST_NAMES = 100_000
 """Tensors, or names of classes, of one file; the largest models have a few thousand."""
 
@@ -116,6 +118,7 @@ def _read_safetensors(path: Path) -> StateFile:
             meta = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path}: expected a safetensors file, got something that is not one ({error})") from error
+    check_tensors(path, tensors, meta)
     return StateFile(_clean(path, tensors), {key: _parsed(value) for key, value in meta.items()})
 
 

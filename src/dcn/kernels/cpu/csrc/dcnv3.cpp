@@ -196,15 +196,20 @@ void backward(const DcnV3Call& call) {
     if (call.grad_input) backward_input<S>(call);
 }
 
-// body<S>() for the type of the map.
+// Products of a sample and a channel that are worth a thread: about 100 us. To wake one for less costs more.
+constexpr int64_t thread_work = 250'000;
+
+// body(call, value of the type of the map) with no more threads than the work is worth.
 template <class F>
-int typed(const DcnV3Call& call, F&& body) {
+int typed(DcnV3Call call, F&& body) {
+    const int64_t work = call.batch * call.out[0] * call.out[1] * call.channels * call.taps;
+    call.threads = std::clamp<int64_t>(work / thread_work, 1, call.threads);
     return dcn_guard([&] {
         switch (call.dtype) {
-            case dtype_f64: return body(double{});
-            case dtype_f16: return body(Half{});
-            case dtype_bf16: return body(BFloat{});
-            default: return body(float{});
+            case dtype_f64: return body(call, double{});
+            case dtype_f16: return body(call, Half{});
+            case dtype_bf16: return body(call, BFloat{});
+            default: return body(call, float{});
         }
     });
 }
@@ -213,9 +218,9 @@ int typed(const DcnV3Call& call, F&& body) {
 }  // namespace dcn
 
 DCN_EXPORT int dcn_dcnv3_forward(const DcnV3Call* call) {
-    return dcn::typed(*call, [&](auto type) { dcn::forward<decltype(type)>(*call); });
+    return dcn::typed(*call, [](const DcnV3Call& adjusted, auto type) { dcn::forward<decltype(type)>(adjusted); });
 }
 
 DCN_EXPORT int dcn_dcnv3_backward(const DcnV3Call* call) {
-    return dcn::typed(*call, [&](auto type) { dcn::backward<decltype(type)>(*call); });
+    return dcn::typed(*call, [](const DcnV3Call& adjusted, auto type) { dcn::backward<decltype(type)>(adjusted); });
 }

@@ -61,7 +61,22 @@ template <class T>
 void row_range(const T* offset, int64_t count, T location, int64_t size, bool v1, int64_t* low, int64_t* high) {
     const T first = v1 ? T(0) : T(-1), last = static_cast<T>(size);
     T lowest = last, highest = first;
-    for (int64_t i = 0; i < count; ++i) {
+    constexpr int n = lanes<T>;
+    int64_t i = 0;
+    if (count >= n) {  // written plainly, GCC left this loop scalar
+        Vec<T> low_lanes = splat(last), high_lanes = splat(first);
+        for (; i + n <= count; i += n) {
+            const Vec<T> y = splat(location) + load(offset + i);
+            const auto inside = (v1 ? y >= splat(first) : y > splat(first)) & (y < splat(last));
+            low_lanes = inside & (y < low_lanes) ? y : low_lanes;
+            high_lanes = inside & (y > high_lanes) ? y : high_lanes;
+        }
+        for (int lane = 0; lane < n; ++lane) {
+            lowest = low_lanes[lane] < lowest ? low_lanes[lane] : lowest;
+            highest = high_lanes[lane] > highest ? high_lanes[lane] : highest;
+        }
+    }
+    for (; i < count; ++i) {
         const T y = location + offset[i];
         const bool inside = v1 ? y >= first && y < last : y > first && y < last;  // false for NaN
         lowest = inside && y < lowest ? y : lowest;
@@ -79,9 +94,17 @@ inline void store_locations(int32_t* to, Vec<int64_t> locations) {
     for (int i = 0; i < lanes<int64_t>; ++i) to[i] = static_cast<int32_t>(locations[i]);
 }
 
-// Places along the first axis become locations in the window.
+// Rows of the input become locations in the window.
 inline void look_up(const int32_t* slot, int64_t pixels, int32_t* locations) {
-    for (int64_t p = 0; p < pixels; ++p) {
+    int64_t p = 0;
+#if defined(__AVX512F__)
+    for (; p + 16 <= pixels; p += 16) {
+        const __m512i row = _mm512_loadu_si512(locations + p), none = _mm512_set1_epi32(outside);
+        const __mmask16 inside = _mm512_cmpge_epi32_mask(row, _mm512_setzero_si512());
+        _mm512_storeu_si512(locations + p, _mm512_mask_i32gather_epi32(none, inside, row, slot, 4));
+    }
+#endif
+    for (; p < pixels; ++p) {
         const int32_t row = locations[p] < 0 ? 0 : locations[p];
         const int32_t start = slot[row];
         locations[p] = locations[p] < 0 ? outside : start;
@@ -236,6 +259,46 @@ void sample(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t
     if (plan.axes == 1) return sample_corners<T, 2>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
     if (plan.axes == 2) return sample_corners<T, 4>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
     return sample_corners<T, 8>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
+}
+
+#if defined(__AVX512BF16__)
+template <int Corners>
+void sample_pairs_corners(const SamplingPlan<float>& plan, const float* source, int64_t pitch, int64_t channels,
+                          const float* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
+    constexpr int n = lanes<float>;
+    for (int64_t p = 0; p < plan.pixels; ++p) {
+        for (int64_t t = 0; t < plan.taps; ++t) {
+            const Sample<float, Corners> sample(plan, t * plan.room + p, source, pitch, zeros);
+            uint16_t* row = to + p * to_row + t * to_tap;
+            int64_t c = 0;
+            for (; c + 2 * n <= channels; c += 2 * n) {
+                const __m512bh both =
+                    _mm512_cvtne2ps_pbh((__m512)sample.vector(c + n), (__m512)sample.vector(c));
+                _mm512_storeu_si512(row + c, (__m512i)both);
+            }
+            for (; c < channels; c += n) {
+                const int rest = static_cast<int>(channels - c < n ? channels - c : n);
+                const __m256i bits = (__m256i)_mm512_cvtneps_pbh((__m512)sample.part(c, rest));
+                _mm256_mask_storeu_epi16(row + c, static_cast<__mmask16>((1u << rest) - 1), bits);
+            }
+        }
+    }
+}
+
+void sample_pairs(const SamplingPlan<float>& plan, const float* source, int64_t pitch, int64_t channels,
+                  const float* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
+    if (plan.axes == 1) return sample_pairs_corners<2>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
+    if (plan.axes == 2) return sample_pairs_corners<4>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
+    return sample_pairs_corners<8>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
+}
+#endif
+
+template <class T>
+constexpr auto pairs_sampler() -> decltype(DeformConvKernels<T>::sample_pairs) {
+#if defined(__AVX512BF16__)
+    if constexpr (sizeof(T) == 4) return sample_pairs;
+#endif
+    return nullptr;
 }
 
 // Sums over taps of `Vectors` vectors of channels from `channel` on, held in registers.
@@ -456,8 +519,9 @@ void depthwise_weight(int64_t pixels, int64_t taps, int64_t channels, const T* g
 }
 
 template <class T>
-constexpr DeformConvKernels<T> table{lanes<T>,  read<T>,     write<T>,  row_range<T>, plan<T>, sample<T>, depthwise<T>,
-                                     backward<T>, finish<T>, depthwise_columns<T>, depthwise_weight<T>};
+constexpr DeformConvKernels<T> table{lanes<T>,   read<T>,      write<T>,    row_range<T>,         plan<T>,
+                                     sample<T>,  pairs_sampler<T>(), depthwise<T>, backward<T>, finish<T>,
+                                     depthwise_columns<T>, depthwise_weight<T>};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 // innermost; then every tile of the band is sampled into columns that fit the L2 cache and multiplied with the packed
 // weights.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "deform_conv.h"
@@ -36,6 +37,7 @@ class Forward {
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
+          pairs_gemm_(DCN_FOR_ISA(gemm_pairs)()),
           layout_(layout<S>()),
           sums_layout_(layout<T>()) {
         // Depth of the product of one block: about 576, 9 taps of 64 channels.
@@ -43,6 +45,9 @@ class Forward {
         blocks_ = channel_blocks(g_, depthwise_ ? 64 : limit, depthwise_);
         for (const ChannelBlock& block : blocks_) segments_.push_back(segments(g_, block));
         group_pitch_ = round_up(g_.group_outputs, gemm_.lanes);
+        // bfloat16 samples are multiplied as such where the processor can, in pairs along the depth of the product.
+        pairs_ = std::is_same_v<S, BFloat> && !depthwise_ && pairs_gemm_.multiply && kernels_.sample_pairs;
+        for (const ChannelBlock& block : blocks_) pairs_ = pairs_ && block.per_group * g_.taps % 2 == 0;
     }
 
     void run() {
@@ -73,6 +78,7 @@ class Forward {
     int64_t columns_row() const {
         int64_t depth = 0;
         for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
+        if (pairs_) depth = (depth + 1) / 2;
         return depthwise_ ? 0 : round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
     }
 
@@ -229,8 +235,12 @@ class Forward {
         const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
         const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
         const int64_t outputs = std::min<int64_t>(gemm_.panel, g_.group_outputs - task.panel * gemm_.panel);
+        T* panel = to + (task.group * panels + task.panel) * depth * gemm_.panel;
         layout_.pack_outputs(weight + output * step + block.start_in_group * g_.taps, step, outputs, block.per_group,
-                             g_.taps, gemm_.panel, to + (task.group * panels + task.panel) * depth * gemm_.panel);
+                             g_.taps, gemm_.panel, panel);
+        if constexpr (std::is_same_v<S, BFloat>) {
+            if (pairs_) pairs_gemm_.pair(panel, depth);
+        }
     }
 
     void load_rows(int64_t from, int64_t to, int64_t channel, int64_t channels) {
@@ -282,9 +292,15 @@ class Forward {
                     planned = segment.offset_group;
                     scratch.planner.run(workspace_, g_, kernels_, tile, planned, slot, true, plan);
                 }
-                kernels_.sample(plan, source + block.first - start.first + segment.channel, pitch_, segment.channels,
-                                workspace_.at(zeros_), workspace_.at(scratch.columns) + segment.column, columns_row_,
-                                segment.column_tap);
+                const T* from = source + block.first - start.first + segment.channel;
+                if (pairs_) {
+                    auto* bits = reinterpret_cast<uint16_t*>(workspace_.at(scratch.columns));
+                    kernels_.sample_pairs(plan, from, pitch_, segment.channels, workspace_.at(zeros_),
+                                          bits + segment.column, 2 * columns_row_, segment.column_tap);
+                } else {
+                    kernels_.sample(plan, from, pitch_, segment.channels, workspace_.at(zeros_),
+                                    workspace_.at(scratch.columns) + segment.column, columns_row_, segment.column_tap);
+                }
             }
             multiply(tile.pixels(), i, start, first, scratch);
         }
@@ -303,12 +319,28 @@ class Forward {
         const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)];
         for (int64_t group = 0; group < block.groups; ++group) {
             const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
+            if constexpr (std::is_same_v<S, BFloat>) {
+                if (pairs_) {
+                    multiply_pairs(pixels, group, depth, accumulate, packed + group * panels * depth * gemm_.panel,
+                                   (block.group + group - start.group) * group_pitch_, scratch);
+                    continue;
+                }
+            }
             gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth,
                            columns_row_, 1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel,
                            gemm_.panel,
                            workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_, sums_row_,
                            accumulate);
         }
+    }
+
+    // The product of one group, of pairs of bfloat16.
+    void multiply_pairs(int64_t pixels, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
+                        const Scratch& scratch) {
+        const auto* columns = reinterpret_cast<const uint32_t*>(workspace_.at(scratch.columns));
+        pairs_gemm_.multiply(pixels, g_.group_outputs, depth / 2, columns + group * depth / 2, columns_row_,
+                             reinterpret_cast<const uint32_t*>(packed), depth * gemm_.panel,
+                             workspace_.at(scratch.sums) + sums, sums_row_, accumulate);
     }
 
     // Adds the sums of a tile to the output (or starts it, with the bias).
@@ -390,13 +422,14 @@ class Forward {
     const bool depthwise_, direct_;  // direct: the input has its channels innermost already
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
+    const GemmPairs& pairs_gemm_;
     const Layout<S, T>& layout_;
     const Layout<T, T>& sums_layout_;
     std::vector<ChannelBlock> blocks_;
     std::vector<std::vector<Segment>> segments_;
     std::vector<int64_t> packed_at_;
     RowSchedule schedule_;
-    bool blocked_ = false, sums_kept_ = false;
+    bool blocked_ = false, sums_kept_ = false, pairs_ = false;
     int64_t budget_ = 0, group_pitch_ = 0, pass_blocks_ = 0, pitch_ = 0, columns_row_ = 0, sums_row_ = 0;
     Workspace workspace_;
     Room<T> zeros_, window_, packed_, sums_;

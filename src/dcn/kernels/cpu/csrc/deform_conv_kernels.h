@@ -62,6 +62,9 @@ struct DeformConvKernels {
     // to[pixel * to_row + tap * to_tap + channel] = interpolated input.
     void (*sample)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros, T* to,
                    int64_t to_row, int64_t to_tap);
+    // The same rounded to bfloat16, as bits; null where the processor cannot multiply those.
+    void (*sample_pairs)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
+                         uint16_t* to, int64_t to_row, int64_t to_tap);
     // Depthwise: to[pixel * to_row + channel] = sum over taps of weight[tap * weight_tap + channel] * interpolated
     // input.
     void (*depthwise)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,

@@ -20,7 +20,20 @@ struct Gemm {
                      const T* b, int64_t b_panel, int64_t b_row, T* c, int64_t c_row, bool accumulate);
 };
 
+// Products of pairs of bfloat16, summed in float. `multiply` is null where the processor has no such instruction.
+struct GemmPairs {
+    int panel;  // columns of one panel of b
+
+    // c[i, j] = (accumulate ? c[i, j] : 0) + sum over p of a[i, p] . b[p, j]: pairs of bfloat16 in 32 bits,
+    // a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * panel + j % panel].
+    void (*multiply)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
+                     int64_t b_panel, float* c, int64_t c_row, bool accumulate);
+    // Rows p and p + 1 of a panel of floats that are bfloat16 numbers become one row of pairs, in place.
+    void (*pair)(float* panel, int64_t rows);
+};
+
 DCN_DECLARE_ISA(const Gemm<float>&, gemm_float)
 DCN_DECLARE_ISA(const Gemm<double>&, gemm_double)
+DCN_DECLARE_ISA(const GemmPairs&, gemm_pairs)
 
 }  // namespace dcn

@@ -90,7 +90,96 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t 
     }
 }
 
+#if defined(__AVX512BF16__)
+constexpr int pair_panel = vectors * lanes<float>;
+
+// Rows x NV vectors of c, see micro().
+template <int Rows, int NV>
+void micro_pairs(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, float* c, int64_t c_row,
+                 bool accumulate, int last) {
+    constexpr int n = lanes<float>;
+    constexpr int bases = (Rows + 2) / 3;
+    __m512 sum[Rows][NV] = {};
+    const uint32_t* base[bases];
+    for (int i = 0; i < bases; ++i) base[i] = a + 3 * i * a_row;
+#pragma GCC unroll 2
+    for (int64_t p = 0; p < pairs; ++p) {
+        __m512bh column[NV];
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) column[j] = (__m512bh)_mm512_loadu_si512(b + j * n);
+#pragma GCC unroll 14
+        for (int i = 0; i < Rows; ++i) {
+            const __m512bh row = (__m512bh)_mm512_set1_epi32(static_cast<int>(base[i / 3][(i % 3) * a_row + p]));
+#pragma GCC unroll 2
+            for (int j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], row, column[j]);
+        }
+        b += pair_panel;
+    }
+#pragma GCC unroll 14
+    for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 2
+        for (int j = 0; j < NV; ++j) {
+            float* to = c + i * c_row + j * n;
+            const Vec<float> total = (Vec<float>)sum[i][j];
+            if (j + 1 < NV || last == n) {
+                store(to, accumulate ? load(to) + total : total);
+            } else {
+                store_part(to, accumulate ? load_part(to, last) + total : total, last);
+            }
+        }
+    }
+}
+
+using MicroPairs = void (*)(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, float* c, int64_t c_row,
+                            bool accumulate, int last);
+
+template <int... R>
+MicroPairs pick_pairs(int64_t rows, bool two, std::integer_sequence<int, R...>) {
+    static constexpr MicroPairs one_vector[] = {micro_pairs<R + 1, 1>...};
+    static constexpr MicroPairs two_vectors[] = {micro_pairs<R + 1, 2>...};
+    return (two ? two_vectors : one_vector)[rows - 1];
+}
+
+void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
+                    int64_t b_panel, float* c, int64_t c_row, bool accumulate) {
+    constexpr int n = lanes<float>;
+    const int64_t strips = (rows + max_rows - 1) / max_rows;
+    for (int64_t j = 0; j < columns; j += pair_panel) {
+        const int64_t width = columns - j < pair_panel ? columns - j : pair_panel;
+        const bool two = width > n;
+        const int last = static_cast<int>(two ? width - n : width);
+        int64_t i = 0;
+        for (int64_t strip = 0; strip < strips; ++strip) {
+            const int64_t height = (rows - i + strips - strip - 1) / (strips - strip);
+            pick_pairs(height, two, std::make_integer_sequence<int, max_rows>{})(
+                pairs, a + i * a_row, a_row, b + (j / pair_panel) * b_panel, c + i * c_row + j, c_row, accumulate, last);
+            i += height;
+        }
+    }
+}
+
+void pair_rows(float* panel, int64_t rows) {
+    const auto* from = reinterpret_cast<const uint32_t*>(panel);
+    auto* to = reinterpret_cast<uint32_t*>(panel);
+    for (int64_t p = 0; p + 1 < rows; p += 2) {
+        for (int j = 0; j < pair_panel; j += lanes<float>) {
+            const Vec<uint32_t> first = load(from + p * pair_panel + j), second = load(from + (p + 1) * pair_panel + j);
+            store(to + p / 2 * pair_panel + j, first >> 16 | second);
+        }
+    }
+}
+#endif
+
 }  // namespace
+
+const GemmPairs& gemm_pairs() {
+#if defined(__AVX512BF16__)
+    static constexpr GemmPairs table{pair_panel, multiply_pairs, pair_rows};
+#else
+    static constexpr GemmPairs table{0, nullptr, nullptr};
+#endif
+    return table;
+}
 
 const Gemm<float>& gemm_float() {
     static constexpr Gemm<float> table{lanes<float>, vectors * lanes<float>, multiply<float>};

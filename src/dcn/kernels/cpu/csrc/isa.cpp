@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <initializer_list>
 
 #include "status.h"
 
@@ -11,6 +12,9 @@ namespace {
 bool available(Isa wanted) noexcept {
 #if DCN_X86
     __builtin_cpu_init();
+#if DCN_X86_BF16
+    if (wanted == Isa::avx512bf16) return available(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#endif
     if (wanted == Isa::avx512) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
@@ -21,10 +25,13 @@ bool available(Isa wanted) noexcept {
     return wanted == Isa::generic;
 }
 
-constexpr const char* names[] = {"generic", "avx2", "avx512"};
+constexpr const char* names[] = {"generic", "avx2", "avx512", "avx512bf16"};
 
 Isa best() noexcept {
-    return available(Isa::avx512) ? Isa::avx512 : available(Isa::avx2) ? Isa::avx2 : Isa::generic;
+    for (const Isa isa : {Isa::avx512bf16, Isa::avx512, Isa::avx2}) {
+        if (available(isa)) return isa;
+    }
+    return Isa::generic;
 }
 
 std::atomic<Isa> chosen{best()};
@@ -40,7 +47,7 @@ DCN_EXPORT const char* dcn_isa_name() { return dcn::names[static_cast<int>(dcn::
 
 // Uses the named instruction set from now on; 1 when the name is unknown or this machine lacks it.
 DCN_EXPORT int dcn_set_isa(const char* name) {
-    for (int i = 0; i < 3; ++i) {
+    for (int i = 0; i < 4; ++i) {
         const auto isa = static_cast<dcn::Isa>(i);
         if (std::strcmp(name, dcn::names[i]) == 0 && dcn::available(isa)) {
             dcn::chosen.store(isa);

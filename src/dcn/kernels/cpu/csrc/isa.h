@@ -10,14 +10,26 @@
 
 namespace dcn {
 
-enum class Isa { generic, avx2, avx512 };
+// avx512bf16: avx512 and dot products of bfloat16.
+enum class Isa { generic, avx2, avx512, avx512bf16 };
 
 // The instruction set in use: the best one of this machine unless dcn_set_isa chose another.
 Isa isa() noexcept;
 
 }  // namespace dcn
 
-#if DCN_X86
+#if DCN_X86 && DCN_X86_BF16
+#define DCN_DECLARE_ISA(result, function)                 \
+    namespace generic { result function(); }              \
+    namespace avx2 { result function(); }                 \
+    namespace avx512 { result function(); }               \
+    namespace avx512bf16 { result function(); }
+#define DCN_FOR_ISA(function)                                            \
+    (::dcn::isa() == ::dcn::Isa::avx512bf16 ? ::dcn::avx512bf16::function \
+     : ::dcn::isa() == ::dcn::Isa::avx512   ? ::dcn::avx512::function     \
+     : ::dcn::isa() == ::dcn::Isa::avx2     ? ::dcn::avx2::function       \
+                                            : ::dcn::generic::function)
+#elif DCN_X86
 #define DCN_DECLARE_ISA(result, function)                 \
     namespace generic { result function(); }              \
     namespace avx2 { result function(); }                 \

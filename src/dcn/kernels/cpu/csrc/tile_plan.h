@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "deform_conv.h"
 #include "deform_conv_kernels.h"
@@ -73,10 +74,16 @@ class TilePlanner {
    private:
     static void read(const Geometry& g, const DeformConvKernels<T>& kernels, const Tile& tile, const void* tensor,
                      int64_t dtype, const int64_t* step, int64_t channel, int64_t channels, T* to) {
+        constexpr int64_t own = sizeof(T) == 8 ? dtype_f64 : dtype_f32;
         for (int64_t i = 0; i < channels; ++i) {
             for (int64_t r = 0; r < tile.rows; ++r) {
                 const int64_t pixel = (tile.row + r) * g.rest_out + tile.column;
                 const int64_t from = tile.image * step[0] + (channel + i) * step[1] + pixel * step[2];
+                if (dtype == own && step[2] == 1) {  // most calls; through the table they took a tenth of a depthwise
+                    std::memcpy(to + i * g.room + r * tile.columns, static_cast<const T*>(tensor) + from,
+                                static_cast<size_t>(tile.columns) * sizeof(T));
+                    continue;
+                }
                 kernels.read(element_at(tensor, dtype, from), static_cast<int32_t>(dtype), step[2], tile.columns,
                              to + i * g.room + r * tile.columns);
             }

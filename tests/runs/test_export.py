@@ -1,0 +1,150 @@
+"""Export of whole models: files, proofs, and the same answers from ``dcn.load`` of either."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+import dcn
+from dcn.cli.main import main
+from dcn.engine import save_weights
+from dcn.export.parity import Tolerance
+from dcn.models import build
+from tests.runs.small import CLASSES, OPTIONS, picture, write_photos
+
+MODELS: dict[str, dict[str, Any]] = {
+    "mask_rcnn_r18_fpn": OPTIONS | {"deform_stages": ("c5",), "score_threshold": 0.05},
+    "deeplab_r18_dcn": {"width": 0.125, "head_channels": 16, "test_size": (64, 96)},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A weights file and its export of any size, made by the command line."""
+    name: str = request.param
+    folder = tmp_path_factory.mktemp(name)
+    torch.manual_seed(3)
+    model = build(name, CLASSES, **MODELS[name])
+    for module_name, parameter in model.named_parameters():
+        if "conv_offset" in module_name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    save_weights(folder / "model.safetensors", model, name, MODELS[name])
+    images = [str(path) for path in write_photos(folder / "photos", "a.png", "b.png")]
+    words = ["export", str(folder / "model.safetensors"), "-o", str(folder / "model.onnx"), "--images", *images]
+    assert main([*words, "--with-example"]) == 0
+    return folder / "model.safetensors", folder / "model.onnx"
+
+
+def _images() -> list[Tensor]:
+    """Three sizes, one of them larger than the model's test size."""
+    return [picture(0), picture(1)[:, :40, :57], picture(2).repeat(1, 2, 2)[:, :120, :70]]
+
+
+def test_the_file_holds_standard_operators_and_its_record(pair: tuple[Path, Path]) -> None:
+    proto = onnx.load(pair[1])
+    onnx.checker.check_model(proto)
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 20)]
+    assert {node.domain for node in proto.graph.node} == {""}
+    record = json.loads({entry.key: entry.value for entry in proto.metadata_props}["dcn"])
+    assert (record["classes"], record["test_size"], record["size"]) == (list(CLASSES), [64, 96], None)
+    assert record["version"] == dcn.__version__
+
+
+def test_one_file_answers_as_the_weights_for_images_of_any_size(pair: tuple[Path, Path]) -> None:
+    model, exported = (dcn.load(path, device="cpu") for path in pair)
+    assert exported.classes == CLASSES
+    options: dict[str, Any] = {} if model.task.name == "segmentation" else {"min_score": 0.1}
+    for image, first in zip(_images(), model.predict(_images(), **options), strict=True):
+        second = exported.predict(image, **options)
+        if model.task.name == "segmentation":
+            assert (first.labels != second.labels).double().mean() < 1e-3
+            continue
+        assert len(first) == len(second) > 0
+        torch.testing.assert_close(second.boxes, first.boxes, rtol=0, atol=0.1)
+        torch.testing.assert_close(second.scores, first.scores, rtol=0, atol=1e-3)
+        assert torch.equal(second.labels, first.labels)
+        assert (first.masks != second.masks).double().mean() < 1e-3
+
+
+def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    photo = write_photos(tmp_path / "photos", "a.png")[0]
+    assert main(["predict", str(pair[1]), str(photo), "--output", str(tmp_path / "out"), "--no-pictures"]) == 0
+    assert any((tmp_path / "out").iterdir())
+
+
+def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    script = pair[1].with_name("model_example.py")
+    assert "dcn." not in script.read_text().replace("`dcn export`", "")
+    photo = write_photos(tmp_path, "a.png")[0]
+    command = [sys.executable, "-I", str(script), str(pair[1]), str(photo)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "of the pixels" in done.stdout or done.stdout == "" or " at [" in done.stdout
+
+
+def test_what_the_file_cannot_do_is_refused(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+        dcn.load(pair[1], tta=dcn.TTA(flip=True))
+    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+        dcn.load(pair[1], precision="bfloat16")
+    model = dcn.load(pair[1]).model.train()
+    with pytest.raises(ValueError, match="runs in onnxruntime and holds final results"):
+        model([picture()])
+
+
+@pytest.fixture(scope="module")
+def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Weights of a segmentation model, and its export for one size."""
+    folder, name = tmp_path_factory.mktemp("fixed"), "deeplab_r18_dcn"
+    torch.manual_seed(3)
+    save_weights(folder / "model.safetensors", build(name, CLASSES, **MODELS[name]), name, MODELS[name])
+    done = dcn.export(
+        folder / "model.safetensors", folder / "model.onnx", size=(64, 80), images=[picture()[:, :48, :60]]
+    )
+    assert done.metadata.size == (64, 80)
+    assert "64x80" in str(done)
+    return folder / "model.safetensors", folder / "model.onnx"
+
+
+def test_a_fixed_size_takes_what_fits(fixed: tuple[Path, Path]) -> None:
+    model = dcn.load(fixed[1]).model
+    assert model([picture()[:, :30, :40]])[0].labels.shape == (30, 40)
+    with pytest.raises(ValueError, match="expected at most 64x80 pixels"):
+        model([torch.zeros(3, 65, 40, dtype=torch.uint8)])
+
+
+def test_an_export_that_differs_leaves_no_file(fixed: tuple[Path, Path], tmp_path: Path) -> None:
+    strict = Tolerance(pixels=-1.0)
+    with pytest.raises(ValueError, match="the exported model differs"):
+        dcn.export(fixed[0], tmp_path / "m.onnx", size=(64, 80), images=[picture()[:, :48, :60]], tolerance=strict)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_names_and_sizes(fixed: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"ends in \.onnx"):
+        dcn.export(fixed[0], tmp_path / "m.pt")
+    assert main(["export", str(fixed[0]), "--size", "64"]) == 2
+
+
+def test_files_of_others_are_refused(fixed: tuple[Path, Path], tmp_path: Path) -> None:
+    other = onnx.load(fixed[1])
+    del other.metadata_props[:]
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="expected an ONNX file of `dcn export`, got one without its metadata"):
+        dcn.load(tmp_path / "other.onnx")
+    (tmp_path / "broken.onnx").write_bytes(b"no model")
+    with pytest.raises(ValueError, match="expected an ONNX file that onnxruntime can run"):
+        dcn.load(tmp_path / "broken.onnx")
+    entry = other.metadata_props.add()
+    entry.key, entry.value = "dcn", json.dumps({"format": 1})
+    onnx.save(other, tmp_path / "damaged.onnx")
+    with pytest.raises(ValueError, match="its metadata entry 'dcn' is damaged"):
+        dcn.load(tmp_path / "damaged.onnx")
