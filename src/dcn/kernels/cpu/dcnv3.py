@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -88,13 +89,13 @@ def backward(
 
 
 def _describe(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> _Call:
-    taps, fused = geometry.taps, mask is None
+    taps, fused, fixed = geometry.taps, mask is None, _fixed(geometry)
     per_group = 3 * taps if fused else 2 * taps
     return _Call(
         input=input.data_ptr(),
         offset=offset.data_ptr(),
         mask=_fused_mask(offset, geometry) if mask is None else mask.data_ptr(),
-        shifts=ctypes.cast(_shifts(geometry), ctypes.c_void_p),
+        shifts=ctypes.addressof(fixed.shifts),
         batch=input.shape[0],
         height=input.shape[1],
         width=input.shape[2],
@@ -102,8 +103,8 @@ def _describe(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geom
         groups=geometry.groups,
         taps=taps,
         out=_Pair(*offset.shape[1:3]),
-        stride=_Pair(*geometry.stride),
-        origin=_Pair(geometry.origin(0), geometry.origin(1)),
+        stride=fixed.stride,
+        origin=fixed.origin,
         offset_row=offset.shape[3],
         offset_group=per_group,
         mask_row=offset.shape[3] if mask is None else mask.shape[3],
@@ -122,7 +123,16 @@ def _fused_mask(offset: Tensor, geometry: Geometry) -> int:
     return offset.data_ptr() + 2 * geometry.taps * offset.element_size()
 
 
-@functools.lru_cache(256)
-def _shifts(geometry: Geometry) -> ctypes.Array[ctypes.c_int64]:
+class _Fixed(NamedTuple):
+    """What of a call depends on its geometry alone."""
+
+    shifts: ctypes.Array[ctypes.c_int64]
+    stride: ctypes.Array[ctypes.c_int64]
+    origin: ctypes.Array[ctypes.c_int64]
+
+
+@functools.lru_cache(1024)
+def _fixed(geometry: Geometry) -> _Fixed:
     flat = [number for pair in geometry.shifts() for number in pair]
-    return (ctypes.c_int64 * len(flat))(*flat)
+    origin = _Pair(geometry.origin(0), geometry.origin(1))
+    return _Fixed((ctypes.c_int64 * len(flat))(*flat), _Pair(*geometry.stride), origin)

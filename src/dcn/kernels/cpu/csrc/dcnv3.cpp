@@ -50,11 +50,11 @@ const DcnV3Placing<T>& placing() {
 template <class T>
 class Arrays {
    public:
-    explicit Arrays(int64_t room) : reals_(13 * room + slack), wholes_(2 * room) {
+    Arrays(int64_t room, int64_t depth) : reals_(13 * room + slack), wholes_(2 * room), zeros_(depth), waste_(4 * depth) {
         T* at = reals_.data();
         const auto next = [&] { return std::exchange(at, at + room); };
         taps = {next(), next(), next(), next(), next(), {next(), next(), next(), next()},
-                at, wholes_.data(), wholes_.data() + room};
+                at, wholes_.data(), wholes_.data() + room, zeros_.data(), waste_.data(), depth};
     }
     DcnV3Taps<T> taps;
 
@@ -63,6 +63,7 @@ class Arrays {
     static constexpr int64_t slack = 12;
     std::vector<T> reals_;
     std::vector<int32_t> wholes_;
+    std::vector<T> zeros_, waste_;
 };
 
 // How a call is cut into blocks of about `block_taps` taps: runs of groups and, where all fit, runs of locations.
@@ -91,7 +92,7 @@ template <class T>
 std::vector<Arrays<T>> workers(const DcnV3Call& call, const Blocks& blocks) {
     std::vector<Arrays<T>> result;
     result.reserve(call.threads);
-    for (int64_t i = 0; i < call.threads; ++i) result.emplace_back(blocks.room(call));
+    for (int64_t i = 0; i < call.threads; ++i) result.emplace_back(blocks.room(call), call.channels / call.groups);
     return result;
 }
 

@@ -40,9 +40,12 @@ struct DcnV3Taps {
     T* mask;               // normalised where the call asks for it
     T *along_x, *along_y;  // way from the corner at or below the position to the next one, 0 to 1
     T* weight[4];          // of the corners (low, low), (low, high x), (high y, low), (high, high), times the mask
-    T* dot;                // [taps, 4] sums over channels of gradient * value of a corner, 0 where that does not count
+    T* dot;                // [taps, 4] sums over channels of gradient * value of the corners that count
     int32_t* pixel;        // row * W + column of the corner (low, low)
     int32_t* inside;       // bits 0 to 3: the corner counts; 0 for a tap outside the map
+    const T* zeros;        // as many as a group has channels: read in place of a corner that does not count
+    T* waste;              // [4, depth]: written in place of one
+    int64_t depth;         // channels of a group
 };
 
 // Written without fused multiply-add: positions round as they do in the reference.

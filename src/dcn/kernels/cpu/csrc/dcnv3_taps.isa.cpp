@@ -2,6 +2,7 @@
 #include "dcnv3.h"
 
 #include <cmath>
+#include <cstring>
 #include <type_traits>
 
 #include "vec.h"
@@ -140,12 +141,24 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
     T* __restrict weight3 = taps.weight[3];
     DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
+        // Exactly 0 where a corner does not count: the mask may be infinite.
         const T fx = along_x[i], fy = along_y[i], m = mask[i];
-        weight0[i] = (1 - fy) * (1 - fx) * m;
-        weight1[i] = (1 - fy) * fx * m;
-        weight2[i] = fy * (1 - fx) * m;
-        weight3[i] = fy * fx * m;
+        const T w0 = (1 - fy) * (1 - fx) * m, w1 = (1 - fy) * fx * m, w2 = fy * (1 - fx) * m, w3 = fy * fx * m;
+        weight0[i] = inside[i] & 1 ? w0 : T(0);
+        weight1[i] = inside[i] & 2 ? w1 : T(0);
+        weight2[i] = inside[i] & 4 ? w2 : T(0);
+        weight3[i] = inside[i] & 8 ? w3 : T(0);
     }
+}
+
+// `value` where `flag` is 1, 0 where it is 0, NaN and infinity too; without a choice, which GCC does not vectorise.
+template <class T>
+inline T kept(T value, int32_t flag) {
+    std::conditional_t<sizeof(T) == 4, int32_t, int64_t> bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    bits &= -static_cast<decltype(bits)>(flag);
+    std::memcpy(&value, &bits, sizeof bits);
+    return value;
 }
 
 // Gradients by x, y and the mask, before the softmax.
@@ -163,7 +176,9 @@ void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
     DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         const T fx = along_x[i], fy = along_y[i];
-        const T dot0 = dot[4 * i], dot1 = dot[4 * i + 1], dot2 = dot[4 * i + 2], dot3 = dot[4 * i + 3];
+        const int32_t bits = inside[i];
+        const T dot0 = kept(dot[4 * i], bits & 1), dot1 = kept(dot[4 * i + 1], bits >> 1 & 1);
+        const T dot2 = kept(dot[4 * i + 2], bits >> 2 & 1), dot3 = kept(dot[4 * i + 3], bits >> 3 & 1);
         const T factor = inside[i] ? mask[i] * scale : T(0);  // a mask of NaN outside the map counts as 0
         by_x[i] = ((1 - fy) * (dot1 - dot0) + fy * (dot3 - dot2)) * factor;
         by_y[i] = ((1 - fx) * (dot2 - dot0) + fx * (dot3 - dot1)) * factor;
