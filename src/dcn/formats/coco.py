@@ -379,8 +379,9 @@ def split_of(path: Path) -> str:
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """The JSON files in ``root`` and in ``root/annotations``, sorted."""
-    return sorted([*files_in(root, ".json"), *files_in(root / "annotations", ".json")])
+    """The JSON files in ``root`` and in ``root/annotations``, sorted; ``splits.json`` records a split and is none."""
+    files = sorted([*files_in(root, ".json"), *files_in(root / "annotations", ".json")])
+    return [path for path in files if path != root / "splits.json"]
 
 
 def instance_files(root: Path) -> list[Path]:
