@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dcn import ops
 from dcn.analysis import count_multiply_adds, count_parameters
 from dcn.models.backbones import ResNet
-from dcn.nn import DeformConv2d
+from dcn.nn import DeformConv2d, DeformConvTranspose2d
 
 
 def _total(module: nn.Module, *inputs: Tensor) -> float:
@@ -37,6 +37,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
         lambda: DeformConv2d(4, 6, 3, padding=1, groups=2, offset_groups=2, modulated=True),
         _MAP,
         2 * 90 * (9 * 4 * 54 + 4 * 9 * 4 + 9 * 2 * 6),
+    ),
+    "deformable-transposed": (
+        lambda: DeformConvTranspose2d(4, 6, 2, stride=2, groups=2),
+        _MAP,
+        2 * 90 * (9 * 4 * 8 + 4 * 4 * 6 + 4 * 2 * 6 * 2),
     ),
 }
 

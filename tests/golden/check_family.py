@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "src")]
 
-from tests.golden import family_dcnv3, family_ms_deform_attn  # noqa: E402
+from tests.golden import family_dcnv3, family_deform_conv_transpose, family_ms_deform_attn  # noqa: E402
 from tests.golden.family_dcnv3 import LIMITS, Finding, read  # noqa: E402
 
 # A row per family of operators; its KINDS go from the prefix of a file's name to what compares such a file.
-KINDS = (*family_dcnv3.KINDS, *family_ms_deform_attn.KINDS)
+KINDS = (*family_dcnv3.KINDS, *family_ms_deform_attn.KINDS, *family_deform_conv_transpose.KINDS)
 
 
 def check(path: Path) -> list[Finding]:

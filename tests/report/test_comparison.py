@@ -15,6 +15,8 @@ from dcn.report.comparison import (
     compare_segmentations,
     mean_iou,
 )
+from dcn.report.diagnosis import evaluator
+from dcn.report.resampling import class_matches, resampled_precision
 
 from .coco_data import CLASSES, detections, truth
 
@@ -97,3 +99,31 @@ def test_seeds_that_do_not_pair_are_refused() -> None:
 )
 def test_a_difference_is_shown_if_its_interval_excludes_zero(low: float, high: float, shown: bool) -> None:
     assert Difference(0.4, 0.5, low, high).shown == shown
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.2], ids=["good", "poor"])
+def test_every_image_once_gives_the_metrics_of_the_library(noise: float) -> None:
+    data = truth(images=20)
+    data["annotations"][3]["iscrowd"] = 1
+    evaluation = evaluator(data, detections(data, noise))
+    found = resampled_precision(class_matches(evaluation), np.ones((1, 20), dtype=np.int64))
+    expected = evaluation.get_results()
+    for name, value in found.items():
+        assert value[0] == pytest.approx(expected[name], abs=1e-12)
+
+
+def test_an_image_that_is_drawn_twice_counts_twice() -> None:
+    """The same as a data set that holds it twice."""
+    data = truth(images=4)
+    rows = detections(data, 0.1)
+    weights = np.array([[2, 1, 0, 1]])
+    numbers = [1, 1, 2, 4]
+    annotations, results = [], []
+    for new, old in enumerate(numbers, start=1):
+        annotations += [{**row, "image_id": new} for row in data["annotations"] if row["image_id"] == old]
+        results += [{**row, "image_id": new} for row in rows if row["image_id"] == old]
+    doubled = {**data, "annotations": [{**row, "id": i} for i, row in enumerate(annotations, start=1)]}
+    expected = evaluator(doubled, results).get_results()
+    found = resampled_precision(class_matches(evaluator(data, rows)), weights)
+    assert found["AP50"][0] == pytest.approx(expected["AP50"], abs=0.02)  # ties of equal scores are ordered otherwise
+    assert found["AP"][0] == pytest.approx(expected["AP"], abs=0.02)

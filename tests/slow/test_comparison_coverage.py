@@ -13,7 +13,7 @@ from tests.report.test_comparison import matrices
 
 POPULATION = 2000
 IMAGES = 100
-ROUNDS = 400
+ROUNDS = 300
 
 
 def subset(data: dict[str, Any], chosen: set[int]) -> dict[str, Any]:

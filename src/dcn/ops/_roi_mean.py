@@ -68,7 +68,8 @@ def gather_boxes(boxes: Boxes, images: int) -> Tensor:
     """
     if isinstance(boxes, Tensor):
         checks.ndim("boxes", boxes, 2, "[R, 5] (image, x1, y1, x2, y2)")
-        checks.shape("boxes", boxes, (boxes.shape[0], 5), "image, x1, y1, x2, y2")
+        if boxes.shape[1] != 5:
+            checks.shape("boxes", boxes, (boxes.shape[0], 5), "image, x1, y1, x2, y2")
         checks.floating("boxes", boxes)
         return boxes
     if not isinstance(boxes, (list, tuple)) or len(boxes) != images or not boxes:
@@ -90,9 +91,11 @@ def check_call(input: Tensor, boxes: Tensor, rule: RoiRule) -> None:
     Raises:
         ValueError: naming the argument.
     """
-    checks.ndim("input", input, 4, "[N, C, H, W]")
+    if input.ndim != 4:
+        checks.ndim("input", input, 4, "[N, C, H, W]")
     checks.floating("input", input)
-    checks.same_device("boxes", boxes, input)
+    if boxes.device != input.device:
+        checks.same_device("boxes", boxes, input)
     if min(input.shape[1:]) < 1:
         raise ValueError(f"input: expected at least 1 channel and 1 pixel, got shape {list(input.shape)}")
     cells = rule.group[0] * rule.group[1]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcn.report.diagnosis import IouType, Row, evaluator
+from dcn.report.resampling import METRICS, class_matches, resampled_precision
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -104,10 +105,13 @@ def compare_detections(
     evaluations = [evaluator(truth, rows, iou_type) for rows in (first, second)]
     import hotcoco
 
-    found = hotcoco.compare(evaluations[0], evaluations[1], n_bootstrap=resamples, seed=seed, confidence=CONFIDENCE)
+    found = hotcoco.compare(evaluations[0], evaluations[1])
+    images = len(truth["images"])
+    weights = _drawn(images, resamples, seed)
+    values = [resampled_precision(class_matches(evaluation), weights) for evaluation in evaluations]
     metrics = {
-        name: Difference(found["metrics_a"][name], found["metrics_b"][name], row["lower"], row["upper"])
-        for name, row in found["ci"].items()
+        name: _difference(found["metrics_a"][name], found["metrics_b"][name], values[1][name] - values[0][name])
+        for name in METRICS
         if found["metrics_a"][name] >= 0  # -1: no object behind it
     }
     per_class = {row["cat_name"]: (row["ap_a"], row["ap_b"]) for row in found["per_category"]}
@@ -115,7 +119,18 @@ def compare_detections(
         {image: float(row["ap"]) for image, row in evaluation.image_diagnostics()["img_summary"].items()}
         for evaluation in evaluations
     ]
-    return Comparison(metrics, per_class, int(found["num_images"]), _changed(*scores))
+    return Comparison(metrics, per_class, images, _changed(*scores))
+
+
+def _drawn(images: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
+    """``[resamples, images]``: how often each image is drawn, with replacement."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(images, np.full(images, 1 / images), resamples)
+
+
+def _difference(first: float, second: float, gaps: npt.NDArray[np.float64]) -> Difference:
+    low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Difference(float(first), float(second), float(low), float(high))
 
 
 def compare_segmentations(
@@ -144,13 +159,11 @@ def compare_segmentations(
     for name, counts in (("first", first), ("second", second)):
         if counts.shape != shape:
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
-    generator = np.random.default_rng(seed)
-    # How often each image is drawn, for all resamples at once: the matrices are then weighted sums.
-    drawn = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples).astype(np.float64)
+    # The matrices of a resample are a weighted sum.
+    drawn = _drawn(len(names), resamples, seed).astype(np.float64)
     gaps = mean_iou(np.tensordot(drawn, second, 1)) - mean_iou(np.tensordot(drawn, first, 1))
-    low, high = np.quantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
-    miou = Difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), float(low), float(high))
+    miou = _difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), gaps)
     ious = [class_iou(total)[0] for total in totals]
     per_class = {name: (float(a), float(b)) for name, a, b in zip(classes, *ious, strict=True) if not math.isnan(a)}
     scores = [dict(zip(names, mean_iou(counts).tolist(), strict=True)) for counts in (first, second)]
