@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
         "words",
         nargs="*",
         metavar="RUN RUN key=value",
-        help="two or more run folders, and settings changed in every recipe",
+        help="two or more run folders, and changes of every recipe",
     )
     parser.add_argument("--split", default="test", help="train, val, test or another name (default test)")
     parser.add_argument("-o", "--output", type=Path, help="write an HTML page too")
