@@ -54,7 +54,7 @@ class DataConfig:
         classes: class names in order; ``None``: those of the training split.
         options: keyword options of the format's reader.
         broken: what happens at an image that cannot be decoded. ``refuse``: the run stops and names the file; ``skip``:
-            another image takes its place; ``repair``: a JPEG without its end is decoded as far as it goes, any
+            the next readable image replaces it; ``repair``: a JPEG without its end is decoded as far as it goes, any
             other damaged image is skipped.
         allow_shared: permit images that are in the training split and in the validation split.
     """

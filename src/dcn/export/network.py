@@ -57,9 +57,9 @@ class DetectionNetwork(nn.Module):
         seen = (sizes / preprocess.divisor).ceil() * preprocess.divisor if self.padding_counts else sizes
         frames = Frames(seen, factors, output_sizes)
         threshold: Any = min_score
-        found = self.model.detect(_normalised(preprocess, images, sizes), frames, threshold)
-        results = (found.boxes, found.scores, found.labels, found.valid)
-        return results if found.masks is None else (*results, found.masks)
+        detections = self.model.detect(_normalised(preprocess, images, sizes), frames, threshold)
+        results = (detections.boxes, detections.scores, detections.labels, detections.valid)
+        return results if detections.masks is None else (*results, detections.masks)
 
 
 class SegmentationNetwork(nn.Module):

@@ -14,9 +14,9 @@ from typing import Any
 from dcn.formats import fields
 from dcn.formats.documents import read_json
 from dcn.formats.fields import Box, Identifier
+from dcn.formats.file_names import files_in, resolve
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
 from dcn.formats.masks import check_segmentation, is_outline
-from dcn.formats.names import files_in, resolve
 from dcn.formats.problems import Problem, Report, attempt, short
 
 

@@ -101,36 +101,39 @@ def _bases(kernel: Sequence[int], geometry: Geometry, out: Sequence[Value]) -> l
     return bases
 
 
-def _positions(
-    input: Value, offset: Value, kernel: Sequence[int], geometry: Geometry, groups: int
-) -> tuple[list[Value], list[Value], list[Value]]:
-    """Coordinates ``[N, G, K, *out]``, their bases and the sizes of the map, per axis."""
+def positions(offset: Value, kernel: Sequence[int], geometry: Geometry, groups: int) -> tuple[list[Value], list[Value]]:
+    """Coordinates ``[N, G, K, *out]`` and their bases, per axis."""
     axes = len(kernel)
     out = [size(offset, 2 + axis) for axis in range(axes)]
     parts = reshape(offset, size(offset, 0), groups, prod(kernel), axes, *out)
     bases = _bases(kernel, geometry, out)
     moves = [op.Gather(parts, op.Constant(value_int=axis), axis=3) for axis in range(axes)]
-    extents = [real(size(input, 2 + axis)) for axis in range(axes)]
-    return [op.Add(base, real(move)) for base, move in zip(bases, moves, strict=True)], bases, extents
+    return [op.Add(base, real(move)) for base, move in zip(bases, moves, strict=True)], bases
 
 
-def _held(places: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
+def _extents(input: Value) -> list[Value]:
+    """The sizes of a map in float32, per axis."""
+    return [real(size(input, axis)) for axis in range(2, len(input.shape))]
+
+
+def held(places: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
     """The v1 rule: coordinates held at the last pixel's centre, and whether a tap lies on the map."""
     inside = both(
         *(op.GreaterOrEqual(place, 0.0) for place in places),
         *(op.Less(place, extent) for place, extent in zip(places, extents, strict=True)),
     )
-    held = [op.Min(place, op.Sub(extent, 1.0)) for place, extent in zip(places, extents, strict=True)]
-    return [op.Where(inside, place, 0.0) for place in held], inside
+    kept = [op.Min(place, op.Sub(extent, 1.0)) for place, extent in zip(places, extents, strict=True)]
+    return [op.Where(inside, place, 0.0) for place in kept], inside
 
 
 def _clamped(
     input: Value, offset: Value, mask: Value | None, kernel: Sequence[int], geometry: Geometry, groups: int
 ) -> tuple[Value, Value]:
     """Offsets and mask with which the v2 rule computes the v1 rule."""
-    places, bases, extents = _positions(input, offset, kernel, geometry, groups)
-    held, inside = _held(places, extents)
-    moved = [op.Unsqueeze(op.Sub(place, base), ints(3)) for place, base in zip(held, bases, strict=True)]
+    places, bases = positions(offset, kernel, geometry, groups)
+    extents = [real(size(input, 2 + axis)) for axis in range(2)]
+    kept, inside = held(places, extents)
+    moved = [op.Unsqueeze(op.Sub(place, base), ints(3)) for place, base in zip(kept, bases, strict=True)]
     factors = op.CastLike(inside, input)
     out = (size(offset, 2), size(offset, 3))
     taps = groups * prod(kernel)
@@ -145,10 +148,11 @@ def _volumes(tensors: Tensors, kernel: list[int], geometry: Geometry, by: Groups
     input, offset, weight, bias, mask = tensors
     taps, channels, groups = prod(kernel), int(input.shape[1]), by[1]
     images, out = size(input, 0), [size(offset, 2 + axis) for axis in range(3)]
-    places, _, extents = _positions(input, offset, kernel, geometry, groups)
+    places, _ = positions(offset, kernel, geometry, groups)
+    extents = _extents(input)
     factors = None if mask is None else reshape(mask, images, groups, 1, taps, -1)
     if boundary == "v1":
-        places, inside = _held(places, extents)
+        places, inside = held(places, extents)
         seen = op.CastLike(reshape(inside, images, groups, 1, taps, -1), input)
         factors = seen if factors is None else op.Mul(factors, seen)
     # A coordinate c of a map of s pixels is (2c + 1) / s - 1 there; x comes first.
