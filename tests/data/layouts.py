@@ -147,6 +147,13 @@ def make_coco_splits(root: Path, all_items: Sequence[Item]) -> None:
         _write(root / "annotations" / f"captions_{split}.json", "{}")
 
 
+def make_coco_flat(root: Path, all_items: Sequence[Item]) -> None:
+    for split, part in _parts(all_items, "train2017", "val2017").items():
+        for item in part:
+            write_picture(root / f"{item.stem}.jpg", item)
+        _write(root / f"instances_{split}.json", _coco(part))
+
+
 def make_coco_one(root: Path, all_items: Sequence[Item]) -> None:
     for item in all_items:
         write_picture(root / f"{item.stem}.jpg", item)
@@ -246,6 +253,7 @@ LAYOUTS = {
     "Roboflow VOC": Made(make_roboflow_voc, "voc_files", ("train", "val", "test")),
     "CVAT VOC": Made(make_cvat_voc, "voc"),
     "COCO": Made(make_coco_splits, "coco", ("train", "val")),
+    "flat COCO": Made(make_coco_flat, "coco", ("train", "val")),
     "one JSON": Made(make_coco_one, "coco"),
     "Roboflow COCO": Made(make_roboflow_coco, "coco_folders", ("train", "val", "test")),
     "CVAT COCO": Made(make_cvat_coco, "coco"),

@@ -346,7 +346,8 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
     """
     if not root.is_dir():
         raise ValueError(f"root: {root} is not a folder")
-    names = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
+    above = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
+    names = (*above, f"instances_{split}.json", f"image_info_{split}.json")
     choices = [root / name for name in ((annotations,) if annotations else names)]
     file = next((path for path in choices if path.is_file()), choices[0])
     folder = image_folder(root, split) if images is None else root / images
