@@ -108,6 +108,32 @@ def test_cases_of_the_standard(tmp_path: Path, path: Path) -> None:
     torch.testing.assert_close(model(*inputs), expected, rtol=0, atol=1e-6)
 
 
+TRANSPOSED: dict[str, tuple[int, dict[str, Any]]] = {
+    "1d v2": (1, {"stride": 2, "output_padding": 1}),
+    "2d v1": (2, {"boundary": "v1", "stride": (2, 1), "padding": 1}),
+    "3d v2": (3, {"padding": 1}),
+}
+
+
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_transposed(tmp_path: Path, name: str) -> None:
+    n, options = TRANSPOSED[name]
+    torch.manual_seed(0)
+    operator = (ops.deform_conv_transpose1d, ops.deform_conv_transpose2d, ops.deform_conv_transpose3d)[n - 1]
+    weight, bias = torch.randn(4, 3, *[3] * n), torch.randn(6)
+
+    def call(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        return operator(x, offset, weight, bias, groups=2, mask=mask, **options)
+
+    def draw(images: int, *size: int) -> tuple[Tensor, ...]:
+        taps = 2 * 3**n
+        return torch.randn(images, 4, *size), torch.randn(images, n * taps, *size), torch.rand(images, taps, *size)
+
+    axes = {0: "n"} | {2 + axis: "dhw"[3 - n + axis] for axis in range(n)}
+    drawn: dict[int, list[tuple[int, ...]]] = {1: [(7,), (10,)], 2: [(5, 6), (7, 4)], 3: [(3, 4, 3), (4, 3, 5)]}
+    check(Function(call), tmp_path / "m.onnx", draw(2, *drawn[n][0]), [axes] * 3, [draw(1, *drawn[n][1])])
+
+
 def _dcnv3(n: int, h: int, w: int, taps: int) -> tuple[Tensor, ...]:
     return torch.randn(n, h, w, 8), torch.randn(n, h, w, 4 * taps) * 2, torch.rand(n, h, w, 2 * taps)
 

@@ -16,7 +16,7 @@ from dcn.report.comparison import (
     mean_iou,
 )
 from dcn.report.diagnosis import evaluator
-from dcn.report.resampling import class_matches, resampled_precision
+from dcn.report.resampled_ap import class_matches, resampled_precision
 
 from .coco_data import CLASSES, detections, truth
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.vis import draw_sampling_points, offset_heatmap, offset_statistics, record_offsets, sampling_points
-from dcn.vis.offsets import PointLevel, SamplingPoints
+from dcn.vis.sampling_points import PointLevel, SamplingPoints
 
 from .networks import deformable, plain, whole_offsets
 

@@ -92,7 +92,7 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
 
 def _are_masks(results: Path) -> bool:
     """Whether a folder of results holds images."""
-    from dcn.formats.names import image_files
+    from dcn.formats.file_names import image_files
 
     return results.is_dir() and bool(image_files(results, below=True))
 

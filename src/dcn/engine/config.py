@@ -45,7 +45,8 @@ class DataConfig:
     """The images.
 
     Attributes:
-        format: ``voc``, ``coco``, ``synthetic``...
+        format: ``voc``, ``coco``, ``yolo``, ``synthetic``... ; ``auto``: told from the layout of the folder, and split
+            where the folder is not.
         root: folder of the data, relative to the working directory; ``None`` for generated data.
         train: name of the split for training.
         val: name of the split that is evaluated during training.
@@ -58,7 +59,7 @@ class DataConfig:
         allow_shared: permit images that are in the training split and in the validation split.
     """
 
-    format: str
+    format: str = "auto"
     root: str | None = None
     train: str = "train"
     val: str = "val"

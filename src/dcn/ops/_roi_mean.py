@@ -19,7 +19,7 @@ from dcn.kernels.roi_grid import FORMS, Form, RoiRule, check_images
 from dcn.kernels.triton import deform_roi_pool as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 MOST_SAMPLES = 1024

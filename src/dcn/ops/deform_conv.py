@@ -21,7 +21,7 @@ from dcn.kernels.reference import deform_conv as reference
 from dcn.kernels.triton import deform_conv as triton
 from dcn.ops._backends import Table, check_name, choose, recordable
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 BOUNDARIES = ("v1", "v2")

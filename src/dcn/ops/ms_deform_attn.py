@@ -18,7 +18,7 @@ from dcn.kernels.reference import ms_deform_attn as reference
 from dcn.kernels.triton import ms_deform_attn as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 Shapes = Tensor | Sequence[Sequence[int]]

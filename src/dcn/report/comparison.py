@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcn.report.diagnosis import IouType, Row, evaluator
-from dcn.report.resampling import METRICS, class_matches, resampled_precision
+from dcn.report.resampled_ap import METRICS, class_matches, resampled_precision
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000

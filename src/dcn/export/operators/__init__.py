@@ -9,7 +9,17 @@ from typing import Any
 import torch
 
 import dcn.ops  # registers the operators
-from dcn.export.operators import dcnv3, deform_conv, ms_deform_attn, nms, roi_max, roi_mean, soft_nms, sort
+from dcn.export.operators import (
+    dcnv3,
+    deform_conv,
+    deform_conv_transpose,
+    ms_deform_attn,
+    nms,
+    roi_max,
+    roi_mean,
+    soft_nms,
+    sort,
+)
 
 __all__ = ["OPSET", "register", "translations"]
 
@@ -22,6 +32,7 @@ def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
     own = torch.ops.dcn
     return {
         own.deform_conv.default: deform_conv.translate,
+        own.deform_conv_transpose.default: deform_conv_transpose.translate,
         own.roi_mean.default: roi_mean.translate,
         own.roi_max.default: roi_max.translate,
         own.nms.default: nms.translate,

@@ -95,42 +95,45 @@ def _bases(kernel: Sequence[int], geometry: Geometry, out: Sequence[Value]) -> l
     bases = []
     for axis, step in enumerate(stride):
         first = constant([tap[axis] * dilation[axis] - padding[axis] for tap in taps], len(taps), *[1] * len(kernel))
-        positions = [1] * len(kernel)
-        positions[axis] = -1
-        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *positions)))
+        places = [1] * len(kernel)
+        places[axis] = -1
+        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *places)))
     return bases
 
 
-def _positions(
-    input: Value, offset: Value, kernel: Sequence[int], geometry: Geometry, groups: int
-) -> tuple[list[Value], list[Value], list[Value]]:
-    """Coordinates ``[N, G, K, *out]``, their bases and the sizes of the map, per axis."""
+def positions(offset: Value, kernel: Sequence[int], geometry: Geometry, groups: int) -> tuple[list[Value], list[Value]]:
+    """Coordinates ``[N, G, K, *out]`` and their bases, per axis."""
     axes = len(kernel)
     out = [size(offset, 2 + axis) for axis in range(axes)]
     parts = reshape(offset, size(offset, 0), groups, prod(kernel), axes, *out)
     bases = _bases(kernel, geometry, out)
     moves = [op.Gather(parts, op.Constant(value_int=axis), axis=3) for axis in range(axes)]
-    extents = [real(size(input, 2 + axis)) for axis in range(axes)]
-    return [op.Add(base, real(move)) for base, move in zip(bases, moves, strict=True)], bases, extents
+    return [op.Add(base, real(move)) for base, move in zip(bases, moves, strict=True)], bases
 
 
-def _held(positions: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
+def _extents(input: Value) -> list[Value]:
+    """The sizes of a map in float32, per axis."""
+    return [real(size(input, axis)) for axis in range(2, len(input.shape))]
+
+
+def held(places: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
     """The v1 rule: coordinates held at the last pixel's centre, and whether a tap lies on the map."""
     inside = both(
-        *(op.GreaterOrEqual(position, 0.0) for position in positions),
-        *(op.Less(position, extent) for position, extent in zip(positions, extents, strict=True)),
+        *(op.GreaterOrEqual(place, 0.0) for place in places),
+        *(op.Less(place, extent) for place, extent in zip(places, extents, strict=True)),
     )
-    held = [op.Min(position, op.Sub(extent, 1.0)) for position, extent in zip(positions, extents, strict=True)]
-    return [op.Where(inside, position, 0.0) for position in held], inside
+    kept = [op.Min(place, op.Sub(extent, 1.0)) for place, extent in zip(places, extents, strict=True)]
+    return [op.Where(inside, place, 0.0) for place in kept], inside
 
 
 def _clamped(
     input: Value, offset: Value, mask: Value | None, kernel: Sequence[int], geometry: Geometry, groups: int
 ) -> tuple[Value, Value]:
     """Offsets and mask with which the v2 rule computes the v1 rule."""
-    positions, bases, extents = _positions(input, offset, kernel, geometry, groups)
-    held, inside = _held(positions, extents)
-    moved = [op.Unsqueeze(op.Sub(position, base), ints(3)) for position, base in zip(held, bases, strict=True)]
+    places, bases = positions(offset, kernel, geometry, groups)
+    extents = [real(size(input, 2 + axis)) for axis in range(2)]
+    kept, inside = held(places, extents)
+    moved = [op.Unsqueeze(op.Sub(place, base), ints(3)) for place, base in zip(kept, bases, strict=True)]
     factors = op.CastLike(inside, input)
     out = (size(offset, 2), size(offset, 3))
     taps = groups * prod(kernel)
@@ -145,16 +148,17 @@ def _volumes(tensors: Tensors, kernel: list[int], geometry: Geometry, by: Groups
     input, offset, weight, bias, mask = tensors
     taps, channels, groups = prod(kernel), int(input.shape[1]), by[1]
     images, out = size(input, 0), [size(offset, 2 + axis) for axis in range(3)]
-    positions, _, extents = _positions(input, offset, kernel, geometry, groups)
+    places, _ = positions(offset, kernel, geometry, groups)
+    extents = _extents(input)
     factors = None if mask is None else reshape(mask, images, groups, 1, taps, -1)
     if boundary == "v1":
-        positions, inside = _held(positions, extents)
+        places, inside = held(places, extents)
         seen = op.CastLike(reshape(inside, images, groups, 1, taps, -1), input)
         factors = seen if factors is None else op.Mul(factors, seen)
     # A coordinate c of a map of s pixels is (2c + 1) / s - 1 there; x comes first.
     grid = [
-        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(position, 2.0), 1.0), extent), 1.0), ints(-1))
-        for position, extent in zip(positions, extents, strict=True)
+        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(place, 2.0), 1.0), extent), 1.0), ints(-1))
+        for place, extent in zip(places, extents, strict=True)
     ]
     both_axes = op.Mul(images, groups)
     grid_shape = join(both_axes, op.Mul(out[0], taps), out[1], out[2], 3)

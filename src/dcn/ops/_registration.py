@@ -15,7 +15,7 @@ from torch._library.custom_ops import CustomOpDef
 
 from dcn.ops import _inductor, _vmap
 from dcn.ops._contract import Contract, Gradients, N, O, T, schema
-from dcn.ops._gradients import second_derivative
+from dcn.ops._second_derivatives import second_derivative
 
 # Registrations end with the object that made them.
 _LIBRARY = torch.library.Library("dcn", "FRAGMENT")
