@@ -15,9 +15,9 @@ from pathlib import Path
 
 from dcn.formats import fields
 from dcn.formats.documents import read_text
+from dcn.formats.file_names import SUFFIXES, files_in, posix, resolve
 from dcn.formats.images import image_size
 from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE
-from dcn.formats.names import SUFFIXES, files_in, posix, resolve
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 

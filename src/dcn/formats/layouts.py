@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcn.formats.names import files_in, image_files, image_of, is_hidden
+from dcn.formats.file_names import files_in, image_files, image_of, is_hidden
 
 WHOLE = "all"
 """The name of the one split of a folder that is not split."""

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from dcn.formats.documents import read_xml
+from dcn.formats.file_names import files_in, image_of, posix, resolve
 from dcn.formats.layouts import FolderPair, folder_pairs
-from dcn.formats.names import files_in, image_of, posix, resolve
 from dcn.formats.problems import Problem, Report, attempt
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 from dcn.formats.voc import VocRecord, read_record

@@ -15,9 +15,9 @@ from typing import Any
 from dcn.class_names import check_class_names
 from dcn.formats import fields
 from dcn.formats.documents import read_text, read_yaml
+from dcn.formats.file_names import files_in, image_files, posix
 from dcn.formats.images import image_size
 from dcn.formats.layouts import FolderPair, folder_pairs
-from dcn.formats.names import files_in, image_files, posix
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
