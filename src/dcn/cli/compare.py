@@ -23,11 +23,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``compare``."""
     parser = subparsers.add_parser("compare", help="compare runs, with intervals", **examples(_EXAMPLES))
     parser.add_argument(
-        "words", nargs="*", metavar="RUN RUN key=value", help="two or more run folders, and changes of all recipes"
+        "words",
+        nargs="*",
+        metavar="RUN RUN key=value",
+        help="two or more run folders, and settings changed in every recipe",
     )
     parser.add_argument("--split", default="test", help="train, val, test or another name (default test)")
     parser.add_argument("-o", "--output", type=Path, help="write an HTML page too")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images (default 1000)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples over images (default 1000)")
     add_device(parser)
     parser.set_defaults(run=_run)
 

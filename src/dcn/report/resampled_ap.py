@@ -1,4 +1,4 @@
-"""Average precision of resampled images: what the interval over images is made of.
+"""Average precision of resampled images: the input of the interval over images.
 
 The library's own bootstrap gives intervals that are too narrow (its standard error is about two thirds of the true
 one in `tests/slow/test_comparison_coverage.py`), so the resampling is done here, on the library's matches.
