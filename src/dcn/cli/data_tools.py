@@ -126,17 +126,17 @@ def _stats(arguments: argparse.Namespace) -> int:
 def _anchors(arguments: argparse.Namespace) -> int:
     """Print the anchors that fit, beside the default ones."""
     sizes = _sizes(arguments)
-    found = {
+    proposals = {
         "default": evaluate_anchors(sizes, DEFAULT_SCALE, DEFAULT_RATIOS),
         "scale alone": best_scale(sizes, DEFAULT_RATIOS),
         "scale and ratios": propose_anchors(sizes, arguments.ratios),
     }
     if arguments.json:
-        print(json.dumps({name: vars(anchors) for name, anchors in found.items()}, indent=1))
+        print(json.dumps({name: vars(anchors) for name, anchors in proposals.items()}, indent=1))
         return 0
-    for name, anchors in found.items():
+    for name, anchors in proposals.items():
         print(f"{name + ':':17} {_anchors_line(anchors)}")
-    scale = found["scale alone"].scale
+    scale = proposals["scale alone"].scale
     print(f"in a recipe or on the command line: model.options.anchor_scale={scale:g} (with the default ratios)")
     return 0
 

@@ -250,11 +250,11 @@ def _differences(
     """For each box the largest difference of an edge, in pixels; infinite where the box or its class is another."""
     options: dict[str, Any] = {"degenerate": "keep"} | ({"masks": False} if format != "voc" else {})
     written = open_dataset(format, output, safe_name(split), **options, **_classes_option(format, classes))
-    places = {_image(written, index).stem: index for index in range(len(written))}
+    positions = {_image(written, index).stem: index for index in range(len(written))}
     edges: list[float] = []
     for index, stem in enumerate(stems):
         source = _writable(_target(dataset, index), format)
-        copy = _target(written, places[stem])
+        copy = _target(written, positions[stem])
         if source.labels.tolist() != copy.labels.tolist():
             edges += [math.inf] * max(len(source), len(copy))
         elif len(source):

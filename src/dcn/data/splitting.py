@@ -191,17 +191,17 @@ def part_of(dataset: Dataset, root: Path, splits: Splits, split: str) -> SplitPa
     Raises:
         ValueError: no such split, or an image of it that is not in the set.
     """
-    wanted: set[str] = set()
+    named: set[str] = set()
     for name in split.split("+"):
         if name not in splits.images:
             raise ValueError(f"split: there is no {name!r}; there is {', '.join(splits.images)}")
-        wanted |= set(splits.images[name])
-    indices = [index for index in range(len(dataset)) if image_name(dataset, index, root) in wanted]
-    if len(indices) < len(wanted):
+        named |= set(splits.images[name])
+    indices = [index for index in range(len(dataset)) if image_name(dataset, index, root) in named]
+    if len(indices) < len(named):
         known = {image_name(dataset, index, root) for index in indices}
-        missing = sorted(wanted - known)[0]
+        missing = sorted(named - known)[0]
         raise ValueError(
-            f"{root / SPLITS_FILE}: {len(wanted - known)} images of {split!r} are not in the data, first {missing}; "
+            f"{root / SPLITS_FILE}: {len(named - known)} images of {split!r} are not in the data, first {missing}; "
             "remove the file to split the data anew"
         )
     return SplitPart(dataset, indices, splits, split)

@@ -140,8 +140,8 @@ def _quantiles(values: Tensor) -> dict[str, float]:
     if not values.numel():
         return {}
     ordered = values.double().sort().values  # torch.quantile is limited to 16 million values
-    places = [min(int(q * (len(ordered) - 1) + 0.5), len(ordered) - 1) for q in QUANTILES]
-    return {f"{q:g}": round(float(ordered[place]), 4) for q, place in zip(QUANTILES, places, strict=True)}
+    positions = [min(int(q * (len(ordered) - 1) + 0.5), len(ordered) - 1) for q in QUANTILES]
+    return {f"{q:g}": round(float(ordered[position]), 4) for q, position in zip(QUANTILES, positions, strict=True)}
 
 
 def statistics_table(content: Mapping[str, Any]) -> str:
@@ -196,7 +196,7 @@ class Anchors:
 
 
 def evaluate_anchors(sizes: BoxSizes, scale: float, ratios: Sequence[float]) -> Anchors:
-    """How well anchors cover the objects at the model's input, whatever their places."""
+    """How well anchors cover the objects at the model's input, wherever they lie."""
     widths, heights = (sizes.widths * sizes.scales)[:, None], (sizes.heights * sizes.scales)[:, None]
     sides = scale * torch.tensor(STRIDES, dtype=torch.float32)
     roots = torch.tensor([math.sqrt(ratio) for ratio in ratios])

@@ -51,17 +51,17 @@ def _read_table(file: Path, _changed: int) -> _Table:
     except (csv.Error, StopIteration) as error:
         raise ValueError(f"{file}: malformed CSV ({error})") from error
     header = [cell.strip().lower() for cell in cells[0][1]]
-    places = [next((header.index(name) for name in names if name in header), -1) for names in _COLUMNS.values()]
-    if min(places) >= 0:
+    positions = [next((header.index(name) for name in names if name in header), -1) for names in _COLUMNS.values()]
+    if min(positions) >= 0:
         cells = cells[1:]
     elif _looks_like_row(cells[0][1]):
-        places = list(range(6))
+        positions = list(range(6))
     else:
         raise ValueError(
             f"{file}: expected columns {', '.join(_ORDER)} or lines 'file,x1,y1,x2,y2,class', got {short(text[0][1])}"
         )
     return _Table(
-        tuple((number, tuple(row[p].strip() if p < len(row) else "" for p in places)) for number, row in cells)
+        tuple((number, tuple(row[p].strip() if p < len(row) else "" for p in positions)) for number, row in cells)
     )
 
 

@@ -61,11 +61,11 @@ class BoxFiles:
 
 def report_degenerate(records: Sequence[BoxRecord], report: Report) -> int:
     """Report every box without extent and return how many there are."""
-    found = [(record, item) for record in records for item in record.objects if item.degenerate]
-    for record, item in found:
+    pairs = [(record, item) for record in records for item in record.objects if item.degenerate]
+    for record, item in pairs:
         corners = ", ".join(f"{value:g}" for value in item.box)
         report(Problem(record.source, item.entry, f"box ({corners}) (x1, y1, x2, y2) has no extent"))
-    return len(found)
+    return len(pairs)
 
 
 def report_unknown_classes(files: BoxFiles, classes: Sequence[str], report: Report) -> None:

@@ -1,4 +1,4 @@
-"""A model's name in place of a recipe: the settings of a fine-tuning are chosen from the data."""
+"""A model's name instead of a recipe: the settings of a fine-tuning are chosen from the data."""
 
 from __future__ import annotations
 
@@ -114,5 +114,5 @@ def _short_side(dataset: Dataset) -> int:
     short = float(sides.median())
     objects = box_sizes([dataset], max(int(short), 1), max(int(short * _LONG), 1)).sides
     small = float(objects.sort().values[(len(objects) - 1) // 4])
-    wanted = short * max(1.0, _SMALL / small)
-    return int(min(max(math.ceil(wanted / 32) * 32, _SHORT[0]), _SHORT[1]))
+    needed = short * max(1.0, _SMALL / small)
+    return int(min(max(math.ceil(needed / 32) * 32, _SHORT[0]), _SHORT[1]))
