@@ -3,7 +3,7 @@
     python benchmarks/camvid.py --root data/camvid --backbone resnet50_1by2.pth
 
 trains dilation 2, 4, 6 and 8 with one seed, then dilation 2, the best of the others on the validation split, and the
-deformable network with all seeds, and judges each run on the test split. Rows go to ``benchmarks/results/camvid.csv``
+deformable model with all seeds, and evaluates each run on the test split. Rows go to ``benchmarks/results/camvid.csv``
 and runs that are already there are not repeated; the table is printed as Markdown.
 """
 
@@ -76,10 +76,10 @@ def dcn(*words: str) -> str:
 
 
 def run(recipe: str, seed: int, arguments: argparse.Namespace) -> Row:
-    """Train and judge, unless there is a row of it."""
-    found = next((row for row in finished() if (row.recipe, row.seed) == (recipe, seed)), None)
-    if found is not None:
-        return found
+    """Train and evaluate, unless there is a row of it."""
+    existing = next((row for row in finished() if (row.recipe, row.seed) == (recipe, seed)), None)
+    if existing is not None:
+        return existing
     name = f"seed{seed}"
     folder = arguments.runs / recipe / name
     start = time.perf_counter()
@@ -89,15 +89,15 @@ def run(recipe: str, seed: int, arguments: argparse.Namespace) -> Row:
     words += ["--resume", str(folder)] if folder.is_dir() else ["--output", str(arguments.runs), "--name", name]
     dcn("train", *words, *device)
     minutes = (time.perf_counter() - start) / 60
-    figures = json.loads(dcn("eval", str(folder), "--split", "test", "--json", *device))
+    metrics = json.loads(dcn("eval", str(folder), "--split", "test", "--json", *device))
     val = [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "eval"][-1]["mIoU"]
     offsets = mean_offset(folder, arguments.root)
     row = Row(
         recipe,
         seed,
         val,
-        figures["mIoU"],
-        figures["accuracy"],
+        metrics["mIoU"],
+        metrics["accuracy"],
         offsets,
         round(minutes, 1),
         platform.processor() or platform.machine(),
@@ -118,8 +118,8 @@ def mean_offset(folder: Path, root: Path) -> float:
     model.eval()
     dataset = open_dataset("camvid", root, "test")
     with torch.no_grad(), OffsetMonitor(model) as monitor:
-        for place in range(4):
-            model([dataset[place * len(dataset) // 4].image])
+        for quarter in range(4):
+            model([dataset[quarter * len(dataset) // 4].image])
     return statistics.fmean(layer.mean for layer in monitor.report())
 
 

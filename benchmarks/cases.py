@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ConvCase:
-    """A convolution with as many outputs as inputs and "same" padding, and offsets drawn from a normal distribution."""
+    """A convolution with as many outputs as inputs and "same" padding, and normally distributed offsets."""
 
     name: str
     channels: int
@@ -149,12 +149,12 @@ class ModulatedCase:
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         """input, offset, mask of DCNv3; the masks of a group sum to 1."""
         random = torch.Generator().manual_seed(0)
-        place = (self.batch, self.height, self.width)
-        input = torch.randn(*place, self.groups * self.depth, generator=random)
+        locations = (self.batch, self.height, self.width)
+        input = torch.randn(*locations, self.groups * self.depth, generator=random)
         # Odd multiples of 1/128 pixel: never whole, where implementations may differ in the slope.
-        offset = torch.randn(*place, self.groups * 18, generator=random) * self.spread
+        offset = torch.randn(*locations, self.groups * 18, generator=random) * self.spread
         offset = ((offset * 64).floor() + 0.5) / 64
-        mask = torch.randn(*place, self.groups, 9, generator=random).softmax(-1).flatten(3)
+        mask = torch.randn(*locations, self.groups, 9, generator=random).softmax(-1).flatten(3)
         return input.to(self.dtype), offset, mask.to(self.dtype)
 
     def fused(self) -> tuple[Tensor, Tensor]:

@@ -72,12 +72,12 @@ def _onnxruntime(case: ConvCase, weight: Tensor) -> Operator:
 
 def available() -> list[Competitor]:
     """Ours, conv2d, and those of the others that are installed here."""
-    found = [Competitor("dcn", _ours), Competitor("conv2d", _conv2d, deformable=False)]
+    competitors = [Competitor("dcn", _ours), Competitor("conv2d", _conv2d, deformable=False)]
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("onnx"):
-        found.append(Competitor("onnxruntime", _onnxruntime, trains=False, dtypes=(torch.float32,)))
+        competitors.append(Competitor("onnxruntime", _onnxruntime, trains=False, dtypes=(torch.float32,)))
     if importlib.util.find_spec("torchvision"):
-        found.append(Competitor("torchvision", _torchvision, dtypes=(torch.float32,)))
-    return found
+        competitors.append(Competitor("torchvision", _torchvision, dtypes=(torch.float32,)))
+    return competitors
 
 
 def run(competitor: Competitor, operator: Operator, tensors: tuple[Tensor, ...], train: bool) -> list[Tensor]:

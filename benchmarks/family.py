@@ -1,4 +1,4 @@
-"""Times the later deformable operators against the formulas that everybody falls back to.
+"""Times attention, DCNv3 and DCNv4 against the formulas that everybody falls back to.
 
     python -m benchmarks.family --memory --csv benchmarks/results/cpu.csv
 
@@ -94,8 +94,8 @@ def run(function: Function, tensors: tuple[Tensor, ...], train: bool) -> list[Te
     return [output.detach(), *torch.autograd.grad(output, leaves, torch.ones_like(output))]
 
 
-def _error(found: list[Tensor], wanted: list[Tensor]) -> float:
-    pairs = zip(found, wanted, strict=True)
+def _error(actual: list[Tensor], expected: list[Tensor]) -> float:
+    pairs = zip(actual, expected, strict=True)
     return max(float((a.double() - b.double()).abs().max() / b.abs().max().clamp_min(1e-30)) for a, b in pairs)
 
 
@@ -126,9 +126,9 @@ def rows(index: int, direction: str, options: argparse.Namespace) -> Iterator[Ro
     """One row per implementation."""
     case, train = CASES[index], direction == "train"
     tensors = case.tensors()
-    wanted = run(case.reference, tuple(t.float() for t in tensors), train)
+    expected = run(case.reference, tuple(t.float() for t in tensors), train)
     limit = _LIMITS[tensors[0].dtype]
-    errors = {name: _error(run(f, tensors, train), wanted) for name, f in case.implementations.items()}
+    errors = {name: _error(run(f, tensors, train), expected) for name, f in case.implementations.items()}
     calls = {n: (lambda f=f: run(f, tensors, train)) for n, f in case.implementations.items() if errors[n] < limit}
     times = interleaved(calls, options.repetitions, options.pause)
     for name, error in errors.items():
@@ -160,9 +160,11 @@ def main() -> None:
         return
     for index, case in enumerate(CASES):
         for direction in options.directions if any(part in case.label for part in options.cases) else ():
-            found = list(rows(index, direction, options))
-            for row in found:
-                faster = float(row["median_ms"]) / float(found[0]["median_ms"]) if "median_ms" in row else float("nan")
+            measured = list(rows(index, direction, options))
+            for row in measured:
+                faster = (
+                    float(row["median_ms"]) / float(measured[0]["median_ms"]) if "median_ms" in row else float("nan")
+                )
                 shown = (row["competitor"], f"{row.get('median_ms', 'wrong')} ms", f"x{faster:.1f}")
                 more = (f"error {row['largest_error']}", f"peak {row.get('peak_ratio', '-')}")
                 print(case.label, direction, *shown, *more, flush=True)

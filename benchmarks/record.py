@@ -51,13 +51,13 @@ def machine() -> Row:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    found = {name: _version(name) for name in ("torch", "torchvision", "onnxruntime")}
+    versions = {name: _version(name) for name in ("torch", "torchvision", "onnxruntime")}
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
         "machine": model or platform.machine(),
         "cores": os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
-        "versions": " ".join(f"{name} {version}" for name, version in found.items() if version),
+        "versions": " ".join(f"{name} {version}" for name, version in versions.items() if version),
     }
 
 

@@ -90,13 +90,13 @@ CASES = (
 
 
 def _implementations(case: RoiCase) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    found = {"dcn": lambda x, boxes, offset: case.ours(x, boxes, offset, "cpu")}
+    functions = {"dcn": lambda x, boxes, offset: case.ours(x, boxes, offset, "cpu")}
     if case.theirs and importlib.util.find_spec("torchvision"):
         import torchvision
 
         theirs = getattr(torchvision.ops, case.theirs)
-        found["torchvision"] = lambda x, boxes, offset: theirs(x, boxes, _BINS, _SCALE, *case.more)
-    return found
+        functions["torchvision"] = lambda x, boxes, offset: theirs(x, boxes, _BINS, _SCALE, *case.more)
+    return functions
 
 
 def _run(

@@ -16,12 +16,12 @@ Key = tuple[str, str, str, str]  # suite, direction, load, case
 
 def newest(path: Path) -> dict[Key, dict[str, dict[str, str]]]:
     """Rows by what was measured, then by competitor."""
-    found: dict[Key, dict[str, dict[str, str]]] = {}
+    measured: dict[Key, dict[str, dict[str, str]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
             key = (row["suite"], row["direction"], row["load"], row["case"])
-            found.setdefault(key, {})[row["competitor"]] = row
-    return found
+            measured.setdefault(key, {})[row["competitor"]] = row
+    return measured
 
 
 def _ratio(rows: dict[str, dict[str, str]], other: str) -> float | None:
@@ -49,11 +49,11 @@ def _summary(group: list[dict[str, dict[str, str]]]) -> str:
 
 
 def tables(path: Path) -> str:
-    found = newest(path)
+    measured = newest(path)
     text: list[str] = []
-    for section in dict.fromkeys(key[:3] for key in found):
+    for section in dict.fromkeys(key[:3] for key in measured):
         suite, direction, load = section
-        group = {key[3]: rows for key, rows in found.items() if key[:3] == section}
+        group = {key[3]: rows for key, rows in measured.items() if key[:3] == section}
         row = next(iter(next(iter(group.values())).values()))
         text += [
             f"### {suite}, {direction}, {load}",

@@ -62,8 +62,8 @@ MODELS: dict[str, Callable[[], Any]] = {"Deformable DETR": deformable_detr, "RT-
 def logits(model: Any, pixels: Tensor) -> Tensor:
     """``[1, Q, classes]`` of one forward pass."""
     with torch.inference_mode():
-        found: Tensor = model(pixel_values=pixels).logits
-    return found
+        output: Tensor = model(pixel_values=pixels).logits
+    return output
 
 
 class _AttentionTime:

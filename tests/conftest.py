@@ -27,7 +27,7 @@ def shared() -> Path:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
-    """In tests of operators ``torch.empty`` is full of NaN, so that a place nobody wrote is seen.
+    """In tests of operators ``torch.empty`` is full of NaN, so that memory which nobody wrote is seen.
 
     Torch's deterministic mode does that (``torch.utils.deterministic.fill_uninitialized_memory``, on by default).
     """

@@ -66,10 +66,10 @@ def test_decode_and_clip_of_the_original_code() -> None:
 
 @pytest.mark.parametrize("offset", [0, 1])
 def test_decode_inverts_encode(offset: int) -> None:
-    references, wanted, stds = _random(20), _random(20, 1), (0.1, 0.1, 0.2, 0.2)
-    deltas = boxes.encode(references, wanted, stds=stds, pixel_offset=offset)
+    references, reference, stds = _random(20), _random(20, 1), (0.1, 0.1, 0.2, 0.2)
+    deltas = boxes.encode(references, reference, stds=stds, pixel_offset=offset)
     got = boxes.decode(references, deltas, stds=stds, pixel_offset=offset, max_log_ratio=None)
-    torch.testing.assert_close(got, wanted)
+    torch.testing.assert_close(got, reference)
 
 
 def test_encode_by_hand() -> None:
@@ -109,6 +109,6 @@ def test_a_batch_is_clipped_image_by_image(pixel_offset: int) -> None:
     generator = torch.Generator().manual_seed(0)
     many = torch.rand(2, 5, 3, 4, generator=generator) * 200 - 50
     sizes = [(40, 90), (100, 30)]
-    found = boxes.clip_batch(many, torch.tensor(sizes, dtype=torch.float32), pixel_offset)
-    for one, given, size in zip(found, many, sizes, strict=True):
+    actual = boxes.clip_batch(many, torch.tensor(sizes, dtype=torch.float32), pixel_offset)
+    for one, given, size in zip(actual, many, sizes, strict=True):
         assert torch.equal(one, boxes.clip(given, size, pixel_offset))

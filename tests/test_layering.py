@@ -111,7 +111,7 @@ def test_a_leaf_needs_nothing_but_torch(path: Path) -> None:
 
 
 def _module_of(name: str, modules: set[str]) -> str | None:
-    """The module behind an imported name: ``dcn.ops.nms.nms`` is found in ``dcn.ops.nms``."""
+    """The module behind an imported name: ``dcn.ops.nms.nms`` is ``dcn.ops.nms``."""
     while name not in modules and "." in name:
         name = name.rpartition(".")[0]
     return name if name in modules else None
@@ -121,8 +121,8 @@ def _graph() -> dict[str, set[str]]:
     modules = {_name(path) for path in FILES}
     graph = {}
     for path in FILES:
-        found = {_module_of(name, modules) for name in _imports(_top_level(ast.parse(path.read_text())))}
-        graph[_name(path)] = {name for name in found if name is not None and name != _name(path)}
+        actual = {_module_of(name, modules) for name in _imports(_top_level(ast.parse(path.read_text())))}
+        graph[_name(path)] = {name for name in actual if name is not None and name != _name(path)}
     return graph
 
 

@@ -19,8 +19,8 @@ def test_resizing_takes_the_pixel_at_floor_of_the_ratio() -> None:
 @pytest.mark.parametrize("size", [(2, 5), (1, 4)], ids=["same", "odd"])
 def test_resizing_equals_torch(size: tuple[int, int]) -> None:
     labels = torch.randint(0, 256, (2, 5), generator=torch.Generator().manual_seed(0))
-    wanted = torch.nn.functional.interpolate(labels[None, None].float(), size, mode="nearest")[0, 0]
-    assert torch.equal(SegmentationMap(labels).resized(size).labels, wanted.long())
+    expected = torch.nn.functional.interpolate(labels[None, None].float(), size, mode="nearest")[0, 0]
+    assert torch.equal(SegmentationMap(labels).resized(size).labels, expected.long())
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_loader_of_torch_can_pin_a_batch(target: Target | SegmentationMap, m
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    (found,) = pin_memory([Sample(torch.zeros(3, 3, 4, dtype=torch.uint8), target)])
-    assert type(found.target) is type(target)
-    assert found.target.image_id == 7
+    (actual,) = pin_memory([Sample(torch.zeros(3, 3, 4, dtype=torch.uint8), target)])
+    assert type(actual.target) is type(target)
+    assert actual.target.image_id == 7
     assert len(pinned) == (7 if isinstance(target, Target) else 2)

@@ -22,22 +22,22 @@ def _prepared(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], core
 
 
 def test_the_default_is_a_passive_wait_and_the_cores_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = _prepared(monkeypatch, {})
+    actual = _prepared(monkeypatch, {})
     passive = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
-    assert found == {**passive, "OMP_NUM_THREADS": "2"}
-    assert not waits_actively(found)
+    assert actual == {**passive, "OMP_NUM_THREADS": "2"}
+    assert not waits_actively(actual)
 
 
 @pytest.mark.parametrize("key", WAIT_KEYS)
 def test_a_wait_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    found = _prepared(monkeypatch, {key: "ACTIVE"})
-    assert {name: found[name] for name in WAIT_KEYS if name in found} == {key: "ACTIVE"}
+    actual = _prepared(monkeypatch, {key: "ACTIVE"})
+    assert {name: actual[name] for name in WAIT_KEYS if name in actual} == {key: "ACTIVE"}
 
 
 @pytest.mark.parametrize("key", COUNT_KEYS)
 def test_a_count_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    found = _prepared(monkeypatch, {key: "5"})
-    assert {name: found[name] for name in COUNT_KEYS if name in found} == {key: "5"}
+    actual = _prepared(monkeypatch, {key: "5"})
+    assert {name: actual[name] for name in COUNT_KEYS if name in actual} == {key: "5"}
 
 
 def test_the_choice_of_torch_stays_where_all_cores_are_there(monkeypatch: pytest.MonkeyPatch) -> None:

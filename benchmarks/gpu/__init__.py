@@ -3,7 +3,7 @@
 A suite is a module with `rows(settings) -> Iterator[Row]`; every row becomes a line of `FOLDER/<suite>.csv`. A suite
 describes its work (`measure.Work`) and who can do it (`measure.Contender`), and `measure.rows` checks the results
 against float64 first, then times all contenders in turns, then takes the peak memory. With `--dry` everything runs on
-the CPU with tiny cases, the kernels in Triton's interpreter: no figures, but nothing is broken on the day of the GPU.
+the CPU with tiny cases, the kernels in Triton's interpreter: nothing is measured, but the code is known to run.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ DEFAULT = ("accuracy", "conv", "roi", "networks", "first_call")
 def run(suite: str, settings: Settings) -> list[Row]:
     """Measure one suite; its table is written row by row, so that an interrupted run leaves what it has."""
     module = importlib.import_module(f"benchmarks.gpu.{suite}")
-    found: list[Row] = []
+    measured: list[Row] = []
     with (settings.output / f"{suite}.csv").open("w", newline="") as file:
         writer: csv.DictWriter[str] | None = None
         for row in module.rows(settings):
@@ -33,16 +33,16 @@ def run(suite: str, settings: Settings) -> list[Row]:
                 writer.writeheader()
             writer.writerow(row)
             file.flush()
-            found.append(row)
+            measured.append(row)
             print(*(value for key, value in row.items() if key not in ("date", "card", "versions")), flush=True)
-    _summarise(suite, module, found)
-    return found
+    _summarise(suite, module, measured)
+    return measured
 
 
-def _summarise(suite: str, module: ModuleType, found: list[Row]) -> None:
+def _summarise(suite: str, module: ModuleType, measured: list[Row]) -> None:
     summary = getattr(module, "summary", None)
     if summary is not None:
-        print(f"\n{suite}", *summary(found), sep="\n  ", flush=True)
+        print(f"\n{suite}", *summary(measured), sep="\n  ", flush=True)
 
 
 def _arguments(given: list[str] | None) -> argparse.Namespace:

@@ -64,10 +64,10 @@ def _errors(case: ConvCase, kind: str, boundary: str, settings: Settings) -> dic
     }
 
 
-def summary(found: list[Row]) -> list[str]:
+def summary(measured: list[Row]) -> list[str]:
     """The worst row of every type."""
     worst: dict[object, Row] = {}
-    for row in found:
+    for row in measured:
         if row["kind"] not in worst or float(row["error"]) > float(worst[row["kind"]]["error"]):
             worst[row["kind"]] = row
     return [

@@ -22,7 +22,7 @@ Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Problem:
-    """A case on the device: input, offset, weight and gradient of the output, and whether gradients are wanted."""
+    """A case on the device: input, offset, weight and gradient of the output, and whether gradients are needed."""
 
     case: ConvCase
     tensors: tuple[Tensor, Tensor, Tensor, Tensor]
@@ -113,11 +113,11 @@ def _deformops(problem: Problem) -> Contender:
 
 def contenders(problem: Problem) -> list[Contender]:
     """Ours in both memory formats, the ordinary convolution, and whoever else is installed and runs on a GPU."""
-    found = [_ours(problem, True), _ours(problem, False), _cudnn(problem)]
+    competitors = [_ours(problem, True), _ours(problem, False), _cudnn(problem)]
     for package, build in (("torchvision", _torchvision), ("deformops", _deformops)):
         if problem.tensors[0].is_cuda and importlib.util.find_spec(package) is not None:
-            found.append(_built(package, build, problem))
-    return found
+            competitors.append(_built(package, build, problem))
+    return competitors
 
 
 def _built(package: str, build: Callable[[Problem], Contender], problem: Problem) -> Contender:

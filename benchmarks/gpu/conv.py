@@ -58,11 +58,11 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def _rows(case: ConvCase, kind: str, direction: str, settings: Settings) -> Iterator[Row]:
     problem = make_problem(case, kind, direction == "train", settings.device)
-    found = contenders(problem)
-    yield from measured(make_work(problem, kind), found, expected(problem), settings)
+    competing = contenders(problem)
+    yield from measured(make_work(problem, kind), competing, expected(problem), settings)
     if settings.profile:
         name = f"{problem.case.label} {kind} {direction}"
-        write_profile(found[0].run, settings.output, name, settings.device)
+        write_profile(competing[0].run, settings.output, name, settings.device)
 
 
 @contextmanager
@@ -89,9 +89,9 @@ def make_work(problem: Problem, kind: str) -> Work:
     case, (x, offset, weight, grad) = problem.case, problem.tensors
     flops = 2 * grad.numel() * weight[0].numel()
     moved = sum(tensor.nbytes for tensor in (x, offset, weight, grad))
-    places = grad[0, 0].numel()
+    locations = grad[0, 0].numel()
     # torchvision unfolds up to 32 images at once.
-    columns = case.channels * case.kernel**2 * places * min(case.batch, 32) * x.element_size()
+    columns = case.channels * case.kernel**2 * locations * min(case.batch, 32) * x.element_size()
     factor = 3 if problem.train else 1
     direction = "train" if problem.train else "forward"
     extra = moved if problem.train else 0
@@ -109,22 +109,22 @@ def expected(problem: Problem) -> tuple[Tensor, ...]:
     return output, *(gradient for gradient in gradients if gradient is not None)
 
 
-def summary(found: list[Row]) -> list[str]:
+def summary(results: list[Row]) -> list[str]:
     """The geometric means beside what they should be."""
     lines = []
     for goal, direction, kind, contender, least in GOALS:
-        ratios = list(_ratios(found, direction, kind, contender))
+        ratios = list(_ratios(results, direction, kind, contender))
         if ratios:
             mean = exp(sum(map(log, ratios)) / len(ratios))
             verdict = "reached" if mean >= least else "missed"
-            lines.append(f"{goal}: {mean:.2f} over {len(ratios)} cases, wanted {least:.2f}: {verdict}")
+            lines.append(f"{goal}: {mean:.2f} over {len(ratios)} cases, goal {least:.2f}: {verdict}")
     return lines
 
 
-def _ratios(found: list[Row], direction: str, kind: str, contender: str) -> Iterator[float]:
+def _ratios(results: list[Row], direction: str, kind: str, contender: str) -> Iterator[float]:
     times = {
         (row["case"], row["contender"]): float(row["median_us"])
-        for row in found
+        for row in results
         if row["direction"] == direction and row["median_us"] != "" and _of_kind(row, kind)
     }
     for (case, name), time in times.items():

@@ -41,6 +41,6 @@ def rows(settings: Settings) -> Iterator[Row]:
             yield row | {"forward_s": round(forward, 2), "backward_s": round(backward, 2)}
 
 
-def summary(found: list[Row]) -> list[str]:
+def summary(measured: list[Row]) -> list[str]:
     """Both states in a line each."""
-    return [f"cache {row['cache']}: forward {row['forward_s']} s, backward {row['backward_s']} s" for row in found]
+    return [f"cache {row['cache']}: forward {row['forward_s']} s, backward {row['backward_s']} s" for row in measured]

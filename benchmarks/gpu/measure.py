@@ -66,17 +66,17 @@ class Contender:
 def relative_error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """The largest over all results of ``|result - expected| / |expected|``; infinite where something is not finite."""
     worst = 0.0
-    for result, wanted in zip(results, expected, strict=True):
-        error = (result.double() - wanted).norm() / wanted.norm().clamp_min(1e-300)
+    for result, reference in zip(results, expected, strict=True):
+        error = (result.double() - reference).norm() / reference.norm().clamp_min(1e-300)
         worst = max(worst, float(error) if torch.isfinite(error) else float("inf"))
     return worst
 
 
 def rows(work: Work, contenders: Sequence[Contender], expected: Sequence[Tensor], settings: Settings) -> Iterator[Row]:
     """One row per contender; one whose result is wrong has an error and no time, one that cannot run says why."""
-    found = {c.name: _attempt(c, expected) for c in contenders}
-    errors = {name: result for name, result in found.items() if isinstance(result, float)}
-    notes = {name: result for name, result in found.items() if isinstance(result, str)}
+    outcomes = {c.name: _attempt(c, expected) for c in contenders}
+    errors = {name: result for name, result in outcomes.items() if isinstance(result, float)}
+    notes = {name: result for name, result in outcomes.items() if isinstance(result, str)}
     right = [c for c in contenders if c.name not in notes and errors.get(c.name, 0.0) < LIMIT[c.kind or work.kind]]
     calls: dict[str, Callable[[], object]] = {c.name: c.run for c in right}
     modes = dict.fromkeys(calls, "eager")
@@ -112,10 +112,10 @@ def _attempt(contender: Contender, expected: Sequence[Tensor]) -> float | str | 
         return f"{type(failure).__name__}: {failure}".splitlines()[0][:200]
 
 
-def surviving(name: str, found: Iterator[Row]) -> Iterator[Row]:
+def surviving(name: str, measurements: Iterator[Row]) -> Iterator[Row]:
     """The rows of one case; an error ends them and is printed, and the next case has its turn."""
     try:
-        yield from found
+        yield from measurements
     except Exception:  # noqa: BLE001 - as above
         print(f"{name} ended with an error", file=sys.stderr)
         traceback.print_exc()
@@ -125,11 +125,11 @@ def machine(device: torch.device) -> Row:
     """Date, card and versions."""
     card = "dry run" if device.type == "cpu" else torch.cuda.get_device_name(device)
     names = ("torch", "triton", "torchvision", "deformops")
-    found = {name: version for name in names if (version := _version(name)) is not None}
+    versions = {name: version for name in names if (version := _version(name)) is not None}
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M"),
         "card": card,
-        "versions": " ".join(f"{name} {version}" for name, version in found.items()),
+        "versions": " ".join(f"{name} {version}" for name, version in versions.items()),
     }
 
 

@@ -37,7 +37,7 @@ QUICK = ("faster_rcnn_r50_fpn_dconv_c3-c5", "rfcn_r101_dcn", "deeplab_r101_dcn")
 TINY = (("faster_rcnn_r18_fpn_dconv_c3-c5", (32, 64)), ("deeplab_r18_dcn", (32, 48)))
 # Forward time with deformable layers over that without, as the papers report it (Table 5 of the first one).
 PAPER = {"rfcn_r101_dcn": 1.18, "rcnn_r101_dcn": 1.31, "deeplab_r101_dcn": 1.08}
-WANTED_RATIO = 1.10
+GOAL_RATIO = 1.10
 WANTED_SPEED = ("faster_rcnn_r50_fpn_dconv_c3-c5", 8, 150.0)
 
 
@@ -87,24 +87,24 @@ def rows(settings: Settings) -> Iterator[Row]:
 
 def _network_rows(name: str, size: tuple[int, int], settings: Settings) -> Iterator[Row]:
     try:
-        error, found = _checked(name, size, settings)
-    except RuntimeError as failure:  # such as too little memory for the reference: its times are still wanted
-        error, found = "", f"not checked: {str(failure).splitlines()[0]}"
+        error, waits = _checked(name, size, settings)
+    except RuntimeError as failure:  # such as too little memory for the reference: its times still count
+        error, waits = "", f"not checked: {str(failure).splitlines()[0]}"
     for way in ways(settings):
         work = Workload(size, way.batch, way.precision, settings.device, way.train, cuda_graph=way.graph)
-        yield from _rows(name, way, work, settings, {"error": error, "waits": found})
+        yield from _rows(name, way, work, settings, {"error": error, "waits": waits})
 
 
 def _rows(name: str, way: Way, work: Workload, settings: Settings, checks: Row) -> Iterator[Row]:
     plain = plain_name(name)
     names = [name] if plain is None else [name, plain]
     note = ""
-    found: list[Measurement] = []
+    times: list[Measurement] = []
     try:
         if way.graph and checks["waits"] != "none":
             # A capture that fails spoils what comes after it in the process.
             raise RuntimeError(f"not recorded as a graph, it may wait: {checks['waits']}")
-        found = measure(names, work, repetitions=min(settings.repetitions, 1 if settings.dry else 20))
+        times = measure(names, work, repetitions=min(settings.repetitions, 1 if settings.dry else 20))
     except RuntimeError as failure:
         note = str(failure).splitlines()[0]
     finally:
@@ -114,7 +114,7 @@ def _rows(name: str, way: Way, work: Workload, settings: Settings, checks: Row) 
         row: Row = {**machine(settings.device), "suite": "networks", "case": label, "direction": way.label}
         row |= {"kind": way.precision, "batch": way.batch, "size": "{}x{}".format(*work.size)}
         row |= checks if index == 0 else dict.fromkeys(checks, "")
-        row |= _figures(found[index], found[-1], name) if found else dict.fromkeys(_COLUMNS, "")
+        row |= _columns(times[index], times[-1], name) if times else dict.fromkeys(_COLUMNS, "")
         yield row | {"note": note}
 
 
@@ -131,7 +131,7 @@ _COLUMNS = (
 )
 
 
-def _figures(own: Measurement, plain: Measurement, name: str) -> Row:
+def _columns(own: Measurement, plain: Measurement, name: str) -> Row:
     deformable = own.name == name
     parts = " ".join(f"{label.replace(' ', '-')}={value:.2f}" for label, value in own.parts.items())
     values = (
@@ -154,10 +154,10 @@ def _checked(name: str, size: tuple[int, int], settings: Settings) -> tuple[str,
     model = prepare(make_model(name, work))
     with torch.no_grad():
         pixels = model.preprocess(random_images(work)).pixels  # type: ignore[operator]  # nn.Module attributes are untyped
-        found = _last_map(model, pixels)
+        fast = _last_map(model, pixels)
         with _backend("reference"):
-            wanted = _last_map(model, pixels)
-        error = relative_error([found], [wanted.double()])
+            expected = _last_map(model, pixels)
+        error = relative_error([fast], [expected.double()])
         return f"{error:.1e}", _waits(model, pixels, size)
 
 
@@ -187,20 +187,18 @@ def _waits(model: nn.Module, pixels: Tensor, size: tuple[int, int]) -> str:
     return waits(call) or "none"
 
 
-def summary(found: list[Row]) -> list[str]:
-    """Overheads beside the papers', and the speed that is wanted."""
+def summary(measured: list[Row]) -> list[str]:
+    """Overheads beside the papers', and the goals of speed."""
     lines = []
-    for row in found:
+    for row in measured:
         if row["paper"] != "" and row["direction"] != "train":
-            verdict = "reached" if float(row["over_plain"]) <= WANTED_RATIO else "missed"
+            verdict = "reached" if float(row["over_plain"]) <= GOAL_RATIO else "missed"
             lines.append(
                 f"{row['case']} {row['direction']} {row['kind']} x{row['batch']}: {row['over_plain']} times plain, "
-                f"papers {row['paper']}, wanted {WANTED_RATIO}: {verdict}"
+                f"papers {row['paper']}, goal {GOAL_RATIO}: {verdict}"
             )
         name, batch, least = WANTED_SPEED
         if (row["case"], row["batch"], row["direction"]) == (name, batch, "graph") and row["images_per_second"] != "":
             verdict = "reached" if float(row["images_per_second"]) >= least else "missed"
-            lines.append(
-                f"{name} bfloat16 x{batch}: {row['images_per_second']} images/s, wanted {least:.0f}: {verdict}"
-            )
+            lines.append(f"{name} bfloat16 x{batch}: {row['images_per_second']} images/s, goal {least:.0f}: {verdict}")
     return lines

@@ -43,8 +43,8 @@ class Pool:
 
 
 def _of(package: object, name: str) -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] = getattr(package, name)
-    return found
+    function: Callable[..., Tensor] = getattr(package, name)
+    return function
 
 
 SCALE = 1 / 16
@@ -138,7 +138,7 @@ def _pool_rows(pool: Pool, kind: str, train: bool, settings: Settings) -> Iterat
     if package is not None and pool.torchvision is not None:
         theirs, half = pool.torchvision, torch.float16 if kind == "bfloat16" else torch.float32
         run = _run(lambda x, moves: theirs(package, x, rois.to(half)), data.to(half).contiguous(), None, train)
-        # In float16 it also computes coordinates in float16, a twentieth of a pixel off: timed, not judged.
+        # In float16 it also computes coordinates in float16, a twentieth of a pixel off: timed, not checked.
         kind_of = str(half).removeprefix("torch.")
         contenders.append(Contender("torchvision", run, compared=half == torch.float32, kind=kind_of))
     size = f"{pool.channels}x{pool.height}x{pool.width}"
@@ -175,10 +175,10 @@ def _torchvision(settings: Settings) -> object | None:
 def _suppression_rows(settings: Settings) -> Iterator[Row]:
     counts = (40,) if settings.dry else (12000,) if settings.quick else (1000, 2000, 6000, 12000)
     for count in counts:
-        # Proposals crowd around objects: a tenth as many places, each with boxes a little apart.
-        places = make_boxes(-(-count // 10), 800.0, 1333.0, settings.device).repeat_interleave(10, 0)[:count]
+        # Proposals crowd around objects: a tenth as many centres, each with boxes a little apart.
+        centres = make_boxes(-(-count // 10), 800.0, 1333.0, settings.device).repeat_interleave(10, 0)[:count]
         random = torch.Generator().manual_seed(1)
-        boxes = places + (torch.randn(count, 4, generator=random) * 8).to(settings.device)
+        boxes = centres + (torch.randn(count, 4, generator=random) * 8).to(settings.device)
         scores = torch.rand(count, generator=random).to(settings.device)
         labels = (torch.rand(count, generator=random) * 80).long().to(settings.device)
         yield from surviving(f"nms of {count}", _greedy_rows(count, boxes, scores, labels, settings))
@@ -194,7 +194,7 @@ def _greedy_rows(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, sett
 
     package = _torchvision(settings)
     for name, chosen in (("nms", None), ("nms by class", labels)):
-        wanted = mask((ops.nms(boxes, scores, 0.7, chosen, backend="reference"),))[0].double()
+        reference = mask((ops.nms(boxes, scores, 0.7, chosen, backend="reference"),))[0].double()
 
         def run(chosen: Tensor | None = chosen) -> Results:
             return (ops.nms(boxes, scores, 0.7, chosen, backend="triton"),)
@@ -203,18 +203,18 @@ def _greedy_rows(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, sett
         if package is not None:
             theirs, keys = _of(package, "nms" if chosen is None else "batched_nms"), () if chosen is None else (labels,)
             contenders.append(Contender("torchvision", lambda f=theirs, k=keys: (f(boxes, scores, *k, 0.7),), mask))  # type: ignore[misc]
-        yield from measured(work(name), contenders, (wanted,), settings)
+        yield from measured(work(name), contenders, (reference,), settings)
         keep = Contender(
             "dcn",
             lambda c=chosen: (ops.nms_keep(boxes, scores, 0.7, c, backend="triton").float(),),  # type: ignore[misc]
         )
-        yield from measured(work(name.replace("nms", "nms_keep")), [keep], (wanted,), settings)
+        yield from measured(work(name.replace("nms", "nms_keep")), [keep], (reference,), settings)
 
 
 def _soft_rows(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, settings: Settings) -> Iterator[Row]:
     def run(backend: str) -> Results:
-        found, values = ops.soft_nms(boxes, scores, sigma=0.6, labels=labels, max_output=100, backend=backend)
-        return (torch.zeros(count, device=boxes.device).index_put((found,), values),)
+        kept, values = ops.soft_nms(boxes, scores, sigma=0.6, labels=labels, max_output=100, backend=backend)
+        return (torch.zeros(count, device=boxes.device).index_put((kept,), values),)
 
     def vote(dtype: torch.dtype = torch.float32) -> Results:
         kept, voters, weights = boxes[:100].to(dtype), boxes.to(dtype), scores.to(dtype)
@@ -228,14 +228,14 @@ def _soft_rows(count: int, boxes: Tensor, scores: Tensor, labels: Tensor, settin
     yield from measured(votes, [Contender("dcn", vote)], vote(torch.float64), settings)
 
 
-def summary(found: list[Row]) -> list[str]:
+def summary(measured: list[Row]) -> list[str]:
     """The goals beside what was measured."""
     lines = []
     for goal, case, direction, most in GOALS:
-        for row in found:
+        for row in measured:
             mine = row["contender"] == "dcn" and row["direction"] == direction
             named = str(row["case"]) == case or str(row["case"]).startswith(f"{case} 300x")
             if mine and named and row["median_us"] != "":
                 verdict = "reached" if float(row["median_us"]) <= most else "missed"
-                lines.append(f"{goal}, {row['kind']}: {row['median_us']} us, wanted {most:.0f}: {verdict}")
+                lines.append(f"{goal}, {row['kind']}: {row['median_us']} us, goal {most:.0f}: {verdict}")
     return lines

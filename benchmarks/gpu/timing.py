@@ -40,8 +40,8 @@ def waits(call: Call) -> str | None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         call()
-    except RuntimeError as found:
-        return str(found).splitlines()[0]
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     return None

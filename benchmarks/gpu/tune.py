@@ -22,7 +22,7 @@ from benchmarks.gpu.timing import interleaved
 from dcn.kernels.triton import _runtime, _tiles, deform_conv
 from dcn.kernels.triton._tiles import Tile
 
-KERNELS = {"forward": -1, "input": 0, "offset": 1, "weight": 2}  # which gradient is wanted; the forward pass none
+KERNELS = {"forward": -1, "input": 0, "offset": 1, "weight": 2}  # which gradient is computed; the forward pass none
 _KINDS = ("bfloat16", "tf32", "float32")
 # Rows and columns to try; what is chosen by the number of programs (`_tiles.narrower`, `shorter`, `spread`) stays on.
 _SIDES = {"input": ((32, 64, 128), (64, 128, 256)), "weight": ((64, 128, 256), (64, 128))}
@@ -101,8 +101,8 @@ def _call(tensors: tuple[torch.Tensor, ...], kernel: str, stride: int) -> Callab
     geometry = ((stride, stride), (weight.shape[2] // 2,) * 2, (1, 1), "v2")
     if kernel == "forward":
         return lambda: deform_conv.forward(x, offset, weight, None, None, *geometry)
-    wanted = KERNELS[kernel]
-    needs = (wanted == 0, wanted == 1, wanted == 2, False)
+    chosen = KERNELS[kernel]
+    needs = (chosen == 0, chosen == 1, chosen == 2, False)
     return lambda: deform_conv.backward(grad, x, offset, weight, None, *geometry, needs)
 
 
@@ -114,10 +114,10 @@ def _time(call: Callable[[], object], settings: Settings) -> float | str:
         return str(error)[:120]
 
 
-def summary(found: list[Row]) -> list[str]:
+def summary(measured: list[Row]) -> list[str]:
     """The best tile of every kernel and case, and that of the table."""
     lines = []
-    timed = [row for row in found if isinstance(row["median_us"], float)]
+    timed = [row for row in measured if isinstance(row["median_us"], float)]
     for key in dict.fromkeys((row["kernel"], row["kind"], row["case"]) for row in timed):
         group = [row for row in timed if (row["kernel"], row["kind"], row["case"]) == key]
         best = min(group, key=lambda row: float(row["median_us"]))

@@ -46,8 +46,8 @@ def whole(name: str, value: int, minimum: int, maximum: int = LARGEST_INT) -> in
         ValueError: not an integer from ``minimum`` to ``maximum``.
     """
     if not _integer(value) or not minimum <= value <= maximum:
-        wanted = f"of at most {maximum}" if minimum <= -LARGEST_INT else f"from {minimum} to {maximum}"
-        raise ValueError(f"{name}: expected an integer {wanted}, got {value!r}")
+        expectation = f"of at most {maximum}" if minimum <= -LARGEST_INT else f"from {minimum} to {maximum}"
+        raise ValueError(f"{name}: expected an integer {expectation}, got {value!r}")
     return value
 
 
@@ -60,8 +60,8 @@ def number(name: str, value: float, *, above: float = -math.inf, finite: bool = 
     """
     real = isinstance(value, (int, float, Real))
     if not real or isinstance(value, bool) or not value > above or (finite and not math.isfinite(value)):
-        wanted = f"a {'finite ' if finite else ''}number{f' above {above:g}' if above > -math.inf else ''}"
-        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+        expectation = f"a {'finite ' if finite else ''}number{f' above {above:g}' if above > -math.inf else ''}"
+        raise ValueError(f"{name}: expected {expectation}, got {value!r}")
     return float(value)
 
 

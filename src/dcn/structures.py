@@ -17,8 +17,8 @@ from torch import Tensor
 def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
     wrong_rank = value.ndim != len(shape)
     if wrong_rank or any(want not in (None, got) for want, got in zip(shape, value.shape, strict=True)):
-        wanted = "[" + ", ".join("any" if s is None else str(s) for s in shape) + "]"
-        raise ValueError(f"{name}: expected shape {wanted}, got {list(value.shape)}")
+        shape_text = "[" + ", ".join("any" if s is None else str(s) for s in shape) + "]"
+        raise ValueError(f"{name}: expected shape {shape_text}, got {list(value.shape)}")
     if value.dtype not in dtypes:
         raise ValueError(f"{name}: expected {' or '.join(map(str, dtypes))}, got {value.dtype}")
 
@@ -111,7 +111,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector found in one image, best first.
+    """The detections of one image, best first.
 
     Attributes:
         boxes: ``[N, 4]`` float32, xyxy in pixels of the image that was given.

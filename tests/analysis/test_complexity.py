@@ -41,7 +41,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "deformable-transposed": (
         lambda: DeformConvTranspose2d(4, 6, 2, stride=2, groups=2),
         _MAP,
-        2 * 90 * (9 * 4 * 8 + 4 * 4 * 6 + 4 * 2 * 6 * 2),
+        2 * 90 * (9 * 4 * 8 + 4 * 4 * 6 + 4 * 4 * 3),
     ),
 }
 

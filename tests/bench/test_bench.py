@@ -44,11 +44,11 @@ def test_random_weights_behave_like_trained_ones(name: str) -> None:
             module.conv_offset.register_forward_hook(lambda _m, _i, output: seen.append(float(output.std())))
     image = torch.randint(0, 256, (3, 96, 128), dtype=torch.uint8)
     with torch.no_grad():
-        found = model([image])
+        actual = model([image])
     assert seen
     assert all(0.7 < deviation < 4 for deviation in seen)
     if isinstance(model, FasterRCNN):
-        assert len(found[0]) == 100
+        assert len(actual[0]) == 100
         assert not model.training
 
 
@@ -85,7 +85,7 @@ def test_the_table_by_hand() -> None:
 
 
 def test_a_network_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "figures.json"
+    file = tmp_path / "times.json"
     words = ["bench", "model", "deeplab_r18_dcn", "--size", "32x48", "--repetitions", "2", "--device", "cpu"]
     assert main([*words, "--json", str(file)]) == 0
     assert "deeplab_r18_dcn takes" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The formulas that the later operators are measured against compute the same."""
+"""The formulas that the operators are measured against compute the same."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from benchmarks.family import CASES, FamilyCase, run
 @pytest.mark.parametrize("case", [case.tiny for case in CASES if case.tiny], ids=lambda case: case.label)
 def test_implementations_agree(case: FamilyCase, train: bool) -> None:
     tensors = tuple(t.float() for t in case.tensors())
-    wanted = run(case.reference, tensors, train)
+    reference = run(case.reference, tensors, train)
     for function in case.implementations.values():
-        for found, expected in zip(run(function, tensors, train), wanted, strict=True):
-            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        for actual, expected in zip(run(function, tensors, train), reference, strict=True):
+            torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_no_sample_lies_on_a_pixels_centre() -> None:

@@ -29,10 +29,10 @@ def test_calls_are_taken_in_turn_and_the_first_round_does_not_count() -> None:
     order: list[str] = []
     times = interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 0.0)
     assert order == ["a", "b"] * 3
-    assert {name: len(found) for name, found in times.items()} == {"a": 2, "b": 2}
+    assert {name: len(actual) for name, actual in times.items()} == {"a": 2, "b": 2}
 
 
 def test_a_timing_is_the_median_with_percentiles() -> None:
-    found = timing([5.0, 1.0, 3.0, 2.0, 4.0])
-    assert (found["median_ms"], found["repetitions"]) == (3.0, 5)
-    assert float(found["p20_ms"]) < 2.0 < 4.0 < float(found["p80_ms"])
+    actual = timing([5.0, 1.0, 3.0, 2.0, 4.0])
+    assert (actual["median_ms"], actual["repetitions"]) == (3.0, 5)
+    assert float(actual["p20_ms"]) < 2.0 < 4.0 < float(actual["p80_ms"])

@@ -97,8 +97,8 @@ def test_the_page_and_the_python_function_agree(browser: Any, tmp_path: Path) ->
     theirs = browser.execute_script("return dcnExplorer.trace(0, 2, 3, 0, arguments[0], true)", unit)
     assert theirs["center"] == pytest.approx(ours.center)
     for level, points in zip(ours.levels, theirs["levels"], strict=True):
-        places = torch.tensor([[p["x"], p["y"]] for p in points["points"]])
-        assert torch.allclose(places, level.points, atol=1e-3)
+        locations = torch.tensor([[p["x"], p["y"]] for p in points["points"]])
+        assert torch.allclose(locations, level.points, atol=1e-3)
         assert torch.allclose(torch.tensor([p["weight"] for p in points["points"]]), level.weights, atol=1e-5)
         assert [p["inside"] for p in points["points"]] == level.inside.tolist()
 
@@ -115,12 +115,12 @@ def page(browser: Any, tmp_path: Path) -> Any:
     """A page of two images with detections, parts of a region, and three layers."""
     model = stack(TRANSFORMS["scale"], (2, 1, 1), 1, modulated=True)
     box = torch.tensor([[4.0, 4.0, 20.0, 20.0], [30.0, 10.0, 60.0, 40.0]])
-    found = Detections(box, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
+    actual = Detections(box, torch.tensor([0.9, 0.8]), torch.tensor([0, 1]))
     rois = [RoIOffsets(box, torch.ones(2, 2, 3, 3), None, (3, 3), 0.1)]
     observations = []
     for name in ("first", "second"):
         seen = observe(model, gray(), name=name)
-        observations.append(Observation(name, seen.picture, seen.layers, found, ("cat", "dog"), rois))
+        observations.append(Observation(name, seen.picture, seen.layers, actual, ("cat", "dog"), rois))
     return open_page(browser, tmp_path, observations)
 
 

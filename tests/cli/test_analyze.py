@@ -1,4 +1,4 @@
-"""``dcn analyze`` on drawn images, with a detector whose filters are all twice as wide as they start."""
+"""``dcn analyze`` on generated images, with a detector whose filters are all twice as wide as they start."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_it_prints_writes_and_draws(folder: Path, tmp_path: Path, capsys: pytest
     counts = _places_by_hand()
     for layer in content["layers"]:
         for key, value in (("effective_dilation", 2.0), ("modulation", 0.5)):
-            found = layer[key]
-            assert {place: one["filters"] for place, one in found.items()} == counts
-            assert found["background"] == pytest.approx({"filters": counts["background"], "mean": value, "std": 0.0})
-            assert found["large"] == {"filters": 0, "mean": None, "std": None}
+            actual = layer[key]
+            assert {category: one["filters"] for category, one in actual.items()} == counts
+            assert actual["background"] == pytest.approx({"filters": counts["background"], "mean": value, "std": 0.0})
+            assert actual["large"] == {"filters": 0, "mean": None, "std": None}
     with Image.open(figure) as picture:
         assert picture.format == "PNG"
 
@@ -110,7 +110,7 @@ def test_weights_outside_of_a_run_and_images_and_sides_to_choose(folder: Path, t
     elsewhere = ["analyze", str(weights), "--recipe", str(folder / "recipe.yaml"), "--device", "cpu"]
     assert main([*elsewhere, "--json", str(report), "--images", "2", "--sides", "1", "2"]) == 0
     content = json.loads(report.read_text())
-    filters = {place: one["filters"] for place, one in content["layers"][0]["effective_dilation"].items()}
+    filters = {category: one["filters"] for category, one in content["layers"][0]["effective_dilation"].items()}
     assert content["images"] == 2
     assert (filters["small"], filters["medium"]) == (0, 0)
     assert filters["large"] + filters["background"] == 2 * 24

@@ -20,7 +20,9 @@ def _run(*words: object) -> int:
 
 def test_check_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run("check", make_voc(tmp_path)) == 0
-    assert capsys.readouterr().out == f"{tmp_path}: voc, 2 images, 3 objects (cat 1, dog 1, person 1): no problems\n"
+    taken, summary = capsys.readouterr().out.splitlines()
+    assert taken == f"{tmp_path}: taken for voc (Pascal VOC: Annotations, ImageSets/Main, JPEGImages)"
+    assert summary == f"{tmp_path}: voc, 2 images, 3 objects (cat 1, dog 1, person 1): no problems"
 
 
 def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,7 +31,8 @@ def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixtur
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{tmp_path}/Annotations/a.xml: object 0 (dog): box (1, 1, 99, 9) lies outside")
     assert lines[1].startswith(f"{tmp_path}/Annotations/b.xml: malformed XML")
-    assert lines[2:] == [f"{tmp_path}: voc, 1 images, 0 objects (none): 2 problems"]
+    assert lines[2].startswith(f"{tmp_path}: taken for voc (Pascal VOC")
+    assert lines[3:] == [f"{tmp_path}: voc, 1 images, 0 objects (none): 2 problems"]
 
 
 def test_check_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,6 +46,7 @@ def test_every_public_operator_is_tried() -> None:
     served = {
         "deform_conv1d": "deform_conv2d",
         "deform_conv3d": "deform_conv2d",
+        **{f"deform_conv_transpose{axes}d": "deform_conv2d" for axes in (1, 2, 3)},
         "deform_ps_roi_pool": "deform_roi_pool",
         "nms_keep": "nms",
         "soft_nms": "nms",
@@ -69,9 +70,9 @@ def test_an_active_wait_under_load_is_named(
     monkeypatch.setattr(dcn.threads, "load_per_core", lambda: load)
     monkeypatch.setenv("OMP_WAIT_POLICY", policy)
     monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    found = doctor._threads()
-    assert (found["advice"] is not None) == advice
-    report = {"operators": {"cpu": {"nms": {"cpu": None}}}, "threads": found}
+    actual = doctor._threads()
+    assert (actual["advice"] is not None) == advice
+    report = {"operators": {"cpu": {"nms": {"cpu": None}}}, "threads": actual}
     assert verdict(report).startswith(
         "works, but slowly while other programs run: 2 threads spin" if advice else "ready"
     )

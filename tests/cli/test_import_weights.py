@@ -73,8 +73,8 @@ def test_a_file_of_the_original_code_tells_everything_itself(tmp_path: Path) -> 
     imported: Any = read_model(output)
     assert (imported.classes[0], imported.classes[19]) == ("aeroplane", "tvmonitor")
     assert imported.max_detections == 300
-    own, found = original.state_dict(), imported.state_dict()
-    assert all(torch.equal(own[key], found[key]) for key in own if not key.endswith("num_batches_tracked"))
+    own, actual = original.state_dict(), imported.state_dict()
+    assert all(torch.equal(own[key], actual[key]) for key in own if not key.endswith("num_batches_tracked"))
     assert main(["import", str(source), "-o", str(output), "--name", "rcnn_r101"]) == 2
     assert main(["import", str(source), "-o", str(output), "--classes", "cat,dog"]) == 2
 

@@ -78,8 +78,8 @@ def test_eval_gives_the_metrics_of_its_own_files(folder: Path, capsys: pytest.Ca
     rows = json.loads((run / "eval" / "val_detections.json").read_text())
     assert rows
     dataset = open_dataset("synthetic", None, "val", length=2, size=[64, 64], num_classes=3, glyph_size=[24, 38])
-    found = dcn.load(weights, device="cpu").predict([dataset[index].image for index in range(2)])
-    assert len(rows) == sum(len(one) for one in found)
+    actual = dcn.load(weights, device="cpu").predict([dataset[index].image for index in range(2)])
+    assert len(rows) == sum(len(one) for one in actual)
     assert {row["category_id"] for row in rows} <= {1, 2, 3}
     assert len(list((run / "eval" / "val_voc").glob("*.txt"))) == 3
 
@@ -113,9 +113,9 @@ def test_predict_writes_pictures_and_json_and_reports_a_broken_image(
     assert names == ["0.jpg", "1.jpg", "detections.json", "detections.jsonl"]
     content = json.loads((output / "detections.json").read_text())
     assert [(i["height"], i["width"]) for i in content["images"]] == [(64, 80), (64, 80)]
-    found = dcn.load(run, device="cpu").predict(tmp_path / "0.png", min_score=0.0)
+    actual = dcn.load(run, device="cpu").predict(tmp_path / "0.png", min_score=0.0)
     first = [row["score"] for row in content["annotations"] if row["image_id"] == 1]
-    assert first == pytest.approx(found.scores.tolist(), abs=1e-6)
+    assert first == pytest.approx(actual.scores.tolist(), abs=1e-6)
 
 
 def test_load_gives_a_list_for_a_list_in_pixels_of_the_input(folder: Path) -> None:
@@ -124,9 +124,9 @@ def test_load_gives_a_list_for_a_list_in_pixels_of_the_input(folder: Path) -> No
         0
     ].image
     whole = network.predict(image, min_score=0.0)
-    found = network.predict([image, image.permute(1, 2, 0).numpy()], min_score=0.0)
+    actual = network.predict([image, image.permute(1, 2, 0).numpy()], min_score=0.0)
     assert isinstance(whole, Detections)
-    assert all(torch.equal(one.boxes, whole.boxes) for one in found)
+    assert all(torch.equal(one.boxes, whole.boxes) for one in actual)
     assert float(whole.boxes[:, 2].max()) <= 130
     assert float(whole.boxes[:, 3].max()) <= 70
 
@@ -134,8 +134,8 @@ def test_load_gives_a_list_for_a_list_in_pixels_of_the_input(folder: Path) -> No
 def test_batches_and_precision_of_an_evaluation(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def metrics(*words: str) -> dict[str, float]:
         assert main(["eval", str(folder / "whole"), "--device", "cpu", "--json", *words]) == 0
-        found: dict[str, float] = json.loads(capsys.readouterr().out)
-        return found
+        actual: dict[str, float] = json.loads(capsys.readouterr().out)
+        return actual
 
     alone = metrics("--batch", "1")
     assert metrics("--batch", "4") == pytest.approx(alone, abs=1e-6)

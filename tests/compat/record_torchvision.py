@@ -85,8 +85,8 @@ def signature(function: Any) -> list[list[str]]:
 
 def signatures(library: Any) -> dict[str, list[list[str]]]:
     """Of all functions, constructors and forward methods."""
-    found = {name: signature(getattr(library, name)) for name in (*FUNCTIONS, *MODULES)}
-    return found | {f"{name}.forward": signature(getattr(library, name).forward) for name in MODULES}
+    actual = {name: signature(getattr(library, name)) for name in (*FUNCTIONS, *MODULES)}
+    return actual | {f"{name}.forward": signature(getattr(library, name).forward) for name in MODULES}
 
 
 def main() -> None:

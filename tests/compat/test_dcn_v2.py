@@ -36,9 +36,9 @@ ARGUMENTS: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments(name: str) -> None:
-    function, wanted = ARGUMENTS[name]
+    function, expected = ARGUMENTS[name]
     parameters = inspect.signature(function).parameters.values()
-    assert [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters] == wanted.split()
+    assert [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters] == expected.split()
 
 
 FC = "{0}.0.weight {0}.0.bias {0}.2.weight {0}.2.bias"
@@ -89,8 +89,8 @@ def test_dcn_is_the_operator_on_what_its_branch_says() -> None:
         x, layer.conv_offset_mask.weight, layer.conv_offset_mask.bias, 2, 1
     ).chunk(3, 1)
     offset = torch.cat((first, second), 1)
-    wanted = ops.deform_conv2d(x, offset, layer.weight, layer.bias, 2, 2, 2, logits.sigmoid())
-    torch.testing.assert_close(layer(x), wanted)
+    expected = ops.deform_conv2d(x, offset, layer.weight, layer.bias, 2, 2, 2, logits.sigmoid())
+    torch.testing.assert_close(layer(x), expected)
 
 
 def test_dcn_starts_as_half_a_convolution() -> None:
@@ -159,13 +159,13 @@ def test_detectron2_layers_apply_norm_and_activation(modulated: bool) -> None:
     if modulated:
         layer: nn.Module = _randomised(detectron2.ModulatedDeformConv(4, 6, 3, **options))
         plain = ops.deform_conv2d(x, offset, layer.weight, layer.bias, 1, 1, 1, mask)  # type: ignore[arg-type]
-        found = layer(x, offset, mask)
+        actual = layer(x, offset, mask)
     else:
         layer = _randomised(detectron2.DeformConv(4, 6, 3, **options))
         plain = ops.deform_conv2d(x, offset, layer.weight, None, 1, 1)  # type: ignore[arg-type]
-        found = layer(x, offset)
-    torch.testing.assert_close(found, torch.relu(norm(plain)))
-    found.sum().backward()
+        actual = layer(x, offset)
+    torch.testing.assert_close(actual, torch.relu(norm(plain)))
+    actual.sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
 
 

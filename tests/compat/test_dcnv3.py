@@ -30,16 +30,16 @@ def _numbers(case: Case) -> tuple[int, ...]:
 def test_the_functions_of_dcnv3(name: str) -> None:
     case = CASES[name]
     tensors, numbers = case.tensors(), _numbers(case)
-    wanted = gradients(lambda t: run_v3(case, t), tensors)
+    expected = gradients(lambda t: run_v3(case, t), tensors)
     flag = () if not case.remove_center else (True,)
-    found = gradients(lambda t: v3.DCNv3Function.apply(*t, *numbers, case.scale, 256, *flag), tensors)
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: v3.DCNv3Function.apply(*t, *numbers, case.scale, 256, *flag), tensors)
+    for a, b in zip(actual, expected, strict=True):
         close(a, b, torch.float64)
     output = v3.dcnv3_forward(*tensors, *numbers, case.scale, 7, *flag)
     assert not output.requires_grad
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     raw = [output, *v3.dcnv3_backward(*tensors, *numbers, case.scale, grad, 7, *flag)]
-    for a, b in zip(raw, wanted, strict=True):
+    for a, b in zip(raw, expected, strict=True):
         close(a, b, torch.float64)
 
 
@@ -49,19 +49,19 @@ def test_the_functions_of_dcnv4(name: str) -> None:
     input, offset, mask = case.tensors()
     tensors, numbers = [input, case.fused(offset, mask)], _numbers(case)
     options: Any = case.options()
-    wanted = gradients(lambda t: ops.dcnv4(t[0], t[1], **options), tensors)
+    expected = gradients(lambda t: ops.dcnv4(t[0], t[1], **options), tensors)
     flags = (case.remove_center, 8, 128, case.softmax)
     output = v4.dcnv4_forward(*tensors, *numbers, case.scale, 256, *flags)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     raw = [output, *v4.dcnv4_backward(*tensors, *numbers, case.scale, 256, grad, *flags)]
-    for a, b in zip(raw, wanted, strict=True):
+    for a, b in zip(raw, expected, strict=True):
         close(a, b, torch.float64)
     if not case.softmax:
-        found = gradients(
+        actual = gradients(
             lambda t: v4.DCNv4Function.apply(*t, *numbers, case.scale, 256, case.remove_center),
             tensors,
         )
-        for a, b in zip(found, wanted, strict=True):
+        for a, b in zip(actual, expected, strict=True):
             close(a, b, torch.float64)
 
 
@@ -80,8 +80,8 @@ def test_flash_attention_is_attention_with_a_softmax_inside() -> None:
         grid = 2 * locations[:, :, :, level].transpose(1, 2).reshape(4, 7, points, 2) - 1
         samples = grid_sample(maps, grid, align_corners=False).reshape(2, 2, 4, 7, points)
         total += torch.einsum("nmdqp,nqmp->nqmd", samples, weights[:, :, :, level])
-    found = v4.FlashDeformAttnFunction.apply(value, shapes, starts, packed, 64, points)
-    close(found, total.flatten(2), torch.float64)
+    actual = v4.FlashDeformAttnFunction.apply(value, shapes, starts, packed, 64, points)
+    close(actual, total.flatten(2), torch.float64)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ def test_frameworks_have_the_layouts_of_their_documentation() -> None:
     for name in ("torchvision", "mmcv", "detectron2", "dcn_v2", "mxnet", "onnx", "paddle"):
         assert torch.equal(convert_offsets(offset, name), offset)
     # MindSpore documents the channels as (offset_x, offset_y, mask).
-    found = convert_offsets(offset, "mindspore")
-    assert torch.equal(found[:, 0::2], offset[:, 9:])
-    assert torch.equal(found[:, 1::2], offset[:, :9])
+    actual = convert_offsets(offset, "mindspore")
+    assert torch.equal(actual[:, 0::2], offset[:, 9:])
+    assert torch.equal(actual[:, 1::2], offset[:, :9])
     assert set(FRAMEWORKS.values()) <= set(LAYOUTS)
 
 
@@ -99,8 +99,8 @@ def test_a_branch_trained_in_another_layout() -> None:
         "bias": convert_offsets(bias.detach(), "yyxx", dim=0),
     }
     layer.conv_offset.load_state_dict(state)
-    wanted = deform_conv2d(x, _interleaved(foreign(x)), layer.weight, layer.bias, padding=1)
-    torch.testing.assert_close(layer(x), wanted)
+    expected = deform_conv2d(x, _interleaved(foreign(x)), layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected)
 
 
 def _interleaved(offset: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ ARGUMENTS = {
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_arguments(name: str) -> None:
     parameters = inspect.signature(getattr(mmcv, name)).parameters.values()
-    found = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
-    assert found == ARGUMENTS[name].split()
+    actual = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in parameters]
+    assert actual == ARGUMENTS[name].split()
 
 
 def _tensor(value: Any) -> Tensor:
@@ -66,12 +66,12 @@ def test_numbers_of_deform_conv() -> None:
     output = layer(x)
     torch.testing.assert_close(output, _tensor(case["gt_out"]).expand_as(output), rtol=1e-5, atol=1e-5)
     output.mean().backward()
-    found = [x.grad, branch.weight.grad, branch.bias.grad, layer.weight.grad]
+    actual = [x.grad, branch.weight.grad, branch.bias.grad, layer.weight.grad]
     keys = ["gt_x_grad", "gt_offset_weight_grad", "gt_offset_bias_grad", "gt_deform_weight_grad"]
-    for grad, key, scale in zip(found, keys, (4 * batch, 4, 4, 4), strict=True):
+    for grad, key, scale in zip(actual, keys, (4 * batch, 4, 4, 4), strict=True):
         assert grad is not None
-        wanted = _tensor(case[key]).squeeze(0) if key == "gt_offset_bias_grad" else _tensor(case[key])
-        torch.testing.assert_close(grad * scale, wanted.expand_as(grad), rtol=1e-3, atol=6e-3)
+        expected = _tensor(case[key]).squeeze(0) if key == "gt_offset_bias_grad" else _tensor(case[key])
+        torch.testing.assert_close(grad * scale, expected.expand_as(grad), rtol=1e-3, atol=6e-3)
 
 
 def test_refusals_of_deform_conv() -> None:
@@ -103,9 +103,9 @@ def test_numbers_of_modulated_deform_conv() -> None:
     output.sum().backward()
     branch = layer.conv_offset
     assert branch.bias is not None
-    found = [output, x.grad, layer.weight.grad, branch.weight.grad, branch.bias.grad]
+    actual = [output, x.grad, layer.weight.grad, branch.weight.grad, branch.bias.grad]
     keys = ["output_t", "input_grad", "dcn_w_grad", "dcn_offset_w_grad", "dcn_offset_b_grad"]
-    for value, key in zip(found, keys, strict=True):
+    for value, key in zip(actual, keys, strict=True):
         torch.testing.assert_close(value, _tensor(case[key]), rtol=1e-5, atol=1e-5)
 
 
@@ -122,21 +122,23 @@ ROI_CASES = range(3)
 
 @pytest.mark.parametrize("index", ROI_CASES)
 def test_numbers_of_deform_roi_pool(index: int) -> None:
-    (image, rois), (wanted, gradient) = (EXPECTED["test_deform_roi_pool"][key][index] for key in ("inputs", "outputs"))
+    (image, rois), (expected, gradient) = (
+        EXPECTED["test_deform_roi_pool"][key][index] for key in ("inputs", "outputs")
+    )
     x = _tensor(image).requires_grad_()
     output = mmcv.DeformRoIPoolPack((2, 2), x.shape[1], spatial_scale=1.0, sampling_ratio=2)(x, _tensor(rois))
     output.backward(torch.ones_like(output))
-    torch.testing.assert_close(output, _tensor(wanted), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, _tensor(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x.grad, _tensor(gradient), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("index", ROI_CASES)
 def test_numbers_of_roi_align(index: int) -> None:
-    (image, rois), (wanted, gradient) = (EXPECTED["test_roi_align"][key][index] for key in ("inputs", "outputs"))
+    (image, rois), (expected, gradient) = (EXPECTED["test_roi_align"][key][index] for key in ("inputs", "outputs"))
     x = _tensor(image).requires_grad_()
     output = mmcv.roi_align(x, _tensor(rois), 2, 1.0, 2, "avg", True)
     output.backward(torch.ones_like(output))
-    torch.testing.assert_close(output, _tensor(wanted), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(output, _tensor(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(x.grad, _tensor(gradient), rtol=1e-5, atol=1e-5)
 
 
@@ -177,12 +179,12 @@ def _bilinear(x: Tensor, y: float, u: float) -> Tensor:
 def test_roi_align_maximum(aligned: bool) -> None:
     x = torch.randn(2, 3, 9, 8)
     rois = torch.tensor([[0.0, 1, 2, 14, 9], [1, -3, 4, 7, 17], [1, 5, 5, 6, 6]])
-    found = mmcv.roi_align(x, rois, 2, 0.5, 0, "max", aligned)
-    wanted = torch.stack([_largest_samples(x, roi, 2, 0.5, aligned) for roi in rois])
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    actual = mmcv.roi_align(x, rois, 2, 0.5, 0, "max", aligned)
+    expected = torch.stack([_largest_samples(x, roi, 2, 0.5, aligned) for roi in rois])
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     names: dict[str, Any] = {"out_size": 2, "sample_num": 0}
     layer = mmcv.RoIAlign(spatial_scale=0.5, pool_mode="max", aligned=aligned, **names)
-    torch.testing.assert_close(layer(x, rois), found)
+    torch.testing.assert_close(layer(x, rois), actual)
 
 
 ROI_POOL_CASES = [
@@ -196,9 +198,9 @@ ROI_POOL_CASES = [
 ]
 
 
-@pytest.mark.parametrize(("image", "rois", "wanted"), ROI_POOL_CASES, ids=["one map", "two maps", "4x4"])
-def test_numbers_of_roi_pool(image: Any, rois: Any, wanted: Any) -> None:
-    torch.testing.assert_close(mmcv.RoIPool(2, 1.0)(_tensor(image), _tensor(rois)), _tensor(wanted))
+@pytest.mark.parametrize(("image", "rois", "expected"), ROI_POOL_CASES, ids=["one map", "two maps", "4x4"])
+def test_numbers_of_roi_pool(image: Any, rois: Any, expected: Any) -> None:
+    torch.testing.assert_close(mmcv.RoIPool(2, 1.0)(_tensor(image), _tensor(rois)), _tensor(expected))
 
 
 def test_roi_pool_does_not_round() -> None:
@@ -304,10 +306,10 @@ def test_soft_nms_example() -> None:
 
 def _soft(boxes: Tensor, scores: Tensor, threshold: float, sigma: float, least: float, method: str, offset: int) -> Any:
     """mmcv's loop from its description: the best box is taken, the others decay, those below ``least`` are dropped."""
-    left, found = {i: float(s) for i, s in enumerate(scores)}, []
+    left, actual = {i: float(s) for i, s in enumerate(scores)}, []
     while left:
         best = max(left, key=lambda i: left[i])
-        found.append((best, left.pop(best)))
+        actual.append((best, left.pop(best)))
         for other in list(left):
             a, b = boxes[best].tolist(), boxes[other].tolist()
             w = max(0.0, min(a[2], b[2]) - max(a[0], b[0]) + offset)
@@ -319,7 +321,7 @@ def _soft(boxes: Tensor, scores: Tensor, threshold: float, sigma: float, least: 
             left[other] *= factor if method == "gaussian" or overlap >= threshold else 1.0
             if left[other] < least:
                 del left[other]
-    return [i for i, _ in found], [s for _, s in found]
+    return [i for i, _ in actual], [s for _, s in actual]
 
 
 @pytest.mark.parametrize("offset", [0, 1])
@@ -354,8 +356,8 @@ def test_batched_nms_keeps_classes_apart(kind: str) -> None:
     dets, keep = mmcv.batched_nms(boxes, scores, labels, config)
     function = mmcv.nms if kind == "nms" else mmcv.soft_nms
     parts = [(label, function(boxes[labels == label], scores[labels == label], 0.5)) for label in (0, 1)]
-    wanted = torch.cat([part[0][:, 4] for _, part in parts]).sort(descending=True).values[:4]
-    torch.testing.assert_close(dets[:, 4], wanted)
+    expected = torch.cat([part[0][:, 4] for _, part in parts]).sort(descending=True).values[:4]
+    torch.testing.assert_close(dets[:, 4], expected)
     torch.testing.assert_close(dets[:, :4], boxes[keep])
     assert config == {"type": kind, "iou_thr": 0.5, "split_thr": 3, "max_num": 4}
 
@@ -401,9 +403,9 @@ def test_trained_layers(name: str, shared: Path) -> None:
     with np.load(shared / "golden" / "trained_layers" / name) as data:
         calls = [{k: data[f"call{i}_{k}"] for k in ("input", "offset", "weight", "output", "pad")} for i in range(4)]
     for call in calls:
-        x, offset, weight, wanted = (torch.from_numpy(call[k]) for k in ("input", "offset", "weight", "output"))
+        x, offset, weight, expected = (torch.from_numpy(call[k]) for k in ("input", "offset", "weight", "output"))
         layer = mmcv.DeformConv2d(
             x.shape[1], weight.shape[0], tuple(weight.shape[2:]), padding=tuple(call["pad"].tolist())
         )
         layer.load_state_dict({"weight": weight}, strict=True)
-        torch.testing.assert_close(layer(x, offset), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(layer(x, offset), expected, rtol=1e-4, atol=1e-4)

@@ -48,31 +48,31 @@ def _package(folder: Path, extension: str | None, monkeypatch: pytest.MonkeyPatc
 def test_the_two_functions_of_the_extension() -> None:
     args, grad = make(CASES["awkward"]), output_gradient(CASES["awkward"])
     leaves = args.leaves()
-    wanted = ms_deform_attn(leaves[0], args.shapes, args.starts, *leaves[1:])
-    found = compat.ms_deform_attn_forward(leaves[0], args.shapes, args.starts, leaves[1], leaves[2], 64)
-    assert torch.equal(found, wanted)
-    assert not found.requires_grad
+    expected = ms_deform_attn(leaves[0], args.shapes, args.starts, *leaves[1:])
+    actual = compat.ms_deform_attn_forward(leaves[0], args.shapes, args.starts, leaves[1], leaves[2], 64)
+    assert torch.equal(actual, expected)
+    assert not actual.requires_grad
     gradients = compat.ms_deform_attn_backward(*args, grad, 3)  # 3 does not divide the batch: it has no effect
-    for ours, theirs in zip(gradients, torch.autograd.grad(wanted, leaves, grad), strict=True):
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected, leaves, grad), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_the_function_with_gradients_and_the_formula() -> None:
     args = make(CASES["awkward"])
-    wanted = ms_deform_attn(*args)
+    expected = ms_deform_attn(*args)
     leaf = args.value.clone().requires_grad_()
-    found = compat.MSDeformAttnFunction.apply(leaf, *args[1:], 64)
-    assert torch.equal(found, wanted)
-    assert found.requires_grad
+    actual = compat.MSDeformAttnFunction.apply(leaf, *args[1:], 64)
+    assert torch.equal(actual, expected)
+    assert actual.requires_grad
     pairs = CASES["awkward"].levels
-    assert torch.equal(compat.ms_deform_attn_core_pytorch(args.value, pairs, *args[3:]), wanted)
+    assert torch.equal(compat.ms_deform_attn_core_pytorch(args.value, pairs, *args[3:]), expected)
 
 
 def test_other_types_follow_the_values() -> None:
     args = make(CASES["awkward"], dtype=torch.float32)
-    wanted = ms_deform_attn(*args)
-    found = compat.ms_deform_attn_forward(*args[:3], args.locations.double(), args.weights.double(), 64)
-    torch.testing.assert_close(found, wanted)
+    expected = ms_deform_attn(*args)
+    actual = compat.ms_deform_attn_forward(*args[:3], args.locations.double(), args.weights.double(), 64)
+    torch.testing.assert_close(actual, expected)
     half = compat.ms_deform_attn_forward(args.value.half(), *args[1:], 64)
     assert half.dtype == torch.float16
 
@@ -139,17 +139,17 @@ def test_mmcvs_layer_is_the_originals_with_identity_and_position() -> None:
     plain.load_state_dict(layer.state_dict())
     mask = torch.zeros(2, 30, dtype=torch.bool)
     mask[0, 7:] = True
-    wanted = plain(query + position, POINTS, maps, SHAPES, None, mask)
+    expected = plain(query + position, POINTS, maps, SHAPES, None, mask)
     call = {"value": maps, "query_pos": position, "key_padding_mask": mask, **LEVELS}
-    torch.testing.assert_close(layer(query, **call), wanted + query)
-    torch.testing.assert_close(layer(query, identity=position, **call), wanted + position)
+    torch.testing.assert_close(layer(query, **call), expected + query)
+    torch.testing.assert_close(layer(query, identity=position, **call), expected + position)
 
 
 def test_mmcvs_layer_is_sequence_first_by_default() -> None:
     query, maps, _ = _inputs()
-    wanted = _mmcv(batch_first=True)(query, value=maps, **LEVELS)
-    found = _mmcv()(query.transpose(0, 1), value=maps.transpose(0, 1), **LEVELS)
-    torch.testing.assert_close(found, wanted.transpose(0, 1))
+    expected = _mmcv(batch_first=True)(query, value=maps, **LEVELS)
+    actual = _mmcv()(query.transpose(0, 1), value=maps.transpose(0, 1), **LEVELS)
+    torch.testing.assert_close(actual, expected.transpose(0, 1))
 
 
 def test_mmcvs_layer_with_narrow_values_and_dropout() -> None:

@@ -25,9 +25,9 @@ def _inputs() -> dict[str, torch.Tensor]:
 
 
 def _agree(library: Any) -> None:
-    wanted = _arrays()
-    for name, found in recorded.run(library, _inputs()).items():
-        torch.testing.assert_close(found, wanted[name], rtol=1e-5, atol=1e-5, msg=f"{name} differs")
+    expected = _arrays()
+    for name, actual in recorded.run(library, _inputs()).items():
+        torch.testing.assert_close(actual, expected[name], rtol=1e-5, atol=1e-5, msg=f"{name} differs")
 
 
 @pytest.mark.parametrize("name", SIGNATURES)

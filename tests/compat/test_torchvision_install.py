@@ -70,9 +70,9 @@ x = torch.randn(1, 8, 9, 9, requires_grad=True)
 rois = torch.tensor([[0.0, 1, 1, 7, 6]])
 for name, own in (('roi_align', ops.roi_align), ('ps_roi_align', ops.ps_roi_align)):
     more = (2, False) if name == 'roi_align' else (2,)
-    found = getattr(tv, name)(x, rois, 0.5, 2, 2, *more)
-    found = found if name == 'roi_align' else found[0]
-    torch.testing.assert_close(found, own(x, rois, 2, 0.5, 2))
+    result = getattr(tv, name)(x, rois, 0.5, 2, 2, *more)
+    result = result if name == 'roi_align' else result[0]
+    torch.testing.assert_close(result, own(x, rois, 2, 0.5, 2))
 torch.testing.assert_close(tv.roi_pool(x, rois, 0.5, 2, 2)[0], ops.roi_pool(x, rois, 2, 0.5))
 pooled, channels = tv.ps_roi_pool(x, rois, 0.5, 2, 2)
 torch.testing.assert_close(pooled, ops.ps_roi_pool(x, rois, 2, 0.5, rounding='after_scale'))

@@ -107,11 +107,11 @@ def _ragged_formula(
     batch, _, heads, channels = value.shape
     total, start = torch.zeros(batch, locations.shape[1], heads, channels, dtype=value.dtype), 0
     planes = value.split([h * w for h, w in shapes], 1)
-    for (height, width), plane, place, weight in zip(
+    for (height, width), plane, location, weight in zip(
         shapes, planes, locations.split(counts, 3), weights.split(counts, 3), strict=True
     ):
         image = plane.permute(0, 2, 3, 1).reshape(batch * heads, channels, height, width)
-        grid = place.transpose(1, 2).flatten(0, 1)
+        grid = location.transpose(1, 2).flatten(0, 1)
         if discrete:
             x = (grid[..., 0] * width + 0.5).long().clamp(0, width - 1)
             y = (grid[..., 1] * height + 0.5).long().clamp(0, height - 1)
@@ -130,9 +130,9 @@ def test_levels_with_points_of_their_own(counts: list[int], method: str) -> None
     case = Attn(points=2)
     args = make(case)
     locations, weights = args.locations.flatten(3, 4), args.weights.flatten(3, 4)
-    found = hook.multi_scale_deformable_attention_v2(args.value, case.levels, locations, weights, counts, method)
-    wanted = _ragged_formula(args.value, case.levels, locations, weights, counts, method == "discrete")
-    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    actual = hook.multi_scale_deformable_attention_v2(args.value, case.levels, locations, weights, counts, method)
+    expected = _ragged_formula(args.value, case.levels, locations, weights, counts, method == "discrete")
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10)
 
 
 def test_unknown_method() -> None:
@@ -217,17 +217,17 @@ def test_logits_and_gradients_of_whole_models_stay(build: Any) -> None:
     def run() -> tuple[Tensor, list[Tensor]]:
         logits = model(pixel_values=pixels).logits
         parameters = [p for p in model.parameters() if p.requires_grad]
-        found = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
-        return logits.detach(), [g for g in found if g is not None]
+        actual = torch.autograd.grad(logits.square().sum(), parameters, allow_unused=True)
+        return logits.detach(), [g for g in actual if g is not None]
 
     logits, gradients = run()
     hook.install()
     try:
         assert {type(layer).forward for layer in layers} == {hook.MultiScaleDeformableAttention.forward}
-        found, found_gradients = run()
+        actual, found_gradients = run()
     finally:
         hook.uninstall()
-    torch.testing.assert_close(found, logits, rtol=0, atol=1e-4)
+    torch.testing.assert_close(actual, logits, rtol=0, atol=1e-4)
     scale = max(g.abs().max().item() for g in gradients)
     for ours, theirs in zip(found_gradients, gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-3 * scale)

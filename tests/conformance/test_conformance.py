@@ -50,13 +50,13 @@ def swaps_axes(input: Tensor, offset: Tensor, *rest: Any) -> Tensor:
 
 
 def test_a_crash_is_an_answer() -> None:
-    found = {f.rule: f for f in findings("tests.conformance.test_conformance:ends_the_process")}
-    assert list(found) == [rule.name for rule in RULES]
-    assert found["NaN offset"].answer == "ends the process (exit code 7)"
+    actual = {f.rule: f for f in findings("tests.conformance.test_conformance:ends_the_process")}
+    assert list(actual) == [rule.name for rule in RULES]
+    assert actual["NaN offset"].answer == "ends the process (exit code 7)"
     # Looking at values, as that function does, also keeps it from being compiled, exported and vmapped.
-    wrong = {f.rule for f in found.values() if f.ok is False}
+    wrong = {f.rule for f in actual.values() if f.ok is False}
     assert wrong == {"torch.compile", "torch.export", "vmap", "NaN offset"}
-    assert found["roi_align values"].answer == "not offered"
+    assert actual["roi_align values"].answer == "not offered"
 
 
 def test_wrong_offset_order_is_seen() -> None:

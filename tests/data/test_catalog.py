@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 
 from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.datasets.boxes import Boxes
 from dcn.data.datasets.coco import Coco
+from dcn.data.datasets.coco_folders import CocoFolders
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
+from tests.data.layouts import LAYOUTS, items, make_index_masks
 from tests.data.made_files import make_coco, make_voc
 from tests.data.made_masks import make_camvid, make_cityscapes, make_folder, make_voc_masks
 
@@ -24,8 +27,20 @@ def test_every_format_opens(tmp_path: Path) -> None:
         "camvid": open_dataset("camvid", make_camvid(tmp_path / "cv"), "train+val"),
         "folder": open_dataset("folder", make_folder(tmp_path / "f"), "train"),
     }
+    for name, layout, split in (
+        ("voc_files", "LabelImg", "all"),
+        ("coco_folders", "Roboflow COCO", "train"),
+        ("yolo", "Roboflow YOLO", "train"),
+        ("csv", "CSV", "all"),
+        ("auto", "Roboflow YOLO", "train"),
+    ):
+        LAYOUTS[layout].make(tmp_path / name, items())
+        opened[name] = open_dataset(name, tmp_path / name, split)
+    make_index_masks(tmp_path / "m", beside=False)
+    opened["masks"] = open_dataset("masks", tmp_path / "m", "all")
     assert opened.keys() == FORMATS.keys()
-    types = {"voc": Voc, "coco": Coco, "synthetic": Synthetic}
+    types = {"voc": Voc, "coco": Coco, "synthetic": Synthetic, "coco_folders": CocoFolders}
+    types |= dict.fromkeys(("voc_files", "yolo", "csv", "auto"), Boxes)
     assert {name: type(data) for name, data in opened.items()} == dict.fromkeys(FORMATS, SegmentationDataset) | types
     assert (len(opened["synthetic"]), len(opened["synthetic"].classes)) == (7, 3)
     assert opened["voc"].name == "v:train"
@@ -41,7 +56,7 @@ def test_options_are_the_keywords(format: str) -> None:
     ("arguments", "options", "message"),
     [
         (("vok", "x", "train"), {}, "unknown data format 'vok'; did you mean 'voc'"),
-        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; valid: camvid, cityscapes, coco"),
+        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; valid: auto, camvid, cityscapes, coco"),
         (("voc", "x", "train"), {"clases": 1}, "'voc' has no option 'clases'; did you mean 'classes'"),
         (("coco", None, "train"), {}, "root: 'coco' needs the folder of the data, got None"),
         (("synthetic", "x", "train"), {}, "root: 'synthetic' is generated and has no folder, got 'x'"),

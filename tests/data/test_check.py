@@ -176,8 +176,8 @@ def test_named_format_without_files(tmp_path: Path, format: str, message: str) -
 
 def test_unknown_names(tmp_path: Path) -> None:
     make_voc(tmp_path)
-    with pytest.raises(ValueError, match="format: unknown data format 'yolo'; did you mean 'coco'"):
-        check_dataset(tmp_path, "yolo")
+    with pytest.raises(ValueError, match="format: unknown data format 'coca'; did you mean 'coco'"):
+        check_dataset(tmp_path, "coca")
     assert "has no list 'trian'; it has train" in _lines(tmp_path, split="trian")[0]
 
 

@@ -133,12 +133,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     if not (damage is _remove and name == STATE_FILE):
         assert "the checkpoint before it is used: step 2" in caplog.text
         assert Path(name).name in caplog.text
-    # The run goes on from there, and the damaged file is in nobody's way.
+    # The run continues from there, and the damaged file is no obstacle.
     files.save(_filled(3.0), 3, {"mark": 3})
     assert [read_state(tmp_path / file)["step"] for file in (STATE_FILE, PREVIOUS_FILE)] == [3, 2]
 
 
-@pytest.mark.parametrize("where", [place / 40 for place in range(40)])
+@pytest.mark.parametrize("where", [index / 40 for index in range(40)])
 def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path, where: float) -> None:
     weights = tmp_path / "weights" / "step_00000003.safetensors"
     for path in (weights, tmp_path / STATE_FILE):

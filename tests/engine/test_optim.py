@@ -88,8 +88,8 @@ def test_milestones_of_a_schedule_in_steps_are_steps() -> None:
 
 def test_groups_by_pattern_and_kind() -> None:
     groups = parameter_groups(_network().named_parameters(), 0.1, False, {"0.*": 3.0, "*.bias": 9.0})
-    found = {name: (g["lr_multiplier"], g["weight_decay"]) for g in groups for name in g["names"]}
-    assert found == {"0.weight": (3.0, 0.1), "0.bias": (3.0, 0.0), "1.weight": (1.0, 0.1), "1.bias": (9.0, 0.0)}
+    actual = {name: (g["lr_multiplier"], g["weight_decay"]) for g in groups for name in g["names"]}
+    assert actual == {"0.weight": (3.0, 0.1), "0.bias": (3.0, 0.0), "1.weight": (1.0, 0.1), "1.bias": (9.0, 0.0)}
 
 
 def test_frozen_parameters_are_left_out() -> None:

@@ -32,8 +32,8 @@ TIMES = ("images_per_second",)
 def _train(folder: Path, settings: Recipe, model: TinyDetector | None = None) -> tuple[TinyDetector, Outcome]:
     folder.mkdir(exist_ok=True)
     model = model or new_detector()
-    judge = lambda step: {"AP": step / 100}  # noqa: E731
-    return model, train(model, stream, STEPS_PER_EPOCH, settings, folder, CPU, evaluate=judge)
+    score = lambda step: {"AP": step / 100}  # noqa: E731
+    return model, train(model, stream, STEPS_PER_EPOCH, settings, folder, CPU, evaluate=score)
 
 
 def _rows(folder: Path) -> list[dict[str, Any]]:
@@ -115,8 +115,8 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path) -> None:
 
     class Calm(TinyDetector):
         def forward(self, *arguments: Any, **named: Any) -> Any:
-            found = super().forward(*arguments, **named)
-            return {"loss_class": found["loss_class"]} if isinstance(found, dict) else found
+            actual = super().forward(*arguments, **named)
+            return {"loss_class": actual["loss_class"]} if isinstance(actual, dict) else actual
 
     torch.manual_seed(0)
     whole, _ = _train(tmp_path / "whole", recipe(), Calm())
@@ -129,7 +129,7 @@ def test_parts_of_a_batch_add_up_to_the_batch(tmp_path: Path) -> None:
 def test_the_run_folder_is_complete(tmp_path: Path) -> None:
     _train(tmp_path, recipe())
     files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
-    wanted = {
+    reference = {
         "metrics.jsonl",
         "trainer.pt",
         "loss.png",
@@ -137,7 +137,7 @@ def test_the_run_folder_is_complete(tmp_path: Path) -> None:
         "weights/last.safetensors",
         "weights/best.safetensors",
     }
-    assert wanted <= files
+    assert reference <= files
     assert any(name.startswith("tensorboard/events") for name in files)
     kinds = [(row["kind"], row["step"]) for row in _rows(tmp_path)]
     assert kinds == [("eval", 2), ("train", 3), ("eval", 4), ("train", 6), ("eval", 6), ("train", 8), ("eval", 8)]
@@ -146,11 +146,11 @@ def test_the_run_folder_is_complete(tmp_path: Path) -> None:
 def test_the_best_weights_are_those_of_the_best_evaluation(tmp_path: Path) -> None:
     model, seen = new_detector(), dict[int, dict[str, Tensor]]()
 
-    def judge(step: int) -> dict[str, float]:
+    def score(step: int) -> dict[str, float]:
         seen[step] = _weights(model)
         return {"AP": {2: 0.3, 4: 0.8, 6: math.nan, 8: 0.8}[step]}
 
-    outcome = train(model, stream, STEPS_PER_EPOCH, recipe(), tmp_path, CPU, evaluate=judge)
+    outcome = train(model, stream, STEPS_PER_EPOCH, recipe(), tmp_path, CPU, evaluate=score)
     state, info = read_weights(tmp_path / "weights" / "best.safetensors")
     assert (outcome.best, info.step) == (0.8, 4)
     assert all(torch.equal(state[name], value) for name, value in seen[4].items())
@@ -300,12 +300,12 @@ class _BreaksAtStep(TinyDetector):
         self.left = step
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        found = super().forward(*arguments, **named)
-        if isinstance(found, dict):
+        actual = super().forward(*arguments, **named)
+        if isinstance(actual, dict):
             self.left -= 1
             if self.left < 0:
-                found["loss_noise"] = _BrokenGradient.apply(found["loss_noise"])
-        return found
+                actual["loss_noise"] = _BrokenGradient.apply(actual["loss_noise"])
+        return actual
 
 
 @pytest.mark.parametrize("clip_norm", [None, 10.0], ids=["plain", "clipped"])

@@ -68,7 +68,7 @@ def stream(start: int) -> Iterator[list[Sample]]:
     """Batches of four; a function of the step."""
     step = start
     while True:
-        yield [sample(4 * step + place) for place in range(4)]
+        yield [sample(4 * step + position) for position in range(4)]
         step += 1
 
 
@@ -80,7 +80,7 @@ class CountingMetric:
 
     def update(self, detections: list[Detections], targets: list[Target]) -> None:
         pairs = zip(detections, targets, strict=True)
-        self.right += [bool(found.labels[0] == target.labels[0]) for found, target in pairs]
+        self.right += [bool(actual.labels[0] == target.labels[0]) for actual, target in pairs]
 
     def compute(self) -> dict[str, float]:
         return {"AP": sum(self.right) / len(self.right)}

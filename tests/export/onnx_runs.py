@@ -80,8 +80,8 @@ def check(
     proto = export(model, inputs, path, dynamic)
     for case in (inputs, *others):
         with torch.no_grad():
-            wanted = model(*case)
-        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
-        for found, value in zip(run(path, case), wanted, strict=True):
-            torch.testing.assert_close(found, value, rtol=tolerance, atol=tolerance)
+            expected = model(*case)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for actual, value in zip(run(path, case), expected, strict=True):
+            torch.testing.assert_close(actual, value, rtol=tolerance, atol=tolerance)
     return proto

@@ -93,7 +93,7 @@ def test_cases_of_the_standard(tmp_path: Path, path: Path) -> None:
     with np.load(path) as data:
         given = [torch.from_numpy(data[f"in_{i}"]) if f"in_{i}" in data else None for i in range(5)]
         padding = ast.literal_eval(str(data["attrs"]))["pads"][:2]
-        wanted = torch.from_numpy(data["out"])
+        expected = torch.from_numpy(data["out"])
     x, weight, offset, bias, mask = given
     inputs = [t for t in (x, weight, offset, bias, mask) if t is not None]
 
@@ -105,7 +105,7 @@ def test_cases_of_the_standard(tmp_path: Path, path: Path) -> None:
 
     model = Function(call)
     check(model, tmp_path / "m.onnx", inputs)
-    torch.testing.assert_close(model(*inputs), wanted, rtol=0, atol=1e-6)
+    torch.testing.assert_close(model(*inputs), expected, rtol=0, atol=1e-6)
 
 
 TRANSPOSED: dict[str, tuple[int, dict[str, Any]]] = {
@@ -157,8 +157,8 @@ def test_dcnv4(tmp_path: Path) -> None:
 def _attention(n: int, queries: int, shapes: tuple[tuple[int, int], ...]) -> tuple[Tensor, ...]:
     areas = [height * width for height, width in shapes]
     starts = torch.tensor([0, areas[0]])
-    places = torch.rand(n, queries, 2, 2, 3, 2) * 1.4 - 0.2
-    return torch.randn(n, sum(areas), 2, 4), torch.tensor(shapes), starts, places, torch.rand(n, queries, 2, 2, 3)
+    locations = torch.rand(n, queries, 2, 2, 3, 2) * 1.4 - 0.2
+    return torch.randn(n, sum(areas), 2, 4), torch.tensor(shapes), starts, locations, torch.rand(n, queries, 2, 2, 3)
 
 
 def test_ms_deform_attn_of_levels_that_are_data(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_every_operator_of_the_package_has_a_translation() -> None:
     import dcn.ops
 
     names = {str(target) for target in onnx_translations()}
-    found: set[Any] = {
+    actual: set[Any] = {
         f"dcn.{name}.default"
         for name in (
             schema.name.split("::")[1] for schema in torch._C._jit_get_all_schemas() if schema.name.startswith("dcn::")
@@ -106,5 +106,5 @@ def test_every_operator_of_the_package_has_a_translation() -> None:
         if not name.endswith("_backward")
     }
     assert dcn.ops
-    assert found
-    assert found <= names
+    assert actual
+    assert actual <= names

@@ -43,10 +43,10 @@ def test_equal_results_pass() -> None:
 
 
 def test_order_of_detections_does_not_matter() -> None:
-    found = _found()
+    actual = _found()
     order = torch.tensor([2, 0, 1])
-    turned = Detections(found.boxes[order], found.scores[order], found.labels[order])
-    assert _compare(found, turned).failures == []
+    turned = Detections(actual.boxes[order], actual.scores[order], actual.labels[order])
+    assert _compare(actual, turned).failures == []
 
 
 @pytest.mark.parametrize(

@@ -65,10 +65,10 @@ def test_nms_keep_of_other_axes(tmp_path: Path, size: tuple[int, ...]) -> None:
 def test_nms_cases_of_the_standard(tmp_path: Path, name: str) -> None:
     with np.load(FOREIGN / f"onnx_test_nonmaxsuppression_{name}.npz") as data:
         boxes, scores = torch.from_numpy(data["in_0"])[0], torch.from_numpy(data["in_1"])[0, 0]
-        threshold, wanted = float(data["in_3"][0]), torch.from_numpy(data["out"])[:, 2]
+        threshold, expected = float(data["in_3"][0]), torch.from_numpy(data["out"])[:, 2]
     model = Function(lambda b, s: ops.nms(b, s, threshold))
     check(model, tmp_path / "m.onnx", (boxes, scores), ONE, tolerance=0)
-    assert torch.equal(model(boxes, scores), wanted)
+    assert torch.equal(model(boxes, scores), expected)
 
 
 def test_a_threshold_below_zero_is_refused(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def compare(model: nn.Module, file: Mapping[str, Array], report: Callable[[str],
     values = run_network(model, file, record)
     good = True
 
-    def judge(name: str, error: float, tolerance: float, remark: str = "") -> None:
+    def verdict(name: str, error: float, tolerance: float, remark: str = "") -> None:
         nonlocal good
         good &= error <= tolerance
         report(f"{name:44} {error:9.2e} {'' if error <= tolerance else 'FAILED '}{remark}".rstrip())
@@ -410,15 +410,15 @@ def compare(model: nn.Module, file: Mapping[str, Array], report: Callable[[str],
         if name.startswith(("in_", "grad_", "custom0_rois", "custom0_label")):
             continue  # what the network was fed
         try:
-            judge(name, value_error(name, stored, values, record), TOLERANCE)
+            verdict(name, value_error(name, stored, values, record), TOLERANCE)
         except ValueError as problem:
-            judge(name, float("inf"), TOLERANCE, f"({problem})")
+            verdict(name, float("inf"), TOLERANCE, f"({problem})")
     if "grad_names" in file:
         try:
             for kind, (error, parameter) in gradient_errors(model, file).items():
-                judge(kind, error, GRADIENT_TOLERANCE, f"(worst: {parameter})")
+                verdict(kind, error, GRADIENT_TOLERANCE, f"(worst: {parameter})")
         except ValueError as problem:
-            judge("gradients", float("inf"), GRADIENT_TOLERANCE, f"({problem})")
+            verdict("gradients", float("inf"), GRADIENT_TOLERANCE, f"({problem})")
     return good
 
 

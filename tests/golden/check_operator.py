@@ -41,14 +41,14 @@ class Finding(NamedTuple):
         return not self.error <= LIMIT
 
 
-def compare(backend: str, name: str, found: Tensor, expected: npt.NDArray[Any]) -> Finding:
+def compare(backend: str, name: str, actual: Tensor, expected: npt.NDArray[Any]) -> Finding:
     """The largest absolute difference; a wrong shape is an infinite one."""
-    wanted = torch.from_numpy(expected).double()
-    if found.shape != wanted.shape:
+    reference = torch.from_numpy(expected).double()
+    if actual.shape != reference.shape:
         return Finding(backend, name, float("inf"))
-    if not wanted.numel():
+    if not reference.numel():
         return Finding(backend, name, 0.0)
-    return Finding(backend, name, (found.double() - wanted).abs().max().item())
+    return Finding(backend, name, (actual.double() - reference).abs().max().item())
 
 
 def available(table: Table, *call: Any) -> list[str]:
@@ -95,19 +95,21 @@ def _v2(data: Arrays) -> Iterator[Finding]:
 
 
 def _lattice(data: Arrays, boundary: str) -> Iterator[Finding]:
-    """One sample per lattice place: a 1x1 kernel on a map that is moved to the place by the offset."""
+    """One sample per lattice point: a 1x1 kernel on a map that is moved to the point by the offset."""
     y, x = np.meshgrid(data["ys"], data["xs"], indexing="ij")
-    places = torch.from_numpy(np.stack([y.ravel(), x.ravel()], 1)).float().reshape(-1, 2, 1, 1).requires_grad_()
-    count, size = len(places), data["img"].shape[2:]
+    locations = torch.from_numpy(np.stack([y.ravel(), x.ravel()], 1)).float().reshape(-1, 2, 1, 1).requires_grad_()
+    count, size = len(locations), data["img"].shape[2:]
     image = torch.from_numpy(data["img"]).float().expand(count, 1, *size).clone().requires_grad_()
     weight = torch.ones(1, 1, 1, 1)
-    # A stride larger than the map gives one output place at (0, 0).
+    # A stride larger than the map gives one output cell at (0, 0).
     stride = list(size)
-    for backend in available(deform_conv.BACKENDS, image, places, weight, None, None, stride, [0, 0], [1, 1], boundary):
-        out = deform_conv2d(image, places, weight, stride=stride, boundary=boundary, backend=backend)
+    for backend in available(
+        deform_conv.BACKENDS, image, locations, weight, None, None, stride, [0, 0], [1, 1], boundary
+    ):
+        out = deform_conv2d(image, locations, weight, stride=stride, boundary=boundary, backend=backend)
         yield compare(backend, "value", out.detach().reshape(y.shape), data["value"])
         if "dvalue_dy" in data:
-            slopes, by_image = torch.autograd.grad(out.sum(), (places, image))
+            slopes, by_image = torch.autograd.grad(out.sum(), (locations, image))
             yield compare(backend, "dvalue_dy", slopes[:, 0].reshape(y.shape), data["dvalue_dy"])
             yield compare(backend, "dvalue_dx", slopes[:, 1].reshape(y.shape), data["dvalue_dx"])
             yield compare(backend, "dvalue_dimg", by_image.reshape(*y.shape, *size), data["dvalue_dimg"])

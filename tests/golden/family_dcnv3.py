@@ -41,14 +41,14 @@ def available(table: Table) -> list[str]:
     return [name for name, module in table if name == "reference" or (name == "cpu" and not module._library.reason())]
 
 
-def compare(found: Tensor, expected: npt.NDArray[Any]) -> float:
+def compare(actual: Tensor, expected: npt.NDArray[Any]) -> float:
     """The largest difference as a share of the largest entry; a wrong shape is an infinite one."""
-    wanted = torch.from_numpy(expected).double()
-    if found.shape != wanted.shape:
+    reference = torch.from_numpy(expected).double()
+    if actual.shape != reference.shape:
         return float("inf")
-    if not wanted.numel():
+    if not reference.numel():
         return 0.0
-    return (found.double() - wanted).abs().max().item() / max(1.0, wanted.abs().max().item())
+    return (actual.double() - reference).abs().max().item() / max(1.0, reference.abs().max().item())
 
 
 def _wanted(data: Arrays, name: str) -> npt.NDArray[Any] | None:
@@ -74,9 +74,9 @@ def _operator(names: tuple[str, ...], function: Callable[..., Tensor], data: Arr
             yield Finding(backend, dtype, "output", compare(output.detach(), data["output"]))
             gradients = torch.autograd.grad(output, leaves, torch.from_numpy(data["grad_output"]).to(dtype))
             for name, gradient in zip(names, gradients, strict=True):
-                wanted = _wanted(data, name)
-                if wanted is not None:
-                    yield Finding(backend, dtype, f"grad_{name}", compare(gradient, wanted))
+                reference = _wanted(data, name)
+                if reference is not None:
+                    yield Finding(backend, dtype, f"grad_{name}", compare(gradient, reference))
 
 
 def check_dcnv3(data: Arrays, meta: Any) -> Iterator[Finding]:

@@ -40,11 +40,11 @@ def check_operator(data: Arrays, meta: Any) -> Iterator[Finding]:
             gradients = torch.autograd.grad(output, leaves, torch.from_numpy(data["grad_output"]).to(dtype))
             for name, gradient in zip(_INPUTS, gradients, strict=True):
                 # The original's reference answers another slope than its CUDA kernel exactly at -1.
-                wanted = data.get(f"grad_{name}_cuda", data[f"grad_{name}"])
+                expected = data.get(f"grad_{name}_cuda", data[f"grad_{name}"])
                 if name == "sampling_locations":
                     kept = _apart_from_kinks(data, dtype)
-                    gradient, wanted = gradient * kept, wanted * kept.numpy()  # noqa: PLW2901
-                yield Finding(backend, dtype, f"grad_{name}", compare(gradient, wanted))
+                    gradient, expected = gradient * kept, expected * kept.numpy()  # noqa: PLW2901
+                yield Finding(backend, dtype, f"grad_{name}", compare(gradient, expected))
 
 
 def _layer(data: Arrays, meta: Any, backend: str, dtype: torch.dtype) -> MultiScaleDeformableAttention:
@@ -78,9 +78,9 @@ def _one_kind(data: Arrays, layer: MultiScaleDeformableAttention, numbers: str) 
     output = layer(*leaves.values(), shapes, starts, mask)
     yield f"output_{numbers}", compare(output.detach(), data[f"output_{numbers}"])
     output.backward(torch.from_numpy(data["grad_output"]).to(dtype))
-    wanted = {f"grad_{name}_{numbers}": leaf for name, leaf in leaves.items()}
-    wanted |= {f"grad_param_{numbers}/{name}": leaf for name, leaf in layer.named_parameters()}
-    for name, leaf in wanted.items():
+    expected = {f"grad_{name}_{numbers}": leaf for name, leaf in leaves.items()}
+    expected |= {f"grad_param_{numbers}/{name}": leaf for name, leaf in layer.named_parameters()}
+    for name, leaf in expected.items():
         if name in data:
             gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
             yield name, compare(gradient, data[name])

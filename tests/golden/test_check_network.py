@@ -200,18 +200,18 @@ def test_targets_of_which_only_some_rows_are_recorded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "place"),
+    ("array", "index"),
     [("grad_l2", -1), ("grad_sum", 3), ("grad_first8", 5), ("rpn_cls_prob_output", 0), ("in_label", 7)],
 )
-def test_a_difference_is_found(array: str, place: int) -> None:
+def test_a_difference_is_found(array: str, index: int) -> None:
     model = _small("rfcn_r101_dcn")
     _randomise(model)
     file = _train_file(model, 3)
     model.zero_grad()
     if array == "in_label":
-        file["in_label"][0, (file["in_label"] == 0).nonzero()[1][:place]] = -1
+        file["in_label"][0, (file["in_label"] == 0).nonzero()[1][:index]] = -1
     else:
-        file[array][place] = file[array][place] * 1.1 + 0.1
+        file[array][index] = file[array][index] * 1.1 + 0.1
     assert not compare(model, file, lambda line: None)
 
 

@@ -150,9 +150,9 @@ def test_offset_parameters_of_roi_layers() -> None:
     model = nn.ModuleDict(
         {"a": ModulatedDeformRoIPool(3, 4, 8), "b": DeformPSRoIPool(4, 2, 3), "c": nn.Conv2d(1, 1, 1)}
     )
-    wanted = {id(p) for name, p in model.named_parameters() if not name.startswith("c")}
-    assert {id(p) for p in offset_parameters(model)} == wanted
-    assert len(wanted) == 12
+    reference = {id(p) for name, p in model.named_parameters() if not name.startswith("c")}
+    assert {id(p) for p in offset_parameters(model)} == reference
+    assert len(reference) == 12
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,8 @@ def test_a_new_dcnv3_averages_its_regular_neighbours() -> None:
     layer = DCNv3(4, group=2).double()
     x = torch.randn(1, 6, 5, 4, dtype=torch.float64)
     value = layer.input_proj(x).permute(0, 3, 1, 2)
-    wanted = layer.output_proj(nn.functional.avg_pool2d(value, 3, 1, 1).permute(0, 2, 3, 1))
-    close(layer(x), wanted, torch.float64)
+    reference = layer.output_proj(nn.functional.avg_pool2d(value, 3, 1, 1).permute(0, 2, 3, 1))
+    close(layer(x), reference, torch.float64)
 
 
 def test_a_new_dcnv4_gives_the_bias_of_its_projection() -> None:
@@ -156,8 +156,8 @@ def test_moved_samples_are_weighted_by_the_convolution_and_the_mask(style: str) 
     mask = 9 * logits.softmax(0) if style == "dcnv3" else 1 + logits
     patch = (x[0, :, 1:4, 0:3] + x[0, :, 2:5, 0:3]) / 2  # of output location (1, 1)
     assert layer.bias is not None
-    wanted = (layer.weight[:, 0] * mask.reshape(3, 3) * patch).sum((1, 2)) + layer.bias
-    close(layer(x)[0, :, 1, 1], wanted, torch.float64)
+    reference = (layer.weight[:, 0] * mask.reshape(3, 3) * patch).sum((1, 2)) + layer.bias
+    close(layer(x)[0, :, 1, 1], reference, torch.float64)
 
 
 def _model() -> nn.Module:

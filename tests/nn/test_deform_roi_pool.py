@@ -111,10 +111,10 @@ def test_autocast_keeps_the_type_of_the_map(form: PoolForm, dtype: torch.dtype) 
     layer = ModulatedDeformRoIPool(3, 4, 8, 0.25, form=form)
     torch.nn.init.normal_(layer.offset_fc[4].weight, generator=torch.Generator().manual_seed(1))  # type: ignore[arg-type]
     with torch.autocast("cpu", dtype):
-        found = layer(features().to(dtype), ROIS)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.float(), layer(features(), ROIS), rtol=0, atol=0.05)
-    found.sum().backward()
+        actual = layer(features().to(dtype), ROIS)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual.float(), layer(features(), ROIS), rtol=0, atol=0.05)
+    actual.sum().backward()
     assert {p.grad.dtype for p in layer.parameters() if p.grad is not None} == {torch.float32}
 
 

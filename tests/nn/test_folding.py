@@ -47,11 +47,11 @@ def test_the_function_stays(name: str) -> None:
     model = _unsettle(make()).double()
     image = torch.randn(2, 3, 40, 56, dtype=torch.float64)
     with torch.no_grad():
-        wanted = model(image)
+        expected = model(image)
         assert fold_batch_norm(model) == count
         got = model(image)
     assert not any(isinstance(m, nn.BatchNorm2d | FrozenBatchNorm2d) for m in model.modules())
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_branches_of_a_head() -> None:
@@ -59,9 +59,9 @@ def test_branches_of_a_head() -> None:
     head = _unsettle(AsppHead(8, 3, channels=4, rates=(1, 2), deform=True)).double()
     features = torch.randn(1, 8, 9, 10, dtype=torch.float64)
     with torch.no_grad():
-        wanted = head(features, (9, 10))
+        expected = head(features, (9, 10))
         assert fold_batch_norm(head) == 4
-        torch.testing.assert_close(head(features, (9, 10)), wanted, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(head(features, (9, 10)), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_training_mode_is_refused() -> None:

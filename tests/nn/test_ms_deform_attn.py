@@ -65,11 +65,11 @@ def test_starts_as_a_ring_with_equal_weights() -> None:
 def test_offsets_are_pixels_of_their_level_or_parts_of_a_box() -> None:
     offsets = torch.ones(1, 1, 1, 2, 2, 2)
     points = torch.tensor([0.5, 0.25]).expand(1, 1, 2, 2)
-    found = locate(points, offsets, torch.tensor(SHAPES))
-    torch.testing.assert_close(found[0, 0, 0, :, 0], torch.tensor([[0.5 + 1 / 6, 0.25 + 1 / 4], [0.5 + 1 / 3, 0.75]]))
+    actual = locate(points, offsets, torch.tensor(SHAPES))
+    torch.testing.assert_close(actual[0, 0, 0, :, 0], torch.tensor([[0.5 + 1 / 6, 0.25 + 1 / 4], [0.5 + 1 / 3, 0.75]]))
     boxes = torch.tensor([0.5, 0.25, 0.2, 0.4]).expand(1, 1, 2, 4)
-    found = locate(boxes, offsets, torch.tensor(SHAPES))
-    torch.testing.assert_close(found[0, 0, 0, 0, 0], torch.tensor([0.5 + 0.1 / 2, 0.25 + 0.2 / 2]))
+    actual = locate(boxes, offsets, torch.tensor(SHAPES))
+    torch.testing.assert_close(actual[0, 0, 0, 0, 0], torch.tensor([0.5 + 0.1 / 2, 0.25 + 0.2 / 2]))
 
 
 @pytest.mark.parametrize("numbers", [2, 4])
@@ -80,10 +80,10 @@ def test_padding_counts_as_zero_and_gets_no_gradient(numbers: int) -> None:
     changed = maps.clone()
     changed[:, 20:] = 1e6
     leaf = changed.requires_grad_()
-    found = layer(query, points, leaf, SHAPES, None, mask)
-    torch.testing.assert_close(found, layer(query, points, maps, SHAPES, None, mask))
-    assert not torch.equal(found, layer(query, points, maps, SHAPES))
-    found.sum().backward()
+    actual = layer(query, points, leaf, SHAPES, None, mask)
+    torch.testing.assert_close(actual, layer(query, points, maps, SHAPES, None, mask))
+    assert not torch.equal(actual, layer(query, points, maps, SHAPES))
+    actual.sum().backward()
     assert leaf.grad is not None
     assert not leaf.grad[:, 20:].any()
 
@@ -97,20 +97,20 @@ def test_levels_as_pairs_or_tensors() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_is_near_float32(dtype: torch.dtype) -> None:
     layer, inputs = _layer(), _inputs()
-    wanted = layer(*inputs, SHAPES)
+    reference = layer(*inputs, SHAPES)
     with torch.autocast("cpu", dtype):
-        found = layer(*inputs, SHAPES)
-    assert found.dtype == dtype
-    found.sum().backward()
+        actual = layer(*inputs, SHAPES)
+    assert actual.dtype == dtype
+    actual.sum().backward()
     # Two projections in half precision, and offsets of a few pixels moved by up to 2**-8 of them.
-    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.1 * wanted.abs().max().item())
+    torch.testing.assert_close(actual.float(), reference, rtol=0, atol=0.1 * reference.abs().max().item())
 
 
 def test_a_layer_in_half_precision() -> None:
     layer, (query, points, maps) = _layer().bfloat16(), _inputs()
-    found = layer(query.bfloat16(), points, maps.bfloat16(), SHAPES)
-    assert found.dtype == torch.bfloat16
-    assert found.isfinite().all()
+    actual = layer(query.bfloat16(), points, maps.bfloat16(), SHAPES)
+    assert actual.dtype == torch.bfloat16
+    assert actual.isfinite().all()
 
 
 WRONG: dict[str, tuple[str, dict[str, Any]]] = {

@@ -24,7 +24,7 @@ def test_statistics_of_each_layer() -> None:
         model(torch.randn(1, 2, 4, 5))
     first, second = monitor.report()
     assert (first.layer, first.calls, first.mean, first.largest, first.broken) == ("0", 2, 0.0, 0.0, 0.0)
-    # 9 taps of 4x5 places, of which 3*4 rows and 3*5 columns fit: (3*4-2)*(3*5-2) inside.
+    # 9 taps of 4x5 locations, of which 3*4 rows and 3*5 columns fit: (3*4-2)*(3*5-2) inside.
     assert first.outside == pytest.approx(1 - 10 * 13 / 180)
     assert (second.mean, second.largest) == (1.0, 1.0)
     assert second.outside == pytest.approx(1 - 3 * 4 / 20)

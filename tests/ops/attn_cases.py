@@ -96,7 +96,7 @@ def output_gradient(case: Attn, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 class Expected(NamedTuple):
-    """What the loops found."""
+    """The results of the loops."""
 
     output: Tensor
     value: Tensor
@@ -128,8 +128,8 @@ def loops(args: Arguments, grad: Tensor) -> Expected:
         for row, column, weight in _corners(y, x, size):
             plane_gradient[row, column] += weights[at] * weight * g
         by_value[n, area, m] = plane_gradient.reshape(by_value[n, area, m].shape)
-    found = (output.reshape(batch, queries, -1) if output.size else np.zeros(grad.shape), by_value, by_location)
-    return Expected(*(torch.from_numpy(a) for a in (*found, by_weight)))
+    actual = (output.reshape(batch, queries, -1) if output.size else np.zeros(grad.shape), by_value, by_location)
+    return Expected(*(torch.from_numpy(a) for a in (*actual, by_weight)))
 
 
 def _corners(y: float, x: float, size: Array) -> list[tuple[int, int, float]]:

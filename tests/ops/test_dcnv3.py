@@ -31,9 +31,9 @@ def test_gradients_on_the_cpu_are_those_of_the_reference(name: str, operator: st
     pytest.importorskip("dcn.kernels.cpu._library")
     case, run = CASES[name], OPERATORS[operator]
     tensors = case.tensors()
-    found = gradients(lambda t: run(case, t, None), tensors)
-    wanted = gradients(lambda t: run(case, t, "reference"), tensors)
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run(case, t, None), tensors)
+    reference = gradients(lambda t: run(case, t, "reference"), tensors)
+    for a, b in zip(actual, reference, strict=True):
         close(a, b, torch.float64)
 
 
@@ -64,8 +64,8 @@ def test_equals_a_deformable_convolution_with_one_channel_per_group(name: str, b
         return output.movedim(1, -1)
 
     tensors = case.tensors()
-    found = gradients(lambda t: run_v3(case, t, backend), tensors)
-    for a, b in zip(found, gradients(as_convolution, tensors), strict=True):
+    actual = gradients(lambda t: run_v3(case, t, backend), tensors)
+    for a, b in zip(actual, gradients(as_convolution, tensors), strict=True):
         close(a, b, torch.float64)
 
 
@@ -76,10 +76,10 @@ def test_equals_a_deformable_convolution_with_one_channel_per_group(name: str, b
 def test_other_types(name: str, dtype: torch.dtype, operator: str, backend: str) -> None:
     case, run = CASES[name], OPERATORS[operator]
     tensors = case.tensors(dtype)
-    found = gradients(lambda t: run(case, t, backend), tensors)
-    assert all(t.dtype == dtype for t in found)
-    wanted = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run(case, t, backend), tensors)
+    assert all(t.dtype == dtype for t in actual)
+    reference = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
+    for a, b in zip(actual, reference, strict=True):
         close(a, b, dtype)
 
 
@@ -90,10 +90,10 @@ def test_float32_coordinates_beside_half_data(dtype: torch.dtype, operator: str,
     case, run = Case((3, 300), padding=(1, 1), batch=1), OPERATORS[operator]
     input, offset, mask = case.tensors(torch.float32)
     tensors = [input.to(dtype), offset, mask if operator == "dcnv4" else mask.to(dtype)]
-    found = gradients(lambda t: run(case, t, backend), tensors)
-    assert [t.dtype for t in found[:3]] == [dtype, dtype, torch.float32]
-    wanted = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run(case, t, backend), tensors)
+    assert [t.dtype for t in actual[:3]] == [dtype, dtype, torch.float32]
+    reference = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
+    for a, b in zip(actual, reference, strict=True):
         close(a, b, dtype)
 
 
@@ -104,8 +104,8 @@ def test_any_memory_layout(operator: str, backend: str) -> None:
     tensors = case.tensors()
     other = [t.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0) for t in tensors]
     assert not any(t.is_contiguous() for t in other)
-    found, wanted = (gradients(lambda t: run(case, t, backend), t) for t in (other, tensors))
-    for a, b in zip(found, wanted, strict=True):
+    actual, reference = (gradients(lambda t: run(case, t, backend), t) for t in (other, tensors))
+    for a, b in zip(actual, reference, strict=True):
         close(a, b, torch.float64)
 
 
@@ -115,11 +115,11 @@ def test_any_memory_layout(operator: str, backend: str) -> None:
 def test_any_batch(batch: int, operator: str, backend: str) -> None:
     case, run = in_batch(CASES["3x3"], batch), OPERATORS[operator]
     tensors = case.tensors()
-    found = gradients(lambda t: run(case, t, backend), tensors)
-    assert found[0].shape == (batch, *case.out, 6)
+    actual = gradients(lambda t: run(case, t, backend), tensors)
+    assert actual[0].shape == (batch, *case.out, 6)
     single = [gradients(lambda t: run(case, t, backend), [t[i : i + 1] for t in tensors])[0] for i in range(batch)]
     if single:
-        close(found[0], torch.cat(single), torch.float64)
+        close(actual[0], torch.cat(single), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -131,12 +131,12 @@ def test_positions_that_are_none_contribute_nothing(value: float, operator: str,
     spoiled, without = offset.clone(), mask.clone()
     spoiled[:, 2, 3, 0], spoiled[:, 2, 3, 21] = value, value  # x of the first tap, y of another group's second
     without[:, 2, 3, 0], without[:, 2, 3, 10] = 0, 0
-    found = gradients(lambda t: run(case, t, backend), [input, spoiled, mask])
-    wanted = gradients(lambda t: run(case, t, backend), [input, offset, without])
-    for place in (0, 1):
-        close(found[place], wanted[place], torch.float32)
-    assert not found[2][:, 2, 3, [0, 1, 20, 21]].any()
-    assert not found[3][:, 2, 3, [0, 10]].any()
+    actual = gradients(lambda t: run(case, t, backend), [input, spoiled, mask])
+    reference = gradients(lambda t: run(case, t, backend), [input, offset, without])
+    for position in (0, 1):
+        close(actual[position], reference[position], torch.float32)
+    assert not actual[2][:, 2, 3, [0, 1, 20, 21]].any()
+    assert not actual[3][:, 2, 3, [0, 10]].any()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -149,13 +149,13 @@ def test_nothing_beyond_the_corners_is_read(operator: str, backend: str) -> None
     offset += 0.25
     clean = run(case, [input, offset, mask], backend)
     input[0, 0, 0], offset[0, 3, 3, :2], mask[0, 3, 3, 0] = math.nan, 100.0, math.nan
-    found = run(case, [input, offset, mask], backend)
+    actual = run(case, [input, offset, mask], backend)
     touched = torch.zeros(6, 6, dtype=torch.bool)
     touched[:2, :2] = True
-    assert torch.equal(found[0].isnan().all(-1), touched)
+    assert torch.equal(actual[0].isnan().all(-1), touched)
     untouched = ~touched
     untouched[3, 3] = False
-    close(found[0][untouched], clean[0][untouched], torch.float64)
+    close(actual[0][untouched], clean[0][untouched], torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -193,14 +193,14 @@ def test_channels_that_nobody_owns_have_no_gradient(backend: str) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("which", ["input", "offset", "mask"])
 def test_gradients_of_single_tensors(which: str, backend: str) -> None:
-    case, place = CASES["softmax"], ["input", "offset", "mask"].index(which)
+    case, position = CASES["softmax"], ["input", "offset", "mask"].index(which)
     tensors = case.tensors()
-    wanted = gradients(lambda t: run_v3(case, t, backend), tensors)[1 + place]
-    tensors[place].requires_grad_()
+    reference = gradients(lambda t: run_v3(case, t, backend), tensors)[1 + position]
+    tensors[position].requires_grad_()
     output = run_v3(case, tensors, backend)
     grad = torch.randn(output.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    (found,) = torch.autograd.grad(output, tensors[place], grad)
-    close(found, wanted, torch.float64)
+    (actual,) = torch.autograd.grad(output, tensors[position], grad)
+    close(actual, reference, torch.float64)
 
 
 @pytest.mark.parametrize("logit", [1e4, -1e4, -math.inf], ids=str)
@@ -209,9 +209,9 @@ def test_softmax_of_extreme_logits(logit: float, backend: str) -> None:
     case = CASES["softmax"]
     input, offset, mask = case.tensors(torch.float32)
     mask[..., 4] = logit
-    found = gradients(lambda t: run_v4(case, t, backend), [input, offset, mask])
-    wanted = gradients(lambda t: run_v3(case, t, "reference"), [input, offset, mask])
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run_v4(case, t, backend), [input, offset, mask])
+    reference = gradients(lambda t: run_v3(case, t, "reference"), [input, offset, mask])
+    for a, b in zip(actual, reference, strict=True):
         assert a.isfinite().all()
         close(a, b, torch.float32)
 

@@ -61,8 +61,8 @@ def test_compile_fullgraph_with_gradients(operator: str) -> None:
         return run(case, tensors, None).relu()
 
     torch._dynamo.reset()
-    found = gradients(torch.compile(function, fullgraph=True, backend="aot_eager"), tensors)
-    for a, b in zip(found, gradients(function, tensors), strict=True):
+    actual = gradients(torch.compile(function, fullgraph=True, backend="aot_eager"), tensors)
+    for a, b in zip(actual, gradients(function, tensors), strict=True):
         close(a, b, torch.float32)
 
 
@@ -100,9 +100,9 @@ def test_vmap(operator: str, mapped: tuple[int, ...], backend: str) -> None:
     sets = [case.tensors(seed=seed) for seed in range(3)]
     stacked = [torch.stack([s[i] for s in sets]) if i in mapped else sets[0][i] for i in range(3)]
     dims = tuple(0 if i in mapped else None for i in range(3))
-    found = torch.func.vmap(lambda *t: run(case, list(t), backend), in_dims=dims)(*stacked)
+    actual = torch.func.vmap(lambda *t: run(case, list(t), backend), in_dims=dims)(*stacked)
     calls = [[s[i] if i in mapped else sets[0][i] for i in range(3)] for s in sets]
-    close(found, torch.stack([run(case, c, backend) for c in calls]), torch.float64)
+    close(actual, torch.stack([run(case, c, backend) for c in calls]), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -114,9 +114,9 @@ def test_per_sample_gradients(operator: str, backend: str) -> None:
     def loss(offset: Tensor, input: Tensor) -> Tensor:
         return run(case, [input[None], offset[None], mask[:1]], backend).square().sum()
 
-    found = torch.func.vmap(torch.func.grad(loss), in_dims=(0, 0))(offset, input)
-    wanted = [torch.func.grad(loss)(offset[i], input[i]) for i in range(2)]
-    close(found, torch.stack(wanted), torch.float64)
+    actual = torch.func.vmap(torch.func.grad(loss), in_dims=(0, 0))(offset, input)
+    expected = [torch.func.grad(loss)(offset[i], input[i]) for i in range(2)]
+    close(actual, torch.stack(expected), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -128,11 +128,11 @@ def test_jvp_is_the_transpose_of_the_gradient(operator: str, backend: str) -> No
     def function(*tensors: Tensor) -> Tensor:
         return run(case, list(tensors), backend)
 
-    output, found = torch.func.jvp(function, args, tangents)[:2]
+    output, actual = torch.func.jvp(function, args, tangents)[:2]
     grad = torch.randn(output.shape, dtype=torch.float64)
     pull = torch.func.vjp(function, *args)[1]
     paired = sum((g * t).sum() for g, t in zip(pull(grad), tangents, strict=True))
-    close((found * grad).sum(), torch.as_tensor(paired), torch.float64)
+    close((actual * grad).sum(), torch.as_tensor(paired), torch.float64)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -143,9 +143,9 @@ def test_hessians_of_all_modes_agree(operator: str) -> None:
     def loss(offset: Tensor) -> Tensor:
         return run(case, [input, offset, mask], None).pow(3).sum()
 
-    wanted = torch.autograd.functional.hessian(loss, offset)
+    expected = torch.autograd.functional.hessian(loss, offset)
     for hessian in (torch.func.hessian(loss), torch.func.jacrev(torch.func.jacrev(loss))):
-        close(hessian(offset), wanted, torch.float64)
+        close(hessian(offset), expected, torch.float64)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
@@ -154,10 +154,10 @@ def test_autocast_keeps_coordinates(operator: str, dtype: torch.dtype) -> None:
     case, run = CASES["3x3"], OPERATORS[operator]
     tensors = case.tensors(torch.float32)
     with torch.autocast("cpu", dtype=dtype):
-        found = gradients(lambda t: run(case, t, None), tensors)
-    assert [t.dtype for t in found] == [dtype, torch.float32, torch.float32, torch.float32]
+        actual = gradients(lambda t: run(case, t, None), tensors)
+    assert [t.dtype for t in actual] == [dtype, torch.float32, torch.float32, torch.float32]
     rounded = [tensors[0].to(dtype), tensors[1], tensors[2].to(dtype) if operator == "dcnv3" else tensors[2]]
-    close(found[0], run_v3(case, rounded, "reference"), dtype)
+    close(actual[0], run_v3(case, rounded, "reference"), dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -51,10 +51,10 @@ def _expected(
 def test_forward_and_gradients_equal_the_oracle(shape: Shape, dtype: torch.dtype, boundary: str, backend: str) -> None:
     args, output, grad, gradients = _expected(shape, dtype, boundary)
     close(call(shape, args.tensors, boundary, backend), output, dtype)
-    found = _gradients(shape, args.tensors, boundary, backend, grad)
+    actual = _gradients(shape, args.tensors, boundary, backend, grad)
     for name, value in gradients.items():
-        assert found[name].dtype == dtype
-        close(found[name], torch.from_numpy(value), dtype)
+        assert actual[name].dtype == dtype
+        close(actual[name], torch.from_numpy(value), dtype)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -75,11 +75,11 @@ def test_any_batch(batch: int, boundary: str, backend: str) -> None:
     output = call(AWKWARD, args.tensors, boundary, backend)
     assert output.shape == (batch, AWKWARD.outputs, *AWKWARD.out)
     grad = torch.randn(output.shape, dtype=torch.float64)
-    found = _gradients(AWKWARD, args.tensors, boundary, backend, grad)
+    actual = _gradients(AWKWARD, args.tensors, boundary, backend, grad)
     described = _described(AWKWARD, args, boundary)
     close(output, torch.from_numpy(oracle.forward(described)), torch.float64)
     for name, value in oracle.backward(described, grad.numpy()).items():
-        close(found[name], torch.from_numpy(value), torch.float64)
+        close(actual[name], torch.from_numpy(value), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -94,9 +94,9 @@ def test_edges_of_the_map(value: float, boundary: str, backend: str) -> None:
     args = Arguments(args.x, offset, args.weight, args.bias, args.mask)
     grad = torch.ones(1, 1, 4, 4, dtype=torch.float64)
     expected = oracle.backward(_described(shape, args, boundary), grad.numpy())
-    found = _gradients(shape, args.tensors, boundary, backend, grad)
-    close(found["offset"], torch.from_numpy(expected["offset"]), torch.float64)
-    close(found["x"], torch.from_numpy(expected["x"]), torch.float64)
+    actual = _gradients(shape, args.tensors, boundary, backend, grad)
+    close(actual["offset"], torch.from_numpy(expected["offset"]), torch.float64)
+    close(actual["x"], torch.from_numpy(expected["x"]), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -110,13 +110,13 @@ def test_broken_offsets_count_as_outside(bad: float, dtype: torch.dtype, boundar
     far = Arguments(args.x, args.offset.masked_fill(broken, -100.0), args.weight, args.bias, args.mask)
     expected = call(AWKWARD, far.tensors, boundary, "reference")
     grad = torch.ones_like(expected)
-    wanted = _gradients(AWKWARD, far.tensors, boundary, "reference", grad)
+    reference = _gradients(AWKWARD, far.tensors, boundary, "reference", grad)
     args = Arguments(args.x, offset, args.weight, args.bias, args.mask)
     close(call(AWKWARD, args.tensors, boundary, backend), expected, dtype)
-    found = _gradients(AWKWARD, args.tensors, boundary, backend, grad)
+    actual = _gradients(AWKWARD, args.tensors, boundary, backend, grad)
     for name in NAMES:
-        close(found[name], wanted[name], dtype)
-    assert found["offset"][broken].abs().max() == 0
+        close(actual[name], reference[name], dtype)
+    assert actual["offset"][broken].abs().max() == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -151,10 +151,10 @@ def test_memory_layout_does_not_matter(how: str, backend: str) -> None:
     expected = call(AWKWARD, plain, "v2", "reference")
     grad = torch.randn(expected.shape, dtype=torch.float64)
     close(call(AWKWARD, permuted, "v2", backend), expected, torch.float64)
-    wanted = _gradients(AWKWARD, plain, "v2", "reference", grad)
-    found = _gradients(AWKWARD, permuted, "v2", backend, _permuted(grad, "strided"))
+    reference = _gradients(AWKWARD, plain, "v2", "reference", grad)
+    actual = _gradients(AWKWARD, permuted, "v2", backend, _permuted(grad, "strided"))
     for name in NAMES:
-        close(found[name], wanted[name], torch.float64)
+        close(actual[name], reference[name], torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -180,8 +180,8 @@ def test_float32_offsets_beside_half_data_are_not_rounded(dtype: torch.dtype, ba
     assert leaf.grad is not None
     assert leaf.grad.dtype == torch.float32
     close(output, expected, dtype)
-    wanted = oracle.backward(_described(AWKWARD, exact, "v2"), torch.ones_like(expected).numpy())
-    close(leaf.grad, torch.from_numpy(wanted["offset"]), torch.float32)
+    reference = oracle.backward(_described(AWKWARD, exact, "v2"), torch.ones_like(expected).numpy())
+    close(leaf.grad, torch.from_numpy(reference["offset"]), torch.float32)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -215,11 +215,13 @@ def test_same_bits_from_any_number_of_threads(boundary: str, backend: str) -> No
 @pytest.mark.parametrize("needed", range(5), ids=NAMES)
 def test_one_gradient_alone(needed: int, backend: str) -> None:
     args = make(AWKWARD)
-    wanted = _gradients(AWKWARD, args.tensors, "v2", "reference", torch.ones(2, 2, *AWKWARD.out, dtype=torch.float64))
+    reference = _gradients(
+        AWKWARD, args.tensors, "v2", "reference", torch.ones(2, 2, *AWKWARD.out, dtype=torch.float64)
+    )
     leaves = [t.detach().clone() for t in args.tensors if t is not None]
     leaves[needed].requires_grad_()
     call(AWKWARD, tuple(leaves), "v2", backend).sum().backward()
-    found = leaves[needed].grad
-    assert found is not None
-    close(found, wanted[NAMES[needed]], torch.float64)
+    actual = leaves[needed].grad
+    assert actual is not None
+    close(actual, reference[NAMES[needed]], torch.float64)
     assert all(leaf.grad is None for location, leaf in enumerate(leaves) if location != needed)

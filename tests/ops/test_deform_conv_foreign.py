@@ -64,13 +64,13 @@ def test_mmcv_deform_conv(backend: str) -> None:
     output.mean().backward()  # a mean over the batch of sums of four, as in the numbers' source
     expected = _tensor(case["gt_out"]).expand(batch, -1, -1, -1)
     torch.testing.assert_close(output, expected, rtol=1e-3, atol=1e-3)
-    found = [x.grad, layer.conv_offset.weight.grad, branch_bias.grad, layer.weight.grad]
+    actual = [x.grad, layer.conv_offset.weight.grad, branch_bias.grad, layer.weight.grad]
     keys = ["gt_x_grad", "gt_offset_weight_grad", "gt_offset_bias_grad", "gt_deform_weight_grad"]
     scales = [4 * batch, 4, 4, 4]
-    for grad, key, scale in zip(found, keys, scales, strict=True):
+    for grad, key, scale in zip(actual, keys, scales, strict=True):
         assert grad is not None
-        wanted = _tensor(case[key]).squeeze(0) if key == "gt_offset_bias_grad" else _tensor(case[key])
-        torch.testing.assert_close(grad * scale, wanted.expand_as(grad), rtol=1e-3, atol=6e-3)
+        recorded = _tensor(case[key]).squeeze(0) if key == "gt_offset_bias_grad" else _tensor(case[key])
+        torch.testing.assert_close(grad * scale, recorded.expand_as(grad), rtol=1e-3, atol=6e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -83,9 +83,9 @@ def test_mmcv_modulated_deform_conv(backend: str) -> None:
     x = _tensor(case["input_t"]).requires_grad_()
     output = layer(x)
     output.sum().backward()
-    found = [output, x.grad, layer.weight.grad, layer.conv_offset.weight.grad, branch_bias.grad]
+    actual = [output, x.grad, layer.weight.grad, layer.conv_offset.weight.grad, branch_bias.grad]
     keys = ["output_t", "input_grad", "dcn_w_grad", "dcn_offset_w_grad", "dcn_offset_b_grad"]
-    for value, key in zip(found, keys, strict=True):
+    for value, key in zip(actual, keys, strict=True):
         torch.testing.assert_close(value, _tensor(case[key]), rtol=1e-5, atol=1e-5)
 
 
@@ -100,8 +100,8 @@ def test_onnx_node_tests(path: Path, backend: str) -> None:
     assert x is not None
     assert weight is not None
     assert offset is not None
-    found = deform_conv2d(x, offset, weight, bias, padding=padding, mask=mask, backend=backend)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    actual = deform_conv2d(x, offset, weight, bias, padding=padding, mask=mask, backend=backend)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
 
 
 def onnx_model(call: RandomCall) -> onnx.ModelProto:
@@ -167,5 +167,5 @@ def test_trained_layers(name: str, backend: str, shared: Path) -> None:
         calls = [{k: data[f"call{i}_{k}"] for k in ("input", "offset", "weight", "output", "pad")} for i in range(4)]
     for call in calls:
         x, offset, weight, expected = (torch.from_numpy(call[k]) for k in ("input", "offset", "weight", "output"))
-        found = deform_conv2d(x, offset, weight, padding=call["pad"].tolist(), backend=backend)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        actual = deform_conv2d(x, offset, weight, padding=call["pad"].tolist(), backend=backend)
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

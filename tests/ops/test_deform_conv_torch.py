@@ -73,9 +73,9 @@ def test_compile_fullgraph_with_gradients(memory: torch.memory_format) -> None:
 
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    found, wanted = gradients(compiled), gradients(function)
-    assert len(found) == 6
-    for a, b in zip(found, wanted, strict=True):
+    actual, expected = gradients(compiled), gradients(function)
+    assert len(actual) == 6
+    for a, b in zip(actual, expected, strict=True):
         close(a, b, torch.float32)
 
 
@@ -110,9 +110,9 @@ def test_vmap(mapped: tuple[int, ...], backend: str) -> None:
     def function(*args: Tensor | None) -> Tensor:
         return call(AWKWARD, args, "v2", backend)
 
-    found = torch.func.vmap(function, in_dims=dims)(*stacked)
+    actual = torch.func.vmap(function, in_dims=dims)(*stacked)
     calls = [tuple(s[i] if i in mapped else sets[0][i] for i in range(5)) for s in sets]
-    close(found, torch.stack([function(*c) for c in calls]), torch.float64)
+    close(actual, torch.stack([function(*c) for c in calls]), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -123,13 +123,13 @@ def test_per_sample_gradients(backend: str) -> None:
     def loss(weight: Tensor, x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
         return call(AWKWARD, (x[None], offset[None], weight, bias, mask[None]), "v2", backend).square().sum()
 
-    found = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(weight, x, offset, mask)
+    actual = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(weight, x, offset, mask)
     single = [torch.func.grad(loss)(weight, x[i], offset[i], mask[i]) for i in range(3)]
     leaf = weight.clone().requires_grad_()
     loss(leaf, x[1], offset[1], mask[1]).backward()
     assert leaf.grad is not None
-    close(found, torch.stack(single), torch.float64)
-    close(found[1], leaf.grad, torch.float64)
+    close(actual, torch.stack(single), torch.float64)
+    close(actual[1], leaf.grad, torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -142,11 +142,11 @@ def test_jvp_is_the_transpose_of_the_gradient(shape: Shape, boundary: str, backe
     def function(*tensors: Tensor) -> Tensor:
         return call(shape, tensors, boundary, backend)
 
-    output, found = torch.func.jvp(function, args, tangents)[:2]
+    output, actual = torch.func.jvp(function, args, tangents)[:2]
     grad = torch.randn(output.shape, dtype=torch.float64)
     pull = torch.func.vjp(function, *args)[1]
     paired = sum((g * t).sum() for g, t in zip(pull(grad), tangents, strict=True))
-    close((found * grad).sum(), torch.as_tensor(paired), torch.float64)
+    close((actual * grad).sum(), torch.as_tensor(paired), torch.float64)
 
 
 def test_forward_mode_with_dual_numbers() -> None:
@@ -154,11 +154,11 @@ def test_forward_mode_with_dual_numbers() -> None:
     tangent = torch.randn(args[1].shape, dtype=torch.float64) if args[1] is not None else torch.empty(0)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(args[1], tangent)
-        found = forward_ad.unpack_dual(call(AWKWARD, (args[0], dual, *args[2:]))).tangent
+        actual = forward_ad.unpack_dual(call(AWKWARD, (args[0], dual, *args[2:]))).tangent
     step = 1e-6
     assert args[1] is not None
     sides = [call(AWKWARD, (args[0], args[1] + s * step * tangent, *args[2:])) for s in (1, -1)]
-    torch.testing.assert_close(found, (sides[0] - sides[1]) / (2 * step), rtol=0, atol=1e-7)
+    torch.testing.assert_close(actual, (sides[0] - sides[1]) / (2 * step), rtol=0, atol=1e-7)
 
 
 def test_hessian_vector_product_through_func() -> None:
@@ -169,11 +169,11 @@ def test_hessian_vector_product_through_func() -> None:
 
     assert x is not None
     vector = torch.randn_like(x)
-    found = torch.func.vjp(torch.func.grad(loss), x)[1]
+    actual = torch.func.vjp(torch.func.grad(loss), x)[1]
     leaf = x.clone().requires_grad_()
     (first,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True)
-    (wanted,) = torch.autograd.grad(first, leaf, vector)
-    close(found(vector)[0], wanted, torch.float64)
+    (expected,) = torch.autograd.grad(first, leaf, vector)
+    close(actual(vector)[0], expected, torch.float64)
 
 
 TINY = Shape((3, 3), (2, 2), (1, 1), (0, 1), (1, 1), channels=2, outputs=2, groups=1, offset_groups=1, batch=1)
@@ -200,8 +200,8 @@ def _loss_by(location: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
 )
 def test_hessians(hessian: Callable[..., Callable[[Tensor], Tensor]], location: int) -> None:
     loss, value = _loss_by(location)
-    wanted = torch.autograd.functional.hessian(loss, value)
-    close(hessian(loss)(value), wanted, torch.float64)
+    expected = torch.autograd.functional.hessian(loss, value)
+    close(hessian(loss)(value), expected, torch.float64)
 
 
 @pytest.mark.parametrize("location", [0, 1, 2], ids=NAMES[:3])
@@ -215,10 +215,10 @@ def test_third_derivative(location: int) -> None:
     for _ in range(3):
         third = torch.func.grad(third)
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
-    wanted = along(scale)
+    expected = along(scale)
     for _ in range(3):
-        (wanted,) = torch.autograd.grad(wanted, scale, create_graph=True)
-    close(third(scale.detach()), wanted.detach(), torch.float64)
+        (expected,) = torch.autograd.grad(expected, scale, create_graph=True)
+    close(third(scale.detach()), expected.detach(), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -226,10 +226,10 @@ def test_gradients_of_many_outputs_at_once(backend: str) -> None:
     leaves = tuple(t for t in _leaves(TINY))
     output = call(TINY, leaves, "v2", backend)
     directions = torch.randn(3, *output.shape, dtype=torch.float64)
-    found = torch.autograd.grad(output, leaves, directions, is_grads_batched=True, retain_graph=True)
+    actual = torch.autograd.grad(output, leaves, directions, is_grads_batched=True, retain_graph=True)
     for location, direction in enumerate(directions):
-        wanted = torch.autograd.grad(output, leaves, direction, retain_graph=True)
-        for a, b in zip(found, wanted, strict=True):
+        expected = torch.autograd.grad(output, leaves, direction, retain_graph=True)
+        for a, b in zip(actual, expected, strict=True):
             close(a[location], b, torch.float64)
 
 
@@ -246,11 +246,11 @@ def test_vmap_is_one_call_of_the_kernel(mapped: tuple[int, ...], monkeypatch: py
         return call(AWKWARD, args, "v2", "reference").square().sum()
 
     gradients = torch.func.grad(loss, argnums=(0, 1, 2, 3, 4))
-    found = torch.func.vmap(gradients, in_dims=dims)(*stacked)
+    actual = torch.func.vmap(gradients, in_dims=dims)(*stacked)
     assert [spy.call_count for spy in spies.values()] == [1, 1]
     for location in range(3):
-        wanted = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
-        for a, b in zip(found, wanted, strict=True):
+        expected = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
+        for a, b in zip(actual, expected, strict=True):
             close(a[location], b, torch.float64)
 
 
@@ -258,8 +258,8 @@ def test_models_as_functions() -> None:
     layers = [DeformConv2d(2, 3, 3, padding=1, modulated=True).double() for _ in range(3)]
     parameters, buffers = torch.func.stack_module_state(layers)
     x = torch.randn(2, 2, 5, 4, dtype=torch.float64)
-    found = torch.func.vmap(lambda p: torch.func.functional_call(layers[0], (p, buffers), (x,)))(parameters)
-    close(found, torch.stack([layer(x) for layer in layers]), torch.float64)
+    actual = torch.func.vmap(lambda p: torch.func.functional_call(layers[0], (p, buffers), (x,)))(parameters)
+    close(actual, torch.stack([layer(x) for layer in layers]), torch.float64)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -286,17 +286,17 @@ def test_threads_do_not_change_a_bit(outputs: int, backend: str) -> None:
 def test_autocast_casts_data_and_keeps_coordinates(backend: str, direct: bool, dtype: torch.dtype) -> None:
     args = make(AWKWARD, dtype=torch.float32)
     data = [None if t is None else t.to(dtype) for t in args.tensors]
-    wanted = call(AWKWARD, (data[0], args.offset, *data[2:]), backend=backend)
+    expected = call(AWKWARD, (data[0], args.offset, *data[2:]), backend=backend)
     leaf = args.weight.clone().requires_grad_()
     tensors = (args.x, args.offset, leaf, args.bias, args.mask)
     with torch.autocast("cpu", dtype):
         if direct:
-            found = torch.ops.dcn.deform_conv(*tensors, [2, 1], [1, 0], [2, 1], "v2", backend)
+            actual = torch.ops.dcn.deform_conv(*tensors, [2, 1], [1, 0], [2, 1], "v2", backend)
         else:
-            found = call(AWKWARD, tensors, backend=backend)
-    assert found.dtype == dtype
-    assert torch.equal(found, wanted)
-    found.sum().backward()
+            actual = call(AWKWARD, tensors, backend=backend)
+    assert actual.dtype == dtype
+    assert torch.equal(actual, expected)
+    actual.sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.dtype == torch.float32
 

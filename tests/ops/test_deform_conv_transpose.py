@@ -105,8 +105,8 @@ def test_compile_fullgraph_with_gradients() -> None:
     leaves = [t.clone().requires_grad_() for t in tensors]
     compiled = torch.compile(lambda *t: AWKWARD.run(t), fullgraph=True, backend="aot_eager")
     output = compiled(*leaves)
-    found = [output.detach(), *torch.autograd.grad(output.square().sum(), leaves)]
-    for got, want in zip(found, _gradients(AWKWARD, tensors, None), strict=True):
+    actual = [output.detach(), *torch.autograd.grad(output.square().sum(), leaves)]
+    for got, want in zip(actual, _gradients(AWKWARD, tensors, None), strict=True):
         close(got, want, torch.float32)
 
 

@@ -34,8 +34,8 @@ def _gradients(args: Arguments, grad: Tensor, backend: str) -> list[Tensor]:
 @EVERY
 def test_values_and_gradients_against_loops(case: Attn, backend: str) -> None:
     args, grad = make(case), output_gradient(case)
-    for found, expected in zip(_gradients(args, grad, backend), loops(args, grad), strict=True):
-        close(found, expected, torch.float64)
+    for actual, expected in zip(_gradients(args, grad, backend), loops(args, grad), strict=True):
+        close(actual, expected, torch.float64)
 
 
 @EACH
@@ -59,14 +59,14 @@ def test_every_type_against_the_reference_in_float64(
     exact = args.to(torch.float64)
     needs = (True, True, True)
     expected = [reference.forward(*exact), *reference.backward(grad.double(), *exact, needs)]
-    for found, wanted, of in zip(
+    for actual, correct, of in zip(
         _gradients(args, grad, backend), expected, (args.value, args.value, args.locations, args.weights), strict=True
     ):
-        assert found.dtype == of.dtype
-        assert wanted is not None
-        scale = max(1.0, wanted.abs().max().item()) if wanted.numel() else 1.0
-        limit = TOLERANCE[found.dtype] * LOOSER * scale
-        torch.testing.assert_close(found.double(), wanted, rtol=0.0, atol=limit)
+        assert actual.dtype == of.dtype
+        assert correct is not None
+        scale = max(1.0, correct.abs().max().item()) if correct.numel() else 1.0
+        limit = TOLERANCE[actual.dtype] * LOOSER * scale
+        torch.testing.assert_close(actual.double(), correct, rtol=0.0, atol=limit)
 
 
 @EACH
@@ -123,9 +123,9 @@ def test_the_rule_at_borders(y: float, x: float, value: float, slopes: list[floa
     location = torch.tensor([(x + 0.5) / 4, (y + 0.5) / 3], dtype=torch.float64).reshape(1, 1, 1, 1, 1, 2)
     location.requires_grad_()
     output = ms_deform_attn(image, [(3, 4)], None, location, torch.ones_like(location[..., 0]), backend=backend)
-    (found,) = torch.autograd.grad(output.sum(), location)
+    (actual,) = torch.autograd.grad(output.sum(), location)
     torch.testing.assert_close(output.item(), value, rtol=0, atol=1e-12)
-    torch.testing.assert_close(found.flatten().tolist(), slopes, rtol=0, atol=1e-12)
+    torch.testing.assert_close(actual.flatten().tolist(), slopes, rtol=0, atol=1e-12)
 
 
 @EACH
@@ -163,8 +163,8 @@ def test_levels_lie_where_level_start_index_says(starts: list[int], pixels: int,
     value = torch.randn(2, pixels, 3, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     moved = Arguments(value, args.shapes, torch.tensor(starts), args.locations, args.weights)
     grad = output_gradient(case)
-    for found, expected in zip(_gradients(moved, grad, backend), loops(moved, grad), strict=True):
-        close(found, expected, torch.float64)
+    for actual, expected in zip(_gradients(moved, grad, backend), loops(moved, grad), strict=True):
+        close(actual, expected, torch.float64)
 
 
 @EACH
@@ -183,9 +183,9 @@ def test_any_memory(backend: str) -> None:
     expected = _gradients(args, grad, backend)
     turned = [t.movedim(0, -1).contiguous().movedim(-1, 0) for t in (args.value, args.locations, args.weights)]
     permuted = Arguments(turned[0], args.shapes.t().contiguous().t(), args.starts, *turned[1:])
-    for found, wanted in zip(_gradients(permuted, grad.transpose(0, 1).contiguous().transpose(0, 1), backend), expected,
-                             strict=True):  # fmt: skip
-        assert torch.equal(found, wanted)
+    turned_grad = grad.transpose(0, 1).contiguous().transpose(0, 1)
+    for actual, correct in zip(_gradients(permuted, turned_grad, backend), expected, strict=True):
+        assert torch.equal(actual, correct)
 
 
 @EACH
@@ -209,10 +209,10 @@ def test_only_wanted_gradients(needs: tuple[int, ...], backend: str) -> None:
     expected = _gradients(args, grad, backend)[1:]
     leaves = [t.requires_grad_(bool(n)) for t, n in zip(args.leaves(), needs, strict=True)]
     ms_deform_attn(leaves[0], args.shapes, args.starts, *leaves[1:], backend=backend).backward(grad)
-    for leaf, need, wanted in zip(leaves, needs, expected, strict=True):
+    for leaf, need, correct in zip(leaves, needs, expected, strict=True):
         assert (leaf.grad is not None) == bool(need)
         if leaf.grad is not None:
-            assert torch.equal(leaf.grad, wanted)
+            assert torch.equal(leaf.grad, correct)
 
 
 ARGUMENTS = ("value", "spatial_shapes", "level_start_index", "sampling_locations", "attention_weights")

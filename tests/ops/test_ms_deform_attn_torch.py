@@ -69,8 +69,8 @@ def test_compile_fullgraph_with_gradients(listed: bool) -> None:
 
     torch._dynamo.reset()
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    for found, wanted in zip(gradients(compiled), gradients(function), strict=True):
-        close(found, wanted, torch.float32)
+    for actual, expected in zip(gradients(compiled), gradients(function), strict=True):
+        close(actual, expected, torch.float32)
 
 
 class _Net(torch.nn.Module):
@@ -106,13 +106,13 @@ def test_vmap_of_values_and_gradients(mapped: tuple[int, ...], backend: str) -> 
         return _function(backend)(*tensors).square().sum()
 
     gradients = torch.func.grad(loss, argnums=(0, 1, 2))
-    found = torch.func.vmap(gradients, in_dims=dims)(*stacked)
+    actual = torch.func.vmap(gradients, in_dims=dims)(*stacked)
     values = torch.func.vmap(_function(backend), in_dims=dims)(*stacked)
-    for place in range(3):
-        own = [s[place] if i in mapped else s for i, s in enumerate(stacked)]
-        close(values[place], _function(backend)(*own), torch.float64)
-        for a, b in zip(found, gradients(*own), strict=True):
-            close(a[place], b, torch.float64)
+    for index in range(3):
+        own = [s[index] if i in mapped else s for i, s in enumerate(stacked)]
+        close(values[index], _function(backend)(*own), torch.float64)
+        for a, b in zip(actual, gradients(*own), strict=True):
+            close(a[index], b, torch.float64)
 
 
 def test_levels_of_each_call_are_refused() -> None:
@@ -125,22 +125,22 @@ def test_levels_of_each_call_are_refused() -> None:
 @EACH
 def test_jvp_is_the_transpose_of_the_gradient(backend: str) -> None:
     args, tangents = _tensors(), _tensors(5)
-    output, found = torch.func.jvp(_function(backend), args, tangents)[:2]
+    output, actual = torch.func.jvp(_function(backend), args, tangents)[:2]
     grad = torch.randn(output.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     pull = torch.func.vjp(_function(backend), *args)[1]
     paired = sum((g * t).sum() for g, t in zip(pull(grad), tangents, strict=True))
-    close((found * grad).sum(), torch.as_tensor(paired), torch.float64)
+    close((actual * grad).sum(), torch.as_tensor(paired), torch.float64)
 
 
-@pytest.mark.parametrize("place", range(3), ids=["value", "locations", "weights"])
-def test_hessians(place: int) -> None:
+@pytest.mark.parametrize("index", range(3), ids=["value", "locations", "weights"])
+def test_hessians(index: int) -> None:
     args = _tensors()
 
     def loss(tensor: Tensor) -> Tensor:
-        return _function(None)(*args[:place], tensor, *args[place + 1 :]).pow(3).sum()
+        return _function(None)(*args[:index], tensor, *args[index + 1 :]).pow(3).sum()
 
-    wanted = torch.autograd.functional.hessian(loss, args[place])
-    close(torch.func.hessian(loss)(args[place]), wanted, torch.float64)
+    expected = torch.autograd.functional.hessian(loss, args[index])
+    close(torch.func.hessian(loss)(args[index]), expected, torch.float64)
 
 
 @EACH
@@ -148,14 +148,14 @@ def test_hessians(place: int) -> None:
 @pytest.mark.parametrize("direct", [False, True], ids=["function", "registered"])
 def test_autocast_casts_data_and_keeps_coordinates(direct: bool, dtype: torch.dtype, backend: str) -> None:
     args = make(CASES["awkward"], dtype=torch.float32)
-    wanted = ms_deform_attn(*args.to(dtype, torch.float32), backend=backend)
+    expected = ms_deform_attn(*args.to(dtype, torch.float32), backend=backend)
     leaf = args.value.clone().requires_grad_()
     with torch.autocast("cpu", dtype):
         if direct:
-            found = torch.ops.dcn.ms_deform_attn(leaf, *args[1:], backend)
+            actual = torch.ops.dcn.ms_deform_attn(leaf, *args[1:], backend)
         else:
-            found = ms_deform_attn(leaf, *args[1:], backend=backend)
-    assert torch.equal(found, wanted)
-    found.sum().backward()
+            actual = ms_deform_attn(leaf, *args[1:], backend=backend)
+    assert torch.equal(actual, expected)
+    actual.sum().backward()
     assert leaf.grad is not None
     assert leaf.grad.dtype == torch.float32

@@ -120,13 +120,13 @@ def test_onnx_vectors(name: str, backend: str) -> None:
     boxes = torch.cat(
         (torch.minimum(boxes[..., :2], boxes[..., 2:]), torch.maximum(boxes[..., :2], boxes[..., 2:])), -1
     )
-    found = []
+    actual = []
     for image, label in np.ndindex(*scores.shape[:2]):
         usable = (scores[image, label] > least).nonzero()[:, 0]
         # The file's threshold is float32; as double it would be another number than the overlap equal to it.
         kept = nms(boxes[image][usable], scores[image, label][usable], threshold, max_output=most, backend=backend)
-        found += [[image, label, int(usable[k])] for k in kept]
-    assert found == expected
+        actual += [[image, label, int(usable[k])] for k in kept]
+    assert actual == expected
 
 
 def test_nms_compiles_and_checks() -> None:

@@ -25,9 +25,9 @@ DTYPES = [pytest.param(d, id=str(d).removeprefix("torch.")) for d in TOLERANCE]
 
 
 def close(actual: Tensor, expected: Tensor | np.ndarray[Any, Any], dtype: torch.dtype = torch.float32) -> None:
-    wanted = torch.as_tensor(expected).double()
-    limit = TOLERANCE[dtype] * max(1.0, float(wanted.abs().max()) if wanted.numel() else 1.0)
-    torch.testing.assert_close(actual.double(), wanted, atol=limit, rtol=0)
+    reference = torch.as_tensor(expected).double()
+    limit = TOLERANCE[dtype] * max(1.0, float(reference.abs().max()) if reference.numel() else 1.0)
+    torch.testing.assert_close(actual.double(), reference, atol=limit, rtol=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -345,10 +345,10 @@ def test_vmap_of_gradients(mapped: tuple[int, ...], name: str) -> None:
             lambda x, offset, mask: ALL[name](x, rois, offset, mask, None).square().sum(), argnums=(0, 1, 2)
         )(x, offset, mask)
 
-    found = torch.func.vmap(gradients, in_dims=tuple(0 if i in mapped else None for i in range(4)))(*stacked)
+    answer = torch.func.vmap(gradients, in_dims=tuple(0 if i in mapped else None for i in range(4)))(*stacked)
     for location in range(2):
-        wanted = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
-        for a, b in zip(found, wanted, strict=True):
+        reference = gradients(*(s[location] if i in mapped else s for i, s in enumerate(stacked)))
+        for a, b in zip(answer, reference, strict=True):
             close(a[location], b, torch.float64)
 
 
@@ -368,9 +368,9 @@ def test_hessian(name: str) -> None:
     def loss(x: Tensor) -> Tensor:
         return ALL[name](x, rois, offset, mask, None).pow(3).sum()
 
-    wanted = torch.autograd.functional.hessian(loss, x)
-    close(torch.func.hessian(loss)(x), wanted, torch.float64)
-    close(torch.func.jacrev(torch.func.jacrev(loss))(x), wanted, torch.float64)
+    reference = torch.autograd.functional.hessian(loss, x)
+    close(torch.func.hessian(loss)(x), reference, torch.float64)
+    close(torch.func.jacrev(torch.func.jacrev(loss))(x), reference, torch.float64)
 
 
 def test_a_list_of_boxes_is_the_same_as_one_tensor() -> None:

@@ -10,7 +10,7 @@ from dcn.models import options_of
 from dcn.runs.build import model_options
 
 ORIGINAL = [name for name in recipe_names() if name.startswith(("rfcn_", "rcnn_", "fpn_", "rpn_"))]
-LATER = [name for name in recipe_names() if name.endswith("_1x") and name != "coco_1x"]
+PYRAMID = [name for name in recipe_names() if name.endswith("_1x") and name != "coco_1x"]
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -25,8 +25,8 @@ def test_every_recipe_names_a_format_and_its_options(name: str) -> None:
     assert data.options.keys() <= set(options_of_format(data.format))
 
 
-@pytest.mark.parametrize("name", LATER)
-def test_a_row_of_the_later_zoo_is_its_model_in_the_1x_schedule(name: str) -> None:
+@pytest.mark.parametrize("name", PYRAMID)
+def test_a_row_of_mmdetection_is_its_model_in_the_1x_schedule(name: str) -> None:
     recipe, base = load_recipe(name), load_recipe("coco_1x")
     assert recipe.model.name == name.removesuffix("_1x")
     assert (recipe.schedule, recipe.data, recipe.transforms) == (base.schedule, base.data, base.transforms)
@@ -60,8 +60,8 @@ def test_the_number_of_updates_is_the_published_one(name: str) -> None:
     assert schedule.batch_size == gpus
     per_epoch = images / gpus
     assert schedule.total_steps(round(per_epoch)) == pytest.approx(epochs * 2 * per_epoch, rel=1e-4)
-    found = [schedule.in_steps(milestone, round(per_epoch)) for milestone in schedule.milestones]
-    assert found == pytest.approx([drop * 2 * per_epoch for drop in drops], rel=1e-4)
+    actual = [schedule.in_steps(milestone, round(per_epoch)) for milestone in schedule.milestones]
+    assert actual == pytest.approx([drop * 2 * per_epoch for drop in drops], rel=1e-4)
 
 
 def test_the_multiscale_rows_test_as_published() -> None:

@@ -37,8 +37,8 @@ def detections(data: dict[str, Any], noise: float, seed: int = 1) -> list[Row]:
         x, y, w, h = row["bbox"]
         dx, dy = rng.normal(0, noise, 2) * w
         category = row["category_id"] if rng.random() < 0.85 else row["category_id"] % len(CLASSES) + 1
-        found = {"image_id": row["image_id"], "category_id": category, "bbox": [x + dx, y + dy, w, h]}
-        rows.append({**found, "score": float(rng.uniform(0.3, 1))})
+        actual = {"image_id": row["image_id"], "category_id": category, "bbox": [x + dx, y + dy, w, h]}
+        rows.append({**actual, "score": float(rng.uniform(0.3, 1))})
         if rng.random() < 0.1:
-            rows.append({**found, "score": float(rng.uniform(0.1, 0.3))})
+            rows.append({**actual, "score": float(rng.uniform(0.1, 0.3))})
     return rows

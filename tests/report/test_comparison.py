@@ -16,7 +16,7 @@ from dcn.report.comparison import (
     mean_iou,
 )
 from dcn.report.diagnosis import evaluator
-from dcn.report.resampling import class_matches, resampled_precision
+from dcn.report.resampled_ap import class_matches, resampled_precision
 
 from .coco_data import CLASSES, detections, truth
 
@@ -34,13 +34,13 @@ def test_a_model_equals_itself() -> None:
 
 def test_a_damaged_model_is_seen() -> None:
     data = truth(images=60)
-    found = compare_detections(data, detections(data, 0.05), detections(data, 0.2), resamples=200)
-    ap = found.metrics["AP"]
+    actual = compare_detections(data, detections(data, 0.05), detections(data, 0.2), resamples=200)
+    ap = actual.metrics["AP"]
     assert ap.value < -0.1
     assert ap.shown
     assert ap.low < ap.value < ap.high < 0
-    assert set(found.per_class) == set(CLASSES)
-    gaps = [abs(b - a) for _, a, b in found.changed]
+    assert set(actual.per_class) == set(CLASSES)
+    gaps = [abs(b - a) for _, a, b in actual.changed]
     assert gaps == sorted(gaps, reverse=True)
 
 
@@ -58,8 +58,8 @@ def test_segmentations_are_compared_by_image() -> None:
     rng = np.random.default_rng(0)
     first, second = matrices(rng, 0.6), matrices(rng, 0.7)
     names = [f"{i}" for i in range(40)]
-    found = compare_segmentations(names, CLASSES, first, second)
-    miou = found.metrics["mIoU"]
+    actual = compare_segmentations(names, CLASSES, first, second)
+    miou = actual.metrics["mIoU"]
     assert miou.first == pytest.approx(float(mean_iou(first.sum(0))))
     assert miou.shown
     assert miou.value > 0
@@ -82,10 +82,10 @@ def test_wrong_shapes_are_refused() -> None:
 
 def test_seeds_are_paired() -> None:
     """The interval of Student's t, computed by hand: gaps 0.1, 0.2, 0.3; 4.303 * 0.1 / sqrt(3)."""
-    found = SeedDifference((0.5, 0.5, 0.5), (0.6, 0.7, 0.8))
-    assert found.mean == pytest.approx(0.2)
-    assert found.interval == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
-    assert found.spread == pytest.approx((0.0, 0.1))
+    actual = SeedDifference((0.5, 0.5, 0.5), (0.6, 0.7, 0.8))
+    assert actual.mean == pytest.approx(0.2)
+    assert actual.interval == pytest.approx((0.2 - 0.24843, 0.2 + 0.24843), abs=1e-4)
+    assert actual.spread == pytest.approx((0.0, 0.1))
     assert SeedDifference((0.5,), (0.6,)).interval is None
 
 
@@ -106,9 +106,9 @@ def test_every_image_once_gives_the_metrics_of_the_library(noise: float) -> None
     data = truth(images=20)
     data["annotations"][3]["iscrowd"] = 1
     evaluation = evaluator(data, detections(data, noise))
-    found = resampled_precision(class_matches(evaluation), np.ones((1, 20), dtype=np.int64))
+    precision = resampled_precision(class_matches(evaluation), np.ones((1, 20), dtype=np.int64))
     expected = evaluation.get_results()
-    for name, value in found.items():
+    for name, value in precision.items():
         assert value[0] == pytest.approx(expected[name], abs=1e-12)
 
 
@@ -124,6 +124,8 @@ def test_an_image_that_is_drawn_twice_counts_twice() -> None:
         results += [{**row, "image_id": new} for row in rows if row["image_id"] == old]
     doubled = {**data, "annotations": [{**row, "id": i} for i, row in enumerate(annotations, start=1)]}
     expected = evaluator(doubled, results).get_results()
-    found = resampled_precision(class_matches(evaluator(data, rows)), weights)
-    assert found["AP50"][0] == pytest.approx(expected["AP50"], abs=0.02)  # ties of equal scores are ordered otherwise
-    assert found["AP"][0] == pytest.approx(expected["AP"], abs=0.02)
+    precision = resampled_precision(class_matches(evaluator(data, rows)), weights)
+    assert precision["AP50"][0] == pytest.approx(
+        expected["AP50"], abs=0.02
+    )  # ties of equal scores are ordered otherwise
+    assert precision["AP"][0] == pytest.approx(expected["AP"], abs=0.02)

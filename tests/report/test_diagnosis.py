@@ -35,10 +35,10 @@ def pycocotools_stats(data: dict[str, Any], rows: list[dict[str, Any]]) -> dict[
 def test_the_metrics_are_those_of_pycocotools(noise: float) -> None:
     data = truth()
     rows = detections(data, noise)
-    found = diagnose(data, rows)
+    actual = diagnose(data, rows)
     expected = pycocotools_stats(data, rows)
-    assert {name: found.metrics[name] for name in NAMES} == pytest.approx(expected, abs=1e-12)
-    assert np.mean(list(found.per_class.values())) == pytest.approx(expected["AP"], abs=1e-12)
+    assert {name: actual.metrics[name] for name in NAMES} == pytest.approx(expected, abs=1e-12)
+    assert np.mean(list(actual.per_class.values())) == pytest.approx(expected["AP"], abs=1e-12)
 
 
 def one(image: int, category: int, box: list[float], score: float = 0.9) -> dict[str, Any]:
@@ -67,11 +67,11 @@ def test_each_kind_of_error_is_counted_as_such(kind: str, rows: list[dict[str, A
 def test_confusion_counts_classes_and_background() -> None:
     data = truth(images=2, objects=2)
     rows = [one(row["image_id"], row["category_id"] % 3 + 1, row["bbox"]) for row in data["annotations"]]
-    found = diagnose(data, [*rows, one(1, 1, [250, 250, 5, 5])])
-    assert found.classes == CLASSES
-    assert found.confusion[:3, :3].trace() == 0
-    assert found.confusion[:3, :3].sum() == 4
-    assert found.confusion[3].tolist() == [1, 0, 0, 0]
+    actual = diagnose(data, [*rows, one(1, 1, [250, 250, 5, 5])])
+    assert actual.classes == CLASSES
+    assert actual.confusion[:3, :3].trace() == 0
+    assert actual.confusion[:3, :3].sum() == 4
+    assert actual.confusion[3].tolist() == [1, 0, 0, 0]
 
 
 def test_the_worst_images_come_first() -> None:
@@ -85,7 +85,7 @@ def test_the_worst_images_come_first() -> None:
 
 
 def test_nothing_detected_is_a_diagnosis_too() -> None:
-    found = diagnose(truth(images=2), [])
-    assert found.metrics["AP"] == 0
-    assert found.error_counts["Miss"] == 6
-    assert found.calibration_error == 0
+    actual = diagnose(truth(images=2), [])
+    assert actual.metrics["AP"] == 0
+    assert actual.error_counts["Miss"] == 6
+    assert actual.calibration_error == 0

@@ -25,9 +25,9 @@ PYRAMID = SMALL | {"fpn_channels": 16, "fc_channels": 16, "test_proposals": (50,
 
 def content(page: str) -> dict[str, Any]:
     """The data of a page."""
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
-    assert found is not None
-    data: dict[str, Any] = json.loads(found[1])
+    actual = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    assert actual is not None
+    data: dict[str, Any] = json.loads(actual[1])
     return data
 
 
@@ -93,12 +93,12 @@ def test_the_offsets_of_the_class_are_taken(label: int, shift: float) -> None:
     offset = torch.zeros(1, 6, 1, 1)
     offset[0, 2], offset[0, 4] = 1.0, 2.0  # x of the first and of the second class
     box = torch.tensor([[0.0, 0.0, 10.0, 20.0]])
-    found = Detections(box, torch.ones(1), torch.tensor([label]))
+    actual = Detections(box, torch.ones(1), torch.tensor([label]))
     seen = Observation(
         "a",
         torch.zeros(3, 32, 32, dtype=torch.uint8),
         [],
-        found,
+        actual,
         ("x", "y"),
         [RoIOffsets(box, offset, None, (1, 1), 0.1)],
     )

@@ -27,7 +27,7 @@ class Server:
     Attributes:
         address: of its root.
         breaks: bytes after which each of the first connections breaks off.
-        statuses: answers of the first connections in place of the file.
+        statuses: answers of the first connections instead of the file.
         ranges: whether it sends parts.
         stall: seconds it is silent in the middle of the first connection.
         etag: of the file.

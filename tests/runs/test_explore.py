@@ -37,9 +37,9 @@ def photos(tmp_path: Path) -> Path:
 
 
 def images_of(page: Path) -> list[dict[str, Any]]:
-    found = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
-    assert found is not None
-    images: list[dict[str, Any]] = json.loads(found[1])["images"]
+    actual = re.search(r'id="data">(.*?)</script>', page.read_text(encoding="utf-8"), re.S)
+    assert actual is not None
+    images: list[dict[str, Any]] = json.loads(actual[1])["images"]
     return images
 
 

@@ -10,8 +10,8 @@ from dcn.runs.predict import find_images
 def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
     for name in ("b.png", "a.JPG", "note.txt"):
         (tmp_path / name).touch()
-    found = find_images([str(tmp_path / "note.txt"), str(tmp_path), str(tmp_path / "*.png")])
-    assert [path.name for path in found] == ["note.txt", "a.JPG", "b.png"]
+    actual = find_images([str(tmp_path / "note.txt"), str(tmp_path), str(tmp_path / "*.png")])
+    assert [path.name for path in actual] == ["note.txt", "a.JPG", "b.png"]
 
 
 @pytest.mark.parametrize("word", ["", "nothing/*.jpg"], ids=["folder-without-images", "glob"])

@@ -21,11 +21,11 @@ def test_the_size_of_the_offsets_is_given_in_pixels() -> None:
     assert probe is not None
     with probe() as values:
         model(torch.rand(1, 2, 8, 8))
-    found = values()
-    assert found["offsets/mean"] == 1.0
-    assert found["offsets/largest"] == 1.5
+    actual = values()
+    assert actual["offsets/mean"] == 1.0
+    assert actual["offsets/largest"] == 1.5
     # Of 3 x 3 samples shifted by half a pixel down and right, those of the last row or column leave the map.
-    assert 0 < found["offsets/outside"] < 1
+    assert 0 < actual["offsets/outside"] < 1
     assert not any(module._forward_hooks for module in model.modules())
 
 

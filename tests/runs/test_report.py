@@ -25,7 +25,7 @@ MODEL: dict[str, Any] = {"options": {"width": 0.125, "stem_channels": 8, "fpn_ch
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two seeds of a plain and of a deformable detector, and two segmentation models."""
     folder = tmp_path_factory.mktemp("runs")
-    found = {}
+    actual = {}
     for kind in ("plain", "deformable"):
         for seed in (0, 1):
             options = {"options": DATA}
@@ -38,15 +38,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 model=MODEL,
                 **TINY,
             )
-            found[f"{kind}{seed}"] = run.folder
+            actual[f"{kind}{seed}"] = run.folder
     for seed in (0, 1):
         options = {"options": {**DATA, "semantic": True}}
         model = {"options": {"width": 0.125, "stem_channels": 8, "head_channels": 16}}
         run = dcn.train(
             "synthetic_segmentation", options, output=folder, name=str(seed), seed=seed, model=model, **TINY
         )
-        found[f"segmentation{seed}"] = run.folder
-    return found
+        actual[f"segmentation{seed}"] = run.folder
+    return actual
 
 
 @pytest.mark.parametrize("name", ["deformable0", "segmentation0"])
@@ -68,15 +68,15 @@ def test_a_run_gets_its_page(runs: dict[str, Path], name: str, capsys: pytest.Ca
 
 def test_a_run_compared_with_itself_shows_no_difference(runs: dict[str, Path], tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    found = dcn.compare([runs["plain0"], runs["plain0"]], "val", output=page, resamples=50)
-    for difference in found.pairs[0].comparison.metrics.values():
+    actual = dcn.compare([runs["plain0"], runs["plain0"]], "val", output=page, resamples=50)
+    for difference in actual.pairs[0].comparison.metrics.values():
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert "no difference is shown" in page.read_text(encoding="utf-8")
 
 
 def test_segmentation_models_are_compared(runs: dict[str, Path]) -> None:
-    found = dcn.compare([runs["segmentation0"], runs["segmentation1"]], "val", resamples=50)
-    miou = found.pairs[0].comparison.metrics["mIoU"]
+    actual = dcn.compare([runs["segmentation0"], runs["segmentation1"]], "val", resamples=50)
+    miou = actual.pairs[0].comparison.metrics["mIoU"]
     assert miou.low <= miou.value <= miou.high
     expected: Any = dcn.evaluate(runs["segmentation0"], split="val", eval={"absent": "skip"})
     assert miou.first == pytest.approx(expected["mIoU"], abs=1e-6)

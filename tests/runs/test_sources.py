@@ -73,9 +73,9 @@ def test_the_data_is_found_from_any_directory(tmp_path: Path, monkeypatch: pytes
     recipe = load_recipe("bccd_plain", ["data.root=data"])
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
     monkeypatch.chdir(tmp_path)
-    found = read_recipe(run / "recipe.yaml", (), run).data.root
-    assert found is not None
-    assert Path(found).samefile(tmp_path / "project" / "data")
+    actual = read_recipe(run / "recipe.yaml", (), run).data.root
+    assert actual is not None
+    assert Path(actual).samefile(tmp_path / "project" / "data")
     (tmp_path / "data").mkdir()
     assert read_recipe(run / "recipe.yaml", (), run).data.root == "data"
 
@@ -87,11 +87,11 @@ def test_weights_in_a_run_folder_know_their_run(tmp_path: Path) -> None:
         (tmp_path / "weights" / f"{name}.safetensors").touch()
     (tmp_path / "other.safetensors").touch()
     for path in (tmp_path, tmp_path / "weights" / "best.safetensors"):
-        found = find_source(path)
-        assert found is not None
-        assert found.weights == tmp_path / "weights" / "best.safetensors"
-        assert found.run is not None
-        assert found.run.samefile(tmp_path)
+        actual = find_source(path)
+        assert actual is not None
+        assert actual.weights == tmp_path / "weights" / "best.safetensors"
+        assert actual.run is not None
+        assert actual.run.samefile(tmp_path)
     alone = find_source(tmp_path / "other.safetensors")
     assert alone is not None
     assert alone.run is None

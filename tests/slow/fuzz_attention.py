@@ -15,7 +15,7 @@ from tests.slow.fuzz_draws import DTYPES, WIDE, called, poisoned, relaid, spoile
 def _levels(draw: random.Random, call: dict[str, Any], shapes: Tensor) -> int:
     """Adds the levels to the call; how many pixels they need. Some overlap, leave gaps, or stand in another order."""
     areas = shapes.prod(1)
-    starts, places = areas.cumsum(0) - areas, int(areas.sum())
+    starts, cells = areas.cumsum(0) - areas, int(areas.sum())
     how = draw.randrange(8)
     if how == 0:
         starts = starts + draw.randint(0, 5)
@@ -28,7 +28,7 @@ def _levels(draw: random.Random, call: dict[str, Any], shapes: Tensor) -> int:
     # Without a tensor of shapes there is nothing that tells where its rows begin but the sum of the areas.
     call["level_start_index"] = None if pairs or (how > 2 and draw.random() < 0.5) else starts
     used = areas.cumsum(0) - areas if call["level_start_index"] is None else starts
-    return max([places, *(used + areas).tolist()])
+    return max([cells, *(used + areas).tolist()])
 
 
 def _spoiled_levels(draw: random.Random, call: dict[str, Any], pixels: int) -> bool:
@@ -55,11 +55,11 @@ def attention(draw: random.Random) -> bool:
     batch, heads, queries = draw.choice([0, 1, 1, 2, 3]), draw.choice([0, 1, 2, 3, 8]), draw.choice([0, 1, 5, 70])
     channels, points = draw.choice([0, 1, 3, 8, 16, 31, 32, 64, 65]), draw.choice([0, 1, 2, 4, 9])
     dtype = draw.choice(DTYPES)
-    places = torch.float32 if dtype not in WIDE and draw.random() < 0.5 else dtype
+    cells = torch.float32 if dtype not in WIDE and draw.random() < 0.5 else dtype
     call["value"] = relaid(draw, torch.randn(batch, pixels, heads, channels).to(dtype))
     samples = (batch, queries, heads, levels, points)
     locations = torch.rand(*samples, 2) * draw.choice([1.0, 3.0, 100.0]) - draw.choice([0.0, 0.5])
-    call["sampling_locations"] = relaid(draw, poisoned(draw, locations).to(places))
+    call["sampling_locations"] = relaid(draw, poisoned(draw, locations).to(cells))
     call["attention_weights"] = relaid(draw, torch.randn(samples).to(dtype))
     wrong, must = draw.random() < 0.25, False
     if wrong:

@@ -44,7 +44,7 @@ def suppression(draw: random.Random) -> bool:
     if kept is None:
         return False
     if kept.unique().numel() != kept.numel() or not bool(((kept >= 0) & (kept < call["boxes"].shape[0])).all()):
-        raise AssertionError(f"indices that are not distinct places of boxes: {kept.tolist()}")
+        raise AssertionError(f"indices that are not distinct, or not of boxes: {kept.tolist()}")
     return True
 
 
@@ -72,10 +72,10 @@ def soft_suppression(draw: random.Random) -> bool:
     call = _call(draw) | {"method": draw.choice(["gaussian", "linear"]), "sigma": draw.choice([0.1, 0.5, 3.0])}
     call |= {"iou_threshold": draw.choice([0.0, 0.3, 1.0]), "max_output": draw.choice([None, 0, 1, 10])}
     may, must = _spoiled(draw, call, {"sigma": (0.0, -1.0, _NAN), "method": ("cubic", None), "max_output": (-1,)})
-    found = called(soft_nms, call, may, must)
-    if found is None:
+    actual = called(soft_nms, call, may, must)
+    if actual is None:
         return False
-    kept, scores = found
+    kept, scores = actual
     if kept.unique().numel() != kept.numel() or not bool((scores[1:] <= scores[:-1]).all()):
         raise AssertionError("indices twice, or scores that grow")
     return True
@@ -89,9 +89,9 @@ def voting(draw: random.Random) -> bool:
     if "labels" in call:
         call["kept_labels"] = call["labels"][chosen]
     may, must = _spoiled(draw, call, {"iou_threshold": (_NAN, "0.5"), "plus_one": (3,)})
-    found = called(box_voting, call, may, must)
-    if found is None:
+    actual = called(box_voting, call, may, must)
+    if actual is None:
         return False
-    if found.shape != call["kept"].shape:
-        raise AssertionError(f"expected shape {list(call['kept'].shape)}, got {list(found.shape)}")
+    if actual.shape != call["kept"].shape:
+        raise AssertionError(f"expected shape {list(call['kept'].shape)}, got {list(actual.shape)}")
     return True

@@ -1,4 +1,4 @@
-"""What the random calls of all operators share: drawing values and sizes, spoiling one argument, judging a refusal."""
+"""What the random calls of all operators share: drawing values and sizes, spoiling one argument, checking a refusal."""
 
 from __future__ import annotations
 

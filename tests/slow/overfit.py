@@ -35,7 +35,7 @@ IMAGES = (34, 36, 42, 73, 81, 92, 394, 502)
 
 ENOUGH = 0.9
 BATCH = 2
-JUDGED_EVERY = 30
+EVALUATED_EVERY = 30
 MOST_STEPS = 1500
 
 Sides = tuple[int, int]
@@ -127,11 +127,11 @@ def sides_of(name: str) -> Sides:
 def read_pictures(root: Path, sides: Sides = SMALL) -> tuple[list[Sample], tuple[str, ...]]:
     """The eight pictures, shrunk to ``sides``, with labels among the classes that occur, and those classes."""
     dataset = open_dataset("coco", root, "train2017", annotations="annotations/instances_train2017_100.json")
-    wanted = [index for index, _ in enumerate(dataset.sizes) if int(str(_stem(dataset.image_path(index)))) in IMAGES]
-    samples = [Resize((sides[0],), sides[1])(dataset[index], torch.Generator()) for index in wanted]
+    expected = [index for index, _ in enumerate(dataset.sizes) if int(str(_stem(dataset.image_path(index)))) in IMAGES]
+    samples = [Resize((sides[0],), sides[1])(dataset[index], torch.Generator()) for index in expected]
     present = sorted({int(label) for sample in samples for label in _target(sample).labels})
-    place = torch.full((len(dataset.classes),), -1).scatter(0, torch.tensor(present), torch.arange(len(present)))
-    kept = [Sample(s.image, replace(_target(s), labels=place[_target(s).labels])) for s in samples]
+    position = torch.full((len(dataset.classes),), -1).scatter(0, torch.tensor(present), torch.arange(len(present)))
+    kept = [Sample(s.image, replace(_target(s), labels=position[_target(s).labels])) for s in samples]
     return kept, tuple(dataset.classes[label] for label in present)
 
 
@@ -194,20 +194,20 @@ def overfit(name: str, root: Path, backbone: Path) -> Outcome:
     start = time.process_time()
     samples, classes = read_pictures(root, sides_of(name))
     training = Training(name, classes, backbone)
-    figures: dict[str, float] = {"AP50": 0.0}
+    scores: dict[str, float] = {"AP50": 0.0}
     steps = 0
-    while steps < MOST_STEPS and min(figures["AP50"], figures.get("mask/AP50", 1.0)) <= ENOUGH:
-        for _ in range(JUDGED_EVERY):
+    while steps < MOST_STEPS and min(scores["AP50"], scores.get("mask/AP50", 1.0)) <= ENOUGH:
+        for _ in range(EVALUATED_EVERY):
             first = steps * BATCH % len(samples)
             training.step(steps, samples[first : first + BATCH])
             steps += 1
-        figures = evaluate(training.model, samples, classes)
+        scores = evaluate(training.model, samples, classes)
     _show_large(training, samples, steps)
     return Outcome(
         name,
         steps,
-        figures["AP50"],
-        figures.get("mask/AP50"),
+        scores["AP50"],
+        scores.get("mask/AP50"),
         sorted(training.waiting),
         training.changed(),
         (time.process_time() - start) / 60,

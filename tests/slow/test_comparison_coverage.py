@@ -31,8 +31,8 @@ def test_detections(metric: str) -> None:
     for number in range(ROUNDS):
         chosen = set((rng.choice(POPULATION, IMAGES, replace=False) + 1).tolist())
         parts = [[row for row in rows if row["image_id"] in chosen] for rows in (first, second)]
-        found = compare_detections(subset(data, chosen), *parts, resamples=300, seed=number).metrics[metric]
-        covered += found.low <= whole <= found.high
+        actual = compare_detections(subset(data, chosen), *parts, resamples=300, seed=number).metrics[metric]
+        covered += actual.low <= whole <= actual.high
     print(f"{metric}: {covered / ROUNDS:.3f} of {ROUNDS} intervals hold the true difference {whole:+.4f}")
     assert 0.92 <= covered / ROUNDS <= 0.98
 
@@ -45,7 +45,7 @@ def test_segmentations() -> None:
     for number in range(ROUNDS):
         chosen = rng.choice(POPULATION, IMAGES, replace=False)
         names = [str(image) for image in chosen]
-        found = compare_segmentations(names, CLASSES, first[chosen], second[chosen], seed=number).metrics["mIoU"]
-        covered += found.low <= whole <= found.high
+        actual = compare_segmentations(names, CLASSES, first[chosen], second[chosen], seed=number).metrics["mIoU"]
+        covered += actual.low <= whole <= actual.high
     print(f"mIoU: {covered / ROUNDS:.3f} of {ROUNDS} intervals hold the true difference {whole:+.4f}")
     assert 0.92 <= covered / ROUNDS <= 0.98

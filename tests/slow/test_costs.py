@@ -12,5 +12,5 @@ from dcn.models.zoo.costs import COSTS
 @pytest.mark.parametrize("name", MODELS)
 def test_costs_are_counted(name: str) -> None:
     parameters, count = model_costs(name)
-    found = (parameters, round(count.total / 1e9, 1))
-    assert COSTS.get(name) == found, f'write "{name}": {found}, into the table'
+    actual = (parameters, round(count.total / 1e9, 1))
+    assert COSTS.get(name) == actual, f'write "{name}": {actual}, into the table'

@@ -24,7 +24,7 @@ def test_every_launch_that_inductor_makes_compiles() -> None:
     command = [sys.executable, "-m", "tests.kernels.triton.inductor_deform_conv"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    actual = json.loads(done.stdout.splitlines()[-1])
     # The compiler may launch what does not depend on each other in another order.
-    assert sorted(name for name, _ in found) == sorted(name for name, _ in (*FORWARD, *BACKWARD))
-    assert all(shared <= MOST for _, shared in found)
+    assert sorted(name for name, _ in actual) == sorted(name for name, _ in (*FORWARD, *BACKWARD))
+    assert all(shared <= MOST for _, shared in actual)

@@ -1,4 +1,4 @@
-"""More than 2^31 elements in one tensor: places in memory must be 64-bit numbers everywhere. About 14 GB, minutes."""
+"""More than 2^31 elements in one tensor: addresses must be 64-bit numbers everywhere. About 14 GB, minutes."""
 
 from __future__ import annotations
 

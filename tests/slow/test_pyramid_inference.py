@@ -1,4 +1,4 @@
-"""Files of the later zoo, loaded and used as a user does, against inference written a second time: 10 to 60 s each."""
+"""Files of mmdetection, loaded and used as a user does, against inference written a second time: 10 to 60 s each."""
 
 from __future__ import annotations
 
@@ -59,14 +59,14 @@ def test_a_file_of_the_later_zoo_predicts_what_its_own_code_predicts(name: str, 
         boxes, scores, labels, masks = predicted(state, image, 101 if "x101" in name else 50, 0.05)
     assert model.classes == CLASSES
     assert len(boxes) > 5
-    # Two scores that differ in the last digit may change places: each detection looks for its own.
+    # Two scores that differ in the last digit may swap: each detection looks for its own.
     ours = torch.cat((detections.boxes, 100 * detections.scores[:, None], 1000 * detections.labels[:, None]), 1)
     theirs = torch.cat((boxes, 100 * scores[:, None], 1000 * labels[:, None]), 1)
     assert len(ours) == len(theirs)
-    distance, place = torch.cdist(theirs, ours, p=torch.inf).min(1)
+    distance, position = torch.cdist(theirs, ours, p=torch.inf).min(1)
     assert distance.max() < 0.05
-    assert len(set(place.tolist())) == len(place)
+    assert len(set(position.tolist())) == len(position)
     assert (detections.masks is None) == (masks is None)
     if detections.masks is not None and masks is not None:
         decided = (masks - 0.5).abs() > 1e-3
-        assert torch.equal(detections.masks[place] & decided, (masks > 0.5) & decided)
+        assert torch.equal(detections.masks[position] & decided, (masks > 0.5) & decided)

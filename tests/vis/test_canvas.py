@@ -43,6 +43,6 @@ def test_a_marker_is_centred_at_continuous_coordinates() -> None:
     """(10.5, 6.5) is the centre of pixel (10, 6)."""
     picture = Image.new("RGB", (21, 13))
     draw_marker(ImageDraw.Draw(picture), 10.5, 6.5, 1, (255, 0, 0))
-    drawn = to_tensor(picture)[0].nonzero().float()
-    assert drawn.mean(0).tolist() == [6.0, 10.0]
-    assert drawn.min(0).values.tolist() == [5.0, 9.0]
+    painted = to_tensor(picture)[0].nonzero().float()
+    assert painted.mean(0).tolist() == [6.0, 10.0]
+    assert painted.min(0).values.tolist() == [5.0, 9.0]

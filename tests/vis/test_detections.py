@@ -18,14 +18,14 @@ def _is(image: torch.Tensor, color: tuple[int, int, int]) -> torch.Tensor:
 
 def test_the_outline_lies_on_the_first_and_last_pixels_of_the_box() -> None:
     box = torch.tensor([[40.0, 50, 100, 90]])
-    drawn = _is(draw_detections(_grey(), box, torch.tensor([1]), classes=["", ""]), class_color(1))
-    rows, columns = drawn.any(1).nonzero()[:, 0], drawn.any(0).nonzero()[:, 0]
-    assert drawn[50, 40:100].all()
-    assert drawn[89, 40:100].all()
-    assert drawn[50:90, 40].all()
-    assert drawn[50:90, 99].all()
+    picture = _is(draw_detections(_grey(), box, torch.tensor([1]), classes=["", ""]), class_color(1))
+    rows, columns = picture.any(1).nonzero()[:, 0], picture.any(0).nonzero()[:, 0]
+    assert picture[50, 40:100].all()
+    assert picture[89, 40:100].all()
+    assert picture[50:90, 40].all()
+    assert picture[50:90, 99].all()
     assert (int(rows.max()), int(columns.max())) == (89, 99)
-    assert not drawn[60:80, 50:90].any()
+    assert not picture[60:80, 50:90].any()
 
 
 def test_the_input_is_not_changed() -> None:
@@ -37,27 +37,27 @@ def test_the_input_is_not_changed() -> None:
 def test_masks_are_blended_and_outlined() -> None:
     mask = torch.zeros(1, 120, 160, dtype=torch.bool)
     mask[0, 30:60, 40:80] = True
-    drawn = draw_detections(
+    picture = draw_detections(
         _grey(), torch.tensor([[40.0, 30, 80, 60]]), torch.tensor([0]), masks=mask, classes=[""], mask_opacity=0.5
     )
     color = torch.tensor(class_color(0)).float()
-    assert drawn[:, 45, 60].tolist() == ((color + 90) / 2).round().tolist()
-    assert _is(drawn, class_color(0))[30, 45:75].all()
-    assert drawn[:, 100, 100].tolist() == [90, 90, 90]
+    assert picture[:, 45, 60].tolist() == ((color + 90) / 2).round().tolist()
+    assert _is(picture, class_color(0))[30, 45:75].all()
+    assert picture[:, 100, 100].tolist() == [90, 90, 90]
 
 
 @pytest.mark.parametrize(("color_by", "expected"), [("class", [2, 2]), ("instance", [0, 1])])
 def test_colours_by_class_or_by_object(color_by: str, expected: list[int]) -> None:
     boxes = torch.tensor([[10.0, 30, 50, 110], [90, 30, 140, 110]])
-    drawn = draw_detections(_grey(), boxes, torch.tensor([2, 2]), color_by=color_by)  # type: ignore[arg-type]
-    assert [tuple(drawn[:, 80, x].tolist()) for x in (10, 90)] == [class_color(i) for i in expected]
+    picture = draw_detections(_grey(), boxes, torch.tensor([2, 2]), color_by=color_by)  # type: ignore[arg-type]
+    assert [tuple(picture[:, 80, x].tolist()) for x in (10, 90)] == [class_color(i) for i in expected]
 
 
 def test_the_best_score_is_drawn_last() -> None:
     boxes = torch.tensor([[20.0, 30, 60, 110], [20, 30, 60, 110]])
     for scores, top in (([0.9, 0.3], 0), ([0.3, 0.9], 1)):
-        drawn = draw_detections(_grey(), boxes, torch.tensor([0, 1]), torch.tensor(scores), classes=["", ""])
-        assert tuple(drawn[:, 109, 40].tolist()) == class_color(top)
+        picture = draw_detections(_grey(), boxes, torch.tensor([0, 1]), torch.tensor(scores), classes=["", ""])
+        assert tuple(picture[:, 109, 40].tolist()) == class_color(top)
 
 
 @pytest.mark.parametrize(
@@ -69,18 +69,18 @@ def test_the_best_score_is_drawn_last() -> None:
     ],
 )
 def test_boxes_that_cannot_be_seen_draw_nothing(box: list[float]) -> None:
-    drawn = draw_detections(_grey(), torch.tensor([box]), torch.tensor([0]))
-    assert torch.equal(drawn, _grey())
+    picture = draw_detections(_grey(), torch.tensor([box]), torch.tensor([0]))
+    assert torch.equal(picture, _grey())
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (24, 300), (300, 24), (64, 48)])
 def test_any_size_of_image(height: int, width: int) -> None:
     box = torch.tensor([[0.2 * width, 0.1 * height, 2.0 * width, float("inf")]])
-    drawn = draw_detections(
+    picture = draw_detections(
         _grey(height, width), box, torch.tensor([3]), torch.tensor([0.5]), classes=["a", "b", "c", "d"]
     )
-    assert drawn.shape == (3, height, width)
-    assert _is(drawn, class_color(3)).any()
+    assert picture.shape == (3, height, width)
+    assert _is(picture, class_color(3)).any()
 
 
 def test_plates_stay_inside_and_apart() -> None:

@@ -32,11 +32,11 @@ def test_index_png_holds_labels_and_palette(tmp_path: Path) -> None:
 
 def test_overlay_blends_and_leaves_ignored_pixels() -> None:
     image = torch.full((3, 20, 30), 100, dtype=torch.uint8)
-    drawn = draw_segmentation(image, _labels(), opacity=0.5)
-    assert drawn[:, 10, 10].tolist() == [146, 114, 114]
-    assert drawn[:, 2, 2].tolist() == [50, 50, 50]
-    assert drawn[:, 10, 28].tolist() == [100, 100, 100]
-    assert (drawn[:, 10, 24] < drawn[:, 10, 20]).all()
+    painted = draw_segmentation(image, _labels(), opacity=0.5)
+    assert painted[:, 10, 10].tolist() == [146, 114, 114]
+    assert painted[:, 2, 2].tolist() == [50, 50, 50]
+    assert painted[:, 10, 28].tolist() == [100, 100, 100]
+    assert (painted[:, 10, 24] < painted[:, 10, 20]).all()
     kept = draw_segmentation(image, _labels(), opacity=0.5, ignore_index=None)
     assert kept[:, 10, 28].tolist() == [162, 162, 146]
 
@@ -45,9 +45,9 @@ def test_legend_names_the_classes_that_occur() -> None:
     image = torch.full((3, 20, 120), 100, dtype=torch.uint8)
     labels = torch.zeros(20, 120, dtype=torch.uint8)
     labels[:, 60:] = 2
-    drawn = draw_segmentation(image, labels, cityscapes_palette(), ["road", "unseen", "building"])
-    legend = drawn[:, 20:].flatten(1).T.tolist()
-    assert drawn.shape[1] > 20
+    painted = draw_segmentation(image, labels, cityscapes_palette(), ["road", "unseen", "building"])
+    legend = painted[:, 20:].flatten(1).T.tolist()
+    assert painted.shape[1] > 20
     assert [list(cityscapes_palette()[i]) in legend for i in range(3)] == [True, False, True]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.vis import draw_sampling_points, offset_heatmap, offset_statistics, record_offsets, sampling_points
-from dcn.vis.offsets import PointLevel, SamplingPoints
+from dcn.vis.sampling_points import PointLevel, SamplingPoints
 
 from .networks import deformable, plain, whole_offsets
 
@@ -69,7 +69,7 @@ def test_positions_in_the_image_follow_the_strides() -> None:
 
 
 def test_offsets_between_units_are_interpolated() -> None:
-    """The lower layer's offset grows by 0.1 a column and 0.2 a row: at a fractional place it is known exactly."""
+    """The lower layer's offset grows by 0.1 a column and 0.2 a row: at a fractional location it is known exactly."""
     ramp = 0.1 * torch.arange(13.0)[None, :] + 0.2 * torch.arange(11.0)[:, None]
     lower = torch.zeros(18, *SIZE)
     lower[0::2], lower[1::2] = ramp, -ramp
@@ -112,10 +112,10 @@ def test_points_are_drawn_where_they_are() -> None:
     )
     points = SamplingPoints((20.5, 30.5), (level,))
     image = torch.full((3, 60, 80), 70, dtype=torch.uint8)
-    drawn = draw_sampling_points(image, [points])
-    assert [drawn[:, 8, x].tolist() for x in (10, 30, 50)] == [[255, 233, 70], [255, 233, 70], [70, 70, 70]]
-    assert drawn[:, 30, 20].tolist() == [0, 190, 120]
-    changed = (drawn != 70).any(0).nonzero()
+    picture = draw_sampling_points(image, [points])
+    assert [picture[:, 8, x].tolist() for x in (10, 30, 50)] == [[255, 233, 70], [255, 233, 70], [70, 70, 70]]
+    assert picture[:, 30, 20].tolist() == [0, 190, 120]
+    changed = (picture != 70).any(0).nonzero()
     assert int((changed[:, 1] > 40).sum()) == 0
     weighted = draw_sampling_points(image, points, color_by="weight")
     assert weighted[:, 8, 10].sum() > weighted[:, 8, 30].sum() + 100
@@ -147,10 +147,12 @@ def test_heat_map_is_brightest_where_the_taps_move_most(arrows: bool) -> None:
     offset[:, 3, 4] = 2.0
     (layer,) = record_offsets(nn.Sequential(nn.Conv2d(1, 1, 8, 8, 3), deformable(offset)), torch.zeros(1, 1, 64, 80))
     assert layer.input_grid.origin == (0.5, 0.5)
-    drawn = offset_heatmap(torch.zeros(3, 64, 80, dtype=torch.uint8), layer, arrows=arrows, opacity=1.0).float().sum(0)
+    picture = (
+        offset_heatmap(torch.zeros(3, 64, 80, dtype=torch.uint8), layer, arrows=arrows, opacity=1.0).float().sum(0)
+    )
     if not arrows:
-        weights = drawn - drawn.min()
+        weights = picture - picture.min()
         rows, columns = torch.arange(64.0), torch.arange(80.0)
         center = (weights.sum(1) @ rows / weights.sum(), weights.sum(0) @ columns / weights.sum())
         assert [float(v) for v in center] == pytest.approx([24.5, 32.5], abs=0.3)
-    assert drawn[20:30, 28:38].mean() > 5 * drawn[50:, 60:].mean()
+    assert picture[20:30, 28:38].mean() > 5 * picture[50:, 60:].mean()

@@ -67,7 +67,7 @@ def test_bars_are_as_high_as_their_means(tmp_path: Path) -> None:
     png = spread_bars(rows, ylabel="cells", path=tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes() == png
     assert _height(png, (0, 0x72, 0xB2)) / _height(png, (0xD5, 0x5E, 0)) == pytest.approx(0.5, abs=0.03)
-    assert not _shows(png, (0, 0x9E, 0x73)), "a kind without any value has no place in the legend"
+    assert not _shows(png, (0, 0x9E, 0x73)), "a kind without any value is not in the legend"
 
 
 def test_marks_lie_across_the_bars_of_their_group() -> None:

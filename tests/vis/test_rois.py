@@ -41,11 +41,11 @@ def test_the_picture_shows_region_and_parts_where_they_are() -> None:
     image = torch.zeros(3, 60, 80, dtype=torch.uint8)
     offset = torch.zeros(2, 1, 1)
     offset[1] = 1.0
-    drawn = draw_roi_parts(image, BOX, offset)
-    assert drawn[:, 20, 40].tolist() == [86, 180, 233]
-    assert drawn[:, 23, 40].tolist() == [230, 80, 0]
-    assert drawn[:, 52, 40].tolist() == [230, 80, 0]
-    assert drawn[:, 5, 5].tolist() == [0, 0, 0]
+    picture = draw_roi_parts(image, BOX, offset)
+    assert picture[:, 20, 40].tolist() == [86, 180, 233]
+    assert picture[:, 23, 40].tolist() == [230, 80, 0]
+    assert picture[:, 52, 40].tolist() == [230, 80, 0]
+    assert picture[:, 5, 5].tolist() == [0, 0, 0]
     light = draw_roi_parts(image, BOX, offset, weights=torch.zeros(1, 1))
     assert light[:, 52, 40].tolist() == [60, 60, 60]
 

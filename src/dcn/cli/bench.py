@@ -19,8 +19,8 @@ examples:
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5 --precision bfloat16 --batch 8 --cuda-graph --json r50.json
 
 Without --weights the weights are random and behave like trained ones: offsets have a standard deviation of 2 pixels,
-the proposal network fills all its slots, and ten pairs of region and class pass the score threshold for every
-detection that is kept. The deformable and the plain model run in turns. Times of parts come from separate passes that
+the proposal network fills all its slots, and for every detection that is kept ten pairs of region and class pass the
+score threshold. The deformable and the plain model run in turns. Times of parts come from separate passes that
 wait for every part; in training, those of deformable layers cover their forward pass alone.
 """
 
@@ -34,8 +34,8 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument("--plain", metavar="NAME", help="the model beside it (default: its plain form, if it has one)")
     model.add_argument("--no-plain", action="store_true", help="measure the model alone")
     model.add_argument("--weights", help="weights of the model (default: random, see below)")
-    model.add_argument("--size", default=None, metavar="HxW", help="of the images (default: the model's test size)")
-    model.add_argument("--batch", type=int, default=1, help="images of one call (default 1)")
+    model.add_argument("--size", default=None, metavar="HxW", help="image size (default: the model's test size)")
+    model.add_argument("--batch", type=int, default=1, help="images per call (default 1)")
     model.add_argument("--train", action="store_true", help="training steps instead of inference")
     model.add_argument("--repetitions", type=int, default=5, help="timed calls of each model (default 5)")
     model.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")

@@ -23,11 +23,14 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``compare``."""
     parser = subparsers.add_parser("compare", help="compare runs, with intervals", **examples(_EXAMPLES))
     parser.add_argument(
-        "words", nargs="*", metavar="RUN RUN key=value", help="two or more run folders, and changes of all recipes"
+        "words",
+        nargs="*",
+        metavar="RUN RUN key=value",
+        help="two or more run folders, and changes of every recipe",
     )
     parser.add_argument("--split", default="test", help="train, val, test or another name (default test)")
     parser.add_argument("-o", "--output", type=Path, help="write an HTML page too")
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap over images (default 1000)")
+    parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples over images (default 1000)")
     add_device(parser)
     parser.set_defaults(run=_run)
 
@@ -36,7 +39,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from dcn.runs.compare import compare
 
     runs, changes = split_words(arguments.words)
-    found = compare(
+    result = compare(
         runs,
         arguments.split,
         output=arguments.output,
@@ -44,7 +47,7 @@ def _run(arguments: argparse.Namespace) -> int:
         resamples=arguments.resamples,
         changes=changes,
     )
-    print(found)
-    if found.page is not None:
-        print(found.page)
+    print(result)
+    if result.page is not None:
+        print(result.page)
     return 0

@@ -9,13 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
+from dcn.cli.data_tools import add_verbs, open_splits
 from dcn.data.catalog import FORMATS, open_dataset, options_of
-from dcn.data.check import Findings, check_dataset, detect_format, splits_of
+from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
 from dcn.data.images import write_image
 from dcn.formats.coco import split_of
 from dcn.formats.coco_writer import write_coco
-from dcn.formats.problems import attempt, refuse
+from dcn.formats.problems import refuse
 from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
 from dcn.runs.outputs import OutputFolder
@@ -26,7 +27,7 @@ _READ = tuple(name for name, row in FORMATS.items() if row.check is not None)
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``data`` with its own verbs ``check``, ``show`` and ``write``."""
-    parser = subparsers.add_parser("data", help="check, show or write data")
+    parser = subparsers.add_parser("data", help="check, show, split, convert, measure or write data")
     verbs = parser.add_subparsers(dest="data_verb", required=True)
     check = verbs.add_parser("check", help="report everything that is wrong with a folder of data")
     _add_source(check)
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     show.add_argument("--count", type=int, default=12, help="how many images, spread over the split (default 12)")
     show.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)")
     show.set_defaults(run=_show)
+    add_verbs(verbs)
     write = verbs.add_parser("write", help="write the generated set as files")
     write.add_argument("folder", type=Path)
     write.add_argument("--format", choices=("voc", "coco"), default="voc")
@@ -75,6 +77,8 @@ def _check(arguments: argparse.Namespace) -> int:
         print(problem)
     for note in findings.notes:
         print(f"note: {note}")
+    if findings.layout:
+        print(f"{arguments.path}: taken for {findings.format} ({findings.layout})")
     print(_summary(arguments.path, findings))
     return 1 if findings.problems else 0
 
@@ -91,11 +95,16 @@ def _open(arguments: argparse.Namespace) -> Dataset:
     if arguments.path == "synthetic":
         return open_dataset("synthetic", None, arguments.split or "train")
     root = Path(arguments.path).expanduser()
-    format = arguments.format or attempt(lambda: detect_format(root), refuse, root, "")
-    assert format is not None  # refuse raises
+    options = {"annotations": arguments.annotations, "images": arguments.images, "upright": arguments.upright}
+    if arguments.format is None and arguments.annotations is None:
+        named = {"classes": _names(arguments), "images": arguments.images}
+        given = {name: value for name, value in named.items() if value is not None}
+        return next(
+            iter(open_splits(root, arguments.split, unlabelled="skip", upright=arguments.upright, **given).values())
+        )
+    format = arguments.format or "coco"
     split = arguments.split or (split_of(Path(arguments.annotations)) if arguments.annotations else None)
     split = split or _first(splits_of(format, root))
-    options = {"annotations": arguments.annotations, "images": arguments.images, "upright": arguments.upright}
     if format == "voc":
         names = find_classes(read_split(root, split, refuse))
         automatic = list(VOC_CLASSES) if set(names) <= set(VOC_CLASSES) else list(names)

@@ -184,14 +184,16 @@ def _calls(device: torch.device) -> dict[str, Callable[[str], Tensor]]:
     weight, offset = torch.zeros(4, 4, 3, 3, device=device), torch.zeros(1, 18, 6, 6, device=device)
     last, taps = torch.zeros(1, 6, 6, 4, device=device), torch.zeros(1, 6, 6, 27, device=device)
     value, shapes = torch.zeros(1, 36, 1, 4, device=device), torch.tensor([[6, 6]], device=device)
-    places, attention = torch.zeros(1, 1, 1, 1, 2, 2, device=device), torch.zeros(1, 1, 1, 1, 2, device=device)
+    locations, attention = torch.zeros(1, 1, 1, 1, 2, 2, device=device), torch.zeros(1, 1, 1, 1, 2, device=device)
     boxes = torch.tensor([[0.0, 0.0, 0.0, 4.0, 4.0]], device=device)
     one = torch.ones(1, device=device)
     return {
         "deform_conv2d": lambda backend: ops.deform_conv2d(image, offset, weight, padding=1, backend=backend),
         "dcnv3": lambda backend: ops.dcnv3(last, taps[..., :18], taps[..., 18:], 3, padding=1, backend=backend),
         "dcnv4": lambda backend: ops.dcnv4(last, taps, 3, padding=1, backend=backend),
-        "ms_deform_attn": lambda backend: ops.ms_deform_attn(value, shapes, None, places, attention, backend=backend),
+        "ms_deform_attn": lambda backend: ops.ms_deform_attn(
+            value, shapes, None, locations, attention, backend=backend
+        ),
         "roi_align": lambda backend: ops.roi_align(image, boxes, 2, backend=backend),
         "roi_pool": lambda backend: ops.roi_pool(image, boxes, 2, backend=backend),
         "ps_roi_align": lambda backend: ops.ps_roi_align(image, boxes, 2, backend=backend),

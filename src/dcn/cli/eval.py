@@ -13,7 +13,7 @@ _EXAMPLES = """\
 examples:
   dcn eval runs/bccd_deformable/0
   dcn eval runs/bccd_deformable/0 --split val --save transforms.test_short=640
-  dcn eval runs/cards_plain/0 tta.flip=true "tta.scales=[[240, 400], [320, 534]]"
+  dcn eval runs/cards_plain/0 tta.flip=true tta.scales=240x400,320x534
   dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
   dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
@@ -46,9 +46,9 @@ def add_parser(subparsers: Any) -> None:
     files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
     files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs")
     files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks")
-    files.add_argument("--format", choices=("auto", "coco", "voc", "masks"), default="auto", help="rules")
+    files.add_argument("--format", choices=("auto", "coco", "voc", "masks"), default="auto", help="rules of evaluation")
     files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
-    files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU (default 0.5 0.7)")
+    files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)")
     files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
     files.add_argument("--classes", help="class names in order, separated by commas")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -92,7 +92,7 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
 
 def _are_masks(results: Path) -> bool:
     """Whether a folder of results holds images."""
-    from dcn.formats.names import image_files
+    from dcn.formats.file_names import image_files
 
     return results.is_dir() and bool(image_files(results, below=True))
 

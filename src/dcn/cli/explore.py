@@ -26,7 +26,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("words", nargs="*", metavar="IMAGES key=value", help="image files, folders or patterns")
     parser.add_argument("-o", "--output", type=Path, default=Path("explorer.html"), help="page (default explorer.html)")
     parser.add_argument("--score", type=float, default=0.3, help="detectors: score threshold (default 0.3)")
-    parser.add_argument("--weights", help="weights for the name of a model")
+    parser.add_argument("--weights", help="weights file, where SOURCE is the name of a model")
     add_device(parser)
     parser.set_defaults(run=_run)
 

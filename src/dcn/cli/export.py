@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--score", type=float, help="detectors: compare detections from this score on")
     parser.add_argument("--with-example", action="store_true", help="also write a script that runs the file by itself")
-    parser.add_argument("--weights", help="weights for the name of a model")
+    parser.add_argument("--weights", help="weights file, where the source is the name of a model")
     parser.add_argument("--classes", help="class names for the name of a model, separated by commas")
     parser.set_defaults(run=_run)
 

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
     parser.add_argument("--keep-size", action="store_true", help="do not resize the images")
     parser.add_argument("--no-pictures", action="store_true", help="write the JSON files, or the maps, only")
-    parser.add_argument("--weights", help="weights for the name of a model")
+    parser.add_argument("--weights", help="weights file, where the source is the name of a model")
     parser.add_argument("--classes", help="class names for the name of a model, separated by commas")
     add_device(parser)
     add_speed_options(parser)

@@ -76,10 +76,10 @@ def check_call(input: Tensor, offset: Tensor, weight: Tensor, groups: int, defor
         raise Refused(
             f"groups: expected input channels / weight.shape[1] = {input.shape[1]} / {weight.shape[1]}, got {groups}"
         )
-    wanted = 2 * deform_groups * weight.shape[2] * weight.shape[3]
-    if offset.ndim != 4 or offset.shape[1] != wanted:
+    channels = 2 * deform_groups * weight.shape[2] * weight.shape[3]
+    if offset.ndim != 4 or offset.shape[1] != channels:
         raise Refused(
-            f"offset: expected [N, 2*deform_groups*kh*kw = {wanted}, H_out, W_out], got shape {list(offset.shape)}"
+            f"offset: expected [N, 2*deform_groups*kh*kw = {channels}, H_out, W_out], got shape {list(offset.shape)}"
         )
 
 

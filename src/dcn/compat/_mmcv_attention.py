@@ -50,7 +50,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Draw the projections (Xavier, uniform); offsets start as a ring, weights all alike."""
+        """Initialise the projections (Xavier, uniform); offsets start as a ring, weights are equal."""
         with torch.no_grad():
             for layer in (self.sampling_offsets, self.attention_weights):
                 nn.init.zeros_(layer.weight)

@@ -17,16 +17,16 @@ Array = TypeVar("Array", Tensor, "np.ndarray[Any, Any]")
 
 
 def _tensors(boxes: Any, scores: Any) -> tuple[Tensor, Tensor]:
-    found = []
+    tensors = []
     for name, value in (("boxes", boxes), ("scores", scores)):
         if not isinstance(value, (Tensor, np.ndarray)):
             raise Refused(f"{name}: expected a tensor or an array, got {type(value).__name__}")
-        found.append(torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
-    if found[0].ndim != 2 or found[0].shape[1] != 4 or found[0].shape[0] != found[1].shape[0]:
+        tensors.append(torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+    if tensors[0].ndim != 2 or tensors[0].shape[1] != 4 or tensors[0].shape[0] != tensors[1].shape[0]:
         raise Refused(
-            f"boxes, scores: expected [N, 4] and [N], got shapes {list(found[0].shape)} and {list(found[1].shape)}"
+            f"boxes, scores: expected [N, 4] and [N], got shapes {list(tensors[0].shape)} and {list(tensors[1].shape)}"
         )
-    return found[0], found[1]
+    return tensors[0], tensors[1]
 
 
 def _check_offset(offset: int) -> None:
@@ -63,8 +63,8 @@ def nms(
     Raises:
         ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
     """
-    found, marks = _tensors(boxes, scores)
-    dets, inds = _suppress(found, marks, None, iou_threshold, offset, score_threshold, max_num)
+    corners, marks = _tensors(boxes, scores)
+    dets, inds = _suppress(corners, marks, None, iou_threshold, offset, score_threshold, max_num)
     return cast("tuple[Array, Array]", _result(boxes, dets, inds))
 
 
@@ -123,8 +123,8 @@ def soft_nms(
     Raises:
         ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
     """
-    found, marks = _tensors(boxes, scores)
-    dets, inds = _soften(found, marks, None, iou_threshold, sigma, min_score, method, offset)
+    corners, marks = _tensors(boxes, scores)
+    dets, inds = _soften(corners, marks, None, iou_threshold, sigma, min_score, method, offset)
     return cast("tuple[Array, Array]", _result(boxes, dets, inds))
 
 

@@ -13,10 +13,10 @@ Contents = Mapping[str, Mapping[str, Any]]
 """From the full name of a module to what it holds; a package stands before its modules."""
 
 
-def works(name: str, wanted: str) -> bool:
+def works(name: str, attribute: str) -> bool:
     """Whether a module is there, loads and has an attribute."""
     try:
-        return hasattr(importlib.import_module(name), wanted)
+        return hasattr(importlib.import_module(name), attribute)
     except (ImportError, OSError, AttributeError):
         return False
 

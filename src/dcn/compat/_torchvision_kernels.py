@@ -148,7 +148,7 @@ def install() -> tuple[str, ...]:
     ``roi_pool``, ``ps_roi_align``, ``ps_roi_pool`` and ``deform_conv2d`` are defined: ``torch.ops.torchvision.nms``
     and programs saved by ``torch.export`` work. Where torchvision is installed but its library does not fit this torch
     (its import fails with "operator torchvision::nms does not exist") it is imported on top of them, so that
-    ``torchvision.ops`` works. Every operator has its gradients. The second result of ``roi_pool`` (the places of the
+    ``torchvision.ops`` works. Every operator has its gradients. The second result of ``roi_pool`` (the indices of the
     largest cells, which only torchvision's own backward pass reads) is filled with -1.
 
     Returns:

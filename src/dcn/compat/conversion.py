@@ -217,10 +217,10 @@ _LOOKS_DEFORMABLE = re.compile("deform|^dcn", re.IGNORECASE)
 def _take_over(new: nn.Module, old: nn.Module) -> None:
     """Parameters, branches and hooks of ``old`` become those of ``new``: the very same objects."""
     keys = {name: tuple(value.shape) for name, value in old.state_dict(keep_vars=True).items()}
-    wanted = {name: tuple(value.shape) for name, value in new.state_dict(keep_vars=True).items()}
+    own_keys = {name: tuple(value.shape) for name, value in new.state_dict(keep_vars=True).items()}
     extra = {name for name in keys if name.split(".")[0] in ("norm", "activation")}
-    if {name: shape for name, shape in keys.items() if name not in extra} != wanted:
-        raise _Unfit(f"its state dict holds {keys}, that of {type(new).__name__} {wanted}")
+    if {name: shape for name, shape in keys.items() if name not in extra} != own_keys:
+        raise _Unfit(f"its state dict holds {keys}, that of {type(new).__name__} {own_keys}")
     for name, parameter in old._parameters.items():
         if parameter is not None:
             setattr(new, name, parameter)
@@ -250,22 +250,22 @@ def _own(module: nn.Module) -> bool:
 
 def _candidates(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every foreign layer whose class name has a rule, and every one that looks deformable with none such inside."""
-    found: list[tuple[str, nn.Module]] = []
+    matches: list[tuple[str, nn.Module]] = []
     for name, module in reversed(list(model.named_modules())):
         kind = type(module).__name__
-        inside = any(other.startswith(f"{name}." if name else "") for other, _ in found)
+        inside = any(other.startswith(f"{name}." if name else "") for other, _ in matches)
         if not _own(module) and (kind in RULES or (_LOOKS_DEFORMABLE.search(kind) and not inside)):
-            found.append((name, module))
-    return found[::-1]
+            matches.append((name, module))
+    return matches[::-1]
 
 
 def convert(model: nn.Module) -> Conversion:
-    """Swap the deformable convolutions and RoI poolings of other libraries in ``model`` for this package's, in place.
+    """Swap deformable convolutions and RoI poolings of other libraries for this package's; changes ``model`` itself.
 
     Layers are recognised by class name, attributes and state dict, so that the libraries need not be importable and
     copies of their classes in other people's code count too. The new layers are the drop-ins of :mod:`dcn.compat`: they
     are called as the old ones were, hold the very parameters, offset branches and hooks of the old ones and have the
-    same state-dict keys. A layer that hangs in several places stays shared.
+    same state-dict keys. A layer that is used several times stays shared.
 
     Args:
         model: any module; not itself such a layer (nothing could hold its successor).

@@ -203,7 +203,7 @@ class _Metadata(Distribution):
 
 class _Finder(DistributionFinder):
     def find_spec(self, *args: object, **kwargs: object) -> None:
-        """No module is found here."""
+        """There is no module here."""
 
     def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterator[Distribution]:
         name = None if context is None else context.name

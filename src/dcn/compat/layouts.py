@@ -53,7 +53,7 @@ def channel_order(source: str, target: str, taps: int, groups: int = 1) -> Tenso
 
     Args:
         source: layout of the tensor there is.
-        target: layout wanted.
+        target: layout of the result.
         taps: ``K``, such as 9 for a 3x3 kernel.
         groups: offset groups ``G``.
 
@@ -79,7 +79,7 @@ def convert_offsets(offset: Tensor, source: str, target: str = "yx", *, groups: 
         offset: any tensor with ``2*G*K`` entries along ``dim``: offsets ``[N, 2*G*K, H, W]``, or with ``dim=0`` the
             weight or bias of the convolution that predicts them.
         source: its layout: a name of :data:`LAYOUTS` or of :data:`FRAMEWORKS`.
-        target: the layout wanted.
+        target: the layout of the result.
         groups: offset groups ``G``.
         dim: the axis of the channels.
 

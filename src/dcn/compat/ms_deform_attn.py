@@ -37,7 +37,7 @@ EXTENSIONS = ("MultiScaleDeformableAttention", "groundingdino._C", "detrex._C")
 """The compiled modules that :func:`install` can stand in for."""
 
 _WANTS = {"groundingdino._C": "groundingdino.models.GroundingDINO.ms_deform_attn"}
-"""Modules that catch the failed import of an extension and go on without it."""
+"""Modules that catch the failed import of an extension and continue without it."""
 
 
 def attend(value: Tensor, shapes: Shapes, starts: Tensor | None, locations: Tensor, weights: Tensor) -> Tensor:

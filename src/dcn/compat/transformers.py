@@ -162,8 +162,8 @@ def _exchange(module: ModuleType) -> bool:
     name = _TARGETS[module.__name__]
     if module.__name__ in _REPLACED:
         return True
-    found = getattr(module, name, None)
-    original = getattr(found, "forward", None) if name == _CLASS else found
+    current = getattr(module, name, None)
+    original = getattr(current, "forward", None) if name == _CLASS else current
     ours = MultiScaleDeformableAttention.forward if name == _CLASS else globals()[name]
     if original is None or _parameters(original) != _parameters(ours):
         warnings.warn(
@@ -173,7 +173,7 @@ def _exchange(module: ModuleType) -> bool:
         )
         return False
     if name == _CLASS:
-        found.forward = ours  # type: ignore[union-attr]
+        current.forward = ours  # type: ignore[union-attr]
     else:
         setattr(module, name, ours)
     _REPLACED[module.__name__] = original
@@ -186,7 +186,7 @@ class _Watcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Nothing for other modules; for a model's, a loader that goes on to :func:`_exchange`."""
+        """Nothing for other modules; for a model's, a loader that then calls :func:`_exchange`."""
         if fullname not in _TARGETS:
             return None
         spec = PathFinder.find_spec(fullname, path, target)

@@ -21,16 +21,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(arguments)
     try:
-        found = findings(options.implementation, large=options.large)
+        results = findings(options.implementation, large=options.large)
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     if options.json:
-        sys.stdout.write(json.dumps([asdict(finding) for finding in found], indent=1) + "\n")
+        sys.stdout.write(json.dumps([asdict(finding) for finding in results], indent=1) + "\n")
     else:
-        width = max(len(finding.rule) for finding in found)
-        sys.stdout.writelines(f"{_MARKS[f.ok]} {f.rule:{width}s} {f.answer}\n" for f in found)
-    return 1 if any(finding.ok is False for finding in found) else 0
+        width = max(len(finding.rule) for finding in results)
+        sys.stdout.writelines(f"{_MARKS[f.ok]} {f.rule:{width}s} {f.answer}\n" for f in results)
+    return 1 if any(finding.ok is False for finding in results) else 0
 
 
 if __name__ == "__main__":

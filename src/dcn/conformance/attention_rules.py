@@ -55,8 +55,8 @@ def _agrees(*cases: _Case, limit: float = 1e-9) -> Ask:
         errors = []
         for case in cases:
             value, shapes, starts, *rest = case.tensors()
-            wanted = _REFERENCE(value.double(), shapes, starts, *(t.double() for t in rest))
-            errors.append(_difference(function(value, shapes, starts, *rest), wanted))
+            expected = _REFERENCE(value.double(), shapes, starts, *(t.double() for t in rest))
+            errors.append(_difference(function(value, shapes, starts, *rest), expected))
         return verdict(errors, limit)
 
     return ask
@@ -65,42 +65,42 @@ def _agrees(*cases: _Case, limit: float = 1e-9) -> Ask:
 def _single(function: Function, x: float, y: float, *, grad: bool = False) -> tuple[float, list[float]]:
     """Value and gradient of one sample at ``x, y`` (shares) of the map ``10 * row + column + 1``, 4 rows of 8."""
     image = (10 * torch.arange(4.0)[:, None] + torch.arange(8.0) + 1).reshape(1, 32, 1, 1)
-    place = torch.tensor([x, y]).reshape(1, 1, 1, 1, 1, 2).requires_grad_(grad)
+    location = torch.tensor([x, y]).reshape(1, 1, 1, 1, 1, 2).requires_grad_(grad)
     shapes, starts = torch.tensor([[4, 8]]), torch.zeros(1, dtype=torch.int64)
-    output = function(image, shapes, starts, place, torch.ones(1, 1, 1, 1, 1))
+    output = function(image, shapes, starts, location, torch.ones(1, 1, 1, 1, 1))
     if grad and output.requires_grad:
         output.sum().backward()
-    return output.item(), [] if place.grad is None else place.grad.flatten().tolist()
+    return output.item(), [] if location.grad is None else location.grad.flatten().tolist()
 
 
 def _order(function: Function) -> tuple[str, bool]:
-    found = _single(function, 5.5 / 8, 2.5 / 4)[0]
+    actual = _single(function, 5.5 / 8, 2.5 / 4)[0]
     answers = {26.0: ("x before y, from the left edge of the first pixel", True)}
-    return answers.get(found, (f"another order or origin: {found:g} for 26", False))
+    return answers.get(actual, (f"another order or origin: {actual:g} for 26", False))
 
 
 def _edges(function: Function) -> tuple[str, bool]:
-    found = [_single(function, x, 0.125)[0] for x in (0.0, 1.0, -1 / 16, 17 / 16)]
-    if found == [0.5, 4.0, 0.0, 0.0]:
+    actual = [_single(function, x, 0.125)[0] for x in (0.0, 1.0, -1 / 16, 17 / 16)]
+    if actual == [0.5, 4.0, 0.0, 0.0]:
         return "half a pixel beyond the border centres; fades to 0", True
-    return f"unknown: {found} at 0, 1, -1/16, 17/16", False
+    return f"unknown: {actual} at 0, 1, -1/16, 17/16", False
 
 
 def _slope(function: Function) -> tuple[str, bool]:
-    found = _single(function, -1 / 16, 0.125, grad=True)[1]
-    if not found:
+    actual = _single(function, -1 / 16, 0.125, grad=True)[1]
+    if not actual:
         return "no gradients", False
-    return ("0 (as CUDA)", True) if found == [0.0, 0.0] else (f"one-sided {found[0]:g} (as grid_sample)", False)
+    return ("0 (as CUDA)", True) if actual == [0.0, 0.0] else (f"one-sided {actual[0]:g} (as grid_sample)", False)
 
 
 def _wild(function: Function) -> tuple[str, bool]:
-    found = [_single(function, float(x), 0.5)[0] for x in ("nan", "inf", "-inf", "1e30", "-1e30")]
-    return ("count as outside: 0", True) if found == [0.0] * 5 else (f"give {found}", False)
+    actual = [_single(function, float(x), 0.5)[0] for x in ("nan", "inf", "-inf", "1e30", "-1e30")]
+    return ("count as outside: 0", True) if actual == [0.0] * 5 else (f"give {actual}", False)
 
 
 def _gradient(index: int) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
-        found = []
+        actual = []
         for each in (function, _REFERENCE):
             tensors = _Case().tensors()
             leaf = tensors[index].requires_grad_()
@@ -109,8 +109,8 @@ def _gradient(index: int) -> Ask:
                 return "no gradients", False
             output.square().sum().backward()
             assert leaf.grad is not None
-            found.append(leaf.grad)
-        return verdict([_difference(*found)], 1e-9)
+            actual.append(leaf.grad)
+        return verdict([_difference(*actual)], 1e-9)
 
     return ask
 

@@ -73,26 +73,26 @@ def _picked(function: Function, operator: str, tap: int, move: tuple[float, floa
 
 def _tap_order(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
-        found = [_picked(function, operator, tap, (0.0, 0.0)) for tap in (1, 3)]
+        actual = [_picked(function, operator, tap, (0.0, 0.0)) for tap in (1, 3)]
         orders = {(21.0, 12.0): ("columns outermost", True), (12.0, 21.0): ("rows outermost", False)}
-        return orders.get((found[0], found[1]), (f"taps 1 and 3 read {found}", False))
+        return orders.get((actual[0], actual[1]), (f"taps 1 and 3 read {actual}", False))
 
     return ask
 
 
 def _coordinates(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
-        found = _picked(function, operator, 4, (1.0, 0.0))
-        return {23.0: ("x, then y", True), 32.0: ("y, then x", False)}.get(found, (f"reads {found}", False))
+        actual = _picked(function, operator, 4, (1.0, 0.0))
+        return {23.0: ("x, then y", True), 32.0: ("y, then x", False)}.get(actual, (f"reads {actual}", False))
 
     return ask
 
 
 def _scale(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
-        found = _picked(function, operator, 0, (0.5, 0.0), scale=2.0)
+        actual = _picked(function, operator, 0, (0.5, 0.0), scale=2.0)
         answers = {1.0: ("scales grid and offset", True), 12.0: ("scales the offset only", False)}
-        return answers.get(found, (f"reads {found}", False))
+        return answers.get(actual, (f"reads {actual}", False))
 
     return ask
 
@@ -105,8 +105,8 @@ def _edge(operator: str) -> Ask:
         tensors = [t.requires_grad_() for t in case.given(operator, [input, offset, torch.ones_like(offset[..., :1])])]
         case.run(function, tensors).sum().backward()
         assert tensors[1].grad is not None
-        found = tensors[1].grad[0, 0, :, :2].abs().max().item()
-        return ("0, as the CUDA kernels", True) if found == 0 else (f"one-sided slope {found:g}", False)
+        actual = tensors[1].grad[0, 0, :, :2].abs().max().item()
+        return ("0, as the CUDA kernels", True) if actual == 0 else (f"one-sided slope {actual:g}", False)
 
     return ask
 
@@ -139,12 +139,12 @@ def _nan(operator: str) -> Ask:
         input, offset, mask = case.tensors()
         without = mask.clone()
         without[0, 2, 2, 0] = 0
-        wanted = case.run(partial(ops.dcnv3, backend="reference"), [input, offset, without])
+        expected = case.run(partial(ops.dcnv3, backend="reference"), [input, offset, without])
         for bad in ("nan", "inf", "-inf", "1e30"):
             spoiled = offset.clone()
             spoiled[0, 2, 2, 0] = float(bad)
-            found = case.run(function, case.given(operator, [input, spoiled, mask]))
-            worst = max(worst, (found - wanted).abs().nan_to_num(torch.inf).max().item())
+            actual = case.run(function, case.given(operator, [input, spoiled, mask]))
+            worst = max(worst, (actual - expected).abs().nan_to_num(torch.inf).max().item())
         return ("counts as outside: 0", True) if worst < 1e-9 else (f"differs by {worst:.1e}", False)
 
     return ask
@@ -164,10 +164,10 @@ def _wrong_calls(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
         case, silent = _Case(), []
         names = {"dcnv3": ("input", "offset", "mask"), "dcnv4": ("input", "offset_mask")}[operator]
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             for axis in (1, 3):
                 tensors: list[Any] = case.given(operator)
-                tensors[place] = tensors[place].narrow(axis, 0, 3)
+                tensors[index] = tensors[index].narrow(axis, 0, 3)
                 try:
                     case.run(function, tensors)
                 except Exception:  # noqa: BLE001 - any refusal is right here

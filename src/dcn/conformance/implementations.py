@@ -50,10 +50,10 @@ def load(name: str) -> Function:
 
 def _import(module: str, function: str, name: str) -> Function:
     try:
-        found: Function = getattr(importlib.import_module(module), function)
+        loaded: Function = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, RuntimeError) as error:
         raise ValueError(f"--implementation: {name!r} cannot be imported: {error}") from error
-    return found
+    return loaded
 
 
 def offered(name: str, operator: str) -> Function | None:

@@ -19,10 +19,10 @@ def _answer(name: str, rule: Rule, large: bool) -> Finding:
     return Finding(rule.name, "not offered", None) if function is None else examine(function, rule)
 
 
-def _ask(name: str, places: list[int], large: bool, answers: Connection) -> None:
+def _ask(name: str, indices: list[int], large: bool, answers: Connection) -> None:
     torch.set_num_threads(1)
-    for place in places:
-        answers.send(_answer(name, RULES[place], large))
+    for index in indices:
+        answers.send(_answer(name, RULES[index], large))
     answers.close()
 
 
@@ -39,30 +39,30 @@ def findings(name: str, seconds: float = 300.0, *, large: bool = False) -> list[
     """
     load(name)
     context = multiprocessing.get_context("spawn")
-    found: list[Finding] = []
-    while len(found) < len(RULES):
+    collected: list[Finding] = []
+    while len(collected) < len(RULES):
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_ask, args=(name, list(range(len(found), len(RULES))), large, sender))
+        process = context.Process(target=_ask, args=(name, list(range(len(collected), len(RULES))), large, sender))
         process.start()
         sender.close()
-        found += _collect(receiver, seconds, len(RULES) - len(found))
-        process.join(0.0 if len(found) == len(RULES) else 5.0)
-        timed_out = process.is_alive() and len(found) < len(RULES)
+        collected += _collect(receiver, seconds, len(RULES) - len(collected))
+        process.join(0.0 if len(collected) == len(RULES) else 5.0)
+        timed_out = process.is_alive() and len(collected) < len(RULES)
         if timed_out:
             process.kill()
         process.join()
-        if len(found) < len(RULES):
+        if len(collected) < len(RULES):
             how = "takes too long" if timed_out else f"ends the process (exit code {process.exitcode})"
-            found.append(Finding(RULES[len(found)].name, how, False))
-    return found
+            collected.append(Finding(RULES[len(collected)].name, how, False))
+    return collected
 
 
 def _collect(answers: Connection, seconds: float, count: int) -> list[Finding]:
     """Answers until all are there, the process ends or one takes too long."""
-    found: list[Finding] = []
+    collected: list[Finding] = []
     try:
-        while len(found) < count and answers.poll(seconds):
-            found.append(answers.recv())
+        while len(collected) < count and answers.poll(seconds):
+            collected.append(answers.recv())
     except EOFError:
-        return found  # the process has ended; the caller says how
-    return found
+        return collected  # the process has ended; the caller says how
+    return collected

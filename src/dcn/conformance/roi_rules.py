@@ -45,8 +45,8 @@ def _agrees(reference: Function, options: Sequence[tuple[Any, ...]]) -> Ask:
 
 def _half(reference: Function, dtype: torch.dtype) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
-        found = function(_map(dtype), _rois(dtype), 2, _SCALE)
-        return verdict([_difference(found, reference(_map(dtype).double(), _rois(dtype).double(), 2, _SCALE))], 2e-2)
+        actual = function(_map(dtype), _rois(dtype), 2, _SCALE)
+        return verdict([_difference(actual, reference(_map(dtype).double(), _rois(dtype).double(), 2, _SCALE))], 2e-2)
 
     return ask
 
@@ -72,9 +72,9 @@ def _second(function: Function) -> tuple[str, bool]:
 
 def _wild(function: Function) -> tuple[str, bool]:
     rois = torch.tensor([[0, float("nan"), 0, 3, 3], [0, 0, 0, float("inf"), 3], [1, -1e30, -1e30, 1e30, 1e30]])
-    found = function(_map(torch.float32), rois, 2, _SCALE)
-    ok = bool(torch.isfinite(found).all()) and not found[:2].any()
-    return ("zeros for NaN and infinity" if ok else "reads NaN and infinity as places"), ok
+    actual = function(_map(torch.float32), rois, 2, _SCALE)
+    ok = bool(torch.isfinite(actual).all()) and not actual[:2].any()
+    return ("zeros for NaN and infinity" if ok else "reads NaN and infinity as coordinates"), ok
 
 
 _ROUNDINGS: tuple[tuple[Rounding, str], ...] = (
@@ -84,10 +84,10 @@ _ROUNDINGS: tuple[tuple[Rounding, str], ...] = (
 
 
 def _rounding(function: Function) -> tuple[str, bool]:
-    found = function(_map(), _rois(), 2, _SCALE)
+    actual = function(_map(), _rois(), 2, _SCALE)
     for rounding, words in _ROUNDINGS:
-        wanted = ops.ps_roi_pool(_map(), _rois(), 2, _SCALE, rounding=rounding, backend="reference")
-        if _difference(found, wanted) < 1e-9:
+        follows = ops.ps_roi_pool(_map(), _rois(), 2, _SCALE, rounding=rounding, backend="reference")
+        if _difference(actual, follows) < 1e-9:
             return f"rounds {words}", True
     return "neither published rounding", False
 
@@ -123,8 +123,8 @@ def _moved_second(function: Function) -> tuple[str, bool]:
 
 def _reference_of(function: Function) -> Function:
     """The function of this package behind a partial application of it."""
-    found: Function = getattr(function, "func", function)
-    return found
+    actual: Function = getattr(function, "func", function)
+    return actual
 
 
 def _equal_overlap(function: Function) -> tuple[str, bool]:

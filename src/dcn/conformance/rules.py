@@ -41,7 +41,7 @@ class Rule:
         ask: put to the implementation's function.
         meaning: what is asked, in a sentence.
         operator: the function of :mod:`dcn.ops` it is about.
-        large: asked only when wanted: it needs much memory.
+        large: asked only on request: it needs much memory.
     """
 
     name: str
@@ -64,15 +64,15 @@ def examine(function: Function, rule: Rule) -> Finding:
 def _single(function: Function, y: float, x: float, *, grad: bool = False) -> tuple[float, list[float]]:
     """Value and offset gradient of one sample at ``(y, x)`` of the map ``10 * row + column + 1``, 4x5."""
     image = (10 * torch.arange(4.0)[:, None] + torch.arange(5.0) + 1).reshape(1, 1, 4, 5)
-    place = torch.tensor([y, x]).reshape(1, 2, 1, 1).requires_grad_(grad)
-    # Stride 5 leaves one output place, at (0, 0).
-    output = function(image, place, torch.ones(1, 1, 1, 1), None, (5, 5), (0, 0), (1, 1), None)
+    location = torch.tensor([y, x]).reshape(1, 2, 1, 1).requires_grad_(grad)
+    # Stride 5 leaves one output location, at (0, 0).
+    output = function(image, location, torch.ones(1, 1, 1, 1), None, (5, 5), (0, 0), (1, 1), None)
     if not grad:
         return output.item(), []
     if not output.requires_grad:
         return output.item(), []
     output.sum().backward()
-    return output.item(), [] if place.grad is None else place.grad.flatten().tolist()
+    return output.item(), [] if location.grad is None else location.grad.flatten().tolist()
 
 
 def _boundary(function: Function) -> tuple[str, bool]:
@@ -85,12 +85,12 @@ def _boundary(function: Function) -> tuple[str, bool]:
 
 
 def _edge(function: Function) -> tuple[str, bool]:
-    found = _single(function, -1.0, 1.0, grad=True)[1]
-    if not found:
+    actual = _single(function, -1.0, 1.0, grad=True)[1]
+    if not actual:
         return "no gradients", False
-    if found == [0.0, 0.0]:
+    if actual == [0.0, 0.0]:
         return "0 (as mmcv and MXNet)", True
-    return f"one-sided derivative {found[0]:g} (as torchvision)", False
+    return f"one-sided derivative {actual[0]:g} (as torchvision)", False
 
 
 def _nan(function: Function) -> tuple[str, bool]:
@@ -152,13 +152,13 @@ def verdict(errors: list[float], limit: float) -> tuple[str, bool]:
 
 
 def _compare(function: Function, cases: list[Case], limit: float) -> tuple[str, bool]:
-    wanted = expected_of(function)
+    reference = expected_of(function)
     errors = []
     for case in cases:
-        found, expected = case.run(function).double(), case.run(wanted).double()
-        if found.shape != expected.shape:
-            return f"shape {list(found.shape)} for {list(expected.shape)}", False
-        errors.append((found - expected).abs().max().item() if found.numel() else 0.0)
+        actual, expected = case.run(function).double(), case.run(reference).double()
+        if actual.shape != expected.shape:
+            return f"shape {list(actual.shape)} for {list(expected.shape)}", False
+        errors.append((actual - expected).abs().max().item() if actual.numel() else 0.0)
     return verdict(errors, limit)
 
 
@@ -184,34 +184,34 @@ def _zero_offset(function: Function) -> tuple[str, bool]:
     assert x is not None
     assert offset is not None
     assert weight is not None
-    found = function(x, torch.zeros_like(offset), weight, bias, (2, 1), (1, 0), (2, 1), None)
+    actual = function(x, torch.zeros_like(offset), weight, bias, (2, 1), (1, 0), (2, 1), None)
     expected = conv2d(x, weight, bias, (2, 1), (1, 0), (2, 1), 2)
-    return verdict([(found - expected).abs().max().item()], 1e-4)
+    return verdict([(actual - expected).abs().max().item()], 1e-4)
 
 
 def _memory(function: Function) -> tuple[str, bool]:
     case = Case()
     tensors = case.tensors()
     permuted = [t if t is None or t.ndim != 4 else t.to(memory_format=torch.channels_last) for t in tensors]
-    wanted = case.run(expected_of(function))
-    return verdict([(case.run(function, permuted) - wanted).abs().max().item()], 1e-4)
+    reference = case.run(expected_of(function))
+    return verdict([(case.run(function, permuted) - reference).abs().max().item()], 1e-4)
 
 
 def _dtype(dtype: torch.dtype, limit: float) -> Callable[[Function], tuple[str, bool]]:
     return lambda function: _compare(function, [Case(dtype=dtype)], limit)
 
 
-def _gradient(place: int) -> Callable[[Function], tuple[str, bool]]:
+def _gradient(location: int) -> Callable[[Function], tuple[str, bool]]:
     def ask(function: Function) -> tuple[str, bool]:
         case = Case(dtype=torch.float64)
         results = []
         for each in (function, expected_of(function)):
-            tensors = [None if t is None else t.requires_grad_(i == place) for i, t in enumerate(case.tensors())]
+            tensors = [None if t is None else t.requires_grad_(i == location) for i, t in enumerate(case.tensors())]
             output = case.run(each, tensors)
             if not output.requires_grad:
                 return "no gradients", False
             output.square().sum().backward()
-            leaf = tensors[place]
+            leaf = tensors[location]
             assert leaf is not None
             assert leaf.grad is not None
             results.append(leaf.grad)

@@ -96,31 +96,31 @@ def _exports(function: Function) -> tuple[str, bool]:
 
 
 def _autocast(function: Function) -> tuple[str, bool]:
-    wanted = Case().run(expected_of(function))
+    expected = Case().run(expected_of(function))
     with torch.autocast("cpu", torch.bfloat16):
-        found = Case().run(function)
-    if found.dtype != torch.bfloat16:
-        return f"computes and returns {str(found.dtype).removeprefix('torch.')}", False
-    return verdict([(found.float() - wanted).abs().max().item()], 1.6e-1)
+        actual = Case().run(function)
+    if actual.dtype != torch.bfloat16:
+        return f"computes and returns {str(actual.dtype).removeprefix('torch.')}", False
+    return verdict([(actual.float() - expected).abs().max().item()], 1.6e-1)
 
 
 def _vmap(function: Function) -> tuple[str, bool]:
     first = _SMALL.tensors()
     stacked = tuple(None if t is None else torch.stack((t, t.flip(0) * 0.5)) for t in first)
     dims = tuple(None if t is None else 0 for t in stacked)
-    found = torch.func.vmap(lambda *t: _SMALL.run(function, list(t)), in_dims=dims)(*stacked)
-    wanted = [_SMALL.run(expected_of(function), [None if t is None else t[i] for t in stacked]) for i in (0, 1)]
-    return verdict([(found - torch.stack(wanted)).abs().max().item()], 1e-9)
+    actual = torch.func.vmap(lambda *t: _SMALL.run(function, list(t)), in_dims=dims)(*stacked)
+    expected = [_SMALL.run(expected_of(function), [None if t is None else t[i] for t in stacked]) for i in (0, 1)]
+    return verdict([(actual - torch.stack(expected)).abs().max().item()], 1e-9)
 
 
 def _forward_mode(function: Function) -> tuple[str, bool]:
     tensors = tuple(t for t in _SMALL.tensors() if t is not None)
     tangents = tuple(torch.ones_like(t) for t in tensors)
-    found = torch.func.jvp(lambda *t: _SMALL.run(function, list(t)), tensors, tangents)[1]
+    actual = torch.func.jvp(lambda *t: _SMALL.run(function, list(t)), tensors, tangents)[1]
     leaves = _SMALL.leaves()
     _SMALL.run(expected_of(function), leaves).sum().backward()
-    wanted = sum(t.grad.sum() for t in leaves if t is not None and t.grad is not None)
-    return verdict([abs(float(found.sum() - wanted))], 1e-8)
+    expected = sum(t.grad.sum() for t in leaves if t is not None and t.grad is not None)
+    return verdict([abs(float(actual.sum() - expected))], 1e-8)
 
 
 def _large(function: Function) -> tuple[str, bool]:
@@ -128,9 +128,9 @@ def _large(function: Function) -> tuple[str, bool]:
     x = torch.zeros(1, 2049, 1024, 1024, dtype=torch.float16)
     x[0, -1, -1, -1] = 3.0
     offset, weight = torch.zeros(1, 2, 2, 2, dtype=x.dtype), torch.ones(1, 2049, 1, 1, dtype=x.dtype)
-    found = function(x, offset, weight, None, (1023, 1023), (0, 0), (1, 1), None)
-    right = found.flatten().tolist() == [0.0, 0.0, 0.0, 3.0]
-    return ("right beyond 2**31 elements" if right else f"gives {found.flatten().tolist()}"), right
+    actual = function(x, offset, weight, None, (1023, 1023), (0, 0), (1, 1), None)
+    right = actual.flatten().tolist() == [0.0, 0.0, 0.0, 3.0]
+    return ("right beyond 2**31 elements" if right else f"gives {actual.flatten().tolist()}"), right
 
 
 RULES = (

@@ -37,8 +37,8 @@ def _zero_offset(function: Function) -> tuple[str, bool]:
     for stride, padding, more, dilation in ((1, 0, 0, 1), (2, 1, 1, 1), (3, 2, 0, 2)):
         geometry = tuple((number, number) for number in (stride, padding, more))
         plain = conv_transpose2d(x, weight, bias, stride, padding, more, 2, dilation)
-        found = function(x, torch.zeros_like(offset), weight, bias, *geometry, 2, (dilation, dilation), None)
-        errors.append(_difference(found, plain))
+        actual = function(x, torch.zeros_like(offset), weight, bias, *geometry, 2, (dilation, dilation), None)
+        errors.append(_difference(actual, plain))
     return verdict(errors, 1e-9)
 
 
@@ -76,8 +76,8 @@ def _nan(function: Function) -> tuple[str, bool]:
     x, offset, weight, bias, mask = _tensors()
     offset[:, :, 2] = torch.nan
     x[:, :, 2] = 0
-    found = _spread(function, (x, offset, weight, bias, mask))
-    ok = bool(found.isfinite().all())
+    actual = _spread(function, (x, offset, weight, bias, mask))
+    ok = bool(actual.isfinite().all())
     return ("adds nothing" if ok else "spreads NaN"), ok
 
 
@@ -93,14 +93,14 @@ def _edge(function: Function) -> tuple[str, bool]:
 
 def _empty(function: Function) -> tuple[str, bool]:
     x, offset, weight, bias, mask = _tensors()
-    found = _spread(function, (x[:0], offset[:0], weight, bias, mask[:0]))
-    return f"shape {list(found.shape)}", list(found.shape) == [0, 6, 5, 6]
+    actual = _spread(function, (x[:0], offset[:0], weight, bias, mask[:0]))
+    return f"shape {list(actual.shape)}", list(actual.shape) == [0, 6, 5, 6]
 
 
 def _half(function: Function) -> tuple[str, bool]:
     tensors = _tensors(dtype=torch.bfloat16)
-    found, wanted = _spread(function, tensors), _adjoint_of(tensors)
-    return verdict([_difference(found, wanted) / wanted.abs().max().item()], 2e-2)
+    actual, expected = _spread(function, tensors), _adjoint_of(tensors)
+    return verdict([_difference(actual, expected) / expected.abs().max().item()], 2e-2)
 
 
 RULES = (

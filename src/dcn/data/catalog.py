@@ -3,56 +3,50 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dcn.data.auto import AUTO, auto_splits, open_auto
+from dcn.data.check_boxes import ReadSplit, check_boxes
 from dcn.data.check_coco import check_coco
 from dcn.data.check_segmentation import check_segmentation
 from dcn.data.check_voc import check_voc
 from dcn.data.dataset import Dataset
-from dcn.data.datasets import camvid, cityscapes, folder, voc_segmentation
+from dcn.data.datasets import camvid, cityscapes, folder, masks, voc_segmentation
+from dcn.data.datasets.boxes import Boxes, open_csv, open_voc_files, open_yolo
 from dcn.data.datasets.coco import Coco
+from dcn.data.datasets.coco_folders import CocoFolders, check_coco_folders
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
-from dcn.data.findings import CheckOptions, Findings
-from dcn.formats import coco, voc
+from dcn.data.format import Format
+from dcn.formats import coco, coco_folders, csv_boxes, voc, voc_files, yolo
 from dcn.suggest import suggest
-
-
-@dataclass(frozen=True)
-class Format:
-    """A row of the catalog.
-
-    Attributes:
-        open: ``open(root, split, **options)``, or ``open(split, **options)`` for generated data; what follows root and
-            split in its signature are the options of the format.
-        splits: the splits of a folder; empty where the folder is not in this layout. ``None``: generated data.
-        check: everything that is wrong with a folder.
-        recognisable: whether the layout tells the format; one that looks like another must be named.
-    """
-
-    open: Callable[..., Dataset]
-    splits: Callable[[Path], list[str]] | None
-    check: Callable[[Path, str | None, CheckOptions], Findings] | None
-    recognisable: bool = True
 
 
 def _segmentation(
     name: str,
     open_split: Callable[..., SegmentationDataset],
     splits: Callable[[Path], list[str]],
+    says: str,
     recognisable: bool = True,
 ) -> Format:
-    return Format(open_split, splits, partial(check_segmentation, name, open_split, splits), recognisable)
+    return Format(open_split, splits, partial(check_segmentation, name, open_split, splits), recognisable, says)
+
+
+def _boxes(
+    name: str, open_split: Callable[..., Boxes], read: ReadSplit, splits: Callable[[Path], Iterable[str]], says: str
+) -> Format:
+    check = partial(check_boxes, name, read, splits)
+    return Format(open_split, lambda root: list(splits(root)), check, True, says)
 
 
 def _voc_splits(root: Path) -> list[str]:
-    """Without lists, a folder of annotations is VOC all the same; its check says that the lists are missing."""
-    return voc.available_splits(root) or (["train"] if (root / "Annotations").is_dir() else [])
+    """Without lists, a folder of annotations without images that fit is VOC all the same; its check says what lacks."""
+    lists = voc.available_splits(root)
+    return lists or (["train"] if (root / "Annotations").is_dir() and not voc_files.available_splits(root) else [])
 
 
 def _coco_splits(root: Path) -> list[str]:
@@ -60,17 +54,46 @@ def _coco_splits(root: Path) -> list[str]:
 
 
 FORMATS: dict[str, Format] = {
-    "voc": Format(Voc, _voc_splits, check_voc),
-    "coco": Format(Coco, _coco_splits, check_coco),
-    "synthetic": Format(Synthetic, None, None),
-    "cityscapes": _segmentation("cityscapes", cityscapes.open_cityscapes, cityscapes.available_splits),
-    "voc_segmentation": _segmentation(
-        "voc_segmentation", voc_segmentation.open_voc_segmentation, voc_segmentation.available_splits, False
+    "voc": Format(Voc, _voc_splits, check_voc, True, "Pascal VOC: Annotations, ImageSets/Main, JPEGImages"),
+    "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images"),
+    "coco_folders": Format(
+        CocoFolders,
+        coco_folders.available_splits,
+        check_coco_folders,
+        True,
+        "COCO, a folder with images and _annotations.coco.json for each split (Roboflow)",
     ),
-    "camvid": _segmentation("camvid", camvid.open_camvid, camvid.available_splits),
-    "folder": _segmentation("folder", folder.open_folder, folder.available_splits),
+    "synthetic": Format(Synthetic, None, None, says="generated images"),
+    "cityscapes": _segmentation(
+        "cityscapes", cityscapes.open_cityscapes, cityscapes.available_splits, "Cityscapes: leftImg8bit and gtFine"
+    ),
+    "voc_segmentation": _segmentation(
+        "voc_segmentation",
+        voc_segmentation.open_voc_segmentation,
+        voc_segmentation.available_splits,
+        "segmentation masks of Pascal VOC",
+        False,
+    ),
+    "camvid": _segmentation("camvid", camvid.open_camvid, camvid.available_splits, "CamVid: <split> and <split>annot"),
+    "folder": _segmentation(
+        "folder", folder.open_folder, folder.available_splits, "images and index PNGs that dataset.yaml describes"
+    ),
+    "voc_files": _boxes(
+        "voc_files",
+        open_voc_files,
+        voc_files.read_split,
+        voc_files.available_splits,
+        "images with XML files of Pascal VOC, side by side or in a folder of their own (LabelImg, Roboflow)",
+    ),
+    "yolo": _boxes("yolo", open_yolo, yolo.read_split, yolo.available_splits, "images with text files in YOLO's form"),
+    "csv": _boxes(
+        "csv", open_csv, csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
+    ),
+    "masks": _segmentation("masks", masks.open_masks, masks.available_splits, "images and index PNGs"),
 }
 """All formats by name, in the order in which a layout is tried."""
+
+FORMATS[AUTO] = Format(partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout")
 
 _EARLIER_OPTIONS = {"flat": "degenerate", "maps": "masks"}
 """Options that run folders of earlier versions hold under another name."""

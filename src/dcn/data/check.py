@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dcn.data import auto
 from dcn.data.catalog import FORMATS, find_format
+from dcn.data.duplicates import report_duplicates
 from dcn.data.findings import CheckOptions, Findings
 from dcn.formats.problems import Collector, attempt
 
@@ -14,23 +17,14 @@ __all__ = ["Findings", "check_dataset", "detect_format", "splits_of"]
 
 
 def detect_format(root: Path) -> str:
-    """``"voc"``, ``"coco"``, ``"cityscapes"``, ``"camvid"`` or ``"folder"``, from the layout of a folder.
+    """A key of `FORMATS` such as ``"voc"``, ``"coco"`` or ``"yolo"``, from the layout of a folder.
 
     ``"voc_segmentation"`` has the layout of ``"voc"`` and must be asked for.
 
     Raises:
         ValueError: the folder does not exist, or looks like none of them.
     """
-    if not root.is_dir():
-        raise ValueError("the folder does not exist" if not root.exists() else "expected a folder, got a file")
-    for name, row in FORMATS.items():
-        if row.recognisable and row.splits is not None and row.splits(root):
-            return name
-    raise ValueError(
-        "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
-        "annotations/instances_*.json or *.json (coco), leftImg8bit (cityscapes), <split> and <split>annot (camvid), "
-        "or dataset.yaml (folder)"
-    )
+    return auto.detect_format(FORMATS, root)
 
 
 def splits_of(format: str, root: Path) -> list[str]:
@@ -71,6 +65,8 @@ def check_dataset(
     """
     root = Path(root).expanduser()
     collector = Collector()
+    format = None if format == auto.AUTO else format
+    told = format is None
     if format is None or not root.is_dir():
         detected = attempt(partial(detect_format, root), collector.add, root, "")
         if detected is None:
@@ -79,4 +75,8 @@ def check_dataset(
     row = find_format(format)
     if row.check is None:
         raise ValueError(f"format: expected one that has files, got {format!r}, which is generated")
-    return row.check(root, split, CheckOptions(classes, annotations, images, upright))
+    findings = row.check(root, split, CheckOptions(classes, annotations, images, upright))
+    if not told:
+        return findings
+    report_duplicates(root, format, collector.add)
+    return replace(findings, layout=row.says, problems=[*findings.problems, *collector.problems()])

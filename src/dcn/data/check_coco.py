@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcn.data.findings import CheckOptions, Findings, decoded_size, in_threads, note_turned
 from dcn.formats import coco
-from dcn.formats.problems import Collector, Problem, attempt
+from dcn.formats.problems import Collector, Problem, Report, attempt
 
 
 def check_coco(root: Path, split: str | None, options: CheckOptions) -> Findings:
@@ -22,15 +22,20 @@ def check_coco(root: Path, split: str | None, options: CheckOptions) -> Findings
         if source is not None:
             files.append(coco.read_instances(*source, report, upright=options.upright))
     counts: Counter[str] = Counter()
-    images: list[Path] = []
+    total, notes = 0, list[str]()
     for read in files:
-        counts.update(read.categories[item.category] for record in read.records for item in record.objects)
         coco.report_degenerate(read, report)
-        in_threads((partial(_image_problem, read.path, record, options.upright) for record in read.records), report)
-        images += [record.image for record in read.records if record.image is not None]
-    total = sum(len(read.records) for read in files)
-    notes = [] if options.upright else note_turned(images)
+        images, objects, more = check_file(read, report, options.upright)
+        total, counts, notes = total + images, counts + objects, notes + more
     return Findings("coco", total, dict(sorted(counts.items())), collector.problems(), notes)
+
+
+def check_file(file: coco.CocoFile, report: Report, upright: bool) -> tuple[int, Counter[str], list[str]]:
+    """Decode the images of a file: how many there are, the objects by class, and notes."""
+    counts = Counter(file.categories[item.category] for record in file.records for item in record.objects)
+    in_threads((partial(_image_problem, file.path, record, upright) for record in file.records), report)
+    images = [record.image for record in file.records if record.image is not None]
+    return len(file.records), counts, [] if upright else note_turned(images)
 
 
 def _splits(root: Path, split: str | None, annotations: str | None) -> list[tuple[str, str | None]]:

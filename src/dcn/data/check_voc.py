@@ -10,7 +10,7 @@ from pathlib import Path
 from dcn.class_names import VOC_CLASSES, check_class_names
 from dcn.data.findings import CheckOptions, Findings, decoded_size, decoding_problem, in_threads, note_turned
 from dcn.formats import voc
-from dcn.formats.names import files_in, image_files
+from dcn.formats.file_names import files_in, image_files
 from dcn.formats.problems import Collector, Problem, Report, attempt
 from dcn.formats.voc import VocRecord
 

@@ -24,6 +24,7 @@ class Findings:
         objects: objects that can be used, by class name; for segmentation masks the images in which the class occurs.
         problems: all faults, in the order of the files.
         notes: what is not at fault but worth knowing.
+        layout: what the folder was taken for, in words, where its format was not named.
     """
 
     format: str
@@ -31,6 +32,7 @@ class Findings:
     objects: dict[str, int]
     problems: list[Problem]
     notes: list[str] = field(default_factory=list)
+    layout: str = ""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from dcn.vis import (
     sampling_points,
 )
 
-Figure = tuple[Tensor, str, str]
+Panel = tuple[Tensor, str, str]
 """A picture, what it shows for those who cannot see it, and its caption."""
 
 _SIDE = 384  # drawn pictures have this longer side: names and points can be read
@@ -66,22 +66,22 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def detections(dataset: Dataset, index: int, predictors: dict[str, Predictor]) -> Figure:
+def detections(dataset: Dataset, index: int, predictors: dict[str, Predictor]) -> Panel:
     """One held-out image three times: annotated, and with the detections of each model."""
     image, target = _annotation(dataset, index)
     large = _enlarged(image)
     truth = boxes.scale(target.boxes, _size(image), _size(large))
-    drawn = [draw_detections(large, truth, target.labels, classes=dataset.classes)]
+    pictures = [draw_detections(large, truth, target.labels, classes=dataset.classes)]
     names, counts = ["annotated"], [f"{len(target)} annotated letters"]
     for name, predictor in predictors.items():
         detected = predictor.predict(image, min_score=_SCORE)
         placed = boxes.scale(detected.boxes, _size(image), _size(large))
-        drawn.append(draw_detections(large, placed, detected.labels, detected.scores, classes=dataset.classes))
+        pictures.append(draw_detections(large, placed, detected.labels, detected.scores, classes=dataset.classes))
         names.append(name)
         counts.append(f"{len(detected)} detected by the {name} model")
     path = dataset.image_path(index)
     name = path.stem if path is not None else str(index)
-    return contact_sheet(drawn, len(drawn), names, cell=_SIDE), f"image {name}: {', '.join(counts)}", name
+    return contact_sheet(pictures, len(pictures), names, cell=_SIDE), f"image {name}: {', '.join(counts)}", name
 
 
 def largest_objects(dataset: Dataset, count: int) -> list[int]:
@@ -93,32 +93,32 @@ def largest_objects(dataset: Dataset, count: int) -> list[int]:
     return sorted(range(len(dataset)), key=lambda index: -heights[index])[:count]
 
 
-def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Figure:
+def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Panel:
     """The sampling points of one unit at the centre of the largest letter, stage by stage: learnt ones above."""
     image, target = _annotation(dataset, index)
     seen = resize_image(image, *test_size)[0]
     chosen = int(boxes.areas(target.boxes).argmax())
     x1, y1, x2, y2 = boxes.scale(target.boxes, _size(image), _size(seen))[chosen].tolist()
     stages = _stages(record_offsets(predictor, seen))
-    drawn, captions = [], []
+    pictures, captions = [], []
     for kind, learnt in (("learnt", True), ("grid", False)):
         for stage, layers in stages.items():
             traced = layers if learnt else [_without_offsets(layer) for layer in layers]
             points = sampling_points(traced, ((x1 + x2) / 2, (y1 + y2) / 2), levels=len(layers))
-            drawn.append(_draw_points(seen, points))
+            pictures.append(_draw_points(seen, points))
             captions.append(f"{stage}, {kind}")
     letter = dataset.classes[int(target.labels[chosen])]
     alt = f"sampling points at the centre of a letter {letter} in the stages {', '.join(stages)}, learnt and regular"
-    return contact_sheet(drawn, len(stages), captions, cell=_SIDE), alt, f"letter {letter}"
+    return contact_sheet(pictures, len(stages), captions, cell=_SIDE), alt, f"letter {letter}"
 
 
-def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Figure:
+def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Panel:
     """How far the last layer of each stage moves its taps, location by location."""
     seen = resize_image(_annotation(dataset, index)[0], *test_size)[0]
     stages = _stages(record_offsets(predictor, seen))
-    drawn = [offset_heatmap(_enlarged(seen), _enlarged_layer(layers[-1], seen)) for layers in stages.values()]
+    pictures = [offset_heatmap(_enlarged(seen), _enlarged_layer(layers[-1], seen)) for layers in stages.values()]
     alt = f"length of the offsets as colour over image {index}, for the last layer of {', '.join(stages)}"
-    return contact_sheet(drawn, len(drawn), list(stages), cell=_SIDE), alt, ""
+    return contact_sheet(pictures, len(pictures), list(stages), cell=_SIDE), alt, ""
 
 
 def motion(

@@ -45,7 +45,8 @@ class DataConfig:
     """The images.
 
     Attributes:
-        format: ``voc``, ``coco``, ``synthetic``...
+        format: ``voc``, ``coco``, ``yolo``, ``synthetic``... ; ``auto``: told from the layout of the folder, and split
+            where the folder is not.
         root: folder of the data, relative to the working directory; ``None`` for generated data.
         train: name of the split for training.
         val: name of the split that is evaluated during training.
@@ -53,12 +54,12 @@ class DataConfig:
         classes: class names in order; ``None``: those of the training split.
         options: keyword options of the format's reader.
         broken: what happens at an image that cannot be decoded. ``refuse``: the run stops and names the file; ``skip``:
-            another image takes its place; ``repair``: a JPEG without its end is decoded as far as it goes, any
+            the next readable image replaces it; ``repair``: a JPEG without its end is decoded as far as it goes, any
             other damaged image is skipped.
         allow_shared: permit images that are in the training split and in the validation split.
     """
 
-    format: str
+    format: str = "auto"
     root: str | None = None
     train: str = "train"
     val: str = "val"

@@ -27,7 +27,7 @@ class _Watcher(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Nothing for all modules but one, whose loader goes on to :func:`extend`."""
+        """Nothing for all modules but one, whose loader then calls :func:`extend`."""
         if fullname != MODULE:
             return None
         sys.meta_path.remove(self)

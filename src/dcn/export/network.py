@@ -57,9 +57,9 @@ class DetectionNetwork(nn.Module):
         seen = (sizes / preprocess.divisor).ceil() * preprocess.divisor if self.padding_counts else sizes
         frames = Frames(seen, factors, output_sizes)
         threshold: Any = min_score
-        found = self.model.detect(_normalised(preprocess, images, sizes), frames, threshold)
-        results = (found.boxes, found.scores, found.labels, found.valid)
-        return results if found.masks is None else (*results, found.masks)
+        detections = self.model.detect(_normalised(preprocess, images, sizes), frames, threshold)
+        results = (detections.boxes, detections.scores, detections.labels, detections.valid)
+        return results if detections.masks is None else (*results, detections.masks)
 
 
 class SegmentationNetwork(nn.Module):
@@ -78,15 +78,16 @@ class SegmentationNetwork(nn.Module):
         return (self.model.scores(_normalised(self.model.preprocess, images, sizes)).argmax(1),)
 
 
-def network_of(model: nn.Module) -> DetectionNetwork | SegmentationNetwork:
+def network_of(model: Any) -> DetectionNetwork | SegmentationNetwork:
     """The function of a model that is exported.
 
     Raises:
         ValueError: the model is neither a detector nor a segmentation model.
     """
-    if isinstance(model, Detector):
+    task = getattr(model, "task", None)
+    if task == "detection":
         return DetectionNetwork(model)
-    if isinstance(model, SegmentationModel):
+    if task == "segmentation":
         return SegmentationNetwork(model)
     raise ValueError(
         f"model: expected a detector or a segmentation model of this package, got {type(model).__name__}; export other "

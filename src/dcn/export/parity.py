@@ -35,7 +35,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest differences found.
+    """The largest differences.
 
     Attributes:
         images: number of images compared.
@@ -58,12 +58,12 @@ class Parity:
     @property
     def failures(self) -> list[str]:
         """What exceeds the tolerance, in words; empty where the export passes."""
-        found = []
+        problems = []
         for name in ("boxes", "scores", "pixels", "unmatched"):
             value, limit = getattr(self, name), getattr(self.tolerance, name)
             if not value <= limit:  # NaN fails
-                found.append(f"{name}: {value:.3g} is over {limit:g}")
-        return found
+                problems.append(f"{name}: {value:.3g} is over {limit:g}")
+        return problems
 
     def __str__(self) -> str:
         if not self.detections:
@@ -110,7 +110,7 @@ def _differences(first: Detections, second: Detections) -> tuple[int, float, flo
         return len(first), 0.0, 0.0, 0.0, len(first) + len(second)
     overlap = boxes.iou(first.boxes, second.boxes)
     overlap = torch.where(first.labels[:, None] == second.labels[None], overlap, 0.0)
-    # Of equal overlaps the one with the nearest score: detections of one place may follow each other.
+    # Of equal overlaps the one with the nearest score: detections of one object may follow each other.
     gap = (first.scores[:, None] - second.scores[None]).abs()
     best = torch.where(overlap >= _SAME, gap, torch.inf).argmin(1)
     matched = overlap.gather(1, best[:, None])[:, 0] >= _SAME

@@ -162,8 +162,8 @@ class OnnxDetector(Detector):
             raise ValueError(f"model: expected one to train, this one {_REFUSED}")
         results: list[Detections] = []
         for image, size in zip(images, sizes_of(images, output_sizes), strict=True):
-            found = PaddedDetections(*self._session.run(image.cpu(), size, self.score_threshold))
-            results += with_pasted_masks(found, [size])
+            detections = PaddedDetections(*self._session.run(image.cpu(), size, self.score_threshold))
+            results += with_pasted_masks(detections, [size])
         return results
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from dcn.class_names import VOC_CLASSES, check_class_names
 from dcn.formats import coco, voc
 from dcn.formats.fields import Identifier, identifier, order
-from dcn.formats.names import SUFFIXES, posix
+from dcn.formats.file_names import SUFFIXES, posix
 from dcn.formats.problems import refuse, short
 
 

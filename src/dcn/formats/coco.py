@@ -14,9 +14,9 @@ from typing import Any
 from dcn.formats import fields
 from dcn.formats.documents import read_json
 from dcn.formats.fields import Box, Identifier
+from dcn.formats.file_names import files_in, resolve
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
 from dcn.formats.masks import check_segmentation, is_outline
-from dcn.formats.names import files_in, resolve
 from dcn.formats.problems import Problem, Report, attempt, short
 
 
@@ -346,7 +346,8 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
     """
     if not root.is_dir():
         raise ValueError(f"root: {root} is not a folder")
-    names = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
+    above = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
+    names = (*above, f"instances_{split}.json", f"image_info_{split}.json")
     choices = [root / name for name in ((annotations,) if annotations else names)]
     file = next((path for path in choices if path.is_file()), choices[0])
     folder = image_folder(root, split) if images is None else root / images
@@ -379,8 +380,9 @@ def split_of(path: Path) -> str:
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """The JSON files in ``root`` and in ``root/annotations``, sorted."""
-    return sorted([*files_in(root, ".json"), *files_in(root / "annotations", ".json")])
+    """The JSON files in ``root`` and in ``root/annotations``, sorted; ``splits.json`` records a split and is none."""
+    files = sorted([*files_in(root, ".json"), *files_in(root / "annotations", ".json")])
+    return [path for path in files if path != root / "splits.json"]
 
 
 def instance_files(root: Path) -> list[Path]:

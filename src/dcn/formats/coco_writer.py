@@ -1,6 +1,6 @@
 """Writing COCO: annotation files with their images, rows of results, and result files.
 
-Annotations never replace a file that is there; names come from identifiers by `dcn.formats.names.safe_name`.
+Annotations never replace a file that is there; names come from identifiers by `dcn.formats.file_names.safe_name`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+from dcn.formats.file_names import SafeNames, safe_name
 from dcn.formats.images import write_image_to
 from dcn.formats.masks import encode_mask
-from dcn.formats.names import SafeNames, safe_name
 from dcn.formats.output import NewFiles
 from dcn.structures import Detections, Sample, Target
 

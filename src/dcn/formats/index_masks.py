@@ -12,9 +12,9 @@ from torch import Tensor
 
 from dcn.class_names import check_class_names
 from dcn.formats.documents import read_yaml
+from dcn.formats.file_names import image_files, posix
 from dcn.formats.images import read_index_image
 from dcn.formats.mat import read_label_mat
-from dcn.formats.names import image_files, posix
 from dcn.formats.problems import short
 
 IGNORE = 255

@@ -17,8 +17,8 @@ from dcn.formats import fields
 from dcn.formats.annotations import Annotations
 from dcn.formats.coco import entries, read_categories
 from dcn.formats.documents import read_json, read_text
+from dcn.formats.file_names import files_in, posix, safe_name
 from dcn.formats.masks import mask_box, run_lengths
-from dcn.formats.names import files_in, posix, safe_name
 from dcn.formats.problems import refuse, short
 
 Coordinates = Literal["auto", "voc", "continuous"]

@@ -18,8 +18,8 @@ from dcn.class_names import check_class_names
 from dcn.formats import fields
 from dcn.formats.documents import read_text, read_xml
 from dcn.formats.fields import Box
+from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
-from dcn.formats.names import SUFFIXES, files_in, image_of, posix
 from dcn.formats.problems import Problem, Report, attempt, short
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")

@@ -1,6 +1,6 @@
 """Writing Pascal VOC: annotation files with their lists and images, and the text files of results.
 
-Annotations never replace a file that is there; names come from identifiers by `dcn.formats.names.safe_name`.
+Annotations never replace a file that is there; names come from identifiers by `dcn.formats.file_names.safe_name`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 from dcn.formats.coco_writer import Samples, check_images, image_stem, target_of
+from dcn.formats.file_names import SafeNames, safe_name
 from dcn.formats.images import write_image_to
-from dcn.formats.names import SafeNames, safe_name
 from dcn.formats.output import NewFiles
 from dcn.structures import Detections, Target
 

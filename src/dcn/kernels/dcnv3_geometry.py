@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ class Geometry:
     remove_center: bool
     softmax: bool
 
-    @cached_property
+    @property
     def taps(self) -> int:
         """``K``: samples per location and group."""
         return self.kernel[0] * self.kernel[1] - self.remove_center

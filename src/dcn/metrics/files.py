@@ -12,7 +12,7 @@ import torch
 
 from dcn.formats.annotations import AnnotatedObject, Annotations, read_annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
-from dcn.formats.names import image_files
+from dcn.formats.file_names import image_files
 from dcn.formats.results import Coordinates, IouType, ResultRow, Results, read_results
 from dcn.formats.voc_writer import write_voc_results
 from dcn.metrics.coco import Row, coco_result

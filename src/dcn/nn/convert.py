@@ -37,15 +37,15 @@ def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[N
     for pattern in patterns:
         if not any(_matches(name, pattern) for name, _ in candidates):
             others = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if _matches(name, pattern)]
-            found = f"only {', '.join(others[:4])}" if others else f"of {[name for name, _ in candidates[:8]]}..."
+            choice = f"only {', '.join(others[:4])}" if others else f"of {[name for name, _ in candidates[:8]]}..."
             raise ValueError(
-                f"layers: {pattern!r} chooses none of the {len(candidates)} nn.Conv2d of the model, {found}"
+                f"layers: {pattern!r} chooses none of the {len(candidates)} nn.Conv2d of the model, {choice}"
             )
     return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
 def replace_module(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put ``new`` wherever ``old`` hangs: a shared module has several places and stays shared."""
+    """Put ``new`` wherever ``old`` hangs: a module that is used several times stays shared."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
             if child is old:
@@ -164,14 +164,14 @@ def deformify(
 
     With ``keep_weights`` the model computes exactly the same function until its offset branches are trained: offsets
     start at 0, masks at 1. The new layers hold the very parameters of the old ones, so their type, device,
-    ``requires_grad`` and place in an optimiser stay; hooks and the training flag too. A module that hangs in several
-    places stays shared.
+    ``requires_grad`` and membership in an optimiser stay; hooks and the training flag too. A module that is used
+    several times stays shared.
 
     Args:
         model: any module; not itself an ``nn.Conv2d`` (nothing could hold its successor).
         layers: names as in ``model.named_modules()``, patterns such as ``"layer4.*.conv2"``, or a function of name and
-            convolution. Names of one module in several places all count; each pattern must choose a layer.
-        keep_weights: take over weight and bias; otherwise they are drawn anew.
+            convolution. All names of a shared module count; each pattern must choose a layer.
+        keep_weights: take over weight and bias; otherwise they are initialised anew.
         modulated: predict masks too.
         offset_groups: offset groups of each new layer.
         boundary: rule at the edge of the map, see :func:`dcn.ops.deform_conv2d`. At zero offsets both rules agree.
@@ -194,13 +194,13 @@ def deformify(
             f"style: expected 'conv' with modulated, boundary or offset_bound, got {style!r}; leave them out, its "
             "layers always have masks, rule v2 and no bound"
         )
-    found = _convolutions(model, layers)
-    for name, conv in found:
+    chosen = _convolutions(model, layers)
+    for name, conv in chosen:
         reason = _unfit(conv, offset_groups) or (_not_depthwise(conv) if style != "conv" else None)
         if reason is not None:
             raise ValueError(f"layers: {name!r} cannot become deformable: {reason}; leave it out")
     made: dict[nn.Module, nn.Module] = {}
-    for _, conv in found:
+    for _, conv in chosen:
         if conv not in made and style != "conv":
             made[conv] = _depthwise(conv, keep_weights=keep_weights, offset_groups=offset_groups, style=style)
             replace_module(model, conv, made[conv])
@@ -214,7 +214,7 @@ def deformify(
                 offset_bound=offset_bound,
             )
             replace_module(model, conv, made[conv])
-    return [name for name, _ in found]
+    return [name for name, _ in chosen]
 
 
 def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d]]:
@@ -228,13 +228,13 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, nn.Conv2d) and id(module) not in owned
     ]
-    found = _select(model, candidates, layers)
-    if not found:
+    chosen = _select(model, candidates, layers)
+    if not chosen:
         some = [name for name, _ in candidates[:8]]
         raise ValueError(
             f"layers: {layers!r} chooses none of the {len(candidates)} nn.Conv2d of the model; they are named {some}..."
         )
-    return found
+    return chosen
 
 
 def _plain(layer: DeformConv2d | DeformDepthwiseConv2d) -> nn.Conv2d:
@@ -276,17 +276,17 @@ def undeformify(model: nn.Module) -> list[str]:
         raise ValueError(
             f"model: expected a module that contains layers, got a {type(model).__name__}; wrap it in nn.Sequential"
         )
-    found = [
+    chosen = [
         (name, layer)
         for name, layer in model.named_modules(remove_duplicate=False)
         if isinstance(layer, DeformConv2d | DeformDepthwiseConv2d)
     ]
     made: dict[nn.Module, nn.Conv2d] = {}
-    for _, layer in found:
+    for _, layer in chosen:
         if layer not in made:
             made[layer] = _plain(layer)
             replace_module(model, layer, made[layer])
-    return [name for name, _ in found]
+    return [name for name, _ in chosen]
 
 
 def offset_parameters(model: nn.Module) -> Iterator[nn.Parameter]:

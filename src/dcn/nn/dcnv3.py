@@ -15,7 +15,7 @@ NORMS = ("LN", "BN")
 
 
 class ChannelsLast(nn.Module):
-    """``[N, C, H, W]`` to ``[N, H, W, C]``. No parameters: it keeps the place of a key."""
+    """``[N, C, H, W]`` to ``[N, H, W, C]``. No parameters: it keeps the index of a key."""
 
     def forward(self, input: Tensor) -> Tensor:
         """The same numbers with the channels innermost."""

@@ -106,8 +106,8 @@ class DCNv4(nn.Module):
             raise ValueError(f"input: expected [N, H*W, {self.channels}], got shape {list(input.shape)}")
         height, width = (isqrt(input.shape[1]),) * 2 if shape is None else (int(size) for size in shape)
         if height * width != input.shape[1]:
-            wanted = "a square map, or shape=(H, W)" if shape is None else f"{height} * {width} locations"
-            raise ValueError(f"shape: expected {wanted}, got {input.shape[1]} locations in input {list(input.shape)}")
+            rule = "a square map, or shape=(H, W)" if shape is None else f"{height} * {width} locations"
+            raise ValueError(f"shape: expected {rule}, got {input.shape[1]} locations in input {list(input.shape)}")
         return height, width
 
     def forward(self, input: Tensor, shape: tuple[int, int] | None = None) -> Tensor:

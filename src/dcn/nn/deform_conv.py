@@ -145,7 +145,7 @@ class _DeformConv(nn.Module):
         geometry = (self.kernel_size, self.stride, self.padding, self.dilation)
         if min(output_size(input.shape[2:], *geometry)) < 1:
             raise ValueError(
-                f"input: expected a size that gives at least one output place with kernel {list(self.kernel_size)}, "
+                f"input: expected a size that gives at least one output location with kernel {list(self.kernel_size)}, "
                 f"padding {list(self.padding)} and dilation {list(self.dilation)}, got shape {list(input.shape)}"
             )
 
@@ -278,7 +278,7 @@ class DeformConv1d(_DeformConv):
 
 
 class DeformConv2d(_DeformConv):
-    """Deformable convolution with its own offset branch; takes the place of ``nn.Conv2d``.
+    """Deformable convolution with its own offset branch; replaces ``nn.Conv2d``.
 
     Parameters ``weight`` and ``bias`` are those of ``nn.Conv2d``. ``conv_offset`` is an ordinary convolution of the
     same kernel, stride, padding and dilation with ``2*G*K`` channels (per group and tap ``y, x``), or ``3*G*K`` when

@@ -123,7 +123,7 @@ class _DeformConvTranspose(nn.Module):
 
         Args:
             input: the map.
-            output_size: size of the output, in place of ``output_padding``; as for ``nn.ConvTranspose2d``.
+            output_size: size of the output, instead of ``output_padding``; as for ``nn.ConvTranspose2d``.
 
         Raises:
             ValueError: ``input`` has another number of axes or channels than the layer, or ``output_size`` cannot be
@@ -151,14 +151,14 @@ class _DeformConvTranspose(nn.Module):
 
     def _output_padding(self, input: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
         n = self._dimensions
-        wanted = checks.int_tuple("output_size", list(output_size)[-n:], n, 1)
+        requested = checks.int_tuple("output_size", list(output_size)[-n:], n, 1)
         geometry = (self.kernel_size, self.stride, self.padding)
         least = transposed_size(input.shape[2:], *geometry, (0,) * n, self.dilation)
-        more = tuple(size - low for size, low in zip(wanted, least, strict=True))
+        more = tuple(size - low for size, low in zip(requested, least, strict=True))
         most = tuple(max(pair) - 1 for pair in zip(self.stride, self.dilation, strict=True))
         if any(not 0 <= extra <= limit for extra, limit in zip(more, most, strict=True)):
             high = [low + limit for low, limit in zip(least, most, strict=True)]
-            raise ValueError(f"output_size: expected from {list(least)} to {high}, got {list(wanted)}")
+            raise ValueError(f"output_size: expected from {list(least)} to {high}, got {list(requested)}")
         return more
 
     def extra_repr(self) -> str:
@@ -190,7 +190,7 @@ class DeformConvTranspose1d(_DeformConvTranspose):
 
 
 class DeformConvTranspose2d(_DeformConvTranspose):
-    """Transposed deformable convolution with its own offset branch, in place of an ``nn.ConvTranspose2d``.
+    """Transposed deformable convolution with its own offset branch; replaces ``nn.ConvTranspose2d``.
 
     Parameters ``weight`` and ``bias`` are those of ``nn.ConvTranspose2d``. ``conv_offset`` is an ordinary convolution
     of the input that keeps its size, with ``2*G*K`` channels (per group and tap ``y, x``), or ``3*G*K`` when modulated

@@ -29,7 +29,7 @@ class _NormOverChannels(nn.LayerNorm):
 
 
 class DeformDepthwiseConv2d(nn.Module):
-    """``[N, C, H, W]`` to ``[N, C, H_out, W_out]``; takes the place of a depthwise ``nn.Conv2d``.
+    """``[N, C, H, W]`` to ``[N, C, H_out, W_out]``; replaces a depthwise ``nn.Conv2d``.
 
     ``out[c, p] = sum_k weight[c, k] * mask[g, k, p] * input[c, p*stride - padding + k*dilation + offset[g, k, p]]``
 

@@ -22,8 +22,8 @@ def fold_batch_norm(model: nn.Module) -> int:
     convolution's weight and bias. Reading and writing a map once less matters: on a CPU the maps of a detector are
     larger than its caches. The normalisation leaves the network, so its state dict has other keys afterwards.
 
-    Pairs are found by name and place: ``bn1`` after ``conv1`` of the same module, and a normalisation next to a
-    convolution in a ``nn.Sequential``. A convolution that is used in two places is left alone.
+    Pairs are recognised by name and position: ``bn1`` after ``conv1`` of the same module, and a normalisation next to a
+    convolution in a ``nn.Sequential``. A convolution that is used twice is left alone.
 
     Args:
         model: in evaluation mode.

@@ -76,7 +76,7 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
         ValueError: a network without a `dcn.nn.DeformConv2d`.
     """
     if not any(isinstance(module, DeformConv2d) for module in model.modules()):
-        raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, found none")
+        raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, got none")
     watcher = _Watcher(see)
     handles = []
     for name, module in model.named_modules():

@@ -113,7 +113,7 @@ class MultiScaleDeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the projections (Xavier, uniform); offsets start as a ring around the query, weights all alike."""
+        """Initialise the projections (Xavier, uniform); offsets start as a ring around the query, weights are equal."""
         with torch.no_grad():
             for layer in (self.sampling_offsets, self.attention_weights):
                 nn.init.zeros_(layer.weight)

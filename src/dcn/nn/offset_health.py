@@ -73,8 +73,8 @@ def outside_map(layer: DeformConv1d | DeformConv2d | DeformConv3d, size: torch.S
     inside = torch.ones_like(taps[:, :, 0], dtype=torch.bool)
     for axis in range(n):
         step = index // prod(layer.kernel_size[axis + 1 :]) % layer.kernel_size[axis]
-        place = torch.arange(out[axis], device=offset.device) * layer.stride[axis] - layer.padding[axis]
-        base = (step * layer.dilation[axis]).reshape(-1, *[1] * n) + place.reshape(
+        location = torch.arange(out[axis], device=offset.device) * layer.stride[axis] - layer.padding[axis]
+        base = (step * layer.dilation[axis]).reshape(-1, *[1] * n) + location.reshape(
             [-1 if a == axis else 1 for a in range(n)]
         )
         position = taps[:, :, axis] + base

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dcn.ops.box_voting import box_voting
 from dcn.ops.dcnv3 import dcnv3
 from dcn.ops.dcnv4 import dcnv4
 from dcn.ops.deform_conv import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops.deform_conv_transpose import deform_conv_transpose1d, deform_conv_transpose2d, deform_conv_transpose3d
 from dcn.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
 from dcn.ops.ms_deform_attn import ms_deform_attn
-from dcn.ops.nms import box_voting, nms, nms_keep, soft_nms
+from dcn.ops.nms import nms, nms_keep, soft_nms
 from dcn.ops.roi_pool import ps_roi_align, ps_roi_pool, roi_align, roi_pool
 
 __all__ = [

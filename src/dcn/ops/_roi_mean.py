@@ -19,7 +19,7 @@ from dcn.kernels.roi_grid import FORMS, Form, RoiRule, check_images
 from dcn.kernels.triton import deform_roi_pool as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 MOST_SAMPLES = 1024
@@ -73,8 +73,8 @@ def gather_boxes(boxes: Boxes, images: int) -> Tensor:
         checks.floating("boxes", boxes)
         return boxes
     if not isinstance(boxes, (list, tuple)) or len(boxes) != images or not boxes:
-        found = f"{len(boxes)} entries" if isinstance(boxes, (list, tuple)) else type(boxes).__name__
-        raise ValueError(f"boxes: expected a tensor [R, 5] or a list with one tensor [R_i, 4] per image, got {found}")
+        given = f"{len(boxes)} entries" if isinstance(boxes, (list, tuple)) else type(boxes).__name__
+        raise ValueError(f"boxes: expected a tensor [R, 5] or a list with one tensor [R_i, 4] per image, got {given}")
     for index, entry in enumerate(boxes):
         checks.ndim(f"boxes[{index}]", entry, 2, "[R_i, 4] (x1, y1, x2, y2)")
         checks.shape(f"boxes[{index}]", entry, (entry.shape[0], 4), "x1, y1, x2, y2")
@@ -178,8 +178,8 @@ def _reference_backward(grad: Tensor, tensors: _Tensors, options: _Options, need
 
 def _gradients(module: Any, grad: Tensor, tensors: _Tensors, rule: RoiRule, needs: _Needs) -> Gradients:
     """The RoIs' corners get no gradient, as in every published implementation."""
-    found = module.backward(grad, *tensors, rule, (needs.input, needs.offset, needs.mask))
-    return (found[0], None, *found[1:])
+    grads = module.backward(grad, *tensors, rule, (needs.input, needs.offset, needs.mask))
+    return (grads[0], None, *grads[1:])
 
 
 def fold_rois(names: Sequence[str], own_map: bool) -> Fold:

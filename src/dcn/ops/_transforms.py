@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 from dcn.ops import _vmap
 from dcn.ops._contract import Contract, Gradients, N, O, T
-from dcn.ops._gradients import gradients
+from dcn.ops._second_derivatives import gradients
 
 
 def active() -> bool:

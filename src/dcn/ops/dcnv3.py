@@ -17,7 +17,7 @@ from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
 from dcn.ops import _dcnv3 as core
 from dcn.ops._contract import Fold
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 
 class _Tensors(NamedTuple):
@@ -54,7 +54,7 @@ def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
 
 
 def _autocast(tensors: _Tensors, dtype: torch.dtype) -> _Tensors:
-    """The map and the masks to ``dtype``; offsets stay as they came: 1000.3 has no place in half precision."""
+    """The map and the masks to ``dtype``; offsets stay as they came: 1000.3 cannot be represented in half precision."""
     input, offset, mask = tensors
     if input.dtype == torch.float64:
         return tensors

@@ -17,7 +17,7 @@ from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
 from dcn.ops import _dcnv3 as core
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 
 class _Tensors(NamedTuple):

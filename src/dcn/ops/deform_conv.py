@@ -21,7 +21,7 @@ from dcn.kernels.reference import deform_conv as reference
 from dcn.kernels.triton import deform_conv as triton
 from dcn.ops._backends import Table, check_name, choose, recordable
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 BOUNDARIES = ("v1", "v2")
@@ -348,7 +348,7 @@ def deform_conv2d(
         padding: shift of the first location beyond the upper left corner, at least 0; nothing is really padded.
         dilation: distance of neighbouring taps, at least 1.
         mask: ``[N, G*K, H_out, W_out]`` factors of the samples, or ``None`` for 1.
-        boundary: ``"v2"``, the rule of the modulated operator and of later operators: the map fades to 0 within one
+        boundary: ``"v2"``, the rule of the modulated operator and of most libraries: the map fades to 0 within one
             pixel beyond its edge; offset gradients are 0 from -1 and from H (W) on. ``"v1"``, the rule of the original
             operator of 2017: 0 unless ``0 <= y < H`` and ``0 <= x < W``, constant beyond the last pixel centre.
         backend: ``None`` takes the fastest that can compute the call (or ``$DCN_BACKEND``); a name insists on it.

@@ -21,7 +21,7 @@ from dcn import checks
 from dcn.kernels.reference import deform_conv as reference
 from dcn.ops._backends import check_name, choose
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 from dcn.ops.deform_conv import BACKENDS, BOUNDARIES, bias_gradient, laid_out
 
 _LAYOUTS = {1: "[N, C, W]", 2: "[N, C, H, W]", 3: "[N, C, D, H, W]"}

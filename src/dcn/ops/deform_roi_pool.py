@@ -1,7 +1,7 @@
 """Deformable RoI pooling in its two published forms, which share a name and little else.
 
 :func:`deform_ps_roi_pool` is the operator of the paper's own code: rounded RoIs, samples at the left edge of sub-bins,
-offsets per part and per class, position-sensitive channels if wanted. :func:`deform_roi_pool` is what mmcv replaced it
+offsets per part and per class, optionally position-sensitive channels. :func:`deform_roi_pool` is what mmcv replaced it
 by in 2020: RoIAlign whose bins move. Both take the offsets **x first, then y** (deformable convolution: y first), as a
 share of the RoI's size, and both take an optional modulation mask (Zhu et al., "Deformable ConvNets v2", equation 2).
 

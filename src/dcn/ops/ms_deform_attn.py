@@ -18,7 +18,7 @@ from dcn.kernels.reference import ms_deform_attn as reference
 from dcn.kernels.triton import ms_deform_attn as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 Shapes = Tensor | Sequence[Sequence[int]]
@@ -46,11 +46,11 @@ class _Needs(NamedTuple):
     attention_weights: bool
 
 
-def _check_indices(name: str, found: Tensor, value: Tensor, axes: int, layout: str) -> None:
-    checks.ndim(name, found, axes, layout)
-    if found.dtype not in _INTEGERS:
-        raise ValueError(f"{name}: expected int64 or int32, got {found.dtype}; convert with .long()")
-    checks.same_device(name, found, value, "value")
+def _check_indices(name: str, indices: Tensor, value: Tensor, axes: int, layout: str) -> None:
+    checks.ndim(name, indices, axes, layout)
+    if indices.dtype not in _INTEGERS:
+        raise ValueError(f"{name}: expected int64 or int32, got {indices.dtype}; convert with .long()")
+    checks.same_device(name, indices, value, "value")
 
 
 def _check(tensors: _Tensors) -> None:
@@ -101,10 +101,10 @@ Kernel = Callable[..., tuple[Tensor | None, Tensor | None, Tensor | None]]
 
 
 def _gradients(kernel: Kernel, grad: Tensor, tensors: _Tensors, needs: _Needs) -> Gradients:
-    wanted = (needs.value, needs.sampling_locations, needs.attention_weights)
-    if not any(wanted):
+    chosen = (needs.value, needs.sampling_locations, needs.attention_weights)
+    if not any(chosen):
         return (None,) * 5
-    by_value, by_location, by_weight = kernel(grad, *tensors, wanted)
+    by_value, by_location, by_weight = kernel(grad, *tensors, chosen)
     return by_value, None, None, by_location, by_weight
 
 

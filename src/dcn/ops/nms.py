@@ -20,14 +20,15 @@ from dcn.kernels.triton import nms as triton
 from dcn.kernels.triton import soft_nms as triton_soft
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import materialized
-from dcn.ops._register import traced
+from dcn.ops._operator import traced
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
 SOFT_BACKENDS: Table = (("triton", triton_soft), ("reference", reference_soft))
 _WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
-def _check(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, most: int | None) -> None:
+def check_call(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold: float, most: int | None) -> None:
+    """Refuse boxes, scores, labels and limits that no suppression can work on."""
     checks.ndim("boxes", boxes, 2, "[N, 4] (x1, y1, x2, y2)")
     _check_sets(boxes, scores, labels, threshold)
     if most is not None:
@@ -43,7 +44,7 @@ def _check_sets(boxes: Tensor, scores: Tensor, labels: Tensor | None, threshold:
     checks.floating("scores", scores)
     checks.same_device("scores", scores, boxes, "boxes")
     if labels is not None:
-        _check_labels("labels", labels, count, boxes)
+        check_labels("labels", labels, count, boxes)
     checks.number("iou_threshold", threshold, finite=False)
 
 
@@ -52,7 +53,8 @@ def _check_flags(plus_one: bool, suppress_equal: bool) -> None:
     checks.flag("suppress_equal", suppress_equal)
 
 
-def _check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor) -> None:
+def check_labels(name: str, labels: Tensor, count: Sequence[int], boxes: Tensor) -> None:
+    """Refuse labels of another shape, type or device than boxes need."""
     checks.shape(name, labels, count, "one per box")
     checks.same_device(name, labels, boxes, "boxes")
     if labels.dtype not in _WHOLE:
@@ -124,7 +126,7 @@ def nms(
     Raises:
         ValueError: a wrong shape, type, device or option.
     """
-    _check(boxes, scores, labels, iou_threshold, max_output)
+    check_call(boxes, scores, labels, iou_threshold, max_output)
     _check_flags(plus_one, suppress_equal)
     check_name(BACKENDS, backend)
     if labels is not None:
@@ -303,7 +305,7 @@ def soft_nms(
     Raises:
         ValueError: a wrong shape, type, device or option.
     """
-    _check(boxes, scores, labels, iou_threshold, max_output)
+    check_call(boxes, scores, labels, iou_threshold, max_output)
     checks.choice("method", method, ("gaussian", "linear"))
     checks.number("sigma", sigma, above=0.0, finite=False)
     checks.number("min_score", min_score, finite=False)
@@ -315,55 +317,3 @@ def soft_nms(
     if torch.compiler.is_compiling() or traced((boxes, scores)):
         return _soft_nms(*call)
     return _soft(*call)
-
-
-def box_voting(
-    kept: Tensor,
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float = 0.5,
-    *,
-    kept_labels: Tensor | None = None,
-    labels: Tensor | None = None,
-    plus_one: bool = False,
-) -> Tensor:
-    """Iterative box averaging (Gidaris and Komodakis, 2015, section 3.3), which the paper uses on COCO test-dev.
-
-    Each detection becomes the mean of all candidates that overlap it enough, weighted by their scores (not below 0).
-    Call it on the survivors of :func:`nms` with the boxes from before.
-
-    Args:
-        kept: detections ``[K, 4]`` xyxy.
-        boxes: candidates ``[N, 4]``, the detections among them.
-        scores: of the candidates, ``[N]``.
-        iou_threshold: a candidate votes when its overlap is at least this.
-        kept_labels: ``[K]`` labels of the detections, given together with ``labels``: only candidates of one's own
-            label vote.
-        labels: ``[N]`` labels of the candidates.
-        plus_one: widths are ``x2 - x1 + 1``.
-
-    Returns:
-        ``[K, 4]`` in the type of ``kept``; a detection without a vote of positive weight keeps its location.
-
-    Raises:
-        ValueError: a wrong shape, type, device or option.
-    """
-    _check(boxes, scores, labels, iou_threshold, None)
-    checks.ndim("kept", kept, 2, "[K, 4] (x1, y1, x2, y2)")
-    checks.shape("kept", kept, (kept.shape[0], 4), "x1, y1, x2, y2")
-    checks.floating("kept", kept)
-    checks.same_device("kept", kept, boxes, "boxes")
-    checks.flag("plus_one", plus_one)
-    if (kept_labels is None) != (labels is None):
-        raise ValueError("kept_labels, labels: expected both or neither, got only one of them")
-    dtype = torch.float64 if torch.float64 in (kept.dtype, boxes.dtype) else torch.float32
-    voters = boxes.detach().to(dtype)
-    votes = reference.overlaps(kept.detach().to(dtype), voters, plus_one) >= iou_threshold
-    if kept_labels is not None and labels is not None:
-        _check_labels("kept_labels", kept_labels, (kept.shape[0],), boxes)
-        votes = votes & (kept_labels[:, None] == labels[None])
-    weights = votes * scores.detach().to(dtype).nan_to_num(0.0).clamp(min=0)
-    total = weights.sum(1, keepdim=True)
-    usable = torch.isfinite(voters).all(1, keepdim=True)
-    mean = weights @ torch.where(usable, voters, 0.0) / total
-    return torch.where(total > 0, mean, kept.to(dtype)).to(kept.dtype)

@@ -19,7 +19,7 @@ from dcn.kernels.roi_grid import Form, RoiRule, check_images
 from dcn.kernels.triton import roi_pool as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Gradients
-from dcn.ops._register import Operator
+from dcn.ops._operator import Operator
 from dcn.ops._roi_mean import MOST_SAMPLES, Boxes, check_call, fold_rois, gather_boxes, roi_mean
 
 Rounding = Literal["before_scale", "after_scale"]

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dcn.report.diagnosis import IouType, Row, evaluator
-from dcn.report.resampling import METRICS, class_matches, resampled_precision
+from dcn.report.resampled_ap import METRICS, class_matches, resampled_precision
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
@@ -76,7 +76,7 @@ class Comparison:
     changed: tuple[tuple[int | str, float, float], ...]
 
     def renamed(self, names: Mapping[Any, str]) -> Comparison:
-        """The same with names in place of the images' numbers."""
+        """The same with names instead of the images' numbers."""
         return replace(self, changed=tuple((names[image], a, b) for image, a, b in self.changed))
 
 
@@ -105,16 +105,16 @@ def compare_detections(
     evaluations = [evaluator(truth, rows, iou_type) for rows in (first, second)]
     import hotcoco
 
-    found = hotcoco.compare(evaluations[0], evaluations[1])
+    result = hotcoco.compare(evaluations[0], evaluations[1])
     images = len(truth["images"])
-    weights = _drawn(images, resamples, seed)
+    weights = _sampled(images, resamples, seed)
     values = [resampled_precision(class_matches(evaluation), weights) for evaluation in evaluations]
     metrics = {
-        name: _difference(found["metrics_a"][name], found["metrics_b"][name], values[1][name] - values[0][name])
+        name: _difference(result["metrics_a"][name], result["metrics_b"][name], values[1][name] - values[0][name])
         for name in METRICS
-        if found["metrics_a"][name] >= 0  # -1: no object behind it
+        if result["metrics_a"][name] >= 0  # -1: no object behind it
     }
-    per_class = {row["cat_name"]: (row["ap_a"], row["ap_b"]) for row in found["per_category"]}
+    per_class = {row["cat_name"]: (row["ap_a"], row["ap_b"]) for row in result["per_category"]}
     scores = [
         {image: float(row["ap"]) for image, row in evaluation.image_diagnostics()["img_summary"].items()}
         for evaluation in evaluations
@@ -122,8 +122,8 @@ def compare_detections(
     return Comparison(metrics, per_class, images, _changed(*scores))
 
 
-def _drawn(images: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
-    """``[resamples, images]``: how often each image is drawn, with replacement."""
+def _sampled(images: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
+    """``[resamples, images]``: how often each image is sampled, with replacement."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), resamples)
 
@@ -160,8 +160,8 @@ def compare_segmentations(
         if counts.shape != shape:
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
     # The matrices of a resample are a weighted sum.
-    drawn = _drawn(len(names), resamples, seed).astype(np.float64)
-    gaps = mean_iou(np.tensordot(drawn, second, 1)) - mean_iou(np.tensordot(drawn, first, 1))
+    sampled = _sampled(len(names), resamples, seed).astype(np.float64)
+    gaps = mean_iou(np.tensordot(sampled, second, 1)) - mean_iou(np.tensordot(sampled, first, 1))
     totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
     miou = _difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), gaps)
     ious = [class_iou(total)[0] for total in totals]

@@ -115,9 +115,9 @@ def evaluator(truth: Mapping[str, Any], results: Sequence[Row], iou_type: IouTyp
         raise ValueError('the diagnosis needs hotcoco; pip install "deformable-convnets[train]"') from None
     data = hotcoco.COCO(dict(truth))
     # Without any detection there is no result file to load: an empty data set stands for it.
-    found = data.loadRes(list(results)) if results else hotcoco.COCO({**truth, "annotations": []})
+    loaded = data.loadRes(list(results)) if results else hotcoco.COCO({**truth, "annotations": []})
     with redirect_stdout(StringIO()):  # pycocotools' tables, which it imitates, are printed
-        evaluation = hotcoco.COCOeval(data, found, iou_type)
+        evaluation = hotcoco.COCOeval(data, loaded, iou_type)
         evaluation.run()
     return evaluation
 

@@ -61,7 +61,7 @@ class Observation:
         name: of the image.
         picture: ``[3, H, W]`` uint8, the image as the network saw it; all coordinates are in its pixels.
         layers: the deformable convolutions, in the order in which they ran.
-        detections: what a detector found, best first; ``None`` for another network.
+        detections: the detections of a detector, best first; ``None`` for another network.
         classes: names of the labels.
         rois: the calls of deformable RoI pooling.
     """
@@ -190,9 +190,9 @@ def _detections(output: Any, min_score: float) -> Detections | None:
     first = output[0] if isinstance(output, (list, tuple)) and output else None
     if not isinstance(first, Detections):
         return None
-    found = first.to("cpu")
-    kept = found.scores >= min_score
-    return found.select(kept.nonzero()[:MOST_DETECTIONS, 0])
+    detections = first.to("cpu")
+    kept = detections.scores >= min_score
+    return detections.select(kept.nonzero()[:MOST_DETECTIONS, 0])
 
 
 def _image(observation: Observation) -> dict[str, Any]:
@@ -233,11 +233,11 @@ def _encoded(values: Tensor) -> str:
 
 
 def _detection_rows(observation: Observation) -> list[dict[str, Any]]:
-    found = observation.detections
-    if found is None:
+    detections = observation.detections
+    if detections is None:
         return []
     rows = []
-    for box, score, label in zip(found.boxes, found.scores.tolist(), found.labels.tolist(), strict=True):
+    for box, score, label in zip(detections.boxes, detections.scores.tolist(), detections.labels.tolist(), strict=True):
         name = observation.classes[label] if label < len(observation.classes) else str(label)
         parts = _parts(observation.rois, box, label, len(observation.classes))
         rows.append({"box": box.tolist(), "label": name, "score": score, "parts": parts})

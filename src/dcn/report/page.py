@@ -121,9 +121,9 @@ class Page:
         """Add one picture at its own size, or the width of the page if it is wider."""
         return self._add(_figure(picture, alt, caption))
 
-    def figure_grid(self, figures: Sequence[tuple[Picture, str, str]], *, cell: int = 300) -> Page:
+    def figure_grid(self, pictures: Sequence[tuple[Picture, str, str]], *, cell: int = 300) -> Page:
         """Add several pictures (picture, alt, caption) side by side, as many in a row as fit at ``cell`` pixels."""
-        inner = "\n".join(_figure(picture, alt, caption) for picture, alt, caption in figures)
+        inner = "\n".join(_figure(picture, alt, caption) for picture, alt, caption in pictures)
         return self._add(f'<div class="grid" style="--cell: {int(cell)}px">\n{inner}\n</div>')
 
     def html(self) -> str:

@@ -142,10 +142,10 @@ def segmentation_page(
 def _add_curves(page: Page, history: Sequence[Row]) -> None:
     training = [row for row in history if row.get("kind") == "train"]
     evaluations = [row for row in history if row.get("kind") == "eval"]
-    figures: list[tuple[Any, str, str]] = []
+    pictures: list[tuple[Any, str, str]] = []
     if any(str(key).startswith("loss") for row in training for key in row):
-        figures.append((loss_curves(training), "Losses over steps", "Losses, smoothed over the raw values."))
-    figures += [
+        pictures.append((loss_curves(training), "Losses over steps", "Losses, smoothed over the raw values."))
+    pictures += [
         (metric_curves({"run": evaluations}, key), f"{key} over steps", f"{key} on validation images.")
         for key in ("AP", "AP50", "mIoU")
         if any(row.get(key) is not None for row in evaluations)
@@ -153,15 +153,15 @@ def _add_curves(page: Page, history: Sequence[Row]) -> None:
     offsets = sorted({key for row in training for key in row if str(key).startswith(OFFSETS)})
     for key in offsets[:2]:
         name = key.removeprefix(OFFSETS)
-        figures.append(
+        pictures.append(
             (
                 metric_curves({"run": training}, key, smooth=0.8),
                 f"Size of offsets ({name})",
                 f"Size of offsets: {name}.",
             )
         )
-    if figures:
-        page.section("Training").figure_grid(figures, cell=420)
+    if pictures:
+        page.section("Training").figure_grid(pictures, cell=420)
     if offsets and max((float(training[-1].get(key) or 0) for key in offsets), default=0) < 0.05:
         page.text("The offsets stayed near zero: the deformable layers are still almost ordinary convolutions.")
 
@@ -193,11 +193,11 @@ def _add_examples(page: Page, examples: Sequence[Example]) -> None:
     if not examples:
         return
     page.section("Worst images").text("Left the annotation, right the prediction.")
-    figures = []
+    pictures = []
     for one in examples:
-        figures.append((one.target, f"{one.name} with its annotation", f"{one.name}: annotation"))
-        figures.append((one.prediction, f"{one.name} with its prediction", one.caption))
-    page.figure_grid(figures, cell=380)
+        pictures.append((one.target, f"{one.name} with its annotation", f"{one.name}: annotation"))
+        pictures.append((one.prediction, f"{one.name} with its prediction", one.caption))
+    page.figure_grid(pictures, cell=380)
 
 
 def _add_origin(page: Page, facts: RunFacts) -> Page:

@@ -22,7 +22,7 @@ from dcn.runs.tasks import DETECTION
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What :func:`compare` found.
+    """The result of :func:`compare`.
 
     Attributes:
         pairs: every other run beside the first one, or the pairs of seeds.
@@ -116,8 +116,8 @@ def _results(opened: Opened) -> Any:
 
 def _compared(opened: Opened, first: Any, second: Any, names: Sequence[str], resamples: int) -> Comparison:
     if opened.task is DETECTION:
-        found = compare_detections(first.truth, first.results, second.results, resamples=resamples)
-        return found.renamed(dict(enumerate(names, start=1)))
+        result = compare_detections(first.truth, first.results, second.results, resamples=resamples)
+        return result.renamed(dict(enumerate(names, start=1)))
     return compare_segmentations(names, opened.dataset.classes, first, second, resamples=resamples)
 
 

@@ -18,7 +18,7 @@ from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, choose_device
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
-from dcn.formats.names import safe_name
+from dcn.formats.file_names import safe_name
 from dcn.metrics.results import Result
 from dcn.models.inference.prepare import Precision
 from dcn.runs.build import evaluation_batches, open_split, test_size

@@ -87,8 +87,8 @@ def export(
     path = Path(fspath(output)).expanduser()
     if path.suffix != ".onnx":
         raise ValueError(f"output: expected a name that ends in .onnx, got {str(path)!r}")
-    found = find_source(source)
-    name = fspath(source) if found is None else read_weights(found.weights)[1].model
+    origin = find_source(source)
+    name = fspath(source) if origin is None else read_weights(origin.weights)[1].model
     model: Any = prepare(read_model(source, weights, classes)).eval()
     metadata = export_onnx(model, path, name=name, size=size)
     try:

@@ -67,16 +67,16 @@ def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, 
     if name is None and classes is None and not is_model(arrays):
         rest = beside_backbone(arrays)
         return convert_backbone(file, output) + (f"; left out: {', '.join(rest)}" if rest else "")
-    found, count, options = model_of(arrays)
-    if name not in (None, found):
-        raise ValueError(f"--name: expected {found}, the model of {file}, got {name}")
+    detected, count, options = model_of(arrays)
+    if name not in (None, detected):
+        raise ValueError(f"--name: expected {detected}, the model of {file}, got {name}")
     if classes is not None and len(classes) != count:
         raise ValueError(f"--classes: expected {count} names, one for each class of {file}, got {len(classes)}")
     own = CITYSCAPES_CLASSES if count == len(CITYSCAPES_CLASSES) else class_names(count)
-    model = build(found, classes or own, **options)
+    model = build(detected, classes or own, **options)
     load_mxnet(model, file)
-    save_weights(output, model, found, options)
-    return f"{found}, {count} classes"
+    save_weights(output, model, detected, options)
+    return f"{detected}, {count} classes"
 
 
 def _from_pytorch(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> str:

@@ -52,7 +52,8 @@ def report(
 ) -> Path:
     """Evaluate a run and write the page about it.
 
-    >>> dcn.report("runs/bccd_deformable/0", split="test")
+    >>> from dcn.runs.report import report
+    >>> report("runs/bccd_deformable/0", split="test")
 
     Args:
         source: a run folder (its best weights), a weights file, or a :class:`dcn.Run`.
@@ -116,15 +117,15 @@ def open_run_data(
     Raises:
         ValueError: as :func:`report`.
     """
-    found, settings = find_run(source, recipe, changes)
+    origin, settings = find_run(source, recipe, changes)
     world = World(choose_device(device))
-    model = read_model(found.weights)
+    model = read_model(origin.weights)
     dataset = spread(open_for(settings, split, model), settings.eval.images)
     if not getattr(dataset, "annotated", True):
         raise ValueError(f"{dataset.name}: expected annotations, got none; choose another split")
     ready = ready_model(model, settings.tta, optimize=True, precision="float32", compile=False, cuda_graph=False)
     predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
-    return Opened(found.run or found.weights.parent, settings, predictor, dataset, split, world)
+    return Opened(origin.run or origin.weights.parent, settings, predictor, dataset, split, world)
 
 
 def _facts(opened: Opened) -> RunFacts:
@@ -171,8 +172,8 @@ def collect_detections(pairs: Iterable[tuple[Any, Any]], classes: Sequence[str])
     annotations: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
     numbers = range(1, len(classes) + 1)
-    for found, targets in pairs:
-        for detections, target in zip(found, targets, strict=True):
+    for predicted, targets in pairs:
+        for detections, target in zip(predicted, targets, strict=True):
             number = len(images) + 1
             images.append({"id": number, "height": target.size[0], "width": target.size[1]})
             for row in target_rows(replace(target, masks=None), number):
@@ -192,8 +193,8 @@ def collect_confusions(task: Task, pairs: Iterable[tuple[Any, Any]], recipe: Rec
         classes: names of the labels.
     """
     confusions = []
-    for found, targets in pairs:
-        for prediction, target in zip(found, targets, strict=True):
+    for predicted, targets in pairs:
+        for prediction, target in zip(predicted, targets, strict=True):
             metric = MeanIoU(len(classes), absent="skip", classes=classes)
             task.update(metric, [prediction], [target], recipe.eval)
             confusions.append(metric.confusion.numpy())
@@ -232,8 +233,8 @@ def _example(opened: Opened, index: int, caption: str) -> Example:
     sample, predictor, task = opened.dataset[index], opened.predictor, opened.task
     prediction = predictor.predict(sample.image, min_score=MIN_SCORE if task is DETECTION else None)
     target = task.draw_target(sample.image, sample.target, predictor.classes)
-    drawn = task.draw(sample.image, prediction, predictor.classes)
-    return Example(image_names(opened.dataset)[index], target, drawn, caption)
+    picture = task.draw(sample.image, prediction, predictor.classes)
+    return Example(image_names(opened.dataset)[index], target, picture, caption)
 
 
 def image_names(dataset: Dataset) -> list[str]:

@@ -32,11 +32,13 @@ from dcn.runs.build import (
     test_size,
     training_batches,
 )
+from dcn.runs.finetune import finetuning, is_model
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
 from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
+from dcn.runs.record import record_data
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
 
@@ -113,8 +115,9 @@ def train(
     >>> run.load().predict("photo.jpg")
 
     Args:
-        recipe: a shipped name (``dcn train --list``), a YAML file, or a :class:`dcn.engine.Recipe`; may be left out
-            with ``resume=FOLDER``.
+        recipe: a shipped name (``dcn train --list``), a YAML file, a :class:`dcn.engine.Recipe`, or the name of a
+            detector (``dcn models``), for which the settings are chosen from the data; may be left out with
+            ``resume=FOLDER``.
         data: the folder of the data (``data.root``), or changes of the section ``data``.
         output: the run goes into ``<output>/<recipe>/<name>``.
         name: of the run folder; ``None``: the next number.
@@ -140,7 +143,11 @@ def train(
             stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
             parent = Path(output).expanduser()
             check_run_name(parent, stem, name)
-            return train_recipe(read_recipe(recipe, words), world, lambda: new_run_folder(parent, stem, name))
+            if not isinstance(recipe, Recipe) and is_model(recipe):
+                chosen = finetuning(fspath(recipe), words)
+            else:
+                chosen = read_recipe(recipe, words)
+            return train_recipe(chosen, world, lambda: new_run_folder(parent, stem, name))
         folder = Path(fspath(resume)).expanduser() if resume is not True else _latest(recipe, output)
         if not (folder / RECIPE_FILE).is_file():
             raise ValueError(f"resume: expected a run folder, got {folder}, which has no {RECIPE_FILE}")
@@ -174,6 +181,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
         _log_start(recipe, folder, world, model, (training, validation), steps_per_epoch)
+        record_data(recipe, training, folder)
     with open_run(folder, recipe) if world.is_main else nullcontext():
         outcome = run_steps(
             model,

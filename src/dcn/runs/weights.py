@@ -88,10 +88,10 @@ def hub_weights(address: str) -> Path:
     hub = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=os.environ.get("HF_TOKEN") or False)
     try:
         names = [file] if file else hub.list_repo_files(owner, revision=revision)
-        found = [each for each in names if each.endswith(".safetensors")]
-        if len(found) != 1:
-            raise ValueError(f"{address}: expected one .safetensors file, got {found or names}; name it in the address")
-        return Path(hub.hf_hub_download(owner, found[0], revision=revision))
+        files = [each for each in names if each.endswith(".safetensors")]
+        if len(files) != 1:
+            raise ValueError(f"{address}: expected one .safetensors file, got {files or names}; name it in the address")
+        return Path(hub.hf_hub_download(owner, files[0], revision=revision))
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(f"{address}: {' '.join(str(error).split())[:300]}") from None
 

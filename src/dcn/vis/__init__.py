@@ -5,19 +5,12 @@ from __future__ import annotations
 from dcn.nn.grids import Grid
 from dcn.vis.detections import contact_sheet, draw_detections
 from dcn.vis.masks import color_map, draw_segmentation, write_index_png
-from dcn.vis.offsets import (
-    OffsetStatistics,
-    PointLevel,
-    SamplingPoints,
-    draw_sampling_points,
-    offset_heatmap,
-    offset_statistics,
-    sampling_points,
-)
+from dcn.vis.offsets import OffsetStatistics, offset_heatmap, offset_statistics
 from dcn.vis.palette import cityscapes_palette, class_color, voc_palette
 from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
 from dcn.vis.recording import LayerOffsets, record_offsets
 from dcn.vis.rois import draw_roi_parts, roi_parts
+from dcn.vis.sampling_points import PointLevel, SamplingPoints, draw_sampling_points, sampling_points
 
 __all__ = [
     "Grid",

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
 from dcn.class_names import CITYSCAPES_CLASSES
 
 Color = tuple[int, int, int]
@@ -87,3 +91,10 @@ def cityscapes_palette() -> list[Color]:
 def class_palette(classes: Sequence[str]) -> list[Color]:
     """256 colours by label: those of Cityscapes for its classes, of Pascal VOC for all others."""
     return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()
+
+
+def shades(name: str, values: Tensor) -> npt.NDArray[np.uint8]:
+    """RGB ``[..., 3]`` of values 0..1 in one of matplotlib's scales."""
+    import matplotlib as mpl
+
+    return (mpl.colormaps[name](values.numpy())[..., :3] * 255).round().astype(np.uint8)

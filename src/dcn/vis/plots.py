@@ -15,7 +15,7 @@ import numpy.typing as npt
 Row = Mapping[str, object]
 StrPath = str | PathLike[str]
 
-# Okabe and Ito without the yellow, which is too light for lines on white; then line styles go on where colours end.
+# Okabe and Ito without the yellow, which is too light for lines on white; line styles follow where the colours end.
 _LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
 _LINE_STYLES = ("-", "--", ":")
 
@@ -26,7 +26,7 @@ def loss_curves(
     """All losses of one run over its steps.
 
     Args:
-        rows: the lines of ``metrics.jsonl``; rows without a value are passed over.
+        rows: the lines of ``metrics.jsonl``; rows without a value are skipped.
         prefix: a key with a number counts if it starts with this.
         x: the key of the horizontal axis.
         smooth: 0..1, weight of the past in a running mean; the raw values stay visible behind it.
@@ -44,11 +44,11 @@ def loss_curves(
 def metric_curves(
     runs: Mapping[str, Sequence[Row]], key: str, *, x: str = "step", smooth: float = 0.0, path: StrPath | None = None
 ) -> bytes:
-    """One figure (an AP, a loss) of several runs in one diagram.
+    """One metric (an AP, a loss) of several runs in one diagram.
 
     Args:
         runs: the rows of each run by its name, see `loss_curves`.
-        key: which figure; rows without it are passed over.
+        key: which metric; rows without it are skipped.
         x: the key of the horizontal axis.
         smooth: as in `loss_curves`.
         path: also write the PNG there.
@@ -190,7 +190,7 @@ def _keys(rows: Sequence[Row]) -> list[str]:
 
 
 def _smoothed(values: Sequence[float], weight: float) -> list[float]:
-    """Running mean with a correction for its start, so that the first values are not drawn towards zero."""
+    """Running mean with a correction for its start, so that the first values are not pulled towards zero."""
     mean, out = 0.0, []
     for i, value in enumerate(values, start=1):
         mean = weight * mean + (1 - weight) * value

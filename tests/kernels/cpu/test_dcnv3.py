@@ -36,9 +36,9 @@ print("agrees")
 def compare(case: Case, dtype: torch.dtype) -> None:
     """Output and gradients against those of the reference on the same numbers in float64."""
     tensors = case.tensors(dtype)
-    found = gradients(lambda t: run_v3(case, t, "cpu"), tensors)
-    wanted = gradients(lambda t: run_v3(case, t, "reference"), [t.double() for t in tensors])
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run_v3(case, t, "cpu"), tensors)
+    expected = gradients(lambda t: run_v3(case, t, "reference"), [t.double() for t in tensors])
+    for a, b in zip(actual, expected, strict=True):
         close(a, b, dtype)
 
 

@@ -154,12 +154,12 @@ def test_gradients_agree_with_the_reference(case: Case) -> None:
         assert _error(ours, theirs) < TOLERANCE[case.dtype]
 
 
-@pytest.mark.parametrize("wanted", range(4), ids=["input", "offset", "weight", "mask"])
-def test_a_gradient_alone_is_the_same_as_with_the_others(wanted: int) -> None:
-    needs = tuple(i == wanted for i in range(4))
+@pytest.mark.parametrize("needed", range(4), ids=["input", "offset", "weight", "mask"])
+def test_a_gradient_alone_is_the_same_as_with_the_others(needed: int) -> None:
+    needs = tuple(i == needed for i in range(4))
     alone, together = _backward(cpu, Case(), needs), _backward(cpu, Case())
     assert [grad is not None for grad in alone] == list(needs)
-    assert _same(alone[wanted], together[wanted])
+    assert _same(alone[needed], together[needed])
 
 
 @pytest.fixture

@@ -42,9 +42,9 @@ def compare(case: Attn, dtype: torch.dtype) -> None:
     """Output and gradients against those of the reference on the same numbers in float64."""
     args, grad = make(case, dtype=torch.float32).to(dtype), output_gradient(case, dtype)
     exact = args.to(torch.float64)
-    found = [cpu.forward(*args), *cpu.backward(grad, *args, NEEDS)]
-    wanted = [reference.forward(*exact), *reference.backward(grad.double(), *exact, NEEDS)]
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual = [cpu.forward(*args), *cpu.backward(grad, *args, NEEDS)]
+    expected = [reference.forward(*exact), *reference.backward(grad.double(), *exact, NEEDS)]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours is not None
         assert theirs is not None
         # Gradients of locations carry the factor of the level's size: up to one digit less.
@@ -76,25 +76,25 @@ def test_other_instruction_sets_agree_with_the_reference(isa: str) -> None:
 
 
 def test_every_instruction_set_takes_the_same_side_at_a_pixels_centre() -> None:
-    """``location * width - 0.5`` rounds to a whole number or not, alike everywhere: all weights are 0 or 1, or not."""
+    """``location * width - 0.5`` rounds to a whole number everywhere or nowhere: all weights are 0 or 1, or none is."""
     height, width = 7, 11
     image = torch.zeros(1, height * width, 1, 4)
     image[0, :, 0, 0] = torch.arange(height * width)
     x, y = (torch.arange(n, dtype=torch.float32) for n in (width, height))
-    places = torch.stack(torch.meshgrid((x + 0.5) / width, (y + 0.5) / height, indexing="ij"), -1).view(
+    locations = torch.stack(torch.meshgrid((x + 0.5) / width, (y + 0.5) / height, indexing="ij"), -1).view(
         1, -1, 1, 1, 1, 2
     )
-    weights = torch.ones(places.shape[:-1])
-    call = (image, torch.tensor([[height, width]]), torch.tensor([0]), places, weights)
-    grad = torch.ones(1, places.shape[1], 4)
-    _, wanted, _ = reference.backward(grad, *call, NEEDS)
+    weights = torch.ones(locations.shape[:-1])
+    call = (image, torch.tensor([[height, width]]), torch.tensor([0]), locations, weights)
+    grad = torch.ones(1, locations.shape[1], 4)
+    _, expected, _ = reference.backward(grad, *call, NEEDS)
     library, before = _library.library(), _library.isa()
     for isa in ("generic", "avx2", "avx512"):
         if library.dcn_set_isa(isa.encode()) == 0:
-            _, found, _ = cpu.backward(grad, *call, NEEDS)
-            assert found is not None
-            assert wanted is not None
-            torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+            _, actual, _ = cpu.backward(grad, *call, NEEDS)
+            assert actual is not None
+            assert expected is not None
+            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-4)
     library.dcn_set_isa(before.encode())
 
 

@@ -104,13 +104,13 @@ def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, obje
     signature, constants, attributes = _describe(kernel, constants, KINDS[kind][0])
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     compiled = triton.compile(source, target=_target(generation), options=options)
-    found: dict[str, object] = {"kernel": name, "generation": generation, "kind": kind}
-    found["shared"] = compiled.metadata.shared
+    actual: dict[str, object] = {"kernel": name, "generation": generation, "kind": kind}
+    actual["shared"] = compiled.metadata.shared
     if generation.startswith("gfx"):
         numbers = dict(re.findall(r"\.(vgpr_count|vgpr_spill_count):\s+(\d+)", compiled.asm["amdgcn"]))
-        return found | {"registers": int(numbers["vgpr_count"]), "spills": int(numbers["vgpr_spill_count"])}
+        return actual | {"registers": int(numbers["vgpr_count"]), "spills": int(numbers["vgpr_spill_count"])}
     code = _disassembled(Path(triton.__file__).parent, compiled.asm["cubin"])
-    return found | {
+    return actual | {
         "registers": max(int(number) for number in re.findall(r"\bR(\d+)\b", code)) + 1,
         "spills": _in_loops(code, r"\b(STL|LDL)\b"),
         "waits": _in_loops(code, r"WARPGROUP\.DEPBAR\.LE gsb0, 0x0"),
@@ -120,13 +120,13 @@ def report(name: str, generation: str, kind: str = "bfloat16") -> dict[str, obje
     }
 
 
-def _in_loops(code: str, wanted: str) -> int:
+def _in_loops(code: str, expected: str) -> int:
     """Instructions that run in every step of some loop; a few before and after a loop cost nothing."""
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,5})\*/\s+(.*?);", code)]
     jumps = [(at, re.search(r"\bBRA\b.*?0x([0-9a-f]+)", text)) for at, text in lines]
     loops = [(int(jump[1], 16), at) for at, jump in jumps if jump is not None and int(jump[1], 16) < at]
-    found = [at for at, text in lines if re.search(wanted, text)]
-    return sum(any(first <= at <= last for first, last in loops) for at in found)
+    actual = [at for at, text in lines if re.search(expected, text)]
+    return sum(any(first <= at <= last for first, last in loops) for at in actual)
 
 
 def _disassembled(triton_folder: Path, binary: bytes) -> str:

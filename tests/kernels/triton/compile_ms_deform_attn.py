@@ -44,8 +44,8 @@ def report(name: str, capability: int, kind: str) -> dict[str, object]:
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in kernel.arg_names}
     even = (*types, "channels", "heads")  # torch's memory, 32 channels; 8 heads are no multiple of 16
     attributes = {
-        (place,): [["tt.divisibility", 16]]
-        for place, n in enumerate(kernel.arg_names)
+        (index,): [["tt.divisibility", 16]]
+        for index, n in enumerate(kernel.arg_names)
         if n in even and n not in constants and n != "heads"
     }
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)

@@ -62,8 +62,8 @@ def _describe(kernel: Any, constants: dict[str, Any], kind: str) -> tuple[dict[s
     signature, attributes = {}, {}
     types = {"data": KINDS[kind], "sums": "*fp64" if kind == "float64" else "*fp32"}
     for position, name in enumerate(kernel.arg_names):
-        found = _POINTERS.get(name, "i64" if name in _LONG else "i32")
-        signature[name] = "constexpr" if name in constants else types.get(found, found)
+        actual = _POINTERS.get(name, "i64" if name in _LONG else "i32")
+        signature[name] = "constexpr" if name in constants else types.get(actual, actual)
         last = constants.get("by_channel") == 1 and name in (*_STRIDES, "depth", "channels")
         if name not in constants and (name in _POINTERS or last):
             attributes[position,] = [["tt.divisibility", 16]]

@@ -29,10 +29,10 @@ from tests.kernels.triton import trace_deform_conv
 
 def sources() -> list[tuple[str, str]]:
     """Name and source of every Triton kernel that Inductor hands to Triton for a layer and its gradients."""
-    found: list[tuple[str, str]] = []
+    actual: list[tuple[str, str]] = []
 
     def keep(self: Any, name: str, source: str, device_str: str = "cuda") -> None:
-        found.append((name, source))
+        actual.append((name, source))
 
     async_compile.AsyncCompile.triton = keep  # type: ignore[method-assign,assignment]
     torch._inductor.config.force_disable_caches = True
@@ -54,7 +54,7 @@ def sources() -> list[tuple[str, str]]:
         return deform_conv2d(x * 2, offset, weight, bias, 1, 1, 1, mask).relu()
 
     torch.compile(layer, backend=compiler, fullgraph=True)(*tensors).sum().backward()
-    return found
+    return actual
 
 
 def compiled(source: str) -> int:
@@ -70,8 +70,8 @@ def compiled(source: str) -> int:
         return lambda function: function
 
     heuristics.user_autotune = keep  # type: ignore[assignment]
-    found = re.search(r"@triton_heuristics.user_autotune\(.*?\n\)\n@triton.jit\ndef (\w+)\(", source, re.DOTALL)
-    assert found is not None
+    actual = re.search(r"@triton_heuristics.user_autotune\(.*?\n\)\n@triton.jit\ndef (\w+)\(", source, re.DOTALL)
+    assert actual is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.py")
         path.write_text(source)
@@ -82,7 +82,7 @@ def compiled(source: str) -> int:
         spec.loader.exec_module(module)
         meta, config = asked["triton_meta"], asked["configs"][0]
         kernel = ASTSource(
-            fn=getattr(module, found[1]),
+            fn=getattr(module, actual[1]),
             signature=meta["signature"],
             constexprs=dict(meta["constants"]),
             attrs=meta["configs"][0],

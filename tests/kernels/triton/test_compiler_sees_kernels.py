@@ -38,23 +38,23 @@ def _traced(*modes: str, **environment: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr[-3000:]
     # Triton could not read a kernel, and torch takes every tensor for changed.
     assert "assuming every input is mutated" not in done.stderr
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    actual: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return actual
 
 
 def test_the_kernels_stand_in_the_graphs_and_change_only_their_results() -> None:
-    found = _traced("static", "dynamic", "reference", "export")
+    actual = _traced("static", "dynamic", "reference", "export")
     for mode in ("static", "dynamic"):
         for direction, expected in (("forward", FORWARD), ("backward", BACKWARD)):
-            nodes = found[mode][direction]
+            nodes = actual[mode][direction]
             assert [(node.get("kernel"), node.get("changes")) for node in nodes] == expected, (mode, direction)
             assert {node["symbolic"] for node in nodes if node["kernel"] != FIXED} == {mode == "dynamic"}
-    assert [node["operator"] for node in found["reference"]["forward"]] == ["dcn.deform_conv.default"]
-    assert [node["operator"] for node in found["reference"]["backward"]] == ["dcn.deform_conv_backward.default"]
-    assert found["export"] == ["dcn.deform_conv.default"]
+    assert [node["operator"] for node in actual["reference"]["forward"]] == ["dcn.deform_conv.default"]
+    assert [node["operator"] for node in actual["reference"]["backward"]] == ["dcn.deform_conv_backward.default"]
+    assert actual["export"] == ["dcn.deform_conv.default"]
 
 
 def test_the_operator_stays_a_unit_where_the_environment_asks_for_it() -> None:
-    found = _traced("static", DCN_OPAQUE_KERNELS="1")["static"]
-    assert [node["operator"] for node in found["forward"]] == ["dcn.deform_conv.default"]
-    assert [node["operator"] for node in found["backward"]] == ["dcn.deform_conv_backward.default"]
+    actual = _traced("static", DCN_OPAQUE_KERNELS="1")["static"]
+    assert [node["operator"] for node in actual["forward"]] == ["dcn.deform_conv.default"]
+    assert [node["operator"] for node in actual["backward"]] == ["dcn.deform_conv_backward.default"]

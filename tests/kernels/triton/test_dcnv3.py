@@ -26,8 +26,8 @@ def _by(case: Case, backend: str) -> Callable[[list[Tensor]], Tensor]:
 def test_values_and_gradients_are_those_of_the_reference(name: str, operator: str, device: torch.device) -> None:
     case, run = CASES[name], OPERATORS[operator]
     tensors = [t.to(device) for t in case.tensors()]
-    found = gradients(lambda t: run(case, t, "triton"), tensors)
-    for a, b in zip(found, gradients(lambda t: run(case, t, "reference"), tensors), strict=True):
+    actual = gradients(lambda t: run(case, t, "triton"), tensors)
+    for a, b in zip(actual, gradients(lambda t: run(case, t, "reference"), tensors), strict=True):
         close(a, b, torch.float64)
 
 
@@ -36,9 +36,9 @@ def test_values_and_gradients_are_those_of_the_reference(name: str, operator: st
 def test_other_types(operator: str, dtype: torch.dtype, device: torch.device) -> None:
     case, run = CASES["softmax"], OPERATORS[operator]
     tensors = [t.to(device) for t in case.tensors(dtype)]
-    found = gradients(lambda t: run(case, t, "triton"), tensors)
-    wanted = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: run(case, t, "triton"), tensors)
+    expected = gradients(lambda t: run(case, t, "reference"), [t.double() for t in tensors])
+    for a, b in zip(actual, expected, strict=True):
         assert a.dtype == dtype
         close(a, b, dtype)
 
@@ -47,9 +47,9 @@ def test_other_types(operator: str, dtype: torch.dtype, device: torch.device) ->
 def test_any_number_of_channels(depth: int, device: torch.device) -> None:
     case = Case((2, 3), (2, 2), groups=2, depth=depth, batch=1)
     tensors = [t.to(device) for t in case.tensors()]
-    found = gradients(lambda t: OPERATORS["dcnv4"](case, t, "triton"), tensors)
-    wanted = gradients(lambda t: OPERATORS["dcnv4"](case, t, "reference"), tensors)
-    for a, b in zip(found, wanted, strict=True):
+    actual = gradients(lambda t: OPERATORS["dcnv4"](case, t, "triton"), tensors)
+    expected = gradients(lambda t: OPERATORS["dcnv4"](case, t, "reference"), tensors)
+    for a, b in zip(actual, expected, strict=True):
         close(a, b, torch.float64)
 
 
@@ -73,15 +73,15 @@ def test_positions_that_are_none_contribute_nothing(value: float, device: torch.
     case = CASES["3x3"]
     tensors = [t.to(device) for t in case.tensors(torch.float32)]
     tensors[1][:, 2, 3, 0] = value
-    found, wanted = (gradients(_by(case, b), tensors) for b in ("triton", "reference"))
-    for a, b in zip(found, wanted, strict=True):
+    actual, expected = (gradients(_by(case, b), tensors) for b in ("triton", "reference"))
+    for a, b in zip(actual, expected, strict=True):
         close(a, b, torch.float32)
 
 
 def test_no_images(device: torch.device) -> None:
     case, run = in_batch(CASES["3x3"], 0), OPERATORS["dcnv3"]
-    found = gradients(lambda t: run(case, t, "triton"), [t.to(device) for t in case.tensors(torch.float32)])
-    assert found[0].shape == (0, 5, 6, 6)
+    actual = gradients(lambda t: run(case, t, "triton"), [t.to(device) for t in case.tensors(torch.float32)])
+    assert actual[0].shape == (0, 5, 6, 6)
 
 
 def test_too_large_a_map_is_refused_with_a_reason() -> None:

@@ -62,8 +62,8 @@ class Case:
 
         def make(*shape: int) -> Tensor:
             tensor = torch.randn(*shape, generator=random, dtype=torch.float64).to(self.dtype)
-            wanted = self.channels_last and len(shape) > 2
-            return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if wanted else tensor
+            reorder = self.channels_last and len(shape) > 2
+            return tensor.movedim(1, -1).contiguous().movedim(-1, 1) if reorder else tensor
 
         taps = prod(self.kernel) * self.offset_groups
         return (
@@ -189,10 +189,10 @@ def test_values_and_gradients_agree_with_the_reference(case: Case, device: torch
     x, offset, weight, _, mask, grad = case.tensors()
     assert (output.dtype, output.stride()) == (case.dtype, grad.stride())
     assert _error(output, expected) < TOLERANCE[case.dtype]
-    found = _backward(case, device)
-    assert found[0] is not None
-    assert found[0].stride() == x.stride()
-    for ours, theirs, of in zip(found, gradients, (x, offset, weight, mask), strict=True):
+    answer = _backward(case, device)
+    assert answer[0] is not None
+    assert answer[0].stride() == x.stride()
+    for ours, theirs, of in zip(answer, gradients, (x, offset, weight, mask), strict=True):
         if ours is None or theirs is None or of is None:
             assert ours is theirs is None
             continue
@@ -312,15 +312,15 @@ def test_many_samples_in_one_cell(device: torch.device) -> None:
     rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(10.0), indexing="ij")
     offset = torch.stack([2.25 - rows, 3.5 - columns])[None].to(device)
     needs = (True, True, True, False)
-    found = deform_conv.backward(grad, x, offset, weight, None, *case.geometry, needs)
+    answer = deform_conv.backward(grad, x, offset, weight, None, *case.geometry, needs)
     exact = (grad.double(), x.double(), offset.double(), weight.double())
-    wanted = reference.backward(*exact, None, *case.geometry, needs)
-    for ours, theirs in zip(found[:3], wanted[:3], strict=True):
+    gradients = reference.backward(*exact, None, *case.geometry, needs)
+    for ours, theirs in zip(answer[:3], gradients[:3], strict=True):
         assert ours is not None
         assert theirs is not None
         assert _error(ours, theirs.cpu()) < TOLERANCE[torch.float32]
     again = deform_conv.backward(grad, x, offset, weight, None, *case.geometry, needs)
-    assert all(_same(a, b) for a, b in zip(found, again, strict=True))
+    assert all(_same(a, b) for a, b in zip(answer, again, strict=True))
 
 
 def test_shares_of_the_weights_gradient_add_up(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,10 +354,10 @@ def test_the_operator_takes_it_by_name_and_under_autograd(device: torch.device) 
     x, offset, weight, bias, _, grad = _moved(case, device)
     leaves = [tensor.requires_grad_() for tensor in (x, offset, weight, bias)]
     output = deform_conv2d(x, offset, weight, bias, padding=(0, 1), backend="triton")
-    found = torch.autograd.grad(output, leaves, grad)
+    answer = torch.autograd.grad(output, leaves, grad)
     expected = deform_conv2d(x, offset, weight, bias, padding=(0, 1), backend="reference")
-    wanted = torch.autograd.grad(expected, leaves, grad)
-    for a, b in zip((output, *found), (expected, *wanted), strict=True):
+    gradients = torch.autograd.grad(expected, leaves, grad)
+    for a, b in zip((output, *answer), (expected, *gradients), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -366,7 +366,7 @@ def test_launches_are_planned_once_for_calls_alike(device: torch.device, monkeyp
     first = _backward(case, device)
 
     def planned(*args: object, **kwargs: object) -> None:
-        raise AssertionError("a second call alike was planned again")
+        raise AssertionError("an equal second call was planned again")
 
     monkeypatch.setattr(_tiles, "choose", planned)
     assert all(_same(a, b) for a, b in zip(first, _backward(case, device), strict=True))

@@ -136,9 +136,9 @@ def _deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _compare(case: Case, found: Gradients, wanted: Gradients) -> None:
+def _compare(case: Case, answer: Gradients, correct: Gradients) -> None:
     x, _, offset, mask, _ = case.tensors()
-    for ours, theirs, of in zip(found, wanted, (x, offset, mask), strict=True):
+    for ours, theirs, of in zip(answer, correct, (x, offset, mask), strict=True):
         if ours is None or theirs is None or of is None:
             assert ours is theirs is None
             continue
@@ -153,14 +153,14 @@ def test_values_and_gradients_agree_with_the_reference(case: Case, device: torch
     assert output.dtype == case.dtype
     assert output.is_contiguous()
     assert _error(output, expected) < TOLERANCE[case.dtype]
-    found = _backward(case, device)
-    assert found[0] is not None
-    assert found[0].stride() == case.tensors()[0].stride()
-    _compare(case, found, gradients)
+    answer = _backward(case, device)
+    assert answer[0] is not None
+    assert answer[0].stride() == case.tensors()[0].stride()
+    _compare(case, answer, gradients)
 
 
 def test_more_channels_than_a_tile_has(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shared among programs, or all in one where sums over channels are wanted."""
+    """Shared among programs, or all in one where sums over channels are needed."""
     monkeypatch.setattr(deform_roi_pool, "_MOST_CHANNELS", 4)
     for classes in (0, 1):
         case = Case("half_pixel", classes=classes, depth=7, channels_last=True)
@@ -177,14 +177,14 @@ def test_deterministic_gradients(name: str, device: torch.device) -> None:
     needs = (True, False, False)
     offset, mask = (None if t is None else t.flip(0) for t in call[2:4])
     with _deterministic():
-        found = deform_roi_pool.backward(grad, *call, needs)[0]
+        answer = deform_roi_pool.backward(grad, *call, needs)[0]
         again = deform_roi_pool.backward(grad.flip(0), call[0], call[1].flip(0), offset, mask, case.rule, needs)[0]
-    assert found is not None
+    assert answer is not None
     assert again is not None
-    assert torch.equal(found, again)
+    assert torch.equal(answer, again)
     expected = _expected(case)[1][0]
     assert expected is not None
-    assert _error(found, expected) < TOLERANCE[case.dtype]
+    assert _error(answer, expected) < TOLERANCE[case.dtype]
 
 
 def test_a_gradient_that_is_not_finite_shows_in_deterministic_mode(device: torch.device) -> None:
@@ -192,9 +192,9 @@ def test_a_gradient_that_is_not_finite_shows_in_deterministic_mode(device: torch
     call, grad = _call(case, device)
     grad[0, 0, 0, 0] = float("inf")
     with _deterministic():
-        found = deform_roi_pool.backward(grad, *call, (True, False, False))[0]
-    assert found is not None
-    assert bool(found.isnan().all())
+        answer = deform_roi_pool.backward(grad, *call, (True, False, False))[0]
+    assert answer is not None
+    assert bool(answer.isnan().all())
 
 
 @pytest.mark.parametrize("need", range(3), ids=["input", "offset", "mask"])
@@ -220,8 +220,8 @@ def test_memory_layout_does_not_matter(how: str, device: torch.device) -> None:
     assert changed.stride() != x.stride()
     call = (changed, boxes, offset, mask, case.rule)
     assert torch.equal(deform_roi_pool.forward(*call), _forward(case, device))
-    found = deform_roi_pool.backward(grad, *call, (True, True, True))
-    for a, b in zip(found, _backward(case, device), strict=True):
+    answer = deform_roi_pool.backward(grad, *call, (True, True, True))
+    for a, b in zip(answer, _backward(case, device), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
 
@@ -232,9 +232,9 @@ def test_nothing_to_do(images: int, rois: int, device: torch.device) -> None:
     assert mask is not None
     call = (x[:images], boxes[:rois], offset[:rois], mask[:rois], CASES["parts"].rule)
     assert deform_roi_pool.forward(*call).shape == (0, *grad.shape[1:])
-    found = deform_roi_pool.backward(grad[:rois], *call, (True, True, True))
-    assert [None if g is None else g.shape for g in found] == [t.shape for t in call[:1] + call[2:4]]
-    assert all(g is not None and not g.any() for g in found)
+    answer = deform_roi_pool.backward(grad[:rois], *call, (True, True, True))
+    assert [None if g is None else g.shape for g in answer] == [t.shape for t in call[:1] + call[2:4]]
+    assert all(g is not None and not g.any() for g in answer)
 
 
 NAN, INF = float("nan"), float("inf")
@@ -267,8 +267,8 @@ def test_a_huge_roi_reads_each_pixel_once(device: torch.device) -> None:
     x = Case("half_pixel", dtype=torch.float64).tensors()[0]
     rois = torch.tensor([[0, -5.0, -4, 15, 13]], dtype=torch.float64)
     rule = RoiRule("half_pixel", (1, 1), (1, 1), SCALE, 0, 0.0)
-    found = deform_roi_pool.forward(x.to(device), rois.to(device), None, None, rule)
-    assert _error(found, reference.forward(x, rois, None, None, rule)) < TOLERANCE[torch.float64]
+    answer = deform_roi_pool.forward(x.to(device), rois.to(device), None, None, rule)
+    assert _error(answer, reference.forward(x, rois, None, None, rule)) < TOLERANCE[torch.float64]
 
 
 @pytest.mark.parametrize("value", [NAN, INF, -1e30], ids=str)
@@ -282,8 +282,8 @@ def test_a_wild_offset_empties_its_bin_only(value: float, device: torch.device) 
     assert not out[0, :, 1, 1].any()
     out[0, :, 1, 1] = plain[0, :, 1, 1]
     assert torch.equal(out, plain)
-    found = deform_roi_pool.backward(grad, x, boxes, offset, mask, case.rule, (True, False, True))
-    assert all(g is None or bool(torch.isfinite(g).all()) for g in found)
+    answer = deform_roi_pool.backward(grad, x, boxes, offset, mask, case.rule, (True, False, True))
+    assert all(g is None or bool(torch.isfinite(g).all()) for g in answer)
 
 
 def test_nan_stays_where_it_is(device: torch.device) -> None:
@@ -320,6 +320,6 @@ def test_gradient_of_the_original_implementation(device: torch.device) -> None:
         data = {key: torch.from_numpy(file[key]).to(device) for key in file.files}
     x, offset = data["x"].requires_grad_(), data["trans"].requires_grad_()
     out = deform_ps_roi_pool(x, data["rois"], offset, 3, 1 / 16, group_size=3, backend="triton")
-    found = torch.autograd.grad(out, (x, offset), data["grad_out"])
-    for ours, theirs in zip(found, (data["grad_x"], data["grad_trans"]), strict=True):
+    answer = torch.autograd.grad(out, (x, offset), data["grad_out"])
+    for ours, theirs in zip(answer, (data["grad_x"], data["grad_trans"]), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5 * float(theirs.abs().max().clamp_min(1)))

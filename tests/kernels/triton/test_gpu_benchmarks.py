@@ -55,9 +55,7 @@ def test_goals_are_judged_by_geometric_means() -> None:
     rows = [row("a bfloat16", "dcn", 10.0), row("a bfloat16", "torchvision", 40.0, "float16")]
     rows += [row("b bfloat16", "dcn", 10.0), row("b bfloat16", "torchvision", 90.0, "float16")]
     rows += [row("c float16", "dcn", 1.0, "float16"), row("c float16", "torchvision", 1.0, "float16")]
-    assert conv.summary(rows) == [
-        "forward, torchvision float16 / dcn bfloat16: 6.00 over 2 cases, wanted 5.00: reached"
-    ]
+    assert conv.summary(rows) == ["forward, torchvision float16 / dcn bfloat16: 6.00 over 2 cases, goal 5.00: reached"]
 
 
 def test_an_error_that_is_not_a_number_is_infinite() -> None:

@@ -33,6 +33,6 @@ def test_goals_are_judged_by_their_own_rows() -> None:
     rows += [row("deform_ps_roi_pool 300x7x7 of 3969x38x63 float32", way, 800.0) for way in ("forward", "train")]
     rows += [row("deform_ps_roi_pool group 1 300x7x7 of 256x50x84 float32", "train", 2.0)]
     assert [line.rpartition(", float32: ")[2] for line in roi.summary(rows)] == [
-        "800.0 us, wanted 1000: reached",
-        "1200.0 us, wanted 1000: missed",
+        "800.0 us, goal 1000: reached",
+        "1200.0 us, goal 1000: missed",
     ]

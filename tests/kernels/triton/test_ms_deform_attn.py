@@ -33,8 +33,8 @@ def _moved(args: Arguments, device: torch.device) -> Arguments:
     return Arguments(*(t.to(device) for t in args))
 
 
-def _compare(found: list[Tensor | None], wanted: list[Tensor | None]) -> None:
-    for ours, theirs in zip(found, wanted, strict=True):
+def _compare(actual: list[Tensor | None], expected: list[Tensor | None]) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours is not None
         assert theirs is not None
         assert ours.shape == theirs.shape
@@ -44,9 +44,9 @@ def _compare(found: list[Tensor | None], wanted: list[Tensor | None]) -> None:
 def _check(args: Arguments, grad: Tensor, device: torch.device) -> None:
     call, upstream = _moved(args, device), grad.to(device)
     assert ms_deform_attn.unsupported(*call) is None
-    found = [ms_deform_attn.forward(*call), *ms_deform_attn.backward(upstream, *call, NEEDS)]
+    actual = [ms_deform_attn.forward(*call), *ms_deform_attn.backward(upstream, *call, NEEDS)]
     exact = args.to(torch.float64)
-    _compare(found, [reference.forward(*exact), *reference.backward(grad.double(), *exact, NEEDS)])
+    _compare(actual, [reference.forward(*exact), *reference.backward(grad.double(), *exact, NEEDS)])
 
 
 @EVERY
@@ -69,17 +69,17 @@ def test_whole_numbers_in_deterministic_mode(device: torch.device) -> None:
         again = ms_deform_attn.backward(grad, *args, NEEDS)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True) if a is not None and b is not None)
     exact = make(case, dtype=torch.float32).to(torch.float64)
-    wanted = reference.backward(output_gradient(case, torch.float32).double(), *exact, NEEDS)
-    _compare(list(first), list(wanted))
+    expected = reference.backward(output_gradient(case, torch.float32).double(), *exact, NEEDS)
+    _compare(list(first), list(expected))
 
 
 @pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
 def test_only_wanted_gradients(needs: tuple[bool, bool, bool], device: torch.device) -> None:
     case = SMALL["awkward"]
     args, grad = _moved(make(case), device), output_gradient(case).to(device)
-    found, wanted = ms_deform_attn.backward(grad, *args, needs), reference.backward(grad, *args, needs)
-    assert [t is None for t in found] == [not need for need in needs]
-    for ours, theirs in zip(found, wanted, strict=True):
+    actual, expected = ms_deform_attn.backward(grad, *args, needs), reference.backward(grad, *args, needs)
+    assert [t is None for t in actual] == [not need for need in needs]
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours is None or theirs is None or _error(ours, theirs.cpu()) < TOLERANCE[torch.float64]
 
 
@@ -93,12 +93,12 @@ def test_places_that_are_none_stay_unread(device: torch.device) -> None:
     bad = Arguments(args.value, args.shapes, torch.tensor([0, 18]), locations, args.weights)
     grad = output_gradient(case)
     call = _moved(bad, device)
-    found = [ms_deform_attn.forward(*call), *ms_deform_attn.backward(grad.to(device), *call, NEEDS)]
-    _compare(found, [reference.forward(*bad), *reference.backward(grad, *bad, NEEDS)])
+    actual = [ms_deform_attn.forward(*call), *ms_deform_attn.backward(grad.to(device), *call, NEEDS)]
+    _compare(actual, [reference.forward(*bad), *reference.backward(grad, *bad, NEEDS)])
 
 
 def test_the_operator_takes_it_by_name(device: torch.device) -> None:
     args = make(SMALL["awkward"])
     leaves = [t.to(device).requires_grad_() for t in args.leaves()]
-    found = operator(leaves[0].detach().requires_grad_(), args.shapes.to(device), None, *leaves[1:], backend="triton")
-    assert _error(found.detach(), reference.forward(*args)) < TOLERANCE[torch.float64]
+    actual = operator(leaves[0].detach().requires_grad_(), args.shapes.to(device), None, *leaves[1:], backend="triton")
+    assert _error(actual.detach(), reference.forward(*args)) < TOLERANCE[torch.float64]

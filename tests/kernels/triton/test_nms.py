@@ -142,16 +142,16 @@ def test_soft_suppression(dtype: torch.dtype, by_class: bool, gaussian: bool, de
     call = (boxes, scores, labels if by_class else None, gaussian, 0.3, 0.2)
     assert soft_nms.unsupported(*call, 0.0, -1, False) is None
     for least, most, plus_one in ((0.0, -1, False), (0.25, 7, True)):
-        found = soft_nms.forward(*call, least, most, plus_one)
+        actual = soft_nms.forward(*call, least, most, plus_one)
         expected = reference_soft.forward(*call, least, most, plus_one)
-        assert torch.equal(found[0], expected[0])
-        torch.testing.assert_close(found[1], expected[1], rtol=1e-5, atol=0)
+        assert torch.equal(actual[0], expected[0])
+        torch.testing.assert_close(actual[1], expected[1], rtol=1e-5, atol=0)
 
 
 def test_soft_suppression_in_chunks(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(soft_nms, "_CHUNK", 8)
     boxes, scores, labels = make(device, 20)
     rule = {"sigma": 0.4, "labels": labels, "max_output": 6}
-    found, expected = (soft_operator(boxes, scores, backend=b, **rule) for b in ("triton", "reference"))  # type: ignore[arg-type]
-    assert torch.equal(found[0], expected[0])
-    torch.testing.assert_close(found[1], expected[1])
+    actual, expected = (soft_operator(boxes, scores, backend=b, **rule) for b in ("triton", "reference"))  # type: ignore[arg-type]
+    assert torch.equal(actual[0], expected[0])
+    torch.testing.assert_close(actual[1], expected[1])

@@ -33,14 +33,14 @@ def test_pooling_compiles_for_a_card_that_is_not_here(generation: int) -> None:
 
 def test_the_other_kernels_compile() -> None:
     reports = _reports(80, "bfloat16", "parts", "parts-backward", "max", "max-backward", "bits", "scan", "soft")
-    assert max(found["spills"] for found in reports) <= FEW_WORDS
+    assert max(actual["spills"] for actual in reports) <= FEW_WORDS
     # The walk of suppression waits for other threads where words are handed on, nowhere else.
     assert reports[5]["barriers"] == 1
 
 
 def test_kernels_in_float32_compile() -> None:
     reports = _reports(90, "float32", "align", "parts-backward")
-    assert max(found["spills"] for found in reports) <= FEW_WORDS
+    assert max(actual["spills"] for actual in reports) <= FEW_WORDS
 
 
 def _reports(generation: int, kind: str, *names: str) -> list[dict[str, Any]]:

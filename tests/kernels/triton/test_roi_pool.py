@@ -33,21 +33,21 @@ def test_values_and_gradients_are_those_of_the_reference(
         x = x.contiguous(memory_format=torch.channels_last)
     assert roi_pool.unsupported(x, rois, SIZE, SCALE) is None
     assert torch.equal(roi_pool.forward(x, rois, SIZE, SCALE), reference.forward(x, rois, SIZE, SCALE))
-    found, expected = (module.backward(grad, x, rois, SIZE, SCALE) for module in (roi_pool, reference))
-    assert found.stride() == x.stride()
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    actual, expected = (module.backward(grad, x, rois, SIZE, SCALE) for module in (roi_pool, reference))
+    assert actual.stride() == x.stride()
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_same_bits_in_deterministic_mode(device: torch.device) -> None:
     x, rois, grad = make(torch.float32, device)
     torch.use_deterministic_algorithms(True)
     try:
-        found = roi_pool.backward(grad, x, rois, SIZE, SCALE)
+        actual = roi_pool.backward(grad, x, rois, SIZE, SCALE)
         again = roi_pool.backward(grad.flip(0), x, rois.flip(0), SIZE, SCALE)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert torch.equal(found, again)
-    torch.testing.assert_close(found, reference.backward(grad, x, rois, SIZE, SCALE), rtol=1e-5, atol=1e-5)
+    assert torch.equal(actual, again)
+    torch.testing.assert_close(actual, reference.backward(grad, x, rois, SIZE, SCALE), rtol=1e-5, atol=1e-5)
 
 
 def test_nan_and_infinity_in_the_map(device: torch.device) -> None:
@@ -59,23 +59,23 @@ def test_nan_and_infinity_in_the_map(device: torch.device) -> None:
 
 def test_boxes_that_are_no_boxes(device: torch.device) -> None:
     x, *_ = make(torch.float32, device)
-    found = roi_pool.forward(x, WILD.to(device), SIZE, SCALE)
-    assert torch.equal(found, reference.forward(x, WILD.to(device), SIZE, SCALE))
-    assert not found[:7].any()
+    actual = roi_pool.forward(x, WILD.to(device), SIZE, SCALE)
+    assert torch.equal(actual, reference.forward(x, WILD.to(device), SIZE, SCALE))
+    assert not actual[:7].any()
 
 
 @pytest.mark.parametrize(("images", "rois"), [(0, 0), (2, 0)], ids=["no-image", "no-roi"])
 def test_nothing_to_do(images: int, rois: int, device: torch.device) -> None:
     x, boxes, grad = make(torch.float32, device)
     assert roi_pool.forward(x[:images], boxes[:rois], SIZE, SCALE).shape == (0, 3, *SIZE)
-    found = roi_pool.backward(grad[:rois], x[:images], boxes[:rois], SIZE, SCALE)
-    assert found.shape == (images, 3, 9, 11)
-    assert not found.any()
+    actual = roi_pool.backward(grad[:rois], x[:images], boxes[:rois], SIZE, SCALE)
+    assert actual.shape == (images, 3, 9, 11)
+    assert not actual.any()
 
 
 def test_the_operator_takes_it_by_name_and_under_autograd(device: torch.device) -> None:
     x, rois, grad = make(torch.float32, device)
     x.requires_grad_()
-    found = torch.autograd.grad(operator(x, rois, SIZE, SCALE, backend="triton"), x, grad)
+    actual = torch.autograd.grad(operator(x, rois, SIZE, SCALE, backend="triton"), x, grad)
     expected = torch.autograd.grad(operator(x, rois, SIZE, SCALE, backend="reference"), x, grad)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)

@@ -24,9 +24,9 @@ KERNELS = ("forward", "offset", "input", "weight", "depthwise")
 
 @pytest.mark.parametrize("generation", [*TABLES, "sm_120", "gfx1100"])
 def test_a_table_has_every_kernel_and_size_in_powers_of_two(generation: str) -> None:
-    found = table(generation)
-    assert set(found) == {(kernel, size) for kernel in KERNELS for size in (2, 4, 8)}
-    numbers = [number for tile in found.values() for number in (tile.rows, tile.columns, tile.inner)]
+    actual = table(generation)
+    assert set(actual) == {(kernel, size) for kernel in KERNELS for size in (2, 4, 8)}
+    numbers = [number for tile in actual.values() for number in (tile.rows, tile.columns, tile.inner)]
     assert all(number >= 16 and number.bit_count() == 1 for number in numbers)
 
 
@@ -89,14 +89,14 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize(("channels", "most", "wanted"), LAYERS.values(), ids=LAYERS.keys())
+@pytest.mark.parametrize(("channels", "most", "expected"), LAYERS.values(), ids=LAYERS.keys())
 def test_multiprocessors_get_work_by_shares_of_locations_or_by_fewer_channels(
-    channels: int, most: int, wanted: tuple[int, int, int]
+    channels: int, most: int, expected: tuple[int, int, int]
 ) -> None:
     tiles = narrower(choose("sm_90", "weight", 2, columns=channels, inner=10**6, rows=channels))
     programs = [9 * -(-channels // tile.columns) * -(-channels // tile.rows) for tile in tiles]
-    found, parts = divide(tiles, programs, most, 132)
-    assert (tiles[found].rows, tiles[found].columns, parts) == wanted
+    actual, parts = divide(tiles, programs, most, 132)
+    assert (tiles[actual].rows, tiles[actual].columns, parts) == expected
 
 
 @pytest.mark.parametrize(

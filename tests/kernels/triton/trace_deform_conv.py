@@ -1,8 +1,8 @@
 """Traces deformable convolution for a compiler as on a GPU and prints what its graphs hold, as JSON.
 
-`python tests/kernels/triton/trace_deform_conv.py static dynamic reference export` needs no card: the kernels are found
-fit for CPU tensors, Triton is told that the card is an sm_90, and nothing is run; a graph returns tensors of the right
-shapes. `dynamic`: batch, height and width are symbols.
+`python tests/kernels/triton/trace_deform_conv.py static dynamic reference export` needs no card: the kernels are
+taken to fit CPU tensors, Triton is told that the card is an sm_90, and nothing is run; a graph returns tensors of the
+right shapes. `dynamic`: batch, height and width are symbols.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def trace(dynamic: bool, channels_last: bool = True, backend: str | None = None)
     torch._dynamo.reset()
     output = torch.compile(layer, backend=compiler, dynamic=dynamic, fullgraph=True)(*layer_tensors(channels_last))
     output.sum().backward()
-    wanted = ("triton_kernel_wrapper", "dcn.", "copy_.")
+    expected = ("triton_kernel_wrapper", "dcn.", "copy_.")
     return {
-        direction: [_describe(node) for node in graph.graph.nodes if any(word in str(node.target) for word in wanted)]
+        direction: [_describe(node) for node in graph.graph.nodes if any(word in str(node.target) for word in expected)]
         for direction, graph in zip(("forward", "backward"), graphs, strict=True)
     }
 

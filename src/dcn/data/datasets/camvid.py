@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dcn.class_names import CAMVID_CLASSES
 from dcn.data.datasets.segmentation import SegmentationDataset
+from dcn.formats.file_names import image_files
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
-from dcn.formats.names import image_files
 
 _VOID = 11
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from dcn.class_names import VOC_CLASSES
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.documents import read_text
+from dcn.formats.file_names import files_in
 from dcn.formats.index_masks import IndexReader, MaskFiles
-from dcn.formats.names import files_in
 from dcn.formats.voc import image_file, listed_stem
 
 CLASSES = ("background", *VOC_CLASSES)

@@ -22,7 +22,7 @@ def loop(
         trips: the largest number of times, int64 without axes.
         start: whether to begin, bool without axes.
         state: what the first round gets; shape and type stay.
-        body: from the state to whether to go on, the next state, and values to be stacked, one row per round. It may
+        body: from the state to whether to continue, the next state, and values to be stacked, one row per round. It may
             use any value from outside.
 
     Returns:
@@ -40,8 +40,8 @@ def loop(
         go, following, stacked = body(inputs[2])
         outputs = [op.Identity(value) for value in (go, following, *stacked)]
     for index, node in enumerate(inner.nodes):
-        for place, value in enumerate(node.outputs):
-            value.name = f"loop{number}_{index}_{place}"
+        for output_index, value in enumerate(node.outputs):
+            value.name = f"loop{number}_{index}_{output_index}"
     graph = ir.Graph(inputs, outputs, nodes=inner.nodes, name=f"loop{number}")
     node = ir.Node("", "Loop", [trips, start, state], [ir.AttrGraph("body", graph)], num_outputs=1 + len(stacked))
     outer.nodes.append(node)

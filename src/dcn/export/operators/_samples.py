@@ -53,8 +53,8 @@ def _corners(call: Call, axis: int) -> Corners:
     if call.rule.form != "parts":
         origin = op.Add(origin, op.Mul(step, 0.5))
     moves = op.Mul(op.Unsqueeze(step, ints(-1)), constant(range(samples), 1, 1, 1, 1, samples))
-    place = op.Add(op.Unsqueeze(origin, ints(-1)), moves)
-    inside, held = _held(place, extent, 0.5 if call.rule.form == "parts" else 1.0)
+    position = op.Add(op.Unsqueeze(origin, ints(-1)), moves)
+    inside, held = _held(position, extent, 0.5 if call.rule.form == "parts" else 1.0)
     inside = real(inside)
     low = op.Floor(held)
     share = op.Sub(held, low)
@@ -64,11 +64,11 @@ def _corners(call: Call, axis: int) -> Corners:
     return Corners(whole(op.Concat(low, high, axis=-1)), op.CastLike(weight, call.input), count)
 
 
-def _held(place: Value, extent: Value, margin: float) -> tuple[Value, Value]:
+def _held(position: Value, extent: Value, margin: float) -> tuple[Value, Value]:
     """Whether a sample counts, and where it is held on the map."""
     last = op.Sub(extent, 1.0)
-    inside = both(op.GreaterOrEqual(place, -margin), op.LessOrEqual(place, op.Add(last, margin)))
-    return inside, op.Min(op.Max(op.Where(inside, place, 0.0), 0.0), last)
+    inside = both(op.GreaterOrEqual(position, -margin), op.LessOrEqual(position, op.Add(last, margin)))
+    return inside, op.Min(op.Max(op.Where(inside, position, 0.0), 0.0), last)
 
 
 def _row(value: Value, index: int) -> Value:
@@ -79,8 +79,8 @@ def _row(value: Value, index: int) -> Value:
 def fixed(call: Call, channel_of_bins: Callable[[int, RoiRule], Value]) -> Value:
     """A known number of samples: ``[R, D, P, Q]``. One gather per row of corners keeps the memory small."""
     down, across = _corners(call, 0), _corners(call, 1)
-    alike = call.rule.group == (1, 1) and call.classes == 1
-    total = _by_pixel(call, down, across) if alike else _by_element(call, down, across, channel_of_bins)
+    shared = call.rule.group == (1, 1) and call.classes == 1
+    total = _by_pixel(call, down, across) if shared else _by_element(call, down, across, channel_of_bins)
     if call.rule.form != "parts":
         return op.Div(total, op.CastLike(float(call.rule.samples**2), total))
     count = op.Max(op.Squeeze(op.Mul(down.count, across.count), ints(-1)), 1.0)
@@ -150,8 +150,8 @@ def _adaptive_axis(call: Call, axis: int) -> _Axis:
     count = op.Min(many, most)
     largest = op.ReduceMax(op.Concat(reshape(count, -1), constant([1], 1), axis=0), keepdims=1)
     steps = reshape(arange(whole(largest)), 1, 1, 1, 1, -1)
-    place = op.Add(op.Unsqueeze(begin, ints(-1)), op.Mul(op.Unsqueeze(step, ints(-1)), steps))
-    inside, held = _held(place, extent, 1.0)
+    position = op.Add(op.Unsqueeze(begin, ints(-1)), op.Mul(op.Unsqueeze(step, ints(-1)), steps))
+    inside, held = _held(position, extent, 1.0)
     inside = op.And(inside, op.Less(steps, op.Unsqueeze(count, ints(-1))))
     return _Axis(op.Squeeze(held, ints(1)), op.Squeeze(inside, ints(1)), reshape(many, -1, 1))
 
@@ -160,17 +160,17 @@ def adaptive(call: Call) -> Value:
     """About one sample per map pixel: a list of all samples of all bins, which are then added up by bin."""
     down, across = _adaptive_axis(call, 0), _adaptive_axis(call, 1)
     seen = op.And(op.Unsqueeze(down.inside, ints(4)), op.Unsqueeze(across.inside, ints(3)))
-    places = op.Transpose(op.NonZero(seen), perm=[1, 0])  # [L, (roi, row, column, i, j)]
-    bins = op.Slice(places, ints(0), ints(3), ints(1))
-    y = op.GatherND(down.held, op.Concat(bins, op.Slice(places, ints(3), ints(4), ints(1)), axis=1))
-    x = op.GatherND(across.held, op.Concat(bins, op.Slice(places, ints(4), ints(5), ints(1)), axis=1))
-    roi, row, column = (op.Gather(places, op.Constant(value_int=k), axis=1) for k in range(3))
+    positions = op.Transpose(op.NonZero(seen), perm=[1, 0])  # [L, (roi, row, column, i, j)]
+    bins = op.Slice(positions, ints(0), ints(3), ints(1))
+    y = op.GatherND(down.held, op.Concat(bins, op.Slice(positions, ints(3), ints(4), ints(1)), axis=1))
+    x = op.GatherND(across.held, op.Concat(bins, op.Slice(positions, ints(4), ints(5), ints(1)), axis=1))
+    roi, row, column = (op.Gather(positions, op.Constant(value_int=k), axis=1) for k in range(3))
     pixels = _bilinear(call, op.Gather(call.image, roi, axis=0), y, x)
     (rows, columns), channels = call.rule.output_size, int(call.input.shape[1])
-    place = op.Add(op.Mul(op.Add(op.Mul(roi, rows), row), columns), column)
+    position = op.Add(op.Mul(op.Add(op.Mul(roi, rows), row), columns), column)
     rois = size(call.image, 0)
     empty = op.Expand(op.CastLike(0.0, call.input), op.Concat(op.Mul(rois, rows * columns), ints(channels), axis=0))
-    total = op.ScatterND(empty, op.Unsqueeze(place, ints(1)), pixels, reduction="add")
+    total = op.ScatterND(empty, op.Unsqueeze(position, ints(1)), pixels, reduction="add")
     count = op.CastLike(op.Max(op.Mul(down.many, across.many), 1.0), call.input)
     means = op.Div(reshape(total, rois, rows * columns, channels), op.Unsqueeze(count, ints(2)))
     return reshape(op.Transpose(means, perm=[0, 2, 1]), rois, channels, rows, columns)
@@ -181,10 +181,10 @@ def _bilinear(call: Call, image: Value, y: Value, x: Value) -> Value:
     table = reshape(op.Transpose(call.input, perm=[0, 2, 3, 1]), -1, int(call.input.shape[1]))
     height, width = size(call.input, 2), size(call.input, 3)
     corners = []
-    for place, extent in ((y, height), (x, width)):
-        low = op.Floor(place)
+    for position, extent in ((y, height), (x, width)):
+        low = op.Floor(position)
         high = op.Min(op.Add(low, 1.0), op.Sub(real(extent), 1.0))
-        share = op.Sub(place, low)
+        share = op.Sub(position, low)
         corners.append(((whole(low), op.Sub(1.0, share)), (whole(high), share)))
     total = None
     for rows, down in corners[0]:

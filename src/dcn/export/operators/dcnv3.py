@@ -46,9 +46,9 @@ def translate(
     """
     pairs = (kernel_size, stride, padding, dilation)
     geometry = _geometry(pairs, groups, offset_scale, remove_center, softmax)
-    place = [size(offset, axis) for axis in range(3)]
-    offsets = reshape(offset, *place, groups, geometry.taps, 2)
-    return _sampled(input, offsets, reshape(mask, *place, groups, geometry.taps), geometry)
+    location = [size(offset, axis) for axis in range(3)]
+    offsets = reshape(offset, *location, groups, geometry.taps, 2)
+    return _sampled(input, offsets, reshape(mask, *location, groups, geometry.taps), geometry)
 
 
 def translate_fused(
@@ -81,10 +81,10 @@ def translate_fused(
     """
     pairs = (kernel_size, stride, padding, dilation)
     geometry = _geometry(pairs, groups, offset_scale, remove_center, softmax)
-    taps, place = geometry.taps, [size(offset_mask, axis) for axis in range(3)]
+    taps, location = geometry.taps, [size(offset_mask, axis) for axis in range(3)]
     owned = op.Slice(offset_mask, ints(0), ints(3 * groups * taps), ints(3))
-    grouped = reshape(owned, *place, groups, 3 * taps)
-    offsets = reshape(op.Slice(grouped, ints(0), ints(2 * taps), ints(4)), *place, groups, taps, 2)
+    grouped = reshape(owned, *location, groups, 3 * taps)
+    offsets = reshape(op.Slice(grouped, ints(0), ints(2 * taps), ints(4)), *location, groups, taps, 2)
     return _sampled(input, offsets, op.Slice(grouped, ints(2 * taps), ints(3 * taps), ints(4)), geometry)
 
 

@@ -95,9 +95,9 @@ def _bases(kernel: Sequence[int], geometry: Geometry, out: Sequence[Value]) -> l
     bases = []
     for axis, step in enumerate(stride):
         first = constant([tap[axis] * dilation[axis] - padding[axis] for tap in taps], len(taps), *[1] * len(kernel))
-        places = [1] * len(kernel)
-        places[axis] = -1
-        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *places)))
+        locations = [1] * len(kernel)
+        locations[axis] = -1
+        bases.append(op.Add(first, reshape(op.Mul(arange(out[axis]), float(step)), 1, *locations)))
     return bases
 
 
@@ -116,24 +116,24 @@ def _extents(input: Value) -> list[Value]:
     return [real(size(input, axis)) for axis in range(2, len(input.shape))]
 
 
-def held(places: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
+def held(locations: Sequence[Value], extents: Sequence[Value]) -> tuple[list[Value], Value]:
     """The v1 rule: coordinates held at the last pixel's centre, and whether a tap lies on the map."""
     inside = both(
-        *(op.GreaterOrEqual(place, 0.0) for place in places),
-        *(op.Less(place, extent) for place, extent in zip(places, extents, strict=True)),
+        *(op.GreaterOrEqual(position, 0.0) for position in locations),
+        *(op.Less(position, extent) for position, extent in zip(locations, extents, strict=True)),
     )
-    kept = [op.Min(place, op.Sub(extent, 1.0)) for place, extent in zip(places, extents, strict=True)]
-    return [op.Where(inside, place, 0.0) for place in kept], inside
+    kept = [op.Min(position, op.Sub(extent, 1.0)) for position, extent in zip(locations, extents, strict=True)]
+    return [op.Where(inside, position, 0.0) for position in kept], inside
 
 
 def _clamped(
     input: Value, offset: Value, mask: Value | None, kernel: Sequence[int], geometry: Geometry, groups: int
 ) -> tuple[Value, Value]:
     """Offsets and mask with which the v2 rule computes the v1 rule."""
-    places, bases = positions(offset, kernel, geometry, groups)
+    locations, bases = positions(offset, kernel, geometry, groups)
     extents = [real(size(input, 2 + axis)) for axis in range(2)]
-    kept, inside = held(places, extents)
-    moved = [op.Unsqueeze(op.Sub(place, base), ints(3)) for place, base in zip(kept, bases, strict=True)]
+    kept, inside = held(locations, extents)
+    moved = [op.Unsqueeze(op.Sub(position, base), ints(3)) for position, base in zip(kept, bases, strict=True)]
     factors = op.CastLike(inside, input)
     out = (size(offset, 2), size(offset, 3))
     taps = groups * prod(kernel)
@@ -148,17 +148,17 @@ def _volumes(tensors: Tensors, kernel: list[int], geometry: Geometry, by: Groups
     input, offset, weight, bias, mask = tensors
     taps, channels, groups = prod(kernel), int(input.shape[1]), by[1]
     images, out = size(input, 0), [size(offset, 2 + axis) for axis in range(3)]
-    places, _ = positions(offset, kernel, geometry, groups)
+    locations, _ = positions(offset, kernel, geometry, groups)
     extents = _extents(input)
     factors = None if mask is None else reshape(mask, images, groups, 1, taps, -1)
     if boundary == "v1":
-        places, inside = held(places, extents)
+        locations, inside = held(locations, extents)
         seen = op.CastLike(reshape(inside, images, groups, 1, taps, -1), input)
         factors = seen if factors is None else op.Mul(factors, seen)
     # A coordinate c of a map of s pixels is (2c + 1) / s - 1 there; x comes first.
     grid = [
-        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(place, 2.0), 1.0), extent), 1.0), ints(-1))
-        for place, extent in zip(places, extents, strict=True)
+        op.Unsqueeze(op.Sub(op.Div(op.Add(op.Mul(position, 2.0), 1.0), extent), 1.0), ints(-1))
+        for position, extent in zip(locations, extents, strict=True)
     ]
     both_axes = op.Mul(images, groups)
     grid_shape = join(both_axes, op.Mul(out[0], taps), out[1], out[2], 3)

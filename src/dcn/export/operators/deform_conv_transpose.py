@@ -50,7 +50,7 @@ def translate(
         for axis in range(axes)
     ]
     out = [op.Add(extent, ints(more)) for extent, more in zip(out, output_padding, strict=True)]
-    places, _ = positions(offset, kernel, geometry, offset_groups)
+    locations, _ = positions(offset, kernel, geometry, offset_groups)
     # What every location gives every tap of every output channel: [N, G, K * L, O/G].
     columns = op.MatMul(
         op.Transpose(reshape(weight, groups, inputs, per_group * taps), perm=[0, 2, 1]),
@@ -67,7 +67,7 @@ def translate(
     rows = op.Mul(op.Mul(images, ints(offset_groups)), pixels)
     total = op.Expand(op.CastLike(0.0, input), join(rows, outputs // offset_groups))
     first = op.Mul(reshape(whole(arange(op.Mul(images, ints(offset_groups)))), -1, offset_groups, 1), pixels)
-    for index, share in _corners(places, [real(extent) for extent in out], out, boundary):
+    for index, share in _corners(locations, [real(extent) for extent in out], out, boundary):
         index = op.Add(reshape(index, images, offset_groups, -1), first)  # noqa: PLW2901
         values = op.Mul(columns, op.CastLike(reshape(share, images, offset_groups, -1, 1), input))
         total = op.ScatterND(total, op.Unsqueeze(index, ints(-1)), values, reduction="add")
@@ -83,18 +83,18 @@ def _reach(axis: int, kernel: Sequence[int], geometry: tuple[list[int], list[int
 
 
 def _corners(
-    places: Sequence[Value], extents: Sequence[Value], out: Sequence[Value], boundary: str
+    locations: Sequence[Value], extents: Sequence[Value], out: Sequence[Value], boundary: str
 ) -> list[tuple[Value, Value]]:
     """Pixel and weight of every corner of the samples, in the shape of ``places``; weight 0 where there is none."""
     seen = None
     if boundary == "v1":
-        places, seen = held(places, extents)
+        locations, seen = held(locations, extents)
     sides = []
-    for place, extent in zip(places, extents, strict=True):
+    for position, extent in zip(locations, extents, strict=True):
         # Held within two pixels of the map, where all is 0 already: an infinite coordinate has no cell.
-        place = op.Min(op.Max(place, -2.0), op.Add(extent, 1.0))  # noqa: PLW2901
-        low = op.Floor(place)
-        share = op.Sub(place, low)
+        position = op.Min(op.Max(position, -2.0), op.Add(extent, 1.0))  # noqa: PLW2901
+        low = op.Floor(position)
+        share = op.Sub(position, low)
         sides.append(((low, op.Sub(1.0, share)), (op.Add(low, 1.0), share)))
     found = []
     for corner in itertools.product(*sides):

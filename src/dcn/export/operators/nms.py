@@ -99,10 +99,10 @@ def _suppress(
         op.Constant(value_floats=[_threshold(iou_threshold, suppress_equal)]),
         op.Constant(value_floats=[0.5]),
     )
-    places = op.Gather(chosen, ints(0, 2), axis=1)
-    ones = op.Expand(op.Constant(value_float=1.0), size(places, 0))
+    positions = op.Gather(chosen, ints(0, 2), axis=1)
+    ones = op.Expand(op.Constant(value_float=1.0), size(positions, 0))
     empty = op.Expand(op.Constant(value_float=0.0), join(sets, total))
-    kept = op.ScatterND(empty, places, ones)
+    kept = op.ScatterND(empty, positions, ones)
     return op.Greater(op.Slice(kept, ints(0), count, ints(1)), 0.5), order
 
 

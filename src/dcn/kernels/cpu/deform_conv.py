@@ -84,7 +84,7 @@ def backward(
     """Gradients of input, offset, weight and mask, each in the shape and type of what it belongs to.
 
     They have the memory format of their tensors too, but that of the weight is contiguous. ``needs`` says which are
-    wanted; the others are None. The same bits come out for any number of threads.
+    computed; the others are None. The same bits come out for any number of threads.
     """
     grad_output, input, offset, weight = _dense(grad_output), _dense(input), _dense(offset), weight.contiguous()
     mask = None if mask is None else _dense(mask)

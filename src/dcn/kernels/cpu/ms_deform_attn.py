@@ -79,7 +79,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of value, sampling_locations and attention_weights, each in the shape and type of its tensor.
 
-    ``needs`` says which are wanted; the others are None. The same bits come out for any number of threads.
+    ``needs`` says which are computed; the others are None. The same bits come out for any number of threads.
     """
     tensors = _laid_out(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     grad_output = grad_output.contiguous()

@@ -150,7 +150,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of input, offset, weight and mask, each in the shape and type of what it belongs to.
 
-    ``needs`` says which are wanted; the others are ``None``. The bias gradient is the plain sum of ``grad_output``.
+    ``needs`` says which are computed; the others are ``None``. The bias gradient is the plain sum of ``grad_output``.
     """
     taps = _taps(input, offset, weight, mask, stride, padding, dilation, boundary)
     batch, outputs = grad_output.shape[:2]

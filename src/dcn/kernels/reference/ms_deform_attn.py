@@ -115,7 +115,7 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of value, sampling_locations and attention_weights, each in the shape and type of its tensor.
 
-    ``needs`` says which are wanted; the others are ``None``.
+    ``needs`` says which are computed; the others are ``None``.
     """
     taps = _taps(value, spatial_shapes, level_start_index, sampling_locations, attention_weights)
     batch, queries, heads, levels, points = attention_weights.shape

@@ -15,7 +15,7 @@ from torch import Tensor
 from dcn import ops
 
 State = Mapping[str, Tensor]
-Found = tuple[Tensor, Tensor, Tensor, Tensor | None]
+Predicted = tuple[Tensor, Tensor, Tensor, Tensor | None]
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 STRIDES = (4, 8, 16, 32, 64)
@@ -212,7 +212,7 @@ def _masks(s: State, maps: list[Tensor], boxes: Tensor, labels: Tensor, size: tu
     return torch.stack(pasted) if pasted else torch.zeros(0, *size)
 
 
-def predicted(s: State, image: Tensor, depth: int, score_threshold: float) -> Found:
+def predicted(s: State, image: Tensor, depth: int, score_threshold: float) -> Predicted:
     """Boxes ``[D, 4]``, scores, labels and probabilities of masks ``[D, H, W]`` or ``None``, best first."""
     size = image.shape[1], image.shape[2]
     maps = pyramid(s, backbone(s, normalised(image), depth))

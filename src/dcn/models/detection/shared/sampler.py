@@ -13,7 +13,7 @@ from dcn.models.detection.shared.slots import Slots, in_order
 def random_keys(count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """``[count]`` float64 in ``[0, 1)``.
 
-    They are drawn on the CPU whatever the device, so that a seed means the same everywhere; without ``generator`` they
+    They are made on the CPU whatever the device, so that a seed means the same everywhere; without ``generator`` they
     come from torch's own (``torch.manual_seed``). A call takes a single number from there, however many keys it makes,
     and the first keys do not depend on ``count``: empty slots at the end, which only some devices have, do not matter.
     """

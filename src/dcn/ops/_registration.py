@@ -15,7 +15,7 @@ from torch._library.custom_ops import CustomOpDef
 
 from dcn.ops import _inductor, _vmap
 from dcn.ops._contract import Contract, Gradients, N, O, T, schema
-from dcn.ops._gradients import second_derivative
+from dcn.ops._second_derivatives import second_derivative
 
 # Registrations end with the object that made them.
 _LIBRARY = torch.library.Library("dcn", "FRAGMENT")
@@ -87,8 +87,8 @@ def register_backward(op: Contract[T, O, N]) -> Callable[..., list[Tensor]]:
         ctx.save_for_backward(*inputs[:count])
 
     def derive(ctx: Any, grads: list[Tensor]) -> Gradients:
-        wanted = ctx.needs_input_grad[:count]
-        second = second_derivative(op, ctx.options, ctx.needs, tuple(grads), ctx.saved_tensors, wanted)
+        required = ctx.needs_input_grad[:count]
+        second = second_derivative(op, ctx.options, ctx.needs, tuple(grads), ctx.saved_tensors, required)
         return (*second, *(None for _ in ctx.options), None)
 
     def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[list[Tensor], list[int | None]]:

@@ -1,4 +1,4 @@
-"""Average precision of resampled images: what the interval over images is made of.
+"""Average precision of resampled images: the input of the interval over images.
 
 The library's own bootstrap gives intervals that are too narrow (its standard error is about two thirds of the true
 one in `tests/slow/test_comparison_coverage.py`), so the resampling is done here, on the library's matches.
@@ -52,7 +52,7 @@ def class_matches(evaluation: Any) -> list[ClassMatches]:
     for row in evaluation.evalImgs:
         if row is not None and [float(value) for value in row["aRng"]] == whole:
             rows[row["category_id"]].append(row)
-    return [_matches(found, images, len(evaluation.params.iouThrs)) for found in rows.values()]
+    return [_matches(matched, images, len(evaluation.params.iouThrs)) for matched in rows.values()]
 
 
 def _matches(rows: Sequence[Any], images: dict[int, int], thresholds: int) -> ClassMatches:
@@ -120,5 +120,5 @@ def _area(right: npt.NDArray[np.int64], wrong: npt.NDArray[np.int64], positives:
     envelope = np.maximum.accumulate(precision[:, ::-1], 1)[:, ::-1]
     padded = np.concatenate((envelope, np.zeros((len(envelope), 1))), 1)
     recall = right / np.maximum(positives, 1)[:, None]
-    places = np.stack([np.searchsorted(row, _RECALLS, "left") for row in recall])
-    return np.take_along_axis(padded, places, 1).mean(1)
+    positions = np.stack([np.searchsorted(row, _RECALLS, "left") for row in recall])
+    return np.take_along_axis(padded, positions, 1).mean(1)

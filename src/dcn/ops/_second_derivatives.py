@@ -61,30 +61,32 @@ def second_derivative(
     needs: Sequence[bool],
     grads: Gradients,
     saved: Sequence[Tensor | None],
-    wanted: Sequence[bool],
+    required: Sequence[bool],
 ) -> Gradients:
     """Gradients of the backward by ``saved`` (gradient of the output, then the tensors), given those of its results.
 
     Where autograd records them (for third derivatives), they are differentiable in turn.
     """
     recorded = torch.is_grad_enabled()
-    wanted = [want and varies for want, varies in zip(wanted, (True, *op.varies), strict=True)]
+    required = [want and varies for want, varies in zip(required, (True, *op.varies), strict=True)]
     with torch.enable_grad(), fixed_order():
-        leaves = [None if t is None else _leaf(t, want, recorded) for t, want in zip(saved, wanted, strict=True)]
+        leaves = [None if t is None else _leaf(t, want, recorded) for t, want in zip(saved, required, strict=True)]
         grad, tensors = leaves[0], op.tensors(*leaves[1:])
         assert grad is not None
         results = op.reference_backward(grad, tensors, options, op.needed(needs, tensors))
         pairs = [
             (r, g) for r, g in zip(results, grads, strict=True) if r is not None and g is not None and r.requires_grad
         ]
-        inputs = [leaf for leaf, want in zip(leaves, wanted, strict=True) if leaf is not None and want]
+        inputs = [leaf for leaf, want in zip(leaves, required, strict=True) if leaf is not None and want]
         if not pairs or not inputs:
             return tuple(None for _ in saved)
         outputs, weights = zip(*pairs, strict=True)
         second = iter(torch.autograd.grad(outputs, inputs, weights, allow_unused=True, create_graph=recorded))
-    return tuple(next(second) if leaf is not None and want else None for leaf, want in zip(leaves, wanted, strict=True))
+    return tuple(
+        next(second) if leaf is not None and want else None for leaf, want in zip(leaves, required, strict=True)
+    )
 
 
-def _leaf(tensor: Tensor, wanted: bool, recorded: bool) -> Tensor:
-    """The tensor to differentiate by; a view where its history goes on, so that one given twice counts twice."""
-    return tensor.view_as(tensor) if recorded else tensor.detach().requires_grad_(wanted)
+def _leaf(tensor: Tensor, required: bool, recorded: bool) -> Tensor:
+    """The tensor to differentiate by; a view where its history continues, so that one given twice counts twice."""
+    return tensor.view_as(tensor) if recorded else tensor.detach().requires_grad_(required)

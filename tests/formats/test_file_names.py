@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn.formats.names import SafeNames, files_in, image_files, image_of, resolve, safe_name, safe_path
+from dcn.formats.file_names import SafeNames, files_in, image_files, image_of, resolve, safe_name, safe_path
 
 
 @pytest.mark.parametrize("name", ["000012", "cam1/0001", "my photo 1", "IMG_1.2", "\u732b", "Stra\xdfe", 7], ids=str)

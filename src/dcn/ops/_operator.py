@@ -6,10 +6,10 @@
 * with gradients: an ``autograd.Function`` whose ``forward`` takes ``ctx`` (about a third of the cost per call of a
   registered operator);
 * under ``torch.compile``, ``torch.export``, fake or meta tensors, tensor subclasses and dispatch modes: the registered
-  operators of :mod:`dcn.ops._library`;
+  operators of :mod:`dcn.ops._registration`;
 * under the transforms of ``torch.func`` and in forward mode: :mod:`dcn.ops._transforms`.
 
-Second derivatives: :mod:`dcn.ops._gradients`.
+Second derivatives: :mod:`dcn.ops._second_derivatives`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from dcn.kernels.reference import fixed_order
 from dcn.ops import _transforms
 from dcn.ops._contract import Contract, Gradients, N, O, T
-from dcn.ops._gradients import gradients
-from dcn.ops._library import register_backward, register_forward
+from dcn.ops._registration import register_backward, register_forward
+from dcn.ops._second_derivatives import gradients
 
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 

@@ -1,0 +1,147 @@
+"""The verbs of ``dcn data`` that split, convert and measure a folder of data."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dcn.data.auto import AUTO, TEST_SHARE, VAL_SHARE, find_layout, split_of_pool
+from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.converting import FORMATS as WRITTEN
+from dcn.data.converting import convert
+from dcn.data.dataset import Dataset
+from dcn.data.splitting import SPLITS_FILE, write_splits
+from dcn.data.statistics import (
+    DEFAULT_RATIOS,
+    DEFAULT_SCALE,
+    Anchors,
+    BoxSizes,
+    best_scale,
+    box_sizes,
+    evaluate_anchors,
+    propose_anchors,
+    statistics,
+    statistics_table,
+)
+
+
+def add_verbs(verbs: Any) -> None:
+    """Add ``split``, ``convert``, ``stats`` and ``anchors``."""
+    split = verbs.add_parser("split", help="divide images into train, val and test, and record it in splits.json")
+    split.add_argument("path", type=Path)
+    split.add_argument("--val", type=float, default=VAL_SHARE, help=f"share for validation (default {VAL_SHARE})")
+    split.add_argument("--test", type=float, default=TEST_SHARE, help=f"share for the test (default {TEST_SHARE})")
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--output", type=Path, help=f"file to write (default: {SPLITS_FILE} in the folder)")
+    split.set_defaults(run=_split)
+    to = verbs.add_parser("convert", help="write images and boxes in another format")
+    to.add_argument("path", type=Path)
+    to.add_argument("--to", choices=WRITTEN, required=True)
+    to.add_argument("--output", type=Path, required=True, help="folder to write; no file in it is replaced")
+    to.set_defaults(run=_convert)
+    stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects")
+    _add_input(stats)
+    stats.add_argument("--plot", type=Path, help="write histograms as a PNG")
+    stats.set_defaults(run=_stats)
+    anchors = verbs.add_parser("anchors", help="propose anchor_scale and ratios for the objects of a folder")
+    _add_input(anchors)
+    anchors.add_argument("--ratios", type=int, default=3, help="how many ratios (default 3)")
+    anchors.set_defaults(run=_anchors)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--split", help="one split; all images when left out")
+    parser.add_argument("--short", type=int, default=800, help="shorter side at the model, transforms.short (800)")
+    parser.add_argument("--long", type=int, default=1333, help="upper limit of the longer side, transforms.long (1333)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def open_splits(root: Path, split: str | None = None, **options: Any) -> dict[str, Dataset]:
+    """The splits of a folder by name: those for training, validation and test, or all that there is."""
+    layout = find_layout(FORMATS, root)
+    known = options_of(layout.format)
+    options = {name: value for name, value in options.items() if name in known}
+    if split is not None:
+        return {split: open_dataset(AUTO, root, split, **options)}
+    if layout.is_split:
+        return {name: open_dataset(AUTO, root, name, **options) for name in layout.names}
+    if layout.format == "voc":
+        options["classes"] = "auto"
+    names = {"train": layout.pool} | ({"test": layout.roles["test"]} if "test" in layout.roles else {})
+    return {name: open_dataset(layout.format, root, part, **options) for name, part in names.items()}
+
+
+def _split(arguments: argparse.Namespace) -> int:
+    """Make and record a split."""
+    root = arguments.path.expanduser()
+    layout = find_layout(FORMATS, root)
+    if layout.recorded is not None:
+        raise ValueError(f"{root / SPLITS_FILE}: the folder is split already; remove the file to split it anew")
+    if layout.is_split:
+        raise ValueError(f"{root}: expected a folder without a split, got one with {', '.join(layout.splits)}")
+    dataset = next(iter(open_splits(root, masks=False).values()))
+    splits = split_of_pool(dataset, root, layout, arguments.val, arguments.test, arguments.seed)
+    path = arguments.output or root / SPLITS_FILE
+    write_splits(path, splits)
+    print(f"{root}: {layout.format} ({layout.says})\n{path}: {splits}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    """Write a folder in another format; 1 where a box moved too far."""
+    root = arguments.path.expanduser()
+    layout = find_layout(FORMATS, root)
+    datasets = open_splits(root, masks=arguments.to == "coco")
+    result = convert(datasets, arguments.to, arguments.output.expanduser())
+    print(f"{root}: {layout.format} ({layout.says})\n{arguments.output}: {result}")
+    return 1 if result.far else 0
+
+
+def _sizes(arguments: argparse.Namespace) -> BoxSizes:
+    datasets = open_splits(arguments.path.expanduser(), arguments.split, masks=False)
+    return box_sizes(list(datasets.values()), arguments.short, arguments.long)
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    """Print statistics, and draw them."""
+    sizes = _sizes(arguments)
+    content = statistics(sizes)
+    print(json.dumps(content, indent=1) if arguments.json else statistics_table(content))
+    if arguments.plot is not None:
+        from dcn.vis.data_plots import data_histograms
+
+        columns = {
+            "side of objects at the model's input, pixels (log)": sizes.sides.tolist(),
+            "height / width of objects (log)": sizes.ratios.tolist(),
+            "objects per image": list(sizes.per_image),
+        }
+        counts = {name: entry["objects"] for name, entry in content["classes"].items()}
+        arguments.plot.write_bytes(data_histograms(columns, counts))
+    return 0
+
+
+def _anchors(arguments: argparse.Namespace) -> int:
+    """Print the anchors that fit, beside the default ones."""
+    sizes = _sizes(arguments)
+    proposals = {
+        "default": evaluate_anchors(sizes, DEFAULT_SCALE, DEFAULT_RATIOS),
+        "scale alone": best_scale(sizes, DEFAULT_RATIOS),
+        "scale and ratios": propose_anchors(sizes, arguments.ratios),
+    }
+    if arguments.json:
+        print(json.dumps({name: vars(anchors) for name, anchors in proposals.items()}, indent=1))
+        return 0
+    for name, anchors in proposals.items():
+        print(f"{name + ':':17} {_anchors_line(anchors)}")
+    scale = proposals["scale alone"].scale
+    print(f"in a recipe or on the command line: model.options.anchor_scale={scale:g} (with the default ratios)")
+    return 0
+
+
+def _anchors_line(anchors: Anchors) -> str:
+    ratios = ", ".join(f"{ratio:g}" for ratio in anchors.ratios)
+    covered = f"mean best IoU {anchors.overlap:.3f}, {anchors.recall:.1%} of the objects at 0.5 or more"
+    return f"anchor_scale {anchors.scale:g}, ratios {ratios}: {covered}"

@@ -1,0 +1,168 @@
+"""Boxes in CSV files: ``file, x1, y1, x2, y2, class`` in pixels, with or without a line that names the columns.
+
+Corners are continuous edges, as they are written. A line with a file and nothing else is an image without objects.
+``classes.csv`` or ``classes.txt``, with a name a line, fixes the order of the classes; otherwise they are sorted.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+from dcn.formats import fields
+from dcn.formats.documents import read_text
+from dcn.formats.file_names import SUFFIXES, files_in, posix, resolve
+from dcn.formats.images import image_size
+from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE
+from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+
+_COLUMNS = {
+    "file": ("file", "filename", "file_name", "image", "image_path", "img_path", "path", "image_name", "img"),
+    "x1": ("x1", "xmin", "x_min", "left"),
+    "y1": ("y1", "ymin", "y_min", "top"),
+    "x2": ("x2", "xmax", "x_max", "right"),
+    "y2": ("y2", "ymax", "y_max", "bottom"),
+    "class": ("class", "class_name", "label", "name", "category"),
+}
+_ORDER = tuple(_COLUMNS)
+_NAME_FILES = ("classes.csv", "classes.txt")
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The rows of a file: ``(line number, cells in the order of _ORDER)``."""
+
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+@lru_cache(maxsize=32)
+def _read_table(file: Path, _changed: int) -> _Table:
+    text = read_text(file, "CSV file").lines()
+    if not text:
+        raise ValueError(f"{file}: expected lines 'file,x1,y1,x2,y2,class', got none")
+    separator = max(",;\t", key=text[0][1].count)
+    try:
+        cells = [(number, next(csv.reader([line], delimiter=separator))) for number, line in text]
+    except (csv.Error, StopIteration) as error:
+        raise ValueError(f"{file}: malformed CSV ({error})") from error
+    header = [cell.strip().lower() for cell in cells[0][1]]
+    positions = [next((header.index(name) for name in names if name in header), -1) for names in _COLUMNS.values()]
+    if min(positions) >= 0:
+        cells = cells[1:]
+    elif _looks_like_row(cells[0][1]):
+        positions = list(range(6))
+    else:
+        raise ValueError(
+            f"{file}: expected columns {', '.join(_ORDER)} or lines 'file,x1,y1,x2,y2,class', got {short(text[0][1])}"
+        )
+    return _Table(
+        tuple((number, tuple(row[p].strip() if p < len(row) else "" for p in positions)) for number, row in cells)
+    )
+
+
+def _looks_like_row(cells: Sequence[str]) -> bool:
+    image = bool(cells) and posix(cells[0]).lower().strip().endswith(SUFFIXES)
+    return image and (len(cells) >= 6 or not any(cell.strip() for cell in cells[1:]))
+
+
+def _table(file: Path) -> _Table:
+    return _read_table(file, file.stat().st_mtime_ns)
+
+
+def available_splits(root: Path) -> dict[str, Path]:
+    """The CSV files of boxes by the name of their split: ``train.csv``, ``train/_annotations.csv``; one alone: all."""
+    if not root.is_dir():
+        return {}
+    files = {file.stem: file for file in files_in(root, ".csv") if file.name not in _NAME_FILES}
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        inner = files_in(folder, ".csv")
+        if len(inner) == 1:
+            files.setdefault(folder.name, inner[0])
+    kept = {
+        name: file
+        for name, file in files.items()
+        if attempt(partial(_table, file), lambda problem: None, file, "") is not None
+    }
+    if len(kept) == 1 and not next(iter(kept)).lower().startswith(("train", "val", "test")):
+        return {WHOLE: next(iter(kept.values()))}
+    return kept
+
+
+def read_split(root: Path, split: str, report: Report, *, upright: bool = False) -> BoxFiles:
+    """The images of a split, several joined with ``+``, each image once, in the order of the file.
+
+    Raises:
+        ValueError: there is no such split, whatever ``report`` does.
+    """
+    splits = available_splits(root)
+    records: list[BoxRecord] = []
+    for part in split.split("+"):
+        if part not in splits:
+            raise ValueError(f"split: {root} has no CSV file {part!r}; there is {', '.join(splits) or 'none'}")
+        records += _read_file(root, splits[part], report, upright)
+    return BoxFiles(_classes(root, splits), tuple(records))
+
+
+def _classes(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
+    for file in (root / name for name in _NAME_FILES if (root / name).is_file()):
+        names = [line.split(",")[0].strip() for _, line in read_text(file, "list of classes").lines()]
+        return tuple(dict.fromkeys(name for name in names if name))
+    return tuple(sorted({cells[5] for file in splits.values() for _, cells in _table(file).rows} - {""}))
+
+
+def _read_file(root: Path, file: Path, report: Report, upright: bool) -> list[BoxRecord]:
+    by_image: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
+    for number, cells in _table(file).rows:
+        if cells[0]:
+            by_image.setdefault(cells[0], []).append((number, cells))
+        else:
+            report(Problem(file, f"line {number}", "expected the name of an image in the first column, got nothing"))
+    records = []
+    for name, rows in by_image.items():
+        image = _image(root, file, name)
+        if image is None:
+            report(Problem(file, f"line {rows[0][0]}", f"the image {short(name)} does not exist"))
+            continue
+        size = attempt(partial(image_size, image, upright=upright), report, image, "")
+        if size is None:
+            continue
+        objects = []
+        for number, cells in rows:
+            if any(cells[1:]):
+                entry = f"line {number}"
+                objects.append(attempt(partial(_object, cells, entry, size), report, file, entry))
+        kept = tuple(item for item in objects if item is not None)
+        records.append(BoxRecord(relative_name(image, root), image, file, size, kept))
+    return records
+
+
+def _image(root: Path, file: Path, name: str) -> Path | None:
+    """The image inside of ``root`` that a cell names: paths of other machines are cut to what exists."""
+    parts = [part for part in posix(name).split("/") if part not in ("", ".", "..")]
+    folders = [file.parent, root, *(root / folder for folder in (*IMAGE_FOLDERS, file.stem)), file.parent / "images"]
+    for start in range(len(parts)):
+        for folder in dict.fromkeys(folders):
+            image = resolve(folder, "/".join(parts[start:])) if folder.is_dir() else None
+            if image is not None:
+                return image
+    return None
+
+
+def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int]) -> BoxObject:
+    try:
+        x1, y1, x2, y2 = (float(cell) for cell in cells[1:5])
+    except ValueError as error:
+        raise ValueError(f"expected four numbers x1, y1, x2, y2, got {short(list(cells[1:5]))}") from error
+    if not all(math.isfinite(v) and abs(v) < 1e9 for v in (x1, y1, x2, y2)):
+        raise ValueError(f"expected four finite numbers x1, y1, x2, y2, got {short(list(cells[1:5]))}")
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed: expected x1 <= x2 and y1 <= y2")
+    if not cells[5]:
+        raise ValueError("the class is missing")
+    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
+    return BoxObject(f"{entry} ({cells[5][:60]})", cells[5], (x, y, x + w, y + h), False, None, w <= 0 or h <= 0)

@@ -1,0 +1,211 @@
+"""YOLO text files: one line ``class x y width height`` an object, in shares of the image; or a polygon after the class.
+
+``data.yaml`` names the classes and the folders of the splits; without it ``classes.txt`` names the classes. A folder
+``images`` has its text files in the folder ``labels`` beside it. Images without a text file have no objects.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dcn.class_names import check_class_names
+from dcn.formats import fields
+from dcn.formats.documents import read_text, read_yaml
+from dcn.formats.file_names import files_in, image_files, posix
+from dcn.formats.images import image_size
+from dcn.formats.layouts import FolderPair, folder_pairs
+from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+
+NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "labels/classes.txt")
+"""Files that name the classes, one a line, where there is no ``data.yaml``."""
+
+_KEYS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_MOST_IMAGES = 1_000_000
+
+
+def description(root: Path) -> Path | None:
+    """The YAML file with the names of the classes: ``data.yaml``, or the only one that has ``names``."""
+    for file in (root / "data.yaml", root / "data.yml", *files_in(root, (".yaml", ".yml"))):
+        said = attempt(partial(read_yaml, file), lambda problem: None, file, "") if file.is_file() else None
+        if isinstance(said, dict) and "names" in said:
+            return file
+    return None
+
+
+def available_splits(root: Path) -> dict[str, tuple[FolderPair, ...]]:
+    """The splits of a folder; empty where it is not in this layout (no names of classes, or no text files)."""
+    file = description(root)
+    if file is not None:
+        said = read_yaml(file)
+        named = {
+            split: pairs for key, split in _KEYS.items() if (pairs := _pairs_of(root, said.get(key), key)) is not None
+        }
+        if named:
+            return named
+    if file is None and _names_file(root) is None:
+        return {}
+    return {name: (pair,) for name, pair in folder_pairs(root, ("labels", "Labels"), ".txt").items()}
+
+
+def _names_file(root: Path) -> Path | None:
+    return next((root / name for name in NAME_FILES if (root / name).is_file()), None)
+
+
+def _pairs_of(root: Path, value: object, key: str) -> tuple[FolderPair, ...] | None:
+    """The folders that one key of ``data.yaml`` names; ``None`` where none of them is in ``root``."""
+    names = value if isinstance(value, list) else [value]
+    folders = [_folder(root, name, key) for name in names if isinstance(name, str) and name]
+    pairs = tuple(FolderPair(folder, _labels_of(folder, root)) for folder in folders if folder is not None)
+    return pairs or None
+
+
+def _folder(root: Path, name: str, key: str) -> Path | None:
+    """The folder of images inside of ``root``: other machines' paths and ``../train/images`` are cut to what exists."""
+    parts = [part for part in PurePosixPath(posix(name)).parts if part not in ("/", ".", "..")]
+    for start in range(len(parts)):
+        folder = root.joinpath(*parts[start:])
+        try:
+            if folder.is_dir():
+                return folder
+        except (OSError, ValueError):  # a name too long, or with a zero in it
+            return None
+    guesses = (root / key / "images", root / "images" / key)
+    return next((folder for folder in guesses if folder.is_dir()), None)
+
+
+def _labels_of(images: Path, root: Path) -> Path:
+    """The folder of labels: the last part ``images`` of the path becomes ``labels``."""
+    parts = list(images.relative_to(root).parts)
+    for index in reversed(range(len(parts))):
+        if parts[index].lower() == "images":
+            labels = root.joinpath(*parts[:index], "labels", *parts[index + 1 :])
+            if labels.is_dir():
+                return labels
+    if (images / "images").is_dir():
+        return images / "labels"
+    return images
+
+
+def read_names(root: Path) -> tuple[str, ...]:
+    """The class names, in the order of their numbers.
+
+    Raises:
+        ValueError: they are missing or malformed, or a name stands twice.
+    """
+    file = description(root)
+    if file is not None:
+        names = _listed(read_yaml(file)["names"], file)
+    else:
+        file = _names_file(root)
+        if file is None:
+            raise ValueError(f"{root}: expected data.yaml or classes.txt with the class names, got neither")
+        names = [text for _, text in read_text(file, "list of classes").lines()]
+    try:
+        return check_class_names(names)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _listed(names: object, file: Path) -> list[str]:
+    """Names as a list, or as a mapping from numbers 0, 1, 2 ..."""
+    if isinstance(names, Mapping):
+        if sorted(map(str, names)) != sorted(map(str, range(len(names)))):
+            raise ValueError(f"{file}: names: expected the numbers 0 to {len(names) - 1}, got {short(list(names))}")
+        names = [value for _, value in sorted(names.items(), key=lambda item: int(item[0]))]
+    if not isinstance(names, list):
+        raise ValueError(f"{file}: names: expected a list of names, got {short(names)}")
+    return [str(name) if isinstance(name, (str, int)) else _refuse_name(name, file) for name in names]
+
+
+def _refuse_name(name: object, file: Path) -> str:
+    raise ValueError(f"{file}: names: expected texts, got {short(name)}")
+
+
+def read_split(root: Path, split: str, report: Report, *, upright: bool = False) -> BoxFiles:
+    """The images of a split, several joined with ``+``.
+
+    Raises:
+        ValueError: there is no such split or no names of classes, whatever ``report`` does.
+    """
+    classes, splits = read_names(root), available_splits(root)
+    records: list[BoxRecord] = []
+    for part in split.split("+"):
+        if part not in splits:
+            known = ", ".join(splits) or "no folder of images and text files"
+            raise ValueError(f"split: {root} has no part {part!r}; there is {known}")
+        for pair in splits[part]:
+            records += _read_pair(root, pair, classes, report, upright)
+    return BoxFiles(classes, tuple(records))
+
+
+def _read_pair(
+    root: Path, pair: FolderPair, classes: tuple[str, ...], report: Report, upright: bool
+) -> list[BoxRecord]:
+    images = pair.images / "images" if (pair.images / "images").is_dir() else pair.images
+    pictures = image_files(images, below=not pair.side_by_side)[:_MOST_IMAGES]
+    used: set[Path] = set()
+    records = []
+    for image in pictures:
+        file = pair.annotations / image.relative_to(images).with_suffix(".txt")
+        used.add(file)
+        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        records += [] if record is None else [record]
+    for file in files_in(pair.annotations, ".txt", below=not pair.side_by_side):
+        if file not in used and file.name not in {Path(name).name for name in NAME_FILES}:
+            report(Problem(file, "", f"annotates an image that does not exist in {images}"))
+    return records
+
+
+def _record(root: Path, image: Path, file: Path, classes: tuple[str, ...], report: Report, upright: bool) -> BoxRecord:
+    size = image_size(image, upright=upright)
+    text = attempt(partial(read_text, file, "label file"), report, file, "") if file.is_file() else None
+    objects = []
+    for number, line in [] if text is None else text.lines():
+        entry = f"line {number}"
+        objects.append(attempt(partial(_object, line, entry, classes, size), report, file, entry))
+    kept = tuple(item for item in objects if item is not None)
+    return BoxRecord(relative_name(image, root), image, file if file.is_file() else image, size, kept)
+
+
+def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, int]) -> BoxObject:
+    words = line.split()
+    expected = "expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...'"
+    if len(words) < 5 or len(words) % 2 == 0:
+        raise ValueError(f"{expected}, got {len(words)} values: {short(line)}")
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise ValueError(f"{expected}, got {short(line)}") from error
+    if not all(math.isfinite(value) and abs(value) < 1e9 for value in values):
+        raise ValueError(f"{expected} with finite numbers, got {short(line)}")
+    label, shares = values[0], values[1:]
+    if label != int(label) or not 0 <= label < len(classes):
+        raise ValueError(f"unknown class {words[0][:20]}: expected 0 to {len(classes) - 1}")
+    if any(not -1 <= share <= 2 for share in shares):
+        raise ValueError(f"expected shares of the image, 0 to 1, got {short(line)}; are these pixels?")
+    name, (height, width) = classes[int(label)], size
+    points = [share * (height if index % 2 else width) for index, share in enumerate(shares)]
+    polygon: tuple[float, ...] | None = None
+    if len(shares) == 4:
+        x, y, w, h = points
+        box = [x - w / 2, y - h / 2, w, h]
+    else:
+        polygon = tuple(min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points))
+        box = [min(points[::2]), min(points[1::2]), *(max(p) - min(p) for p in (points[::2], points[1::2]))]
+    x, y, w, h = fields.inside(fields.box_xywh(box), size)
+    return BoxObject(entry, name, (x, y, x + w, y + h), False, polygon, w <= 0 or h <= 0)
+
+
+def lines_of(boxes: list[list[float]], labels: list[int], size: tuple[int, int]) -> str:
+    """The text file of one image: boxes ``[x1, y1, x2, y2]`` in pixels of an image of ``(height, width)``."""
+    height, width = size
+    rows: list[Any] = []
+    for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
+        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
+        rows.append(f"{label} " + " ".join(f"{share:.8f}" for share in shares) + "\n")
+    return "".join(rows)

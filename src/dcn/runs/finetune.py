@@ -1,0 +1,118 @@
+"""A model's name instead of a recipe: the settings of a fine-tuning are chosen from the data."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from os import PathLike, fspath
+from typing import Any
+
+import torch
+
+from dcn.data.dataset import Dataset
+from dcn.data.splitting import target_of
+from dcn.data.statistics import box_sizes
+from dcn.engine.config import Recipe
+from dcn.engine.parse import override, parse
+from dcn.engine.recipe import recipe_names
+from dcn.models import MODELS
+from dcn.runs.build import open_split
+from dcn.runs.sources import resolve_root
+from dcn.structures import Target
+
+LOGGER = logging.getLogger("dcn")
+
+_SEEN_IMAGES = 24_000  # images that a training sees in all, as far as the epochs below allow
+_EPOCHS = (12, 100)
+_SHORT = (320, 800)
+_LONG = 1333 / 800
+_SMALL = 32  # pixels: a quarter of the objects may be smaller at the model's input
+_BATCH = 4
+
+
+def is_model(name: str | PathLike[str]) -> bool:
+    """Whether a text names a model of the package and no recipe."""
+    return fspath(name) in MODELS and fspath(name) not in recipe_names()
+
+
+def finetuning(name: str, changes: Sequence[str]) -> Recipe:
+    """The recipe of a model for the data that the changes name; what the changes say is kept.
+
+    Chosen are the image size (the usual size of the images, more where a quarter of the objects would be smaller than
+    32 pixels), the number of epochs (24,000 images in all, 12 to 100 epochs), and what follows from it: warm-up,
+    steps of the learning rate, evaluations.
+
+    Args:
+        name: of a detector.
+        changes: ``key=value`` words; one of them is ``data.root``.
+
+    Raises:
+        ValueError: no data, data without boxes, or whatever is wrong with the changes.
+    """
+    recipe = _parsed(name, {}, changes)
+    if recipe.data.root is None:
+        raise ValueError(
+            f"data.root: expected the folder of the data, got none; write dcn train {name} data.root=FOLDER"
+        )
+    dataset = open_split(recipe, "train", training=True, masks=False)
+    settings = _settings(dataset, recipe.schedule.batch_size)
+    recipe = _parsed(name, settings, changes)
+    schedule, transforms = recipe.schedule, recipe.transforms
+    length = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
+    LOGGER.info(
+        "%s: settings for %d images: %s of batches of %d, short side %s, long side up to %d; recipe.yaml in the run "
+        "folder has them all",
+        name,
+        len(dataset),
+        length,
+        schedule.batch_size,
+        ", ".join(map(str, transforms.short)),
+        transforms.long,
+    )
+    return recipe
+
+
+def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Recipe:
+    content: dict[str, Any] = {
+        "model": {"name": name},
+        "data": {"format": "auto"},
+        "schedule": {"batch_size": _BATCH, "lr": 0.02, "lr_batch_size": 16, "clip_norm": 10.0},
+        "eval": {"metric": "coco"},
+    }
+    for section, values in (settings or {"schedule": {"epochs": _EPOCHS[0]}}).items():
+        content.setdefault(section, {}).update(values)
+    if any(word.startswith("schedule.steps=") for word in changes):
+        content["schedule"].update(epochs=None, milestones=[])
+        content["eval"].pop("every", None)
+    for word in changes:
+        override(content, word)
+    return resolve_root(parse(Recipe, content), None)
+
+
+def _settings(dataset: Dataset, batch_size: int) -> dict[str, Any]:
+    """What the data decides."""
+    if not len(dataset) or not isinstance(target_of(dataset, 0), Target):
+        raise ValueError(f"data: {dataset.name} has no boxes to train a detector on; for other data name a recipe")
+    short = _short_side(dataset)
+    epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
+    steps = max(epochs * len(dataset) // batch_size, 1)
+    return {
+        "transforms": {"short": [short], "long": math.ceil(short * _LONG)},
+        "schedule": {
+            "epochs": epochs,
+            "warmup": {"steps": min(500, max(steps // 10, 1)), "factor": 0.001, "kind": "linear"},
+            "milestones": [epochs * 0.75, epochs * 0.92],
+        },
+        "eval": {"every": max(epochs // 10, 1)},
+    }
+
+
+def _short_side(dataset: Dataset) -> int:
+    """The usual shorter side of the images in steps of 32 pixels, more where many objects would be small."""
+    sides = torch.tensor([min(size) for size in dataset.sizes], dtype=torch.float32)
+    short = float(sides.median())
+    objects = box_sizes([dataset], max(int(short), 1), max(int(short * _LONG), 1)).sides
+    small = float(objects.sort().values[(len(objects) - 1) // 4])
+    needed = short * max(1.0, _SMALL / small)
+    return int(min(max(math.ceil(needed / 32) * 32, _SHORT[0]), _SHORT[1]))

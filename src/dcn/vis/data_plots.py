@@ -1,0 +1,60 @@
+"""Diagrams of a dataset: histograms of sizes, ratios and numbers of objects."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+_COLOR = "#0072b2"
+_BINS = 40
+_MOST_BARS = 30
+
+
+def data_histograms(columns: Mapping[str, Sequence[float]], counts: Mapping[str, int]) -> bytes:
+    """Histograms of numbers, and bars of the objects of each class.
+
+    Args:
+        columns: positive or zero values by the title of their diagram; titles that end in ``(log)`` have a logarithmic
+            axis.
+        counts: objects by class; the 30 most frequent are drawn.
+
+    Returns:
+        The PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = len(columns) + 1
+    rows = (panels + 1) // 2
+    figure = Figure(figsize=(10, 3.2 * rows), dpi=110, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, 2, squeeze=False).flatten()
+    for panel, (title, values) in zip(axes, columns.items(), strict=False):
+        _histogram(panel, title, np.asarray(values, dtype=np.float64))
+    _bars(axes[len(columns)], counts)
+    for panel in axes[panels:]:
+        panel.set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _histogram(panel: Any, title: str, values: Any) -> None:
+    if title.endswith("(log)"):
+        values = values[values > 0]
+        low, high = (values.min(), values.max()) if len(values) else (1, 1)
+        panel.hist(values, bins=np.geomspace(low * 0.99, high * 1.01, _BINS), color=_COLOR)
+        panel.set_xscale("log")
+    else:
+        panel.hist(values, bins=_BINS, color=_COLOR)
+    panel.set_title(title, fontsize=10)
+
+
+def _bars(panel: Any, counts: Mapping[str, int]) -> None:
+    shown = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_BARS][::-1]
+    panel.barh(range(len(shown)), [count for _, count in shown], color=_COLOR)
+    panel.set_yticks(range(len(shown)), [name[:24] for name, _ in shown], fontsize=7)
+    panel.set_title("objects by class", fontsize=10)
