@@ -49,6 +49,10 @@ def test_export_works_whatever_came_first(first: str) -> None:
     assert _run(first + EXPORT.format(opset=20)) == "['DeformConv']"
 
 
+def test_a_deformable_convolution_needs_the_opset_of_its_node() -> None:
+    assert _run("import dcn\n" + EXPORT.format(opset=19)) == "['DeformConv']"
+
+
 def test_an_old_opset_is_refused_with_the_remedy() -> None:
     code = "import dcn\ntry:" + EXPORT.format(opset=18).replace("\n", "\n ") + "\nexcept Exception as e:\n print(e)"
     assert "call torch.onnx.export(..., opset_version=20)" in _run(code)

@@ -26,6 +26,9 @@ __all__ = ["OPSET", "register", "translations"]
 OPSET = 20
 """What the translations need: GridSample for volumes came with it."""
 
+CONVOLUTION_OPSET = 19
+"""What deformable convolutions of sequences and maps need: DeformConv came with it."""
+
 
 def _own() -> dict[Callable[..., Any], Callable[..., Any]]:
     assert dcn.ops
@@ -61,13 +64,23 @@ def _too_old(name: str, version: int, *_: Any, **__: Any) -> Any:
     )
 
 
+def _for_old_opset(target: Callable[..., Any], function: Callable[..., Any], version: int) -> Callable[..., Any]:
+    """The translation for an opset before :data:`OPSET`: a refusal, but for deformable convolution."""
+    refuse = functools.partial(_too_old, str(target), version)
+    if target is not torch.ops.dcn.deform_conv.default or version < CONVOLUTION_OPSET:
+        return refuse
+
+    def translate(input: Any, *arguments: Any, **options: Any) -> Any:
+        return (refuse if len(input.shape) > 4 else function)(input, *arguments, **options)
+
+    return translate
+
+
 def register(table: Any) -> None:
     """Add the translations to a table of torch; those of torch's own operators only where it has none."""
     version = int(table.opset_version)
     for target, function in _own().items():
-        if version < OPSET:
-            function = functools.partial(_too_old, str(target), version)  # noqa: PLW2901
-        _add(table, target, function)
+        _add(table, target, function if version >= OPSET else _for_old_opset(target, function, version))
     for target, function in _torchs().items():
         if not table.is_registered(target):
             _add(table, target, function)
