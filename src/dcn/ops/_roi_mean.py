@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from dcn import checks
-from dcn.kernels.cpu import deform_roi_pool as cpu
-from dcn.kernels.reference import deform_roi_pool as reference
+from dcn.kernels.cpu import roi_mean as cpu
+from dcn.kernels.reference import roi_mean as reference
 from dcn.kernels.roi_grid import FORMS, Form, RoiRule, check_images
-from dcn.kernels.triton import deform_roi_pool as triton
+from dcn.kernels.triton import roi_mean as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Fold, Gradients
 from dcn.ops._operator import Operator

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 from dcn import checks
-from dcn.kernels.cpu import roi_pool as cpu
-from dcn.kernels.reference import roi_pool as reference
+from dcn.kernels.cpu import roi_max as cpu
+from dcn.kernels.reference import roi_max as reference
 from dcn.kernels.roi_grid import Form, RoiRule, check_images
-from dcn.kernels.triton import roi_pool as triton
+from dcn.kernels.triton import roi_max as triton
 from dcn.ops._backends import Table, check_name, choose
 from dcn.ops._contract import Gradients
 from dcn.ops._operator import Operator

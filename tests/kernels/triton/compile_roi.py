@@ -27,7 +27,7 @@ _ALIGN = {"FORM": 1, "P": 7, "Q": 7, "GH": 1, "GW": 1, "CLASSES": 1, "OFFSET": T
 
 def _tile(constants: dict[str, Any], depth: int, backward: bool) -> dict[str, int]:
     from dcn.kernels.roi_grid import RoiRule
-    from dcn.kernels.triton import deform_roi_pool as caller
+    from dcn.kernels.triton import roi_mean as caller
 
     values = caller._BACKWARD_VALUES if backward else caller._FORWARD_VALUES
     rule = RoiRule("parts", (constants["P"], constants["Q"]), (constants["GH"], constants["GW"]), 1.0, 0, 0.0)
@@ -36,9 +36,9 @@ def _tile(constants: dict[str, Any], depth: int, backward: bool) -> dict[str, in
 
 def _kernel(name: str) -> tuple[Any, dict[str, Any]]:
     """The kernel and its constants; a stride or count of 1 is one as well."""
-    from dcn.kernels.triton import _deform_roi_pool_kernels as mean
     from dcn.kernels.triton import _nms_kernels as suppression
-    from dcn.kernels.triton import _roi_pool_kernels as most
+    from dcn.kernels.triton import _roi_max_kernels as most
+    from dcn.kernels.triton import _roi_mean_kernels as mean
     from dcn.kernels.triton import nms, soft_nms
 
     gradients = {"DATA": True, "SHIFT": True, "FACTOR": "align" in name}

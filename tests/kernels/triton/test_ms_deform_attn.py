@@ -14,7 +14,7 @@ from torch import Tensor
 from dcn.kernels.reference import ms_deform_attn as reference
 from dcn.kernels.triton import ms_deform_attn
 from dcn.ops import ms_deform_attn as operator
-from tests.kernels.triton.test_deform_roi_pool import TOLERANCE, _deterministic, _error
+from tests.kernels.triton.test_roi_mean import TOLERANCE, _deterministic, _error
 from tests.ops.attn_cases import CASES, Arguments, Attn, make, output_gradient
 
 SMALL = {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-// A call of an averaging pooling. Mirrors _CALL in kernels/cpu/deform_roi_pool.py; every field has 8 bytes. Pointers are
+// A call of an averaging pooling. Mirrors _CALL in kernels/cpu/roi_mean.py; every field has 8 bytes. Pointers are
 // to float or double as `is_double` says.
 struct DcnRoiCall {
     int64_t images, channels, height, width;  // channels: of the output, D

@@ -13,7 +13,7 @@
 #include "status.h"
 #include "tables.h"
 
-// Mirrors _CALL in kernels/cpu/roi_pool.py; every field has 8 bytes.
+// Mirrors _CALL in kernels/cpu/roi_max.py; every field has 8 bytes.
 struct DcnRoiMaxCall {
     int64_t images, channels, height, width, rois, bins_y, bins_x, is_double, boxes_double, threads;
     double spatial_scale;
@@ -33,7 +33,7 @@ const RoiMaxLoops<T>& loops() {
     }
 }
 
-// The cells of every bin: kernels/reference/roi_pool.py, operation by operation. Corners are rounded after scaling, the
+// The cells of every bin: kernels/reference/roi_max.py, operation by operation. Corners are rounded after scaling, the
 // last one belongs to the RoI, the least size is one cell; a RoI with NaN or infinity has no cells.
 class Cells {
 public:

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcn.kernels.reference import roi_pool as reference
-from dcn.kernels.triton import roi_pool
+from dcn.kernels.reference import roi_max as reference
+from dcn.kernels.triton import roi_max
 from dcn.ops import roi_pool as operator
-from tests.kernels.triton.test_deform_roi_pool import ROIS, SIZE, WILD
+from tests.kernels.triton.test_roi_mean import ROIS, SIZE, WILD
 from tests.ops.roi_cases import SCALE
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -31,9 +31,9 @@ def test_values_and_gradients_are_those_of_the_reference(
     x, rois, grad = make(dtype, device)
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
-    assert roi_pool.unsupported(x, rois, SIZE, SCALE) is None
-    assert torch.equal(roi_pool.forward(x, rois, SIZE, SCALE), reference.forward(x, rois, SIZE, SCALE))
-    actual, expected = (module.backward(grad, x, rois, SIZE, SCALE) for module in (roi_pool, reference))
+    assert roi_max.unsupported(x, rois, SIZE, SCALE) is None
+    assert torch.equal(roi_max.forward(x, rois, SIZE, SCALE), reference.forward(x, rois, SIZE, SCALE))
+    actual, expected = (module.backward(grad, x, rois, SIZE, SCALE) for module in (roi_max, reference))
     assert actual.stride() == x.stride()
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
@@ -42,8 +42,8 @@ def test_the_same_bits_in_deterministic_mode(device: torch.device) -> None:
     x, rois, grad = make(torch.float32, device)
     torch.use_deterministic_algorithms(True)
     try:
-        actual = roi_pool.backward(grad, x, rois, SIZE, SCALE)
-        again = roi_pool.backward(grad.flip(0), x, rois.flip(0), SIZE, SCALE)
+        actual = roi_max.backward(grad, x, rois, SIZE, SCALE)
+        again = roi_max.backward(grad.flip(0), x, rois.flip(0), SIZE, SCALE)
     finally:
         torch.use_deterministic_algorithms(False)
     assert torch.equal(actual, again)
@@ -54,12 +54,12 @@ def test_nan_and_infinity_in_the_map(device: torch.device) -> None:
     x, rois, _ = make(torch.float32, device)
     x[:, 0, :4], x[:, 1, 2:5, 3] = -torch.inf, torch.nan
     expected = reference.forward(x, rois, SIZE, SCALE)
-    torch.testing.assert_close(roi_pool.forward(x, rois, SIZE, SCALE), expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(roi_max.forward(x, rois, SIZE, SCALE), expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_boxes_that_are_no_boxes(device: torch.device) -> None:
     x, *_ = make(torch.float32, device)
-    actual = roi_pool.forward(x, WILD.to(device), SIZE, SCALE)
+    actual = roi_max.forward(x, WILD.to(device), SIZE, SCALE)
     assert torch.equal(actual, reference.forward(x, WILD.to(device), SIZE, SCALE))
     assert not actual[:7].any()
 
@@ -67,8 +67,8 @@ def test_boxes_that_are_no_boxes(device: torch.device) -> None:
 @pytest.mark.parametrize(("images", "rois"), [(0, 0), (2, 0)], ids=["no-image", "no-roi"])
 def test_nothing_to_do(images: int, rois: int, device: torch.device) -> None:
     x, boxes, grad = make(torch.float32, device)
-    assert roi_pool.forward(x[:images], boxes[:rois], SIZE, SCALE).shape == (0, 3, *SIZE)
-    actual = roi_pool.backward(grad[:rois], x[:images], boxes[:rois], SIZE, SCALE)
+    assert roi_max.forward(x[:images], boxes[:rois], SIZE, SCALE).shape == (0, 3, *SIZE)
+    actual = roi_max.backward(grad[:rois], x[:images], boxes[:rois], SIZE, SCALE)
     assert actual.shape == (images, 3, 9, 11)
     assert not actual.any()
 

@@ -112,7 +112,7 @@ def forward(input: Tensor, boxes: Tensor, offset: Tensor | None, mask: Tensor | 
     output = input.new_empty((rois, channels, *rule.output_size))
     if not rois or not input.numel():
         return output.zero_()
-    from dcn.kernels.triton import _deform_roi_pool_kernels as kernels
+    from dcn.kernels.triton import _roi_mean_kernels as kernels
 
     call, data = _prepare(input, boxes, offset, mask, rule, _FORWARD_VALUES), _laid_out(input, rule)
     with _runtime.launching(input, lambda: _describe(input, boxes)):
@@ -168,7 +168,7 @@ def _launch_backward(
     grad: Tensor, data: Tensor, call: _Call, wanted: tuple[bool, bool, bool], unit: Tensor | None
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Sums for the map (its shape), the bins' offsets ``[R, K, 2, P, Q]`` and the mask ``[R, K, P, Q]``."""
-    from dcn.kernels.triton import _deform_roi_pool_kernels as kernels
+    from dcn.kernels.triton import _roi_mean_kernels as kernels
 
     rois = call.boxes.shape[0]
     _, p, q, _, _, classes, *_ = call.constants

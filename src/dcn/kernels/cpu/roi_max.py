@@ -1,4 +1,4 @@
-"""RoI max pooling on the CPU: caller of csrc/roi_pool.cpp."""
+"""RoI max pooling on the CPU: caller of csrc/roi_max.cpp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcn.kernels.roi_grid import check_images
 
 CHECKS_IMAGES = True
 _CALL = struct.Struct("=10qd2Q")
-"""``DcnRoiMaxCall`` of csrc/roi_pool.cpp."""
+"""``DcnRoiMaxCall`` of csrc/roi_max.cpp."""
 
 
 def unsupported(input: Tensor, boxes: Tensor, output_size: tuple[int, int], spatial_scale: float) -> str | None:

@@ -1,4 +1,4 @@
-"""The averaging RoI poolings (RoIAlign, position-sensitive, deformable): callers of csrc/deform_roi_pool.cpp.
+"""The averaging RoI poolings (RoIAlign, position-sensitive, deformable): callers of csrc/roi_mean.cpp.
 
 Without channel groups the map is read with channels innermost, pixels being rows of memory. Measured on two cores, 300
 RoIs of 7 x 7 on ``[1, 256, 50, 76]``: RoIAlign takes 7 ms with the turning of an NCHW map, onnxruntime's, which reads

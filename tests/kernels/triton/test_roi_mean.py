@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dcn.kernels.reference import deform_roi_pool as reference
+from dcn.kernels.reference import roi_mean as reference
 from dcn.kernels.roi_grid import Form, RoiRule
-from dcn.kernels.triton import deform_roi_pool
+from dcn.kernels.triton import roi_mean
 from dcn.ops import deform_ps_roi_pool, ps_roi_pool
 from tests.ops.roi_cases import SCALE
 
@@ -106,13 +106,13 @@ def _double(tensor: Tensor | None) -> Tensor | None:
 
 def _forward(case: Case, device: torch.device) -> Tensor:
     call, _ = _call(case, device)
-    assert deform_roi_pool.unsupported(*call) is None
-    return deform_roi_pool.forward(*call)
+    assert roi_mean.unsupported(*call) is None
+    return roi_mean.forward(*call)
 
 
 def _backward(case: Case, device: torch.device, needs: tuple[bool, bool, bool] | None = None) -> Gradients:
     call, grad = _call(case, device)
-    return deform_roi_pool.backward(grad, *call, needs or (True, case.classes > 0, case.mask))
+    return roi_mean.backward(grad, *call, needs or (True, case.classes > 0, case.mask))
 
 
 def _expected(case: Case) -> tuple[Tensor, Gradients]:
@@ -161,7 +161,7 @@ def test_values_and_gradients_agree_with_the_reference(case: Case, device: torch
 
 def test_more_channels_than_a_tile_has(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shared among programs, or all in one where sums over channels are needed."""
-    monkeypatch.setattr(deform_roi_pool, "_MOST_CHANNELS", 4)
+    monkeypatch.setattr(roi_mean, "_MOST_CHANNELS", 4)
     for classes in (0, 1):
         case = Case("half_pixel", classes=classes, depth=7, channels_last=True)
         expected, gradients = _expected(case)
@@ -177,8 +177,8 @@ def test_deterministic_gradients(name: str, device: torch.device) -> None:
     needs = (True, False, False)
     offset, mask = (None if t is None else t.flip(0) for t in call[2:4])
     with _deterministic():
-        answer = deform_roi_pool.backward(grad, *call, needs)[0]
-        again = deform_roi_pool.backward(grad.flip(0), call[0], call[1].flip(0), offset, mask, case.rule, needs)[0]
+        answer = roi_mean.backward(grad, *call, needs)[0]
+        again = roi_mean.backward(grad.flip(0), call[0], call[1].flip(0), offset, mask, case.rule, needs)[0]
     assert answer is not None
     assert again is not None
     assert torch.equal(answer, again)
@@ -192,7 +192,7 @@ def test_a_gradient_that_is_not_finite_shows_in_deterministic_mode(device: torch
     call, grad = _call(case, device)
     grad[0, 0, 0, 0] = float("inf")
     with _deterministic():
-        answer = deform_roi_pool.backward(grad, *call, (True, False, False))[0]
+        answer = roi_mean.backward(grad, *call, (True, False, False))[0]
     assert answer is not None
     assert bool(answer.isnan().all())
 
@@ -219,8 +219,8 @@ def test_memory_layout_does_not_matter(how: str, device: torch.device) -> None:
     }[how]
     assert changed.stride() != x.stride()
     call = (changed, boxes, offset, mask, case.rule)
-    assert torch.equal(deform_roi_pool.forward(*call), _forward(case, device))
-    answer = deform_roi_pool.backward(grad, *call, (True, True, True))
+    assert torch.equal(roi_mean.forward(*call), _forward(case, device))
+    answer = roi_mean.backward(grad, *call, (True, True, True))
     for a, b in zip(answer, _backward(case, device), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
@@ -231,8 +231,8 @@ def test_nothing_to_do(images: int, rois: int, device: torch.device) -> None:
     assert offset is not None
     assert mask is not None
     call = (x[:images], boxes[:rois], offset[:rois], mask[:rois], CASES["parts"].rule)
-    assert deform_roi_pool.forward(*call).shape == (0, *grad.shape[1:])
-    answer = deform_roi_pool.backward(grad[:rois], *call, (True, True, True))
+    assert roi_mean.forward(*call).shape == (0, *grad.shape[1:])
+    answer = roi_mean.backward(grad[:rois], *call, (True, True, True))
     assert [None if g is None else g.shape for g in answer] == [t.shape for t in call[:1] + call[2:4]]
     assert all(g is not None and not g.any() for g in answer)
 
@@ -255,7 +255,7 @@ WILD = torch.tensor([*NO_ROI, *FAR])
 def test_boxes_that_are_no_boxes(name: str, device: torch.device) -> None:
     case = replace(CASES[name], classes=0, mask=False, dtype=torch.float32)
     x, *_ = _moved(case, device)
-    out = deform_roi_pool.forward(x, WILD.to(device), None, None, case.rule)
+    out = roi_mean.forward(x, WILD.to(device), None, None, case.rule)
     assert bool(torch.isfinite(out).all())
     assert not out[:7].any()
     expected = reference.forward(x.cpu(), WILD, None, None, case.rule)
@@ -267,7 +267,7 @@ def test_a_huge_roi_reads_each_pixel_once(device: torch.device) -> None:
     x = Case("half_pixel", dtype=torch.float64).tensors()[0]
     rois = torch.tensor([[0, -5.0, -4, 15, 13]], dtype=torch.float64)
     rule = RoiRule("half_pixel", (1, 1), (1, 1), SCALE, 0, 0.0)
-    answer = deform_roi_pool.forward(x.to(device), rois.to(device), None, None, rule)
+    answer = roi_mean.forward(x.to(device), rois.to(device), None, None, rule)
     assert _error(answer, reference.forward(x, rois, None, None, rule)) < TOLERANCE[torch.float64]
 
 
@@ -276,13 +276,13 @@ def test_a_wild_offset_empties_its_bin_only(value: float, device: torch.device) 
     case = CASES["parts"]
     x, boxes, *others = _moved(case, device)
     boxes, offset, mask, grad = boxes[:1], *(t[:1] for t in others if t is not None)
-    plain = deform_roi_pool.forward(x, boxes, offset, mask, case.rule)
+    plain = roi_mean.forward(x, boxes, offset, mask, case.rule)
     offset[0, 0, 1, 1] = value
-    out = deform_roi_pool.forward(x, boxes, offset, mask, case.rule)
+    out = roi_mean.forward(x, boxes, offset, mask, case.rule)
     assert not out[0, :, 1, 1].any()
     out[0, :, 1, 1] = plain[0, :, 1, 1]
     assert torch.equal(out, plain)
-    answer = deform_roi_pool.backward(grad, x, boxes, offset, mask, case.rule, (True, False, True))
+    answer = roi_mean.backward(grad, x, boxes, offset, mask, case.rule, (True, False, True))
     assert all(g is None or bool(torch.isfinite(g).all()) for g in answer)
 
 
@@ -290,7 +290,7 @@ def test_nan_stays_where_it_is(device: torch.device) -> None:
     x = torch.zeros(1, 2, 9, 11, device=device)
     x[0, :, 0, 0] = NAN
     rois = torch.tensor([[0, 6.0, 6, 8, 8], [0, 0, 0, 5, 5]], device=device)
-    out = deform_roi_pool.forward(x, rois, None, None, Case("align").rule)
+    out = roi_mean.forward(x, rois, None, None, Case("align").rule)
     assert not out[0].isnan().any()
     assert out[1].isnan().nonzero().tolist() == [[0, 0, 0], [1, 0, 0]]
 

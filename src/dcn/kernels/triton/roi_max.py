@@ -50,7 +50,7 @@ def _launch(
     input: Tensor, boxes: Tensor, pooled: Tensor, total: Tensor | None, unit: Tensor | None, spatial_scale: float
 ) -> None:
     """Fill ``pooled`` or, where ``total`` is given, add its values there: floats, or multiples of ``1 / unit``."""
-    from dcn.kernels.triton import _roi_pool_kernels as kernels
+    from dcn.kernels.triton import _roi_max_kernels as kernels
 
     data, rois = input.detach(), boxes.shape[0]
     corners = (boxes if boxes.dtype == torch.float64 else boxes.float()).detach().contiguous()
