@@ -142,7 +142,7 @@ def diagnose(
     names = tuple(str(name) for name in confusion["cat_names"])
     return Diagnosis(
         metrics={name: float(value) for name, value in evaluation.get_results().items()},
-        per_class={name: float(row["AP"]) for name, row in report["per_class"].items()},
+        per_class={name: float(report["per_class"][name]["AP"]) for name in names if name in report["per_class"]},
         curves=_curves(evaluation, names),
         confusion=np.asarray(confusion["matrix"], dtype=np.int64),
         classes=names,

@@ -1,4 +1,4 @@
-"""Masks of pooled regions: the head, its targets, and the way back into the image (Mask R-CNN, section 3)."""
+"""Masks of pooled regions: the head and its targets (Mask R-CNN, section 3)."""
 
 from __future__ import annotations
 
