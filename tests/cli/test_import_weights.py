@@ -105,7 +105,9 @@ def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsy
     else:
         torch.save({"epoch": 90, "state_dict": state} if form == "state_dict" else state, source)
     assert main(["import", str(source), "-o", str(output)]) == 0
-    assert "backbone for model.backbone_weights" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "backbone for model.backbone_weights" in said
+    assert "depth=50, width=0.125, stem_channels=64, " in said
     options: dict[str, Any] = {"style": "caffe", "pool": "ceil", "preprocess": "rgb_mean"} if caffe else {}
     detector: Any = build("faster_rcnn_r50_fpn_dconv_c3-c5", ["cat"], width=0.125, fpn_channels=8, **options)
     kept = load_backbone(detector, output)

@@ -19,6 +19,7 @@ from dcn.models.checkpoints import (
     read_params,
     read_state,
 )
+from dcn.models.checkpoints.backbone import backbone_size
 from dcn.models.checkpoints.mxnet import beside_backbone
 
 
@@ -56,9 +57,9 @@ def convert_detector(file: Path, output: Path, name: str, classes: tuple[str, ..
 
 def convert_backbone(file: Path, output: Path) -> str:
     """Convert a ResNet; as :func:`import_weights`."""
-    _, facts = read_backbone(file)
+    state, facts = read_backbone(file)
     export_backbone(file, output, half=False)
-    options = ", ".join(f"{name}={value}" for name, value in vars(facts).items())
+    options = ", ".join(f"{name}={value}" for name, value in {**backbone_size(state), **vars(facts)}.items())
     return f"a backbone for model.backbone_weights; its model is built with {options}"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.models.backbones import ResNet
+from dcn.models.backbones.resnet import BLOCKS
 from dcn.models.checkpoints import mmdet, mxnet, torchvision
 from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.reading import StateFile, read_state
@@ -37,6 +38,20 @@ class BackboneFacts:
 # Models with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
 _CAFFE = BackboneFacts("bgr_caffe", "caffe", "ceil")
 _MXNET = BackboneFacts("rgb_mean", "caffe", "ceil")
+
+
+def backbone_size(state: Mapping[str, Tensor]) -> dict[str, float]:
+    """The options ``depth``, ``width`` and ``stem_channels`` of a ResNet, from the names and shapes of its tensors.
+
+    Args:
+        state: under the names of :class:`ResNet`, from :func:`read_backbone`.
+    """
+    blocks = tuple(len({name.split(".")[1] for name in state if name.startswith(f"layer{i}.")}) for i in range(1, 5))
+    bottleneck = "layer1.0.conv3.weight" in state
+    depths = [depth for depth, counts in BLOCKS.items() if counts == blocks and (depth >= 50) == bottleneck]
+    last, full = ("conv3", 256) if bottleneck else ("conv2", 64)
+    width = state[f"layer1.0.{last}.weight"].shape[0] / full
+    return {**{"depth": depth for depth in depths}, "width": width, "stem_channels": state["conv1.weight"].shape[0]}
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
