@@ -48,10 +48,11 @@ def backbone_size(state: Mapping[str, Tensor]) -> dict[str, float]:
     """
     blocks = tuple(len({name.split(".")[1] for name in state if name.startswith(f"layer{i}.")}) for i in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in state
-    depth = next((d for d, counts in BLOCKS.items() if counts == blocks and (d >= 50) == bottleneck), sum(blocks))
+    depth = next((d for d, counts in BLOCKS.items() if counts == blocks and (d >= 50) == bottleneck), None)
     last, full = ("conv3", 256) if bottleneck else ("conv2", 64)
     width = state[f"layer1.0.{last}.weight"].shape[0] / full
-    return {"depth": depth, "width": width, "stem_channels": state["conv1.weight"].shape[0]}
+    size: dict[str, float] = {} if depth is None else {"depth": depth}
+    return size | {"width": width, "stem_channels": state["conv1.weight"].shape[0]}
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
