@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -108,4 +109,7 @@ def joined_world(device: str | None = None) -> Iterator[World]:
     try:
         yield World(chosen, dist.get_rank(), size)
     finally:
+        # Parallel models are parts of circles of references and are served by threads of the group. They end here: a
+        # thread that asks for Python while the interpreter shuts down aborts the process.
+        gc.collect()
         dist.destroy_process_group()
