@@ -143,13 +143,10 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _annotated(sample: Sample, classes: tuple[str, ...]) -> Tensor:
     """The image with its objects or with its segmentation mask."""
-    from dcn.vis import draw_detections, draw_segmentation
-    from dcn.vis.palette import class_palette
+    from dcn.runs.tasks import DETECTION, SEGMENTATION
 
-    target = sample.target
-    if isinstance(target, SegmentationMap):
-        return draw_segmentation(sample.image, target.labels, class_palette(classes), classes)
-    return draw_detections(sample.image, target.boxes, target.labels, masks=target.masks, classes=classes)
+    task = SEGMENTATION if isinstance(sample.target, SegmentationMap) else DETECTION
+    return task.draw_target(sample.image, sample.target, classes)
 
 
 def _write(arguments: argparse.Namespace) -> int:

@@ -234,10 +234,14 @@ def _example(opened: Opened, index: int, caption: str) -> Example:
     prediction = predictor.predict(sample.image, min_score=MIN_SCORE if task is DETECTION else None)
     target = task.draw_target(sample.image, sample.target, predictor.classes)
     picture = task.draw(sample.image, prediction, predictor.classes)
-    return Example(image_names(opened.dataset)[index], target, picture, caption)
+    return Example(_image_name(opened.dataset, index), target, picture, caption)
 
 
 def image_names(dataset: Dataset) -> list[str]:
     """The file names of the images, or their numbers where no files stand behind them."""
-    paths = [dataset.image_path(index) for index in range(len(dataset))]
-    return [f"image {index}" if path is None else path.name for index, path in enumerate(paths)]
+    return [_image_name(dataset, index) for index in range(len(dataset))]
+
+
+def _image_name(dataset: Dataset, index: int) -> str:
+    path = dataset.image_path(index)
+    return f"image {index}" if path is None else path.name
