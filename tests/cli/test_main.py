@@ -51,10 +51,10 @@ def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFi
         ("train --resume /no/such", "expected a run folder, got /no/such"),
         ("train synthetic_plain model.name=faster_rcnn_r18_fpm", "did you mean 'faster_rcnn_r18_fpn'"),
         ("train synthetic_plain model.options.widht=1", "did you mean 'width'"),
-        ("train synthetic_plain schedule.accumulate=8 amp=fp16 --device cuda:77", "'cuda:77' is not there"),
+        ("train synthetic_plain schedule.accumulate=8 amp=fp16 --device cuda:77", "device: expected cpu"),
         ("eval /no/such", "expected a run folder or a weights file, got"),
         ("eval --results x.json", "--results: expected --annotations"),
-        ("predict /no/such x.jpg", "images: nothing at 'x.jpg'"),
+        ("predict /no/such x.jpg", "got none at 'x.jpg'"),
         ("models faster_rcnn_r50_fpm", "did you mean 'faster_rcnn_r50_fpn'"),
     ],
 )

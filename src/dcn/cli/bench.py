@@ -72,7 +72,8 @@ def _workload(arguments: argparse.Namespace) -> Workload:
 
     size: Any = options_of(arguments.name)["test_size"] if arguments.size is None else _parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
-        raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
+        option = "--compile" if arguments.compile else "--cuda-graph"
+        raise ValueError(f"--train: expected no option for inference beside it, got {option}; leave it out")
     device = choose_device(arguments.device)
     if arguments.cuda_graph and device.type != "cuda":
         raise ValueError(f"--cuda-graph: expected a GPU, got the device {device}")

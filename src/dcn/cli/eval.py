@@ -70,7 +70,8 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
     from dcn.metrics import evaluate_files, evaluate_mask_files
 
     if arguments.words or arguments.annotations is None:
-        raise ValueError("--results: expected --annotations with it, and no model; see `dcn eval --help`")
+        got = f"the model {arguments.words[0]!r}" if arguments.words else "no --annotations"
+        raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
     if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
         return evaluate_mask_files(
             arguments.results,

@@ -34,7 +34,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.size is not None:
         raise ValueError(
-            "--size: expected the name of one model with it; the list gives every model at its own test size"
+            "--size: expected the name of one model beside it, got none; the list shows each model at its test size"
         )
     _list(arguments.filter, arguments.json)
     return 0

@@ -45,7 +45,7 @@ def target_of(sample: Sample, name: str) -> Target:
         ValueError: it has a segmentation mask.
     """
     if not isinstance(sample.target, Target):
-        raise ValueError(f"dataset: {name} gives segmentation masks; expected boxes (leave semantic=True out)")
+        raise ValueError(f"dataset: expected boxes, got segmentation masks in {name}; leave semantic=True out")
     return sample.target
 
 

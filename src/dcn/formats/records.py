@@ -75,7 +75,7 @@ def report_unknown_classes(files: BoxFiles, classes: Sequence[str], report: Repo
     for record in files.records:
         for item in record.objects:
             if item.name not in known:
-                message = f"unknown class {short(item.name)}: expected one of {shown}"
+                message = f"class: expected one of {shown}, got {short(item.name)}"
                 report(Problem(record.source, item.entry, message))
 
 

@@ -98,13 +98,13 @@ def _check_same(opened: Sequence[Opened]) -> None:
             raise ValueError(f"runs: expected one task, {_label(first)} is of {first.task.name}, got {other.task.name}")
         if tuple(other.dataset.classes) != tuple(first.dataset.classes):
             raise ValueError(
-                f"runs: expected the classes {list(first.dataset.classes)}, {_label(other)} has "
-                f"{list(other.dataset.classes)}"
+                f"runs: expected the classes {list(first.dataset.classes)} of {_label(first)}, got "
+                f"{list(other.dataset.classes)} in {_label(other)}"
             )
         if image_names(other.dataset) != image_names(first.dataset):
             raise ValueError(
-                f"runs: expected the same images, {_label(first)} has {len(first.dataset)} of {first.dataset.name}, "
-                f"{_label(other)} has {len(other.dataset)} of {other.dataset.name}"
+                f"runs: expected the {len(first.dataset)} images of {first.dataset.name} as in {_label(first)}, got "
+                f"{len(other.dataset)} of {other.dataset.name} in {_label(other)}"
             )
 
 

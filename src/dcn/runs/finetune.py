@@ -93,7 +93,9 @@ def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Reci
 def _settings(dataset: Dataset, batch_size: int) -> dict[str, Any]:
     """What the data decides."""
     if not len(dataset) or not isinstance(target_of(dataset, 0), Target):
-        raise ValueError(f"data: {dataset.name} has no boxes to train a detector on; for other data name a recipe")
+        raise ValueError(
+            f"data: expected boxes to train a detector on, got none in {dataset.name}; for other data name a recipe"
+        )
     short = _short_side(dataset)
     epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
     steps = max(epochs * len(dataset) // batch_size, 1)

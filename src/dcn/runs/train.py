@@ -167,8 +167,8 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     validation = open_split(recipe, "val")
     if tuple(validation.classes) != tuple(training.classes):
         raise ValueError(
-            f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
-            f"{list(validation.classes)}; set data.classes"
+            f"data: expected the classes {list(training.classes)} of {training.name}, got {list(validation.classes)} "
+            f"in {validation.name}; set data.classes"
         )
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
@@ -202,7 +202,10 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
 
 def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
     if recipe is None or isinstance(recipe, Recipe):
-        raise ValueError("resume: expected a run folder, or the name of a recipe whose latest run is continued")
+        got = "no recipe" if recipe is None else "a Recipe, which has no name"
+        raise ValueError(
+            f"resume: expected a run folder or the name of a recipe, whose latest run is continued, got {got}"
+        )
     return latest_run(Path(output).expanduser() / Path(fspath(recipe)).stem)
 
 

@@ -11,7 +11,7 @@ which the model descends from, pads some layers and not others, and its cells dr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -79,8 +79,8 @@ class AlignedInceptionResNet(nn.Module):
         width: factor on the channels of the stages (not of the stem).
         stem_channels: channels after the first convolution.
         c5_dilation: above 1, stage 5 has stride 1 and its 3x3 convolutions this dilation (detection: 2).
-        deform: positions ``(stage 2 .. 5, block)`` of blocks whose 3x3 convolutions, three in each, are deformable.
-        deform_conv: makes those layers.
+        deform: blocks whose 3x3 convolutions, three in each, are deformable, and what makes them, see
+            :class:`dcn.models.backbones.ResNet`.
         norm: what batch norm trains, see :class:`dcn.models.backbones.ResNet`.
         frozen_stages: 0 trains everything; ``n`` fixes the stem and the first ``n`` of the four stages.
     """
@@ -91,14 +91,13 @@ class AlignedInceptionResNet(nn.Module):
         width: float = 1.0,
         stem_channels: int = 64,
         c5_dilation: int = 1,
-        deform: Collection[tuple[int, int]] = (),
-        deform_conv: ConvFactory = DeformConv2d,
+        deform: Mapping[tuple[int, int], ConvFactory] | None = None,
         norm: NormRule = "eval",
         frozen_stages: int = 1,
     ) -> None:
         super().__init__()
         self.norm, self.frozen_stages = norm, frozen_stages
-        self.c5_dilation, self.deform, self.deform_conv = c5_dilation, frozenset(deform), deform_conv
+        self.c5_dilation, self.deform = c5_dilation, dict(deform or {})
         self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
@@ -129,7 +128,7 @@ class AlignedInceptionResNet(nn.Module):
                 out_channels,
                 stride=stride if index == 0 else 1,
                 dilation=dilation,
-                conv3x3=self.deform_conv if (stage, index) in self.deform else nn.Conv2d,
+                conv3x3=self.deform.get((stage, index), nn.Conv2d),
             )
             for index in range(BLOCKS[stage - 2])
         ]
