@@ -66,7 +66,20 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.keep,
     )
+    if arguments.tables:
+        return _tables(plan, choice, places)
     return _small(plan, choice, places, dry_run=arguments.dry_run)
+
+
+def _tables(plan: Plan, choice: Choice, places: Places) -> int:
+    from dcn.reproduce.intervals import update_intervals
+    from dcn.reproduce.tables import all_tables
+    from dcn.reproduce.written import read_results
+
+    update_intervals(plan, choice, places)
+    tables = all_tables(read_results(plan, places.results))
+    print("\n".join(table.markdown() for table in tables) or f"no results in {places.results}")
+    return 0
 
 
 def _small(plan: Plan, choice: Choice, places: Places, *, dry_run: bool) -> int:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from dcn.engine.folder import versions
 from dcn.engine.lock import LockedError, locked
 
-R = TypeVar("R", bound="Keyed")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def read_table(path: Path, kind: type[R]) -> list[R]:
         return []
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        expected = [field.name for field in fields(kind)]
+        expected = [name for name, _ in _columns(kind)]
         if reader.fieldnames != expected:
             raise ValueError(f"{path}: expected the columns {', '.join(expected)}, got {reader.fieldnames}")
         return [
