@@ -119,9 +119,12 @@ def read_table(path: Path, kind: type[R]) -> list[R]:
         expected = [name for name, _ in _columns(kind)]
         if reader.fieldnames != expected:
             raise ValueError(f"{path}: expected the columns {', '.join(expected)}, got {reader.fieldnames}")
-        return [
-            kind(**{field.name: _parsed(row[field.name], str(field.type)) for field in fields(kind)}) for row in reader
-        ]
+        return [kind(**{name: _parsed(row[name], type_name) for name, type_name in _columns(kind)}) for row in reader]
+
+
+def _columns(kind: Any) -> list[tuple[str, str]]:
+    """Names and types of the fields of a dataclass, as text."""
+    return [(field.name, str(field.type)) for field in fields(kind)]
 
 
 def _parsed(text: str, kind: str) -> Any:
