@@ -73,12 +73,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _tables(plan: Plan, choice: Choice, places: Places) -> int:
     from dcn.reproduce.intervals import update_intervals
-    from dcn.reproduce.tables import all_tables
+    from dcn.reproduce.tables import all_tables, summary
     from dcn.reproduce.written import read_results
 
     update_intervals(plan, choice, places)
-    tables = all_tables(read_results(plan, places.results))
-    print("\n".join(table.markdown() for table in tables) or f"no results in {places.results}")
+    results = read_results(plan, places.results)
+    print("\n".join([summary(results), *(table.markdown() for table in all_tables(results))]).strip() or "no results")
     return 0
 
 

@@ -18,7 +18,9 @@ Stage = Literal["start", "tune"]
 
 PLAN = Path(__file__).with_name("small.yaml")
 PLAIN = "plain"
-STAGES: tuple[Stage, ...] = ("start", "tune")
+CONDITIONS = ("start", "tune", "offsets", "pool_offsets")
+"""Keys of a layer of settings that count under a condition: the stage, or what is deformable in the variant."""
+
 START_SEED = 0
 """Every system has one start on each data set, which all seeds share."""
 
@@ -112,9 +114,13 @@ class Plan:
             data.get("own", {}).get(system, {}),
             change.get("systems", {}).get(system, change["recipe"]),
         ]
-        always = [{key: value for key, value in layer.items() if key not in STAGES} for layer in layers]
+        always = merged({key: value for key, value in layer.items() if key not in CONDITIONS} for layer in layers)
+        options = always["model"].get("options", {})
+        holding: list[str] = [stage]
+        holding += ["offsets"] if options.get("deform_layers") else []
+        holding += ["pool_offsets"] if options.get("deform_pool") else []
         folder = {"data": {"folder": data["folder"]}} if "folder" in data else {}
-        return merged([*always, *(layer.get(stage, {}) for layer in layers), folder])
+        return merged([always, *(layer.get(key, {}) for key in holding for layer in layers), folder])
 
 
 def read_plan(path: Path = PLAN) -> Plan:

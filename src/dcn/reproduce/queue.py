@@ -22,7 +22,7 @@ from dcn.engine.train import DivergedError
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.reproduce.measure import measure
 from dcn.reproduce.plan import Job, Plan, merged
-from dcn.reproduce.rows import Keyed, Row, append, environment, read_table
+from dcn.reproduce.rows import DilationRow, Keyed, Row, append, environment, read_table
 from dcn.runs.train import Run, train_recipe
 
 LOGGER = logging.getLogger("dcn")
@@ -163,13 +163,19 @@ def _record(plan: Plan, job: Job, places: Places, run: Run) -> None:
         offsets=measured.offsets,
         parameters=measured.parameters,
         steps=run.step,
-        seconds=round(seconds, 1),
+        seconds=round(seconds, 3),
     )
-    known = {(one.recipe, one.seed, one.stage) for one in read_table(places.results, Row)}
-    if (row.recipe, row.seed, row.stage) not in known:
-        append(places.results, [row])
+    # The row comes last: what has a row is complete.
+    if not _has_rows(places.dilations, DilationRow, job):
         append(places.dilations, measured.dilations)
+    if not _has_rows(places.results, Row, job):
+        append(places.results, [row])
     _clean(run.folder, keep_weights=places.keep or job.stage == "start")
+
+
+def _has_rows(path: Path, kind: type[Row] | type[DilationRow], job: Job) -> bool:
+    rows: Sequence[Keyed] = read_table(path, kind)
+    return any((row.recipe, row.seed, row.stage) == (job.recipe, job.seed, job.stage) for row in rows)
 
 
 def _clean(folder: Path, keep_weights: bool) -> None:

@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dcn.engine.atomic import write_atomically
 from dcn.engine.folder import versions
 from dcn.engine.lock import LockedError, locked
 
@@ -152,21 +153,22 @@ def _appended(path: Path, rows: Sequence[Keyed]) -> bool:
 
 def _append(path: Path, rows: Sequence[Keyed]) -> None:
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(rows[0])], lineterminator="\n")
+    writer = csv.DictWriter(text, [name for name, _ in _columns(type(rows[0]))], lineterminator="\n")
     if not path.is_file():
         writer.writeheader()
     writer.writerows(_cells(asdict(row)) for row in rows)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        file.write(text.getvalue())
+    # A process that is killed here leaves the file as it was.
+    write_atomically(path, (path.read_bytes() if path.is_file() else b"") + text.getvalue().encode())
 
 
 def write_table(path: Path, rows: Iterable[Any], kind: type[Any]) -> None:
     """Write a whole file of rows."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [name for name, _ in _columns(kind)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_cells(asdict(row)) for row in rows)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(kind)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_cells(asdict(row)) for row in rows)
+    write_atomically(path, text.getvalue().encode())
 
 
 def _cells(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,8 +35,11 @@ class Table:
 
     def markdown(self, level: int = 3) -> str:
         """The heading and the table."""
-        lines = [f"{'#' * level} {self.title}", "", _line(self.header), _line("---" for _ in self.header)]
-        return "\n".join([*lines, *map(_line, self.rows)]) + "\n"
+        return f"{'#' * level} {self.title}\n\n{self.body()}"
+
+    def body(self) -> str:
+        """The table without its heading."""
+        return "\n".join([_line(self.header), _line("---" for _ in self.header), *map(_line, self.rows)]) + "\n"
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -165,6 +168,26 @@ def claims_table(results: Results) -> Table | None:
                 rows.append((*names, against, str(len(claim.seeds.first)), *values, *claim.cells()))
     header = ("data", "system", "metric", "against", "seeds", "its value", "deformable", "difference (over seeds)")
     return _table("Deformable against plain and against the best dilation", (*header, "over images", "shown"), rows)
+
+
+def summary(results: Results) -> str:
+    """What is shown on each data set, in words: how many differences, and which were not shown."""
+    plan, lines = results.plan, []
+    for dataset in plan.datasets:
+        claims = [
+            (f"{plan.title('systems', system)} {metric}", claim)
+            for system in plan.systems_of(dataset)
+            for metric in METRICS[plan.task(system)]
+            if (claim := results.claim(dataset, system, DEFORMABLE, PLAIN, metric)) is not None
+        ]
+        if not claims:
+            continue
+        parts = []
+        for kind, text in ((1, "above plain"), (-1, "below plain"), (0, "not shown")):
+            names = [f"{name} ({_signed(claim.seeds.mean)})" for name, claim in claims if claim.shown == kind]
+            parts += [f"{text}: {', '.join(names)}"] if names else []
+        lines.append(f"* **{plan.title('datasets', dataset)}**: {'; '.join(parts)}.")
+    return "\n".join([*lines, ""]) if lines else ""
 
 
 def part_tables(results: Results, part: str) -> list[Table]:
