@@ -8,7 +8,7 @@ perspective and bent by smooth waves, and may be partly hidden. Sample ``i`` of 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from dcn.data.datasets import glyphs, shapes, textures
 from dcn.structures import Sample, SegmentationMap, Target
+from dcn.suggest import suggest
 
 SPLITS = ("train", "val", "test")
 SYMBOLS = {"letters": (glyphs.CLASSES, 8), "shapes": (shapes.SHAPES, 6)}
 """What the objects can be: the names of the classes, and how many of them are used unless told."""
 _MIN_VISIBLE = 0.5  # an object less visible than this share of its glyph is left out
+_GEOMETRY = {"rotation": (0.0, 180.0), "bending": (0.0, 1.0), "stroke": (0.01, 0.2)}
+"""What ``geometry`` may set, and from where to where."""
 
 
 @dataclass
@@ -50,6 +53,10 @@ class Synthetic:
             large ones on a logarithmic scale.
         difficulty: 0 (upright letters on a calm background) to 1 (tilted up to 80 degrees, strongly bent, cluttered,
             hidden by up to 45 %).
+        geometry: what the shapes have of their own, whatever the difficulty: ``rotation``, the largest tilt in degrees
+            either way (0 to 180; else 80 times the difficulty); ``bending``, the strength of waves, perspective and
+            stretching (0 to 1; else the difficulty); ``stroke``, by how much lines are thicker than the font's, as a
+            share of the font size (0.01 to 0.2; else 0.035).
         masks: give the visible pixels of every object.
         semantic: give a `SegmentationMap` instead: 0 is the background, ``k + 1`` the symbol ``k``; ``classes`` then
             starts with ``"background"``.
@@ -73,6 +80,7 @@ class Synthetic:
         objects: Sequence[int] = (1, 4),
         glyph_size: Sequence[float] = (28, 72),
         difficulty: float = 0.7,
+        geometry: Mapping[str, float] | None = None,
         masks: bool = True,
         semantic: bool = False,
         cache: bool = False,
@@ -99,6 +107,9 @@ class Synthetic:
         self._stream = (seed, zlib.crc32(split.encode()))
         self._difficulty = float(difficulty)
         self._clutter = symbols != "shapes"  # its boxes, blobs and triangles would be shapes without a label
+        own = _checked_geometry(geometry or {})
+        self._bending, self._stroke = own.get("bending", self._difficulty), own.get("stroke", glyphs.STROKE)
+        self._rotation = own.get("rotation", glyphs.TILT * self._difficulty)
         self._masks, self._semantic = masks, semantic
         self._cache: dict[int, Sample] | None = {} if cache else None
 
@@ -131,10 +142,14 @@ class Synthetic:
             self._add_object(rng, canvas, objects)
         return Sample(torch.from_numpy(_with_noise(rng, canvas)), self._target(objects, index))
 
+    def _draw_warp(self, rng: np.random.Generator) -> glyphs.Warp:
+        return glyphs.draw_warp(rng, self._bending, self._rotation)
+
     def _add_fragment(self, rng: np.random.Generator, canvas: NDArray[np.uint8]) -> None:
         """A piece (half at most) of a character that is no class, painted like an object."""
         character = glyphs.DISTRACTORS[rng.integers(len(glyphs.DISTRACTORS))]
-        alpha = glyphs.render(character, rng.uniform(20, 50), glyphs.draw_warp(rng, self._difficulty))
+        size, warp = rng.uniform(20, 50), self._draw_warp(rng)
+        alpha = glyphs.render(character, size, warp, self._stroke)
         rows, columns = alpha.shape
         alpha = alpha[: max(rows // 2, 1)] if rng.random() < 0.5 else alpha[:, : max(columns // 2, 1)]
         _paint(rng, canvas, alpha, *_anywhere(rng, canvas, alpha))
@@ -143,8 +158,8 @@ class Synthetic:
         """Try a few positions for one glyph; where others take all of them it is left out."""
         label = int(rng.integers(len(self._symbols)))
         low, high = np.log(self._glyph_size)
-        warp = glyphs.draw_warp(rng, self._difficulty)
-        alpha = glyphs.render(self._symbols[label], float(np.exp(rng.uniform(low, high))), warp)
+        warp = self._draw_warp(rng)
+        alpha = glyphs.render(self._symbols[label], float(np.exp(rng.uniform(low, high))), warp, self._stroke)
         for _ in range(8):
             top, left = _anywhere(rng, canvas, alpha)
             mask = np.zeros(canvas.shape[:2], dtype=np.bool_)
@@ -204,6 +219,14 @@ def _with_noise(rng: np.random.Generator, canvas: NDArray[np.uint8]) -> NDArray[
     planes += rng.integers(0, 13, planes.shape[1:], dtype=np.uint8)
     planes -= np.uint8(6)
     return planes
+
+
+def _checked_geometry(values: Mapping[str, float]) -> dict[str, float]:
+    for name, value in values.items():
+        if name not in _GEOMETRY:
+            raise ValueError(f"geometry: expected {', '.join(_GEOMETRY)}, got {name!r}; {suggest(name, _GEOMETRY)}")
+        _within(f"geometry.{name}", value, *_GEOMETRY[name])
+    return {name: float(value) for name, value in values.items()}
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
