@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -147,6 +148,22 @@ def test_semantic_labels_are_those_of_the_masks() -> None:
         assert torch.equal(maps[index].image, data[index].image)
 
 
+def test_shapes_are_filled_and_known_by_their_outline_alone() -> None:
+    data = Synthetic("train", length=60, symbols="shapes", objects=(1, 1), difficulty=0.0, glyph_size=(80, 100))
+    assert data.classes == ("disc", "square", "triangle", "star", "cross", "crescent")
+    shares: dict[int, list[float]] = {}
+    for index in range(len(data)):
+        target = _target(data, index)
+        assert target.masks is not None
+        sides = target.boxes[:, 2:] - target.boxes[:, :2]
+        for label, mask, (width, height) in zip(target.labels.tolist(), target.masks, sides.tolist(), strict=True):
+            shares.setdefault(label, []).append(float(mask.sum()) / (width * height))
+    # Area of the shape over that of its box: pi/4, 1, 1/2, that of a five-pointed star of radii 1 and 0.42, of a cross.
+    star = 5 * 0.42 * math.sin(math.pi / 5) / (2 * math.sin(math.radians(72)) * (1 + math.cos(math.radians(36))))
+    for label, expected in enumerate((math.pi / 4, 1.0, 0.5, star, 1 - (1 - 0.34) ** 2)):
+        assert float(np.median(shares[label])) == pytest.approx(expected, abs=0.03), data.classes[label]
+
+
 def test_without_masks() -> None:
     assert _target(Synthetic("val", masks=False), 0).masks is None
     assert torch.equal(_target(Synthetic("val", masks=False), 0).boxes, _target(Synthetic("val"), 0).boxes)
@@ -175,6 +192,8 @@ def test_indices_past_the_end() -> None:
         ({"size": (100,)}, "size: expected two numbers"),
         ({"num_classes": 1}, "num_classes: expected 2 to 12, got 1"),
         ({"num_classes": 13}, "num_classes: expected 2 to 12, got 13"),
+        ({"num_classes": 7, "symbols": "shapes"}, "num_classes: expected 2 to 6, got 7"),
+        ({"symbols": "digits"}, "symbols: expected one of letters, shapes, got 'digits'"),
         ({"objects": (0, 3)}, "objects: expected two numbers from 1 to 100 in ascending order"),
         ({"objects": (4, 3)}, "objects: expected two numbers from 1 to 100 in ascending order"),
         ({"glyph_size": (20, 150)}, "glyph_size: expected two numbers from 12 to 115.2"),

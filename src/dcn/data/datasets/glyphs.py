@@ -1,4 +1,5 @@
-"""Letters as deformable objects: a glyph of Pillow's own font under rotation, scale, perspective and smooth warps."""
+"""Letters and shapes as deformable objects: a glyph of Pillow's own font, or a filled shape, under rotation, scale,
+perspective and smooth warps."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcn.data.datasets.shapes import SHAPES, outline
 from dcn.extras import require
 
 # Chosen so that no rotation or warp turns one into another (no 6/9, M/W/E, N/Z, S/5, 8/B/&).
@@ -66,14 +68,18 @@ def draw_warp(rng: np.random.Generator, strength: float, rotation: float | None 
 def template(character: str, font_size: int, stroke: float = STROKE) -> Floats:
     """The bold glyph, opacity 0..255, in a tight frame with one empty pixel around it.
 
+    A name of `SHAPES` gives that shape, as high as a capital letter of the font; it has no stroke.
+
     Args:
-        character: one character.
+        character: one character, or a name of `SHAPES`.
         font_size: of the font.
         stroke: by how much its lines are thicker than the font's on either side, as a share of the font size.
 
     Raises:
         ValueError: this Pillow was built without FreeType.
     """
+    if character in SHAPES:
+        return outline(character, round(0.75 * font_size))
     require("PIL")
     from PIL import Image, ImageDraw, ImageFont, features
 
@@ -129,7 +135,7 @@ def render(character: str, size: float, warp: Warp, stroke: float = STROKE) -> N
     """The warped glyph, opacity 0..255, cut to its visible extent.
 
     Args:
-        character: one character.
+        character: one character, or a name of `SHAPES`.
         size: height of the unwarped glyph in pixels.
         warp: how it is deformed.
         stroke: see :func:`template`.
