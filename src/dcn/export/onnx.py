@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +163,7 @@ def export_onnx(model: nn.Module, path: Path, *, name: str, size: tuple[int, int
     detector = metadata.task == "detection"
     outputs = (DETECTION_OUTPUTS + ((MASKS,) if metadata.masks else ())) if detector else SEGMENTATION_OUTPUTS
     side = max(divisor, 32) * _EXAMPLE
-    with torch.no_grad():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             network.eval(),
             _example(detector, size or (side, side + max(divisor, 32)), 1),
@@ -174,6 +178,26 @@ def export_onnx(model: nn.Module, path: Path, *, name: str, size: tuple[int, int
     program.model.metadata_props[KEY] = metadata.to_json()
     _save(program, path)
     return metadata
+
+
+_REMARKS = ("torch.fx.experimental.symbolic_shapes", "torch.onnx._internal.exporter._registration")
+"""Loggers that speak of sizes of a trace, and of packages that this one does without."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's warnings about itself: its own deprecations, and remarks on the sizes of a trace."""
+    loggers = [logging.getLogger(name) for name in _REMARKS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _save(program: Any, path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dcn import boxes
-from dcn.structures import Detections
+from dcn.structures import Detections, SegmentationMap
 
 _SAME = 0.9
 """Overlap from which two detections of one class count as the same."""
@@ -90,24 +90,54 @@ def compare(
     """
     if not images:
         raise ValueError("images: expected at least one image to compare results on, got none")
+    sizes = list(output_sizes) if model.task == "detection" else None
+    rows = []
     with torch.no_grad():
-        if model.task == "segmentation":
-            pairs = zip(model(list(images)), exported(list(images)), strict=True)
-            shares = [float((a.labels != b.labels).double().mean()) for a, b in pairs]
-            return Parity(len(images), 0, 0.0, 0.0, max(shares), 0.0, tolerance)
-        sizes = list(output_sizes)
-        pairs = zip(model(list(images), None, sizes), exported(list(images), None, sizes), strict=True)
-        rows = [_differences(a, b) for a, b in pairs]
-    counts = sum(row[0] for row in rows)
-    alone = sum(row[4] for row in rows)
-    moved, scored, pixels = (max(row[index] for row in rows) for index in (1, 2, 3))
-    return Parity(len(images), counts, moved, scored, pixels, alone / max(counts, 1), tolerance)
+        for index, image in enumerate(images):
+            words = () if sizes is None else (None, [sizes[index]])
+            rows.append(differences(model([image], *words)[0], exported([image], *words)[0]))
+    return summary(rows, tolerance)
 
 
-def _differences(first: Detections, second: Detections) -> tuple[int, float, float, float, int]:
-    """Number of detections; largest difference of boxes, scores, mask pixels; detections of either without a match."""
+@dataclass(frozen=True)
+class Differences:
+    """How two predictions of one image differ.
+
+    Attributes:
+        detections: of the first prediction.
+        boxes: largest difference, pixels.
+        scores: largest difference.
+        pixels: share of pixels that differ, of masks or of a segmentation map.
+        alone: detections of either without a counterpart.
+    """
+
+    detections: int = 0
+    boxes: float = 0.0
+    scores: float = 0.0
+    pixels: float = 0.0
+    alone: int = 0
+
+
+def summary(rows: Sequence[Differences], tolerance: Tolerance) -> Parity:
+    """The largest differences of several images."""
+    count = sum(row.detections for row in rows)
+    alone = sum(row.alone for row in rows)
+    moved, scored, pixels = (max(getattr(row, name) for row in rows) for name in ("boxes", "scores", "pixels"))
+    return Parity(len(rows), count, moved, scored, pixels, alone / max(count, 1), tolerance)
+
+
+def differences(first: Detections | SegmentationMap, second: Detections | SegmentationMap) -> Differences:
+    """Compare two predictions of one image."""
+    if isinstance(first, SegmentationMap):
+        assert isinstance(second, SegmentationMap)
+        return Differences(pixels=float((first.labels != second.labels).double().mean()))
+    assert isinstance(second, Detections)
+    return _of_detections(first, second)
+
+
+def _of_detections(first: Detections, second: Detections) -> Differences:
     if not len(first) or not len(second):
-        return len(first), 0.0, 0.0, 0.0, len(first) + len(second)
+        return Differences(len(first), alone=len(first) + len(second))
     overlap = boxes.iou(first.boxes, second.boxes)
     overlap = torch.where(first.labels[:, None] == second.labels[None], overlap, 0.0)
     # Of equal overlaps the one with the nearest score: detections of one object may follow each other.
@@ -117,10 +147,10 @@ def _differences(first: Detections, second: Detections) -> tuple[int, float, flo
     own, other = matched.nonzero()[:, 0], best[matched]
     alone = len(first) - len(own) + len(second) - len(other.unique())
     if not len(own):
-        return len(first), 0.0, 0.0, 0.0, alone
+        return Differences(len(first), alone=alone)
     moved = float((first.boxes[own] - second.boxes[other]).abs().max())
     scored = float((first.scores[own] - second.scores[other]).abs().max())
     pixels = 0.0
     if first.masks is not None and second.masks is not None:
         pixels = float((first.masks[own] != second.masks[other]).double().mean())
-    return len(first), moved, scored, pixels, alone
+    return Differences(len(first), moved, scored, pixels, alone)
