@@ -76,9 +76,9 @@ def _unfit(conv: nn.Conv2d, offset_groups: int) -> str | None:
     return None
 
 
-def _take_over(new: nn.Module, old: nn.Module) -> None:
-    """Weight and bias are the very parameters of the old layer: optimisers that hold them keep working."""
-    for name in ("weight", "bias"):
+def _take_over(new: nn.Module, old: nn.Module, keep_weights: bool) -> None:
+    """Mode and hooks; kept weights are the very parameters of the old layer: optimisers that hold them keep working."""
+    for name in ("weight", "bias") if keep_weights else ():
         setattr(new, name, getattr(old, name))
     new.train(old.training)
     take_hooks(old, new)
@@ -112,11 +112,7 @@ def _deformable(
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    if keep_weights:
-        _take_over(layer, conv)
-    else:
-        layer.train(conv.training)
-        take_hooks(conv, layer)
+    _take_over(layer, conv, keep_weights)
     return layer
 
 
@@ -143,11 +139,7 @@ def _depthwise(conv: nn.Conv2d, *, keep_weights: bool, offset_groups: int, style
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    if keep_weights:
-        _take_over(layer, conv)
-    else:
-        layer.train(conv.training)
-        take_hooks(conv, layer)
+    _take_over(layer, conv, keep_weights)
     return layer
 
 
@@ -254,7 +246,7 @@ def _plain(layer: DeformConv2d | DeformDepthwiseConv2d) -> nn.Conv2d:
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
-    _take_over(conv, layer)
+    _take_over(conv, layer, keep_weights=True)
     return conv
 
 

@@ -83,6 +83,7 @@ def test_deformable_layers_are_where_they_were_asked_for() -> None:
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_zero_offsets_leave_the_plain_network(depth: int) -> None:
+    torch.manual_seed(0)
     plain = ResNet(depth, **TINY).eval()
     positions = deformable_positions(("c3", "c4", "c5"), (2, 2, 2, 2))
     deformable = ResNet(depth, deform=dict.fromkeys(positions, DeformConv2d), **TINY).eval()

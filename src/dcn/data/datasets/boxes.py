@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -103,7 +104,8 @@ def _without_degenerate(record: BoxRecord) -> BoxRecord:
     return replace(record, objects=tuple(item for item in record.objects if not item.degenerate))
 
 
-def open_voc_files(
+def _open_boxes(
+    read: Callable[..., BoxFiles],
     root: str | Path,
     split: str = "all",
     *,
@@ -113,17 +115,23 @@ def open_voc_files(
     upright: bool = False,
     broken: str = "refuse",
 ) -> Boxes:
-    """Open images with XML files of Pascal VOC beside them or in a folder of their own; options as in `Boxes`."""
-    files = voc_files.read_split(Path(root), split, refuse, upright=upright)
+    """Open what ``read`` reads, without masks; options as in `Boxes`."""
     return Boxes(
         f"{Path(root).name}:{split}",
-        files,
+        read(Path(root), split, refuse, upright=upright),
         classes=classes,
         keep_empty=keep_empty,
         degenerate=degenerate,
         upright=upright,
         broken=broken,
     )
+
+
+open_voc_files = partial(_open_boxes, voc_files.read_split)
+"""Open images with XML files of Pascal VOC beside them or in a folder of their own; options as in `Boxes`."""
+
+open_csv = partial(_open_boxes, csv_boxes.read_split)
+"""Open images with boxes in CSV files; options as in `Boxes`."""
 
 
 def open_yolo(
@@ -144,29 +152,6 @@ def open_yolo(
         files,
         classes=classes,
         masks=masks,
-        keep_empty=keep_empty,
-        degenerate=degenerate,
-        upright=upright,
-        broken=broken,
-    )
-
-
-def open_csv(
-    root: str | Path,
-    split: str = "all",
-    *,
-    classes: Sequence[str] | None = None,
-    keep_empty: bool = True,
-    degenerate: str = "skip",
-    upright: bool = False,
-    broken: str = "refuse",
-) -> Boxes:
-    """Open images with boxes in CSV files; options as in `Boxes`."""
-    files = csv_boxes.read_split(Path(root), split, refuse, upright=upright)
-    return Boxes(
-        f"{Path(root).name}:{split}",
-        files,
-        classes=classes,
         keep_empty=keep_empty,
         degenerate=degenerate,
         upright=upright,

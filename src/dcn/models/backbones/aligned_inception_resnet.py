@@ -16,9 +16,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
+from dcn.models.backbones.freezing import NormRule
 from dcn.models.backbones.resnet import ConvFactory
-from dcn.nn import DeformConv2d
+from dcn.models.backbones.stages import FourStages
 
 BLOCKS = (3, 4, 23, 3)
 CHANNELS = (256, 512, 1024, 2048)
@@ -72,7 +72,7 @@ class InceptionResidualBlock(nn.Module):
         return self.relu(self.bn(self.project(joined)) + shortcut)
 
 
-class AlignedInceptionResNet(nn.Module):
+class AlignedInceptionResNet(FourStages):
     """The reconstructed model; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
@@ -111,10 +111,7 @@ class AlignedInceptionResNet(nn.Module):
             )
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, DeformConv2d)) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        freeze(self, self._frozen_parts(), norm)
+        self._begin()
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -133,21 +130,3 @@ class AlignedInceptionResNet(nn.Module):
             for index in range(BLOCKS[stage - 2])
         ]
         return nn.Sequential(*blocks)
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
-        return [self.conv1, self.bn1, *stages[: self.frozen_stages]] if self.frozen_stages else []
-
-    def train(self, mode: bool = True) -> AlignedInceptionResNet:
-        """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
-        super().train(mode)
-        keep_statistics(self, self._frozen_parts(), self.norm)
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalised images ``[N, 3, H, W]`` to ``(C2, C3, C4, C5)`` of strides 4, 8, 16, 32 (16 when dilated)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)

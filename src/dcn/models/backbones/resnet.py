@@ -10,8 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
-from dcn.nn import DeformConv2d
+from dcn.models.backbones.freezing import NormRule
+from dcn.models.backbones.stages import FourStages
 
 ConvFactory = Callable[..., nn.Module]
 """Makes a convolution from ``(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)``."""
@@ -113,7 +113,7 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)).add_(shortcut))
 
 
-class ResNet(nn.Module):
+class ResNet(FourStages):
     """A residual network that returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
@@ -172,8 +172,7 @@ class ResNet(nn.Module):
         self._check_channels()
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
-        self._initialise()
-        freeze(self, self._frozen_parts(), norm)
+        self._begin()
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -217,31 +216,6 @@ class ResNet(nn.Module):
             style=self.style,
             conv3x3=conv3x3,
         )
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, DeformConv2d)) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _stages(self) -> list[nn.Sequential]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, *self._stages()[: self.frozen_stages]] if self.frozen_stages else []
-
-    def train(self, mode: bool = True) -> ResNet:
-        """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
-        super().train(mode)
-        keep_statistics(self, self._frozen_parts(), self.norm)
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalised images ``[N, 3, H, W]`` to ``(C2, C3, C4, C5)`` of strides 4, 8, 16, 32 (16 when dilated)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)
 
 
 def _check_choice(name: str, value: object, choices: Collection[object]) -> None:
