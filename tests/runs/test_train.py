@@ -136,7 +136,7 @@ def test_a_name_stays_in_the_folder(folder: Path, tmp_path: Path, name: str) -> 
         ),
         ({"eval.metric": "miou"}, "eval.metric: expected coco or voc .*, got miou"),
         ({"eval.best": "AP55"}, "eval.best"),
-        ({"model.weights": "/no/such"}, "model.weights: '/no/such' is no file"),
+        ({"model.weights": "/no/such"}, "model.weights: expected a file, .*, got '/no/such'"),
         ({"data.classes": ["x"]}, "data.classes: expected the classes of"),
         ({"tta.window": [64, 64], "tta.overlap": 16}, "tta: expected options of detectors, got 'window'"),
     ],
@@ -153,7 +153,7 @@ def test_a_failed_start_leaves_no_folder(folder: Path, tmp_path: Path, changes: 
     [
         ({}, "recipe: expected a recipe, got None"),
         ({"resume": "/no/such"}, "resume: expected a run folder, got /no/such"),
-        ({"resume": True}, "resume: expected a run folder, or the name of a recipe"),
+        ({"resume": True}, "resume: expected a run folder or the name of a recipe"),
         ({"recipe": "synthetic_plian"}, "did you mean 'synthetic_plain'"),
     ],
     ids=["nothing", "resume", "latest", "typo"],

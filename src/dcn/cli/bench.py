@@ -19,9 +19,9 @@ examples:
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5 --precision bfloat16 --batch 8 --cuda-graph --json r50.json
 
 Without --weights the weights are random and behave like trained ones: offsets have a standard deviation of 2 pixels,
-the proposal network fills all its slots, and for every detection that is kept ten pairs of region and class pass the
-score threshold. The deformable and the plain model run in turns. Times of parts come from separate passes that
-wait for every part; in training, those of deformable layers cover their forward pass alone.
+the proposal network fills all its slots, and ten pairs of region and class pass the score threshold for every
+detection that is kept. The deformable and the plain model run in turns. Times of parts come from separate passes that
+wait for every part. In training, the times of deformable layers cover their forward pass only.
 """
 
 
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``bench``."""
     parser = subparsers.add_parser("bench", help="measure the speed of a model")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    model = kinds.add_parser("model", help="a model, beside its plain form", **examples(_EXAMPLES))
+    model = kinds.add_parser("model", help="measure a model beside its plain form", **examples(_EXAMPLES))
     model.add_argument("name", help="a model of `dcn models`")
     model.add_argument("--plain", metavar="NAME", help="the model beside it (default: its plain form, if it has one)")
     model.add_argument("--no-plain", action="store_true", help="measure the model alone")
