@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcn.models import MODELS, Model, options_of
+from dcn.models import MODELS, Model, build_default
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import PRECISIONS, Precision
@@ -69,10 +69,9 @@ def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object]
         work: for the size of the images.
         weights: puts weights into the model, which is then left as it is.
     """
-    options_of(name)  # an unknown name is refused with near ones
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
-        model = MODELS[name]()
+        model = build_default(name)
     if weights is not None:
         weights(model)
         return model.to(work.device).eval()

@@ -304,6 +304,8 @@ class Recipe:
         workers: processes that load images; 0 loads in the training process.
         log_every: steps between two lines of the log.
         checkpoint_every: how often a checkpoint is saved (unit of the schedule); ``None``: at every evaluation.
+        plugins: modules of your own whose models, data formats, recipes and weights are known by name, see
+            :func:`dcn.plugins.use_plugins`. Weights files hold their names.
     """
 
     model: ModelConfig
@@ -317,6 +319,7 @@ class Recipe:
     workers: int = 2
     log_every: int = 20
     checkpoint_every: float | None = None
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_range("seed", self.seed, 0, 2**63 - 1)

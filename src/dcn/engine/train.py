@@ -122,7 +122,7 @@ class _Trainer:
         self.model = model.to(world.device)
         self.optimizer = make_optimizer(self.model, self.schedule)
         self.scaler = GradScaler(world.device.type, enabled=recipe.amp == "fp16")
-        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options)
+        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options, recipe.plugins)
         self.step, self.best = 0, -math.inf
         self.means, self.metrics = _RunningMeans(), dict[str, float]()
         self._restore()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from dcn.models.options import flat_options, make_model
 from dcn.models.zoo import MODELS, Model
 from dcn.suggest import suggest
 
-__all__ = ["MODELS", "Model", "build", "options_of"]
+__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -51,6 +55,31 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
         raise ValueError(f"{name}: {error}") from error
     model.classes = names
     return model
+
+
+def build_default(name: str) -> Model:
+    """A model of its default number of classes (80 where its builder has no default), with random weights.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    _check_name(name)
+    builder = MODELS[name]
+    classes = next(iter(inspect.signature(builder).parameters.values()), None)
+    return builder(80) if classes is not None and classes.default is inspect.Parameter.empty else builder()
+
+
+def default_test_size(name: str) -> tuple[int, int]:
+    """Shorter and largest longer side of the test images of a model with default options.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    size: Any = options_of(name).get("test_size")
+    if size is None:  # a builder without this option
+        with torch.device("meta"):
+            size = build_default(name).test_size
+    return int(size[0]), int(size[1])
 
 
 def _check_name(name: str) -> None:

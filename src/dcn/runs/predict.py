@@ -18,7 +18,7 @@ from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
-from dcn.models import options_of
+from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image
 from dcn.runs.load import PUBLISHED, load
@@ -92,7 +92,7 @@ def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     else:
         info = read_weights(origin.weights)[1]
         name, options = info.model, info.options
-    size: Any = options.get("test_size", options_of(name)["test_size"])
+    size: Any = options.get("test_size", default_test_size(name))
     return Recipe(
         ModelConfig(name),
         DataConfig("synthetic"),
