@@ -36,12 +36,12 @@ def write_package(folder: Path, *, install: bool) -> Path:
         (folder / name).write_text(text)
     if install:
         toml = sources()["pyproject.toml"]
-        name, version = (re.search(rf'^{key} = "(.+)"', toml, re.MULTILINE) for key in ("name", "version"))
-        assert name is not None
+        stated, version = (re.search(rf'^{key} = "(.+)"', toml, re.MULTILINE) for key in ("name", "version"))
+        assert stated is not None
         assert version is not None
-        info = folder / f"{name[1]}-{version[1]}.dist-info"
+        info = folder / f"{stated[1]}-{version[1]}.dist-info"
         info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name[1]}\nVersion: {version[1]}\n")
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {stated[1]}\nVersion: {version[1]}\n")
         points = re.findall(r'^\[project\.entry-points\."(.+?)"\]\n(.*?)\n$', toml, re.DOTALL | re.MULTILINE)
         groups = (f"[{group}]\n" + rows.replace('"', "") + "\n" for group, rows in points)
         (info / "entry_points.txt").write_text("\n".join(groups))

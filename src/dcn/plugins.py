@@ -151,7 +151,7 @@ class Table(MutableMapping[str, Row]):
         if not self.fits(row):
             got = repr(str(row)) if isinstance(row, str | PathLike) else type(row).__name__
             raise ValueError(f"plugins: {name!r} in {module}: expected {self.expected}, got {got}")
-        return row  # type: ignore[no-any-return]  # checked by fits
+        return row
 
     def __setitem__(self, name: str, row: Row) -> None:
         self.own[name] = row

@@ -31,8 +31,8 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
     Args:
         name: a key of :data:`MODELS`.
         classes: names of the classes in the order of the labels; they become ``model.classes``.
-        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)`` or a module of your
-            own (:func:`dcn.models.backbones.make_backbone`).
+        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)``, a module of your own
+            (:func:`dcn.models.backbones.make_backbone`), or one of another library (``{"timm": "resnet50d"}``).
 
     Raises:
         ValueError: for an unknown name or option (with near ones), no classes, or a class named twice.

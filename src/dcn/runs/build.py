@@ -134,7 +134,7 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
     start = recipe.model
     options = model_options(recipe)
     if start.backbone_weights == RANDOM:
-        options |= _trainable(recipe.model.name)
+        options |= _trainable(recipe.model.name, options)
     torch.manual_seed(recipe.seed)
     try:
         model = build(start.name, classes, **options)
@@ -149,9 +149,11 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
     return model
 
 
-def _trainable(name: str) -> dict[str, Any]:
+def _trainable(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a model that train every stage and the statistics of every norm of its backbone."""
-    options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
+    options: dict[str, Any] = {"backbone": {**given["backbone"], "norm": "train"}} if "backbone" in given else {}
+    if not options:
+        options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
     LOGGER.info("model.backbone_weights=random: all stages and norms of the backbone are trained from random weights")
     return options
 
