@@ -25,6 +25,7 @@ from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
 from dcn.engine.recipe import use_named_plugins
 from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
+from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
     evaluation_batches,
@@ -146,7 +147,7 @@ def train(
             parent = Path(output).expanduser()
             check_run_name(parent, stem, name)
             if not isinstance(recipe, Recipe) and is_model(recipe):
-                chosen = finetuning(fspath(recipe), words)
+                chosen = finetuning(fspath(recipe), words, world)
             else:
                 chosen = read_recipe(recipe, words)
             return train_recipe(chosen, world, lambda: new_run_folder(parent, stem, name))
@@ -176,6 +177,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
+    recipe = with_batch_size(recipe, model, training, world)
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())

@@ -86,12 +86,12 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
 def test_a_model_of_timm_is_a_backbone(timm: list[dict[str, Any]]) -> None:
     given = {"timm": "tiny", "options": {"width": 4}}
-    model = build("faster_rcnn_r50_fpn", ["a", "b"], backbone=given, **SMALL).eval()
+    model: Any = build("faster_rcnn_r50_fpn", ["a", "b"], backbone=given, **SMALL).eval()
     assert timm == [{"name": "tiny", "pretrained": False, "features_only": True, "width": 4}]
     assert model.backbone.out_channels == [4, 8, 8, 16]
     with torch.no_grad():
         (detections,) = model([torch.zeros(3, 64, 96, dtype=torch.uint8)])
-    assert detections.boxes.shape[1] == 4  # type: ignore[union-attr]
+    assert detections.boxes.shape[1] == 4
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_batch_norm_is_treated_as_asked(timm: list[dict[str, Any]], norm: Any, t
 def test_published_weights_of_timm_are_found_by_their_names(timm: list[dict[str, Any]], tmp_path: Path) -> None:
     published = {name.replace("stages_", "stages."): value + 1 for name, value in Features().state_dict().items()}
     save_file({**published, "head.weight": torch.zeros(5, 5)}, tmp_path / "timm.safetensors")
-    model = build("faster_rcnn_r50_fpn", ["a"], backbone={"timm": "tiny"}, **SMALL)
+    model: Any = build("faster_rcnn_r50_fpn", ["a"], backbone={"timm": "tiny"}, **SMALL)
     assert load_backbone(model, tmp_path / "timm.safetensors") == []
     for name, value in model.backbone.state_dict().items():
         expected = published[name.removeprefix("inner.").replace("stages_", "stages.")]
@@ -188,7 +188,7 @@ def test_transformers_backbones_train_and_keep_their_published_values(config: di
     whole = AutoModelForImageClassification.from_config(AutoConfig.for_model(config["model_type"], **kind)).eval()
     save_file({name: value.contiguous() for name, value in whole.state_dict().items()}, tmp_path / "p.safetensors")
     given = {"transformers": config}
-    model = build("mask_rcnn_r50_fpn", ["a", "b"], backbone=given, **SMALL)
+    model: Any = build("mask_rcnn_r50_fpn", ["a", "b"], backbone=given, **SMALL)
     load_backbone(model, tmp_path / "p.safetensors")
     assert isinstance(model.backbone, LibraryBackbone)
     pixels = torch.rand(1, 3, 64, 96)
@@ -200,16 +200,15 @@ def test_transformers_backbones_train_and_keep_their_published_values(config: di
         torch.testing.assert_close(maps[-1], stages[-1])
     target = dcn_target()
     losses = model.train()([torch.zeros(3, 64, 96, dtype=torch.uint8)], [target])
-    sum(losses.values()).backward()  # type: ignore[union-attr]
+    sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.backbone.parameters() if p.requires_grad and p.ndim == 4)
     save_weights(tmp_path / "w.safetensors", model, "mask_rcnn_r50_fpn", {"backbone": given, **SMALL})
     again = dcn.load(tmp_path / "w.safetensors", device="cpu", optimize=False).model
     for name, value in model.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
+    prepared: Any = prepare(model.eval()).backbone
     with torch.no_grad():
-        torch.testing.assert_close(
-            prepare(model.eval()).backbone(pixels)[-1], model.backbone(pixels)[-1], rtol=1e-4, atol=1e-4
-        )
+        torch.testing.assert_close(prepared(pixels)[-1], model.backbone(pixels)[-1], rtol=1e-4, atol=1e-4)
 
 
 def dcn_target() -> Any:
@@ -235,11 +234,12 @@ def test_real_models_of_timm(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     whole = library.create_model(name, pretrained=False).eval()
     save_file(whole.state_dict(), tmp_path / "p.safetensors")
-    model = build("faster_rcnn_r50_fpn", ["a", "b"], backbone={"timm": name}, **SMALL)
+    model: Any = build("faster_rcnn_r50_fpn", ["a", "b"], backbone={"timm": name}, **SMALL)
     load_backbone(model, tmp_path / "p.safetensors")
     pixels = torch.rand(1, 3, 64, 96)
     with torch.no_grad():
         expected = whole.forward_intermediates(pixels, intermediates_only=True)[-1]
         torch.testing.assert_close(model.backbone.eval()(pixels)[-1], expected)
-        prepared = prepare(model.eval()).backbone(pixels)[-1]
-    torch.testing.assert_close(prepared, model.backbone(pixels)[-1], rtol=1e-3, atol=1e-4)
+        prepared: Any = prepare(model.eval()).backbone
+        folded = prepared(pixels)[-1]
+        torch.testing.assert_close(folded, model.backbone(pixels)[-1], rtol=1e-3, atol=1e-4)
