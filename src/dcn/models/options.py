@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, architecture_spec
+from dcn.models.backbones.libraries import library_spec
+from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, DeformableSpec, architecture_spec
 from dcn.suggest import suggest
 
 M = TypeVar("M", bound=nn.Module)
@@ -39,20 +40,23 @@ def make_model(builder: Callable[..., M], num_classes: int, **options: object) -
     Args:
         builder: such as :func:`dcn.models.detection.rcnn_fpn`.
         num_classes: its first argument.
-        options: see :func:`flat_options`; or a spec as a whole and none of its parameters; ``backbone`` may also be a
-            module. Names of earlier versions (``deform_stages``, ``architecture``) are understood.
+        options: see :func:`flat_options`; or a spec as a whole and none of its parameters. ``backbone`` may also be a
+            module, or a mapping such as ``{"timm": "resnet50d"}`` (:func:`dcn.models.backbones.library_spec`). Names of
+            earlier versions (``deform_stages``, ``architecture``) are understood.
 
     Raises:
         ValueError: an unknown option, both a spec and a parameter of it, or a value that the model does not exist
             with.
     """
     own = _keywords(builder)
-    given = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
+    given: dict[str, Any] = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
     specs: dict[str, Any] = {
         name: default for name, default in own.items() if _is_spec(default) and not _is_whole(name, default, given)
     }
     if isinstance(specs.get("backbone"), BackboneSpec):
         specs["backbone"], given = _with_architecture(specs["backbone"], given)
+    if isinstance(given.get("backbone"), Mapping):
+        given["backbone"] = library_spec(given["backbone"])
     spec_of = {name: key for key, spec in specs.items() for name in _values(spec)}
     known = (own.keys() - specs.keys()) | spec_of.keys()
     _check_names(given, known, "; parameters of a backbone belong into its spec" if "backbone" in given else "")
@@ -83,6 +87,8 @@ def _values(spec: Any) -> dict[str, object]:
 def _with_architecture(spec: BackboneSpec, given: Mapping[str, object]) -> tuple[BackboneSpec, dict[str, object]]:
     """The spec that ``architecture`` asks for, and the other options."""
     rest = dict(given)
+    if not isinstance(spec, DeformableSpec):
+        return spec, rest
     if "architecture" in rest:
         spec = architecture_spec(str(rest.pop("architecture")), spec)
     if isinstance(spec, AlignedInceptionResNetSpec):

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dcn.class_names import COCO_CLASSES
-from dcn.engine.checkpoint import read_weights
+from dcn.engine.checkpoint import WeightsInfo, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.folder import RECIPE_FILE
 from dcn.models import MODELS, Model, build
@@ -19,6 +19,7 @@ from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
+from dcn.plugins import advice
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe
 from dcn.runs.weights import get_weights
@@ -113,6 +114,8 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     if origin is not None:
         if weights is not None:
             raise ValueError(f"weights: {origin.weights} has its own weights; give weights only with a model's name")
+        if origin.run is not None:
+            read_recipe(origin.run / RECIPE_FILE)  # its plug-ins are those that the user named for the training
         return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
@@ -132,6 +135,8 @@ def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
             f"classes: {path} has the classes {list(info.classes)}, got {list(classes)}; leave classes out, they are "
             "for models given by name"
         )
+    if info.model not in MODELS:
+        raise ValueError(f"{path}: the model {info.model!r} is not known here; {_where_from(info)}")
     model = build(info.model, info.classes, **info.options)
     load_state(model, state, str(path))
     return model
@@ -155,6 +160,11 @@ def _from_exported(path: Path, classes: Sequence[str] | None) -> Any:
             f"classes: {path} has the classes {list(model.classes)}, got {list(classes)}; leave classes out"
         )
     return model
+
+
+def _where_from(info: WeightsInfo) -> str:
+    near = suggest(info.model, MODELS, "`dcn models`")
+    return advice(info.plugins) if info.plugins else f"{near}; {advice(())}"
 
 
 def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:

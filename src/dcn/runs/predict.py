@@ -17,7 +17,7 @@ from dcn.data.images import SUFFIXES
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
-from dcn.models import options_of
+from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image
 from dcn.runs.load import PUBLISHED, described, load
@@ -87,7 +87,7 @@ def open_predictor(
 def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     """A recipe for weights that come from no run: the model at its test size."""
     name, options = (fspath(source), {}) if origin is None else described(origin.weights)
-    size: Any = options.get("test_size", options_of(name)["test_size"])
+    size: Any = options.get("test_size", default_test_size(name))
     return Recipe(
         ModelConfig(name),
         DataConfig("synthetic"),
