@@ -13,9 +13,9 @@ from dcn.cli.data_tools import add_verbs, open_splits
 from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
-from dcn.data.images import write_image
 from dcn.formats.coco import split_of
 from dcn.formats.coco_writer import write_coco
+from dcn.formats.images import write_image
 from dcn.formats.problems import refuse
 from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc

@@ -18,7 +18,7 @@ from dcn.data.splitting import target_of
 from dcn.extras import require
 from dcn.formats.coco_writer import target_rows
 from dcn.formats.file_names import safe_name
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.formats.yolo import lines_of
 from dcn.structures import Target
 

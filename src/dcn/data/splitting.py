@@ -15,7 +15,7 @@ from dcn.data.dataset import Dataset
 from dcn.data.subset import Subset
 from dcn.formats.documents import read_json
 from dcn.formats.index_masks import IGNORE
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.formats.problems import short
 from dcn.structures import SegmentationMap
 from dcn.suggest import one_of

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from dcn.formats.file_names import SafeNames, safe_name
 from dcn.formats.images import write_image_to
 from dcn.formats.masks import encode_mask
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.structures import Detections, Sample, Target
 
 Row = dict[str, Any]

@@ -101,11 +101,18 @@ def _check_same(opened: Sequence[Opened]) -> None:
                 f"runs: expected the classes {list(first.dataset.classes)} of {_label(first)}, got "
                 f"{list(other.dataset.classes)} in {_label(other)}"
             )
-        if image_names(other.dataset) != image_names(first.dataset):
-            raise ValueError(
-                f"runs: expected the {len(first.dataset)} images of {first.dataset.name} as in {_label(first)}, got "
-                f"{len(other.dataset)} of {other.dataset.name} in {_label(other)}"
-            )
+        _check_same_images(first, other)
+
+
+def _check_same_images(first: Opened, other: Opened) -> None:
+    names, others = image_names(first.dataset), image_names(other.dataset)
+    if names != others:
+        row = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(others))
+        got = f"{others[row]} as image {row}" if row < min(len(names), len(others)) else f"{len(others)} images"
+        raise ValueError(
+            f"runs: expected the {len(names)} images of {_label(first)} ({first.dataset.name}), got {got} in "
+            f"{_label(other)} ({other.dataset.name})"
+        )
 
 
 def _results(opened: Opened) -> Any:

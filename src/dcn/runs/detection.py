@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
-from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
 from dcn.formats.coco_writer import coco_rows
+from dcn.formats.images import write_image
 from dcn.metrics import CocoAP, VocAP, write_coco_results, write_voc_results
 from dcn.models.detection.tta import TTADetector
 from dcn.runs.view import Size, View

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dcn.data.images import SUFFIXES
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
+from dcn.formats.file_names import SUFFIXES
 from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dcn.class_names import CITYSCAPES_CLASSES
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.cityscapes import result_path, to_label_ids
-from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
 from dcn.formats.file_names import SafeNames
+from dcn.formats.images import write_image
 from dcn.metrics import MeanIoU
 from dcn.models.segmentation.inference import segment
 from dcn.runs.view import Size, View

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from dcn.data.dataset import Dataset
-from dcn.data.images import write_image
 from dcn.data.overlap import refuse_shared_images
 from dcn.data.reading import BrokenImages, broken_images
 from dcn.data.subset import spread
@@ -25,6 +24,7 @@ from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
 from dcn.engine.recipe import use_named_plugins
 from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
+from dcn.formats.images import write_image
 from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
