@@ -45,7 +45,7 @@ def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFi
     [
         ("train bcd_plain", "did you mean 'bccd_plain', 'cards_plain'"),
         ("train bccd_plain schedule.lrr=1", "schedule.lrr: unknown key; did you mean 'lr'?"),
-        ("train bccd_plain data.root=/no/such", "data.root: no folder '/no/such'"),
+        ("train bccd_plain data.root=/no/such", "data.root: expected a folder, got '/no/such'"),
         ("train", "expected one recipe, got none"),
         ("train x --name y z", "expected one recipe, got x z"),
         ("train --resume /no/such", "expected a run folder, got /no/such"),

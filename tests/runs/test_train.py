@@ -129,7 +129,7 @@ def test_a_name_stays_in_the_folder(folder: Path, tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.root": "/no/such", "data.format": "voc", "data.options": {}}, "data.root: no folder"),
+        ({"data.root": "/no/such", "data.format": "voc", "data.options": {}}, "data.root: expected a folder, got"),
         (
             {"model.name": "deeplab_r18", "model.options": {}, "model.backbone_weights": "random"},
             "eval.metric: expected miou .*, got voc",
