@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcn.models import MODELS, Model, options_of
+from dcn.models import MODELS, Model, build_default
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import PRECISIONS, Precision
@@ -72,10 +72,9 @@ def make_model(
         weights: puts weights into the model, which is then left as it is.
         num_classes: its first argument; ``None``: the builder's default.
     """
-    options_of(name)  # an unknown name is refused with near ones
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
-        model = MODELS[name]() if num_classes is None else MODELS[name](num_classes)
+        model = build_default(name, num_classes)
     if weights is not None:
         weights(model)
         return model.to(work.device).eval()

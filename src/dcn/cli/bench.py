@@ -68,16 +68,16 @@ def _run(arguments: argparse.Namespace) -> int:
 def _workload(arguments: argparse.Namespace) -> Workload:
     from dcn.bench.workload import Workload
     from dcn.engine.distributed import choose_device
-    from dcn.models import options_of
+    from dcn.models import default_test_size
 
-    size: Any = options_of(arguments.name)["test_size"] if arguments.size is None else _parse_size(arguments.size)
+    size = default_test_size(arguments.name) if arguments.size is None else _parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
         raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
     device = choose_device(arguments.device)
     if arguments.cuda_graph and device.type != "cuda":
         raise ValueError(f"--cuda-graph: expected a GPU, got the device {device}")
     return Workload(
-        (int(size[0]), int(size[1])),
+        size,
         arguments.batch,
         arguments.precision,
         device,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
 from dcn.cli.data_tools import add_verbs, open_splits
-from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
 from dcn.data.images import write_image
@@ -21,8 +21,6 @@ from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
 from dcn.runs.outputs import OutputFolder
 from dcn.structures import Sample, SegmentationMap
-
-_READ = tuple(name for name, row in FORMATS.items() if row.check is not None)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -50,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder in a known layout (for 'show' also: synthetic)")
-    parser.add_argument("--format", choices=_READ, help="told from the layout when left out")
+    parser.add_argument("--format", help="such as coco, voc or yolo; told from the layout when left out")
     parser.add_argument("--split", help="one split; 'check' takes all when left out")
     parser.add_argument("--classes", help="VOC: the class names in label order, separated by commas")
     parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")

@@ -14,6 +14,7 @@ from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
 from dcn.formats.problems import attempt, refuse
+from dcn.structures import Target
 
 AUTO = "auto"
 VAL_SHARE = TEST_SHARE = 0.15
@@ -169,7 +170,7 @@ def open_auto(
     dataset = _open(row, root, layout.pool, options, True)
     splits = layout.recorded or split_of_pool(dataset, root, layout, val_share, test_share, split_seed)
     part = part_of(dataset, root, splits, split)
-    return part if keep_empty or layout.format not in _OF_BOXES else _without_empty(part)
+    return part if keep_empty else _without_empty(part)
 
 
 def _own_split(layout: Layout, root: Path, split: str) -> str | None:
@@ -188,9 +189,6 @@ def _own_split(layout: Layout, root: Path, split: str) -> str | None:
     return split if split in layout.splits else None
 
 
-_OF_BOXES = ("voc", "coco", "coco_folders", "voc_files", "yolo", "csv")
-
-
 def _open(row: Format, root: Path, split: str, options: Mapping[str, Any], keep_empty: bool) -> Dataset:
     known = inspect.signature(row.open).parameters
     return row.open(root, split, **options, **({"keep_empty": keep_empty} if "keep_empty" in known else {}))
@@ -205,12 +203,10 @@ def split_of_pool(
 
 
 def _without_empty(part: SplitPart) -> SplitPart:
-    """Images with an object that training may use."""
-    kept = []
-    for index in part.indices:
-        target = target_of(part.dataset, index)
-        if not bool((target.crowd | target.difficult).all()):
-            kept.append(index)
+    """Images with an object that training may use; all of them where the annotations are no boxes."""
+    if not part.indices or not isinstance(target_of(part.dataset, part.indices[0]), Target):
+        return part
+    kept = [index for index in part.indices if not bool(target_of(part.dataset, index).ignored.all())]
     return replace(part, indices=kept)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcn.data.auto import AUTO, auto_splits, open_auto
-from dcn.data.check_boxes import ReadSplit, check_boxes
+from dcn.data.box_format import box_format
 from dcn.data.check_coco import check_coco
 from dcn.data.check_segmentation import check_segmentation
 from dcn.data.check_voc import check_voc
 from dcn.data.dataset import Dataset
 from dcn.data.datasets import camvid, cityscapes, folder, masks, voc_segmentation
-from dcn.data.datasets.boxes import Boxes, open_csv, open_voc_files, open_yolo
 from dcn.data.datasets.coco import Coco
 from dcn.data.datasets.coco_folders import CocoFolders, check_coco_folders
 from dcn.data.datasets.segmentation import SegmentationDataset
@@ -23,6 +22,7 @@ from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
 from dcn.data.format import Format
 from dcn.formats import coco, coco_folders, csv_boxes, voc, voc_files, yolo
+from dcn.plugins import Table
 from dcn.suggest import suggest
 
 
@@ -36,13 +36,6 @@ def _segmentation(
     return Format(open_split, splits, partial(check_segmentation, name, open_split, splits), recognisable, says)
 
 
-def _boxes(
-    name: str, open_split: Callable[..., Boxes], read: ReadSplit, splits: Callable[[Path], Iterable[str]], says: str
-) -> Format:
-    check = partial(check_boxes, name, read, splits)
-    return Format(open_split, lambda root: list(splits(root)), check, True, says)
-
-
 def _voc_splits(root: Path) -> list[str]:
     """Without lists, a folder of annotations without images that fit is VOC all the same; its check says what lacks."""
     lists = voc.available_splits(root)
@@ -53,7 +46,7 @@ def _coco_splits(root: Path) -> list[str]:
     return [coco.split_of(path) for path in coco.instance_files(root)]
 
 
-FORMATS: dict[str, Format] = {
+_OWN: dict[str, Format] = {
     "voc": Format(Voc, _voc_splits, check_voc, True, "Pascal VOC: Annotations, ImageSets/Main, JPEGImages"),
     "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images"),
     "coco_folders": Format(
@@ -78,20 +71,21 @@ FORMATS: dict[str, Format] = {
     "folder": _segmentation(
         "folder", folder.open_folder, folder.available_splits, "images and index PNGs that dataset.yaml describes"
     ),
-    "voc_files": _boxes(
+    "voc_files": box_format(
         "voc_files",
-        open_voc_files,
         voc_files.read_split,
         voc_files.available_splits,
         "images with XML files of Pascal VOC, side by side or in a folder of their own (LabelImg, Roboflow)",
     ),
-    "yolo": _boxes("yolo", open_yolo, yolo.read_split, yolo.available_splits, "images with text files in YOLO's form"),
-    "csv": _boxes(
-        "csv", open_csv, csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
+    "yolo": box_format("yolo", yolo.read_split, yolo.available_splits, "images with text files in YOLO's form"),
+    "csv": box_format(
+        "csv", csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
     ),
     "masks": _segmentation("masks", masks.open_masks, masks.available_splits, "images and index PNGs"),
 }
-"""All formats by name, in the order in which a layout is tried."""
+
+FORMATS = Table("dcn.datasets", _OWN, "dcn.data.Format", lambda row: isinstance(row, Format))
+"""All formats by name, in the order in which a layout is tried; those of plug-ins come last."""
 
 FORMATS[AUTO] = Format(partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout")
 

@@ -171,7 +171,9 @@ class ScheduleConfig:
     Attributes:
         epochs: passes over the training images (fractions are fine); or
         steps: updates of the weights. Exactly one of the two is given.
-        batch_size: images of one step, over all processes and accumulated parts together.
+        batch_size: images of one step, over all processes and accumulated parts together; ``"auto"``: as many as fit
+            the memory, at most ``lr_batch_size`` or 16. It is measured before the first step, and the run's recipe has
+            the number.
         accumulate: a batch is computed in this many parts, one after another, to save memory.
         lr: learning rate.
         lr_batch_size: the batch size that ``lr`` is for: the rate used is ``lr * batch_size / lr_batch_size``.
@@ -194,7 +196,7 @@ class ScheduleConfig:
 
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 16
+    batch_size: int | Literal["auto"] = 16
     accumulate: int = 1
     lr: float = 0.02
     lr_batch_size: int | None = None
@@ -219,7 +221,8 @@ class ScheduleConfig:
             _check_range("epochs", self.epochs, 0, above=True)
         if self.steps is not None:
             _check_range("steps", self.steps, 1)
-        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
+        count = self.accumulate if self.batch_size == "auto" else self.batch_size
+        if count < 1 or self.accumulate < 1 or count % self.accumulate:
             raise ValueError(
                 f"batch_size: expected a positive multiple of accumulate ({self.accumulate}), got {self.batch_size}"
             )
@@ -247,9 +250,20 @@ class ScheduleConfig:
             _check_range("clip_norm", self.clip_norm, 0, above=True)
 
     @property
+    def images_per_step(self) -> int:
+        """``batch_size`` as a number.
+
+        Raises:
+            ValueError: it is ``"auto"`` and was not measured.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("batch_size: expected a number, got auto, which dcn.train measures before the first step")
+        return self.batch_size
+
+    @property
     def scaled_lr(self) -> float:
         """The learning rate after the scale rule of ``lr_batch_size``."""
-        return self.lr if self.lr_batch_size is None else self.lr * self.batch_size / self.lr_batch_size
+        return self.lr if self.lr_batch_size is None else self.lr * self.images_per_step / self.lr_batch_size
 
     def in_steps(self, length: float, steps_per_epoch: int) -> int:
         """A length in the unit of the schedule as a number of steps."""
@@ -313,6 +327,8 @@ class Recipe:
         workers: processes that load images; 0 loads in the training process.
         log_every: steps between two lines of the log.
         checkpoint_every: how often a checkpoint is saved (unit of the schedule); ``None``: at every evaluation.
+        plugins: modules of your own whose models, data formats, recipes and weights are known by name, see
+            :func:`dcn.plugins.use_plugins`. Weights files hold their names.
     """
 
     model: ModelConfig
@@ -326,6 +342,7 @@ class Recipe:
     workers: int = 2
     log_every: int = 20
     checkpoint_every: float | None = None
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_range("seed", self.seed, 0, 2**63 - 1)

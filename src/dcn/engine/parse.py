@@ -158,10 +158,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """``X | None``, and a number or a pair."""
+    """``X | None``, a number or a pair, and a number or a word."""
     inner = [kind for kind in kinds if kind is not type(None)]
     if len(inner) < len(kinds) and (value is None or (isinstance(value, Text) and value in ("", "null", "~"))):
         return None
+    words = [word for kind in inner if get_origin(kind) is Literal for word in get_args(kind)]
+    if words and isinstance(value, Text) and value.startswith(_QUOTED):
+        value = _yaml(value)
+    if isinstance(value, str) and str(value) in words:
+        return str(value)
+    inner = [kind for kind in inner if get_origin(kind) is not Literal] or inner
     pairs = [kind for kind in inner if get_origin(kind) is tuple]
     if len(inner) > 1 and pairs and _is_sequence(value):
         return _convert(pairs[0], value, where)

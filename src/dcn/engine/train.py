@@ -122,7 +122,7 @@ class _Trainer:
         self.model = model.to(world.device)
         self.optimizer = make_optimizer(self.model, self.schedule)
         self.scaler = GradScaler(world.device.type, enabled=recipe.amp == "fp16")
-        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options)
+        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options, recipe.plugins)
         self.step, self.best = 0, -math.inf
         self.means, self.metrics = _RunningMeans(), dict[str, float]()
         self._restore()
@@ -168,7 +168,7 @@ class _Trainer:
         torch.manual_seed(step_seed(self.recipe.seed, self.step, self.world.rank))
         set_learning_rate(self.optimizer, self._learning_rate(self.step))
         height, width = (max(sample.image.shape[side] for sample in samples) for side in (1, 2))
-        size = f"step {self.step} (schedule.batch_size={self.schedule.batch_size} in schedule.accumulate="
+        size = f"step {self.step} (schedule.batch_size={self.schedule.images_per_step} in schedule.accumulate="
         size += f"{self.schedule.accumulate} parts, images up to {height} x {width} pixels)"
         advice = f"raise schedule.accumulate to {2 * self.schedule.accumulate}, which trains the same, or lower "
         advice += f"schedule.batch_size or transforms.short; {self.checkpoints.what_is_there()}"
@@ -189,7 +189,7 @@ class _Trainer:
         )
 
     def _log(self, seconds: float, watched: Mapping[str, float]) -> None:
-        images = self.means.steps * self.schedule.batch_size
+        images = self.means.steps * self.schedule.images_per_step
         losses = {"lr": self._learning_rate(self.step - 1), **self.means.means()}
         speed = {"epoch": self.step / self.steps_per_epoch, "images_per_second": images / seconds}
         if self.world.device.type == "cuda":

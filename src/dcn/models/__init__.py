@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from dcn.models.options import flat_options, make_model
 from dcn.models.zoo import MODELS, Model
 from dcn.suggest import suggest
 
-__all__ = ["MODELS", "Model", "build", "options_of"]
+__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -27,8 +31,8 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
     Args:
         name: a key of :data:`MODELS`.
         classes: names of the classes in the order of the labels; they become ``model.classes``.
-        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)`` or a module of your
-            own (:func:`dcn.models.backbones.make_backbone`).
+        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)``, a module of your own
+            (:func:`dcn.models.backbones.make_backbone`), or one of another library (``{"timm": "resnet50d"}``).
 
     Raises:
         ValueError: for an unknown name or option (with near ones), no classes, or a class named twice.
@@ -51,6 +55,37 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
         raise ValueError(f"{name}: {error}") from error
     model.classes = names
     return model
+
+
+def build_default(name: str, num_classes: int | None = None) -> Model:
+    """A model with default options and random weights.
+
+    Args:
+        name: of ``dcn models``.
+        num_classes: ``None``: the builder's default, 80 where it has none.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    _check_name(name)
+    builder = MODELS[name]
+    if num_classes is not None:
+        return builder(num_classes)
+    classes = next(iter(inspect.signature(builder).parameters.values()), None)
+    return builder(80) if classes is not None and classes.default is inspect.Parameter.empty else builder()
+
+
+def default_test_size(name: str) -> tuple[int, int]:
+    """Shorter and largest longer side of the test images of a model with default options.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    size: Any = options_of(name).get("test_size")
+    if size is None:  # a builder without this option
+        with torch.device("meta"):
+            size = build_default(name).test_size
+    return int(size[0]), int(size[1])
 
 
 def _check_name(name: str) -> None:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, architecture_spec
+from dcn.models.backbones.libraries import library_spec
+from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, DeformableSpec, architecture_spec
 from dcn.suggest import suggest
 
 M = TypeVar("M", bound=nn.Module)
@@ -37,8 +38,9 @@ def make_model(builder: Callable[..., M], num_classes: int, **options: object) -
     Args:
         builder: such as :func:`dcn.models.detection.rcnn_fpn`.
         num_classes: its first argument.
-        options: see :func:`flat_options`; or ``backbone``, a spec or a module, and none of the backbone's parameters.
-            Names of earlier versions (``deform_stages``, ``architecture``) are understood.
+        options: see :func:`flat_options`; or ``backbone``, a spec, a module or a mapping such as
+            ``{"timm": "resnet50d"}`` (:func:`dcn.models.backbones.library_spec`), and no parameter of a
+            backbone. Names of earlier versions (``deform_stages``, ``architecture``) are understood.
 
     Raises:
         ValueError: an unknown option, both ``backbone`` and a parameter of it, or a value that the model does not
@@ -46,9 +48,11 @@ def make_model(builder: Callable[..., M], num_classes: int, **options: object) -
     """
     own = _keywords(builder)
     spec = own.get("backbone")
-    given = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
+    given: dict[str, Any] = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
     if "backbone" in given or not isinstance(spec, BackboneSpec):
         _check_names(given, own, "; parameters of a backbone belong into its spec" if "backbone" in given else "")
+        if isinstance(given.get("backbone"), Mapping):
+            given["backbone"] = library_spec(given["backbone"])
         return builder(num_classes, **given)
     spec, given = _with_architecture(spec, given)
     of_spec = _values(spec).keys()
@@ -70,6 +74,8 @@ def _values(spec: BackboneSpec) -> dict[str, object]:
 def _with_architecture(spec: BackboneSpec, given: Mapping[str, object]) -> tuple[BackboneSpec, dict[str, object]]:
     """The spec that ``architecture`` asks for, and the other options."""
     rest = dict(given)
+    if not isinstance(spec, DeformableSpec):
+        return spec, rest
     if "architecture" in rest:
         spec = architecture_spec(str(rest.pop("architecture")), spec)
     if isinstance(spec, AlignedInceptionResNetSpec):

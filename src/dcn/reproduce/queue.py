@@ -156,7 +156,7 @@ def _record(plan: Plan, job: Job, places: Places, run: Run) -> None:
     key = Keyed(job.system, job.variant, job.dataset, job.stage, job.seed, job.recipe)
     measured = measure(run.folder, key, plan.datasets[job.dataset]["sides"], places.device)
     values: dict[str, Any] = {**vars(key), **measured.metrics, **environment()}
-    seconds = training_seconds(run.folder, run.recipe.schedule.batch_size)
+    seconds = training_seconds(run.folder, run.recipe.schedule.images_per_step)
     row = Row(
         **values,
         offset=measured.offset,

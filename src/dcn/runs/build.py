@@ -132,28 +132,43 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
         ValueError: options that do not fit; weights that cannot be found or do not fit; a backbone that is frozen,
             wholly or in part, and has no weights to start from.
     """
+    start, model = recipe.model, random_model(recipe, classes)
+    if start.backbone_weights == RANDOM:
+        LOGGER.info(
+            "model.backbone_weights=random: all stages and norms of the backbone are trained from random weights"
+        )
+    if start.weights is None and start.backbone_weights not in (None, RANDOM):
+        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
+    if start.weights is not None:
+        start_from(model, find_weights_file(start.weights, "model.weights"))
+    return model
+
+
+def random_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
+    """The recipe's model with random weights, which follow ``recipe.seed``; as :func:`build_model` without its weights.
+
+    Raises:
+        ValueError: options that do not fit; no weights are named for a backbone that is frozen.
+    """
     start = recipe.model
     options = model_options(recipe)
     if start.backbone_weights == RANDOM:
-        options |= _trainable(recipe.model.name)
+        options |= _trainable(start.name, options)
     torch.manual_seed(recipe.seed)
     try:
         model = build(start.name, classes, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: {error}") from error
-    if start.weights is None and start.backbone_weights not in (None, RANDOM):
-        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
-    if start.weights is not None:
-        start_from(model, find_weights_file(start.weights, "model.weights"))
     if start.weights is None and start.backbone_weights is None:
         _refuse_random_frozen(model)
     return model
 
 
-def _trainable(name: str) -> dict[str, Any]:
+def _trainable(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a model that train every stage and the statistics of every norm of its backbone."""
-    options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
-    LOGGER.info("model.backbone_weights=random: all stages and norms of the backbone are trained from random weights")
+    options: dict[str, Any] = {"backbone": {**given["backbone"], "norm": "train"}} if "backbone" in given else {}
+    if not options:
+        options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
     return options
 
 
@@ -210,7 +225,7 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
 
 def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Batches, int]:
     """The stream of training samples as a function of the first step, and the steps of an epoch."""
-    total = recipe.schedule.batch_size
+    total = recipe.schedule.images_per_step
     if total % (world.size * recipe.schedule.accumulate):
         raise ValueError(
             f"schedule.batch_size: {total} images cannot be shared by {world.size} processes "

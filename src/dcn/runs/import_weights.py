@@ -51,7 +51,8 @@ def convert_detector(file: Path, output: Path, name: str, classes: tuple[str, ..
         raise ValueError(f"{file}: expected class names, the file has none; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(file))
-    save_weights(output, model, name, {})
+    plugin = MODELS.plugin_of(name)
+    save_weights(output, model, name, {}, plugins=() if plugin is None else (plugin,))
     return f"{name}, {len(names)} classes"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,20 @@ from dcn.data.dataset import Dataset
 from dcn.data.splitting import SPLITS_FILE, SplitPart
 from dcn.engine.config import Recipe
 from dcn.formats.documents import read_json
+from dcn.models import MODELS
 
 LOGGER = logging.getLogger("dcn")
+
+
+def with_used_plugins(recipe: Recipe) -> Recipe:
+    """The recipe with the names of the plug-ins that its model and its data format come from."""
+    data = recipe.data
+    format = data.format
+    if format == AUTO and data.root is not None and Path(data.root).expanduser().is_dir() and FORMATS.has_plugins:
+        format = find_layout(FORMATS, Path(data.root).expanduser()).format
+    used = (MODELS.plugin_of(recipe.model.name), FORMATS.plugin_of(format))
+    names = dict.fromkeys((*recipe.plugins, *(name for name in used if name is not None)))
+    return replace(recipe, plugins=tuple(names))
 
 
 def record_data(recipe: Recipe, training: Dataset, folder: Path) -> None:

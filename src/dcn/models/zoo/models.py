@@ -27,6 +27,7 @@ from dcn.models.detection.pyramid.rcnn_fpn import rcnn_fpn
 from dcn.models.segmentation.deeplab import DEEPLAB_BACKBONE, deeplab
 from dcn.models.segmentation.deeplabv3 import deeplabv3
 from dcn.models.segmentation.model import SegmentationModel
+from dcn.plugins import Table
 
 _C3_C5 = ("c3", "c4", "c5")
 _DPOOL: dict[str, Any] = {"roi_pooling": "deform"}
@@ -64,7 +65,7 @@ _cascade_mask = partial(_cascade, masks=True)
 
 Model = Detector | SegmentationModel
 
-MODELS: dict[str, Callable[..., Model]] = {
+_OWN: dict[str, Callable[..., Model]] = {
     # Faster R-CNN, small backbones (ours)
     "faster_rcnn_r18_fpn": partial(_faster, backbone=_R18),
     "faster_rcnn_r18_fpn_dconv_c3-c5": partial(_faster, backbone=_dconv(_R18)),
@@ -194,3 +195,6 @@ MODELS: dict[str, Callable[..., Model]] = {
     "deeplabv3_r101_dconv_head": partial(deeplabv3, backbone=_atrous(_R101), deform_head=True),
     "deeplabv3_x101_32x4d": partial(deeplabv3, backbone=_atrous(_X101)),
 }
+
+MODELS = Table("dcn.models", _OWN, "a function of num_classes and keyword options that returns a model", callable)
+"""Builders by name; those of plug-ins among them."""
