@@ -187,10 +187,10 @@ def hours_of(name: str, recipe: Recipe, gpus: int, setting: Setting) -> float | 
     if images is None or recipe.model.name not in COSTS:
         return None
     schedule = recipe.schedule
-    steps = schedule.total_steps(max(1, math.ceil(images / schedule.batch_size)))
+    steps = schedule.total_steps(max(1, math.ceil(images / schedule.images_per_step)))
     size: Any = options_of(recipe.model.name).get("test_size", (800, 1333))
     share = _pixels(recipe.transforms) / (size[0] * size[1])
-    operations = 6e9 * COSTS[recipe.model.name][1] * share * steps * schedule.batch_size
+    operations = 6e9 * COSTS[recipe.model.name][1] * share * steps * schedule.images_per_step
     return operations / (setting.teraflops * 1e12 * gpus) / 3600
 
 
@@ -204,7 +204,7 @@ def _pixels(transforms: TransformsConfig) -> float:
 
 def processes(recipe: Recipe, gpus: int) -> int:
     """How many processes share a training: at most as many as there are GPUs, and a divisor of its batch."""
-    batch = recipe.schedule.batch_size // recipe.schedule.accumulate
+    batch = recipe.schedule.images_per_step // recipe.schedule.accumulate
     return max(count for count in range(1, gpus + 1) if batch % count == 0)
 
 
