@@ -140,7 +140,7 @@ def _background(model: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def raise_background(model: Any, images: Sequence[Tensor]) -> None:
-    """Shift the background's score until about :data:`PAIRS` pairs of region and class of an image pass the threshold."""
+    """Shift the background's score until about :data:`PAIRS` pairs of region and class of an image are above it."""
     biases, low, high = _background(model), -10.0, 20.0
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     for _ in range(8):
