@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dcn.models.options import flat_options, make_model
 from dcn.models.zoo import MODELS, Model
 from dcn.suggest import suggest
 
-__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "options_of"]
+__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "is_segmentation", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -80,6 +81,17 @@ def default_test_size(name: str) -> tuple[int, int]:
         with torch.device("meta"):
             size = build_default(name).test_size
     return int(size[0]), int(size[1])
+
+
+@lru_cache(maxsize=128)
+def is_segmentation(name: str) -> bool:
+    """Whether a model classifies pixels; otherwise it is a detector.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    with torch.device("meta"):
+        return build_default(name).task == "segmentation"
 
 
 def _check_name(name: str) -> None:
