@@ -41,7 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "api": EVERYTHING,
     "demo": EVERYTHING | {"runs"},
     "bench": EVERYTHING | {"runs"},
-    "cli": EVERYTHING | {"api", "runs", "demo", "bench"},
+    "reproduce": EVERYTHING | {"runs"},
+    "cli": EVERYTHING | {"api", "runs", "demo", "bench", "reproduce"},
     "__init__": EVERYTHING | {"api", "runs"},
     "__main__": {"cli"},
 }

@@ -238,7 +238,7 @@ def make_csv_header(root: Path, all_items: Sequence[Item]) -> None:
 
 def _labelme(item: Item, path: str) -> str:
     """Polygons from the lower right corner on, and rectangles from corner to opposite corner, as they were clicked."""
-    shapes = []
+    shapes: list[dict[str, Any]] = []
     for number, (name, x1, y1, x2, y2) in enumerate(item.boxes):
         corners = [[x2, y2], [x1, y2], [x1, y1], [x2, y1]]
         kind, points = ("rectangle", [[x2, y1], [x1, y2]]) if number == 2 else ("polygon", corners)

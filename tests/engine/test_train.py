@@ -347,10 +347,19 @@ def test_a_resumed_run_with_other_threads_says_what_is_not_promised(
     assert f"OMP_NUM_THREADS={threads}" in caplog.text
 
 
-def test_a_resumed_run_keeps_its_optimizer(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr_multipliers": {"*bias": 2.0}}, ""),
+        ({"optimizer": "adamw"}, r"\(optimizer: expected the state of adamw, got that of sgd, momentum_form=torch\)"),
+        ({"momentum_form": "mxnet"}, r"\(optimizer: expected the state of sgd, momentum_form=mxnet, got that of sgd"),
+    ],
+    ids=["groups", "adamw", "mxnet"],
+)
+def test_a_resumed_run_keeps_its_optimizer(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     _outcome(tmp_path)
-    with pytest.raises(ValueError, match="the saved optimizer does not fit this recipe"):
-        train(new_detector(), stream, STEPS_PER_EPOCH, recipe(lr_multipliers={"*bias": 2.0}), tmp_path, CPU)
+    with pytest.raises(ValueError, match="the saved optimizer does not fit this recipe.*" + message):
+        train(new_detector(), stream, STEPS_PER_EPOCH, recipe(**change), tmp_path, CPU)
 
 
 def test_what_the_probe_sees_is_logged_with_the_losses(tmp_path: Path) -> None:

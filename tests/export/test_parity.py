@@ -18,13 +18,13 @@ SIZES = [(8, 8)] * 2
 
 
 class _Fake:
-    """A model with known results."""
+    """A model with known results, one image after the other."""
 
     def __init__(self, task: str, *results: Any) -> None:
         self.task, self.results = task, list(results)
 
     def __call__(self, images: Sequence[Tensor], *_: Any) -> list[Any]:
-        return self.results
+        return [self.results.pop(0) for _ in images]
 
 
 def _found(shift: float = 0.0, score: float = 0.0, count: int = 3) -> Detections:

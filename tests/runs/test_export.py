@@ -91,9 +91,9 @@ def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path:
 
 
 def test_what_the_file_cannot_do_is_refused(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+    with pytest.raises(ValueError, match="an exported file holds final results of one pass"):
         dcn.load(pair[1], tta=dcn.TTA(flip=True))
-    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+    with pytest.raises(ValueError, match="an exported file holds final results of one pass"):
         dcn.load(pair[1], precision="bfloat16")
     model = dcn.load(pair[1]).model.train()
     with pytest.raises(ValueError, match="runs in onnxruntime and holds final results"):
@@ -138,7 +138,7 @@ def test_files_of_others_are_refused(fixed: tuple[Path, Path], tmp_path: Path) -
     other = onnx.load(fixed[1])
     del other.metadata_props[:]
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="expected an ONNX file of `dcn export`, got one without its metadata"):
+    with pytest.raises(ValueError, match="expected a file of `dcn export`, got one without its metadata"):
         dcn.load(tmp_path / "other.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="expected an ONNX file that onnxruntime can run"):

@@ -56,7 +56,9 @@ def plain_name(name: str) -> str | None:
     return plain if plain != name and plain in MODELS else None
 
 
-def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None) -> Model:
+def make_model(
+    name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None, *, num_classes: int | None = None
+) -> Model:
     """A model on the workload's device, in evaluation mode.
 
     Without weights they are random, and made to behave like trained ones: batch norm has the statistics of a random
@@ -65,13 +67,14 @@ def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object]
     fills all its slots, as a trained one nearly always does.
 
     Args:
-        name: of ``dcn models``; the number of classes is the builder's default.
+        name: of ``dcn models``.
         work: for the size of the images.
         weights: puts weights into the model, which is then left as it is.
+        num_classes: its first argument; ``None``: the builder's default.
     """
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
-        model = build_default(name)
+        model = build_default(name, num_classes)
     if weights is not None:
         weights(model)
         return model.to(work.device).eval()

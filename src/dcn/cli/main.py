@@ -24,6 +24,7 @@ VERBS = {
     "compare": "compare runs, with intervals",
     "export": "write a model as an ONNX file",
     "explore": "write a page that shows what each unit of a deformable model reads",
+    "reproduce": "train and tabulate what the papers report, at full size or in miniature",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
     "models": "list the models",

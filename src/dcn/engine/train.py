@@ -22,7 +22,7 @@ from dcn.engine.distributed import World
 from dcn.engine.lock import locked
 from dcn.engine.log import LOGGER, Console, RunLog, read_rows
 from dcn.engine.memory import memory_advice
-from dcn.engine.optim import gradient_norm, lr_factor, make_optimizer, set_learning_rate
+from dcn.engine.optim import check_same_kind, gradient_norm, lr_factor, make_optimizer, set_learning_rate
 from dcn.engine.plots import draw_plots
 from dcn.engine.stop import stop_requests
 from dcn.structures import Sample
@@ -266,13 +266,14 @@ class _Trainer:
         if state is None:
             return
         try:
+            check_same_kind(self.optimizer, state["optimizer"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{self.folder}: the saved optimizer does not fit this recipe ({error}); resume without changes to "
-                "schedule.lr_multipliers, decay_bias, momentum_form, model.* and amp, or start a new run with "
-                f"model.weights={self.folder}"
+                "schedule.optimizer, lr_multipliers, decay_bias, momentum_form, model.* and amp, or start a new run "
+                f"with model.weights={self.folder}"
             ) from error
         self.step, self.best = state["step"], state["best"]
         self.means = _RunningMeans(**state["window"])

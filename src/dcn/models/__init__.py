@@ -58,16 +58,22 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
     return model
 
 
-def build_default(name: str) -> Model:
-    """A model of its default number of classes (80 where its builder has no default), with random weights.
+def build_default(name: str, num_classes: int | None = None) -> Model:
+    """A model with default options and random weights.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        num_classes: ``None``: the default of its builder, or 80 where that has none.
 
     Raises:
         ValueError: for an unknown name, with near ones.
     """
     _check_name(name)
     builder = MODELS[name]
-    classes = next(iter(inspect.signature(builder).parameters.values()), None)
-    return builder(80) if classes is not None and classes.default is inspect.Parameter.empty else builder()
+    if num_classes is None:
+        first = next(iter(inspect.signature(builder).parameters.values()), None)
+        num_classes = 80 if first is not None and first.default is inspect.Parameter.empty else None
+    return builder() if num_classes is None else builder(num_classes)
 
 
 def default_test_size(name: str) -> tuple[int, int]:

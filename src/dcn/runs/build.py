@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,8 +202,14 @@ def _has_fixed_statistics(module: nn.Module) -> bool:
     return isinstance(module, FrozenBatchNorm2d)
 
 
+_OFFSET_BRANCH = re.compile(r"\.(conv_offset|offset_maps|offset_fc|offset_fc\.\d|mask_fc\.\d)\.(weight|bias)$")
+
+
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Load the weights of a whole model; layers whose shape depends on the classes stay as they are where it differs.
+
+    So do offset branches that the file does not have: a deformable model may start from the weights of the same model
+    without offsets, which it equals as long as its offsets are zero.
 
     Returns:
         Names of the parameters that were re-initialised; they are logged too.
@@ -213,10 +220,11 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     own = model.state_dict()
     state = rename(read_state(path).tensors)
     other = {name for name, value in state.items() if name in own and own[name].shape != value.shape}
+    other |= {name for name in own if name not in state and _OFFSET_BRANCH.search(name)}
     fitting = {name: value for name, value in state.items() if name not in other}
     kept = load_state(model, fitting, str(path), optional=other.__contains__)
     if kept:
-        LOGGER.info("%s: other shapes, re-initialised: %s", path, ", ".join(kept))
+        LOGGER.info("%s: other shapes or not in it, re-initialised: %s", path, ", ".join(kept))
     return kept
 
 

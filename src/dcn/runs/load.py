@@ -21,7 +21,7 @@ from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
 from dcn.plugins import advice
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import StrPath, find_source, read_recipe
+from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe
 from dcn.runs.weights import get_weights
 from dcn.suggest import suggest
 from dcn.tta import TTA
@@ -47,7 +47,7 @@ def load(
     >>> detections = predictor.predict("photo.jpg", min_score=0.5)
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, an ONNX file of ``dcn export``, a hub
+        source: a run folder (its best weights), a weights file of this package, a file of ``dcn export``, a hub
             address (``hf://owner/name``), or a name of ``dcn models``.
         weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
             ``dcn weights``, which are downloaded once.
@@ -97,11 +97,11 @@ def ready_model(
 
 
 def _as_exported(model: nn.Module, tta: TTA, precision: Precision, faster: bool) -> nn.Module:
-    """A model in an ONNX file, which holds final results of one pass."""
+    """A model in an exported file, which holds final results of one pass."""
     if faster or precision != "float32" or tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
-            "model: an ONNX file holds final results of one pass in float32; leave out test-time options, precision, "
-            "compile and cuda_graph, or use the weights that it was exported from"
+            "model: an exported file holds final results of one pass in its own precision; leave out test-time "
+            "options, precision, compile and cuda_graph, or use the weights that it was exported from"
         )
     return model
 
@@ -127,10 +127,8 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
 
 
 def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
-    if path.suffix == ".onnx":
-        from dcn.export.runtime import read_onnx
-
-        return read_onnx(path)
+    if path.suffix in EXPORTED:
+        return _from_exported(path, classes)
     state, info = read_weights(path)
     if classes is not None and tuple(classes) != info.classes:
         raise ValueError(
@@ -147,6 +145,26 @@ def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
 def _where_from(info: WeightsInfo) -> str:
     near = suggest(info.model, MODELS, "`dcn models`")
     return advice(info.plugins) if info.plugins else f"{near}; {advice(())}"
+
+
+def described(path: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the model in a weights file or an exported file, and its options (of the latter the test size)."""
+    if path.suffix in EXPORTED:
+        metadata = _from_exported(path, None).metadata
+        return metadata.model, {"test_size": metadata.test_size}
+    info = read_weights(path)[1]
+    return info.model, dict(info.options)
+
+
+def _from_exported(path: Path, classes: Sequence[str] | None) -> Any:
+    from dcn.export.predictors import read_exported
+
+    model = read_exported(path)
+    if classes is not None and tuple(classes) != model.classes:
+        raise ValueError(
+            f"classes: {path} has the classes {list(model.classes)}, got {list(classes)}; leave classes out"
+        )
+    return model
 
 
 def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:

@@ -14,14 +14,13 @@ from typing import Any
 from torch import Tensor
 
 from dcn.data.images import SUFFIXES
-from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
 from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image
-from dcn.runs.load import PUBLISHED, load
+from dcn.runs.load import PUBLISHED, described, load
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predictor import Predictor, Resize
 from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
@@ -87,12 +86,8 @@ def open_predictor(
 
 def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     """A recipe for weights that come from no run: the model at its test size."""
-    if origin is None:
-        name, options = fspath(source), {}
-    else:
-        info = read_weights(origin.weights)[1]
-        name, options = info.model, info.options
-    size: Any = options.get("test_size", default_test_size(name))
+    name, options = (fspath(source), {}) if origin is None else described(origin.weights)
+    size: Any = options["test_size"] if "test_size" in options else default_test_size(name)
     return Recipe(
         ModelConfig(name),
         DataConfig("synthetic"),

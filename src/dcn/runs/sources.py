@@ -23,6 +23,10 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z_./~][\w./~-]*")
 _YAML_WORDS = ("null", "Null", "NULL", "~", "true", "True", "false", "False")
 
 
+EXPORTED = (".onnx", ".pt2")
+"""Endings of the files of ``dcn export``."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Weights of this package, and the run that they come from.

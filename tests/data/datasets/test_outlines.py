@@ -60,7 +60,7 @@ def test_outlines_become_masks(name: str, tmp_path: Path) -> None:
         assert path is not None
         item = by_seed[int(path.stem.replace("-", " ").removeprefix("photo ")[:2])]
         labels = target_of(dataset, index).labels
-        assert torch.equal(labels, dataset[index].target.labels)  # type: ignore[union-attr]  # a segmentation map
+        assert torch.equal(labels, dataset[index].target.labels)
         assert torch.equal(labels, _expected(item, dataset.classes))
 
 
@@ -78,7 +78,7 @@ def test_boxes_alone_make_no_masks(tmp_path: Path) -> None:
         _ = open_dataset("csv", tmp_path, "all", semantic=True)[0]
 
 
-def _shape(label: str, points: list[list[float]], kind: str = "polygon") -> dict[str, Any]:
+def _shape(label: str, points: list[list[Any]], kind: str = "polygon") -> dict[str, Any]:
     return {"label": label, "points": points, "shape_type": kind}
 
 
