@@ -173,7 +173,7 @@ class Choice:
 
 
 def chosen_jobs(plan: Plan, choice: Choice) -> list[Job]:
-    """The fine-tunings of a choice: seed by seed, so that a queue that ends early has whole comparisons.
+    """The fine-tunings of a choice: part by part, in each seed by seed: a queue that ends early has whole comparisons.
 
     Raises:
         ValueError: a name that is not in the plan.
@@ -185,19 +185,20 @@ def chosen_jobs(plan: Plan, choice: Choice) -> list[Job]:
         ("--variant", choice.variants, plan.variants),
     ):
         _check(option, names or (), known)
-    return list({job.name: job for seed in choice.seeds for job in _of_seed(plan, choice, seed)}.values())
+    parts = choice.parts or plan.parts
+    jobs = (job for part in parts for seed in choice.seeds for job in _of_part(plan, choice, part, seed))
+    return list({job.name: job for job in jobs}.values())
 
 
-def _of_seed(plan: Plan, choice: Choice, seed: int) -> Iterator[Job]:
-    for part in choice.parts or plan.parts:
-        for dataset in choice.datasets or plan.datasets:
-            for system in plan.systems_of(dataset):
-                if system not in (choice.systems or plan.systems):
-                    continue
-                wanted = {plan.resolved(system, variant) for variant in choice.variants or plan.variants}
-                for variant in plan.variants_of(part, system):
-                    if variant in wanted:
-                        yield plan.job(dataset, system, variant, seed)
+def _of_part(plan: Plan, choice: Choice, part: str, seed: int) -> Iterator[Job]:
+    for dataset in choice.datasets or plan.datasets:
+        for system in plan.systems_of(dataset):
+            if system not in (choice.systems or plan.systems):
+                continue
+            wanted = {plan.resolved(system, variant) for variant in choice.variants or plan.variants}
+            for variant in plan.variants_of(part, system):
+                if variant in wanted:
+                    yield plan.job(dataset, system, variant, seed)
 
 
 def merged(layers: Iterable[Mapping[str, Any]]) -> Settings:
