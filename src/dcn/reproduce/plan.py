@@ -25,6 +25,12 @@ START_SEED = 0
 """Every system has one start on each data set, which all seeds share."""
 
 _SECTIONS = {"recipe", "systems", "variants", "parts", "datasets"}
+_KEYS = {
+    "systems": {"title", "task", "recipe", "aliases"},
+    "variants": {"title", "recipe", "systems"},
+    "parts": {"title", "variants", "systems"},
+    "datasets": {"like", "title", "systems", "sides", "folder", "recipe", "own"},
+}
 # What changes neither the weights nor the metrics: rows stay valid where it changes.
 _IRRELEVANT = {"workers": None, "log_every": None, "checkpoint_every": None, "eval": {"pictures": None}}
 
@@ -132,6 +138,9 @@ def read_plan(path: Path = PLAN) -> Plan:
     content = read_yaml(path.read_bytes())
     if not isinstance(content, dict) or set(content) != _SECTIONS:
         raise ValueError(f"{path}: expected the sections {', '.join(sorted(_SECTIONS))}, got {sorted(content or ())}")
+    for section, keys in _KEYS.items():
+        for name, own in content[section].items():
+            _check(f"{path}: {section}.{name}", own, dict.fromkeys(sorted(keys)))
     datasets: Settings = {}
     for name, own in content["datasets"].items():
         like = own.pop("like", None)
