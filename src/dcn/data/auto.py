@@ -72,7 +72,8 @@ def detect_format(table: Table, root: Path) -> str:
             return name
     raise ValueError(
         "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
-        "images with XML files (voc_files), annotations/instances_*.json or *.json (coco), "
+        "images with XML files (voc_files) or JSON files of LabelMe (labelme), annotations/instances_*.json or *.json "
+        "(coco), "
         "<split>/_annotations.coco.json (coco_folders), data.yaml or classes.txt with images and labels (yolo), *.csv "
         "with file, x1, y1, x2, y2, class (csv), images with index PNGs (masks), leftImg8bit (cityscapes), <split> and "
         "<split>annot (camvid), or dataset.yaml (folder)"

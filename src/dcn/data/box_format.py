@@ -30,6 +30,7 @@ def box_format(name: str, read: ReadSplit, splits: Callable[[Path], Iterable[str
         partial(check_boxes, name, whole, splits),
         True,
         says,
+        True,
     )
 
 

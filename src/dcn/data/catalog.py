@@ -17,11 +17,12 @@ from dcn.data.dataset import Dataset
 from dcn.data.datasets import camvid, cityscapes, folder, masks, voc_segmentation
 from dcn.data.datasets.coco import Coco
 from dcn.data.datasets.coco_folders import CocoFolders, check_coco_folders
+from dcn.data.datasets.outlines import as_segmentation
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
 from dcn.data.format import Format
-from dcn.formats import coco, coco_folders, csv_boxes, voc, voc_files, yolo
+from dcn.formats import coco, coco_folders, csv_boxes, labelme, voc, voc_files, yolo
 from dcn.plugins import Table
 from dcn.suggest import suggest
 
@@ -48,13 +49,15 @@ def _coco_splits(root: Path) -> list[str]:
 
 _OWN: dict[str, Format] = {
     "voc": Format(Voc, _voc_splits, check_voc, True, "Pascal VOC: Annotations, ImageSets/Main, JPEGImages"),
-    "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images"),
+    "labelme": box_format("labelme", labelme.read_split, labelme.available_splits, "images with JSON files of LabelMe"),
+    "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images", outlines=True),
     "coco_folders": Format(
         CocoFolders,
         coco_folders.available_splits,
         check_coco_folders,
         True,
         "COCO, a folder with images and _annotations.coco.json for each split (Roboflow)",
+        outlines=True,
     ),
     "synthetic": Format(Synthetic, None, None, says="generated images"),
     "cityscapes": _segmentation(
@@ -87,7 +90,9 @@ _OWN: dict[str, Format] = {
 FORMATS = Table("dcn.datasets", _OWN, "dcn.data.Format", lambda row: isinstance(row, Format))
 """All formats by name, in the order in which a layout is tried; those of plug-ins come last."""
 
-FORMATS[AUTO] = Format(partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout")
+FORMATS[AUTO] = Format(
+    partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout", True
+)
 
 _EARLIER_OPTIONS = {"flat": "degenerate", "maps": "masks"}
 """Options that run folders of earlier versions hold under another name."""
@@ -99,8 +104,10 @@ def options_of(format: str) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown format; names the nearest ones.
     """
-    parameters = inspect.signature(find_format(format).open).parameters
-    return tuple(name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY)
+    row = find_format(format)
+    parameters = inspect.signature(row.open).parameters
+    own = (name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY)
+    return (*own, "semantic") if row.outlines else tuple(own)
 
 
 def open_dataset(format: str, root: str | Path | None, split: str, **options: Any) -> Dataset:
@@ -110,7 +117,8 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
         format: a key of `FORMATS`.
         root: its folder; ``None`` for generated data (``synthetic``).
         split: the name of the part, as the format has it.
-        options: keyword options of the format, checked by name.
+        options: keyword options of the format, checked by name. With ``semantic=True`` outlines of objects (COCO,
+            LabelMe, YOLO polygons) become segmentation masks, see :func:`dcn.data.datasets.outlines.as_segmentation`.
 
     Raises:
         ValueError: an unknown format or option (names the nearest valid ones), a missing or superfluous ``root``, or
@@ -127,7 +135,9 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
         return row.open(split, **options)
     if root is None:
         raise ValueError(f"root: {format!r} needs the folder of the data, got None")
-    return row.open(Path(root).expanduser(), split, **options)
+    semantic = row.outlines and bool(options.pop("semantic", False))
+    dataset = row.open(Path(root).expanduser(), split, **(options | {"masks": True} if semantic else options))
+    return as_segmentation(dataset) if semantic else dataset
 
 
 def _current(name: str, known: tuple[str, ...]) -> str:

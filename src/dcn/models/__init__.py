@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from dcn.models.options import flat_options, make_model
 from dcn.models.zoo import MODELS, Model
 from dcn.suggest import suggest
 
-__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "options_of"]
+__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "is_segmentation", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -61,18 +62,18 @@ def build_default(name: str, num_classes: int | None = None) -> Model:
     """A model with default options and random weights.
 
     Args:
-        name: of ``dcn models``.
-        num_classes: ``None``: the builder's default, 80 where it has none.
+        name: a key of :data:`MODELS`.
+        num_classes: ``None``: the default of its builder, or 80 where that has none.
 
     Raises:
         ValueError: for an unknown name, with near ones.
     """
     _check_name(name)
     builder = MODELS[name]
-    if num_classes is not None:
-        return builder(num_classes)
-    classes = next(iter(inspect.signature(builder).parameters.values()), None)
-    return builder(80) if classes is not None and classes.default is inspect.Parameter.empty else builder()
+    if num_classes is None:
+        first = next(iter(inspect.signature(builder).parameters.values()), None)
+        num_classes = 80 if first is not None and first.default is inspect.Parameter.empty else None
+    return builder() if num_classes is None else builder(num_classes)
 
 
 def default_test_size(name: str) -> tuple[int, int]:
@@ -86,6 +87,17 @@ def default_test_size(name: str) -> tuple[int, int]:
         with torch.device("meta"):
             size = build_default(name).test_size
     return int(size[0]), int(size[1])
+
+
+@lru_cache(maxsize=128)
+def is_segmentation(name: str) -> bool:
+    """Whether a model classifies pixels; otherwise it is a detector.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    with torch.device("meta"):
+        return build_default(name).task == "segmentation"
 
 
 def _check_name(name: str) -> None:

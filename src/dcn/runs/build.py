@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from dcn.data.batching import TrainingBatches, evaluation_loader, training_loader
-from dcn.data.catalog import open_dataset
+from dcn.data.catalog import find_format, open_dataset
 from dcn.data.catalog import options_of as options_of_format
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
@@ -30,7 +30,7 @@ from dcn.data.transforms import (
 from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.train import Batches
-from dcn.models import Model, build, options_of
+from dcn.models import Model, build, is_segmentation, options_of
 from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
@@ -59,7 +59,9 @@ def split_name(recipe: Recipe, split: str) -> str:
     return str(getattr(recipe.data, split)) if split in ROLES else split
 
 
-def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None) -> Dataset:
+def open_split(
+    recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None, semantic: bool | None = None
+) -> Dataset:
     """A split of the recipe's data.
 
     Args:
@@ -68,6 +70,7 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
         split: ``train``, ``val`` or ``test`` of the recipe, or the data set's own name of a split.
         training: leave out images without anything to train on.
         masks: decode masks; ``None``: as the recipe's model needs them, unless ``data.options`` says otherwise.
+        semantic: make segmentation masks of outlines; ``None``: if the recipe's model is one of segmentation.
 
     Raises:
         ValueError: the folder is missing, or the classes are not those of the recipe.
@@ -80,7 +83,9 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
         )
     known = options_of_format(config.format)
     options = {name: _of_split(name, value, split) for name, value in config.options.items()}
-    if training and "keep_empty" in known:
+    if find_format(config.format).outlines:
+        options.setdefault("semantic", is_segmentation(recipe.model.name) if semantic is None else semantic)
+    if training and "keep_empty" in known and not options.get("semantic"):
         options.setdefault("keep_empty", False)
     if "broken" in known:
         options.setdefault("broken", config.broken)

@@ -143,7 +143,12 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: list[str
 
 def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
     """A split of the recipe's data for a model that must know its classes."""
-    dataset = open_split(recipe, split, masks=bool(getattr(model, "has_masks", False)))
+    dataset = open_split(
+        recipe,
+        split,
+        masks=bool(getattr(model, "has_masks", False)),
+        semantic=getattr(model, "task", None) == "segmentation",
+    )
     own = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     if tuple(dataset.classes) != own:
         raise ValueError(f"classes: the model has {list(own)}, {dataset.name} has {list(dataset.classes)}")

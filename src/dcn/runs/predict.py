@@ -87,7 +87,7 @@ def open_predictor(
 def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     """A recipe for weights that come from no run: the model at its test size."""
     name, options = (fspath(source), {}) if origin is None else described(origin.weights)
-    size: Any = options.get("test_size", default_test_size(name))
+    size: Any = options["test_size"] if "test_size" in options else default_test_size(name)
     return Recipe(
         ModelConfig(name),
         DataConfig("synthetic"),

@@ -11,6 +11,7 @@ from typing import Any
 from dcn.data.auto import AUTO, find_layout
 from dcn.data.catalog import FORMATS
 from dcn.data.dataset import Dataset
+from dcn.data.datasets.outlines import Outlines
 from dcn.data.splitting import SPLITS_FILE, SplitPart
 from dcn.engine.config import Recipe
 from dcn.formats.documents import read_json
@@ -55,6 +56,7 @@ def _record(root: Path, training: Dataset) -> dict[str, Any]:
     layout = find_layout(FORMATS, root)
     LOGGER.info("data: %s: taken for %s (%s)", root, layout.format, layout.says)
     record: dict[str, Any] = {"format": layout.format, "layout": layout.says}
+    training = training.dataset if isinstance(training, Outlines) else training
     if isinstance(training, SplitPart):
         origin = f"recorded in {root / SPLITS_FILE}" if layout.recorded else "made, as the folder has none"
         LOGGER.info("data: split %s: %s", origin, training.splits)
