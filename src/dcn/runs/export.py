@@ -213,8 +213,7 @@ def _pictures(dataset: Any) -> list[Tensor]:
 
 
 def _calibrating(metadata: Metadata, images: Sequence[Any]) -> list[Tensor]:
-    size = model_of(NetworkRunner(torch.nn.Identity(), metadata)).test_size
-    return [resize_image(open_image(image), *size)[0] for image in images]
+    return [resize_image(open_image(image), *metadata.test_size)[0] for image in images]
 
 
 def _parity(model: Any, exported: Any, images: Sequence[Any], min_score: float | None, tolerance: Tolerance) -> Parity:
