@@ -4,14 +4,15 @@
     python -m benchmarks.export_table photos/*.jpg --csv benchmarks/results/export.csv
 
 Makes a checkpoint of every family, plain and deformable, at a quarter of its width, with a backbone of 18 layers where
-the family allows, and a test size of 320 x 533. The weights are random and scaled layer by layer on the first image, so that maps neither fade nor overflow, sampling points are two pixels away from the
-grid and depend on the image by a tenth of a pixel (random layers in a row that depend on it by more amplify the last
-digits of a float without end), and most regions are background, as in a trained model. Each checkpoint goes through
-``dcn.export`` (dynamic size) and is loaded again with ``dcn.load``; file and checkpoint predict on the images with the
-same score threshold. A row passes where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation
-maps by 0.1 % at most, where no more than 1 % of the detections lack a counterpart, and where every node of the file is
-of the ONNX standard (`ai.onnx`). Times are medians of the whole model on the largest image, onnxruntime and this
-package's CPU path in turns.
+the family allows, and a test size of 320 x 533. The weights are random and scaled layer by layer on the first image, so
+that maps neither fade nor overflow, sampling points are two pixels away from the grid and depend on the image by a
+tenth of a pixel (random layers in a row that depend on it by more amplify the last digits of a float without end), and
+most regions are background, as in a trained model. Each checkpoint goes through ``dcn.export`` (dynamic size) and is
+loaded again with ``dcn.load``; file and checkpoint predict on the images with the same score threshold. A row passes
+where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation maps by 0.1 % at most, where no
+more than 1 % of the detections lack a counterpart, and where every node of the file is of the ONNX standard
+(`ai.onnx`). Times are medians of the whole model on the largest image, onnxruntime and this package's CPU path in
+turns.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ VERBS = {
     "predict": "detect the objects, or classify the pixels, of images",
     "report": "write the page about a run: metrics, kinds of error, worst images",
     "compare": "compare runs, with intervals",
-    "export": "write a model as an ONNX file",
+    "export": "write a model for other programs",
     "explore": "write a page that shows what each unit of a deformable model reads",
     "demo": "train, evaluate and draw a small detector in minutes",
     "data": "check, show or write data",
