@@ -22,7 +22,7 @@ VERBS = {
     "predict": "detect objects in images, or segment them",
     "report": "write the page about a run: metrics, kinds of error, worst images",
     "compare": "compare runs, with intervals",
-    "export": "write a model as an ONNX file",
+    "export": "write a model for other programs",
     "explore": "write a page that shows what each unit of a deformable model reads",
     "reproduce": "train and tabulate what the papers report, at full size or in miniature",
     "demo": "train, evaluate and draw a small detector in minutes",

@@ -162,9 +162,7 @@ def _shown(
     task: Task, model: nn.Module, recipe: Recipe, dataset: Dataset, world: World
 ) -> Iterator[tuple[list[Any], list[Any]]]:
     """Predictions and targets, with a progress bar."""
-    # A file of a fixed size takes no larger images.
-    fixed: Any = getattr(model, "fixed_size", None)
-    view = task.view(model, recipe.tta, fixed or test_size(recipe))
+    view = task.view(model, recipe.tta, test_size(recipe))
     batches = evaluation_batches(recipe, dataset, view.size, world)
     pairs = predictions(task, model, view, batches, world.device, recipe.amp)
     return progress(pairs, math.ceil(len(dataset) / recipe.eval.batch_size), dataset.name)
