@@ -6,7 +6,7 @@
 Makes a checkpoint of every family, plain and deformable, at a quarter of its width. The weights are random and scaled
 layer by layer on the first image, so that maps neither fade nor overflow, sampling points are two pixels away from the
 grid and depend on the image by a tenth of a pixel (random layers in a row that depend on it by more amplify the last
-digits of a float without end), and scores differ as those of a trained model do. Each checkpoint goes through
+digits of a float without end), and most regions are background, as in a trained model. Each checkpoint goes through
 ``dcn.export`` (dynamic size) and is loaded again with ``dcn.load``; file and checkpoint predict on the images with the
 same score threshold. A row passes where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation
 maps by 0.1 % at most, where no more than 1 % of the detections lack a counterpart, and where every node of the file is
@@ -38,6 +38,9 @@ from dcn.models import build
 from dcn.nn import DeformConv2d
 from dcn.runs.images import open_image
 
+SCORE = 0.05
+PAIRS = 60
+"""Pairs of region and class above the score threshold, before suppression: a trained model is sure of background."""
 CLASSES = ("one", "two", "three", "four")
 _PYRAMID: dict[str, Any] = {"width": 0.25, "fpn_channels": 64, "fc_channels": 128}
 _SINGLE: dict[str, Any] = {"width": 0.25, "rpn_channels": 64, "head_channels": 64}
@@ -71,12 +74,10 @@ def _target(name: str, layer: nn.Module, offsets: set[int]) -> float:
     if "offset" in last:
         return 1.0  # a tenth of the region
     if "reg" in name:
-        return (
-            0.05  # shares of the anchor: the original models round regions to pixels, which a larger error could flip
-        )
+        return 0.1  # shares of the anchor
     if last in ("rpn_cls", "fc_cls", "score", "conv_logits"):
         return 1.5
-    return 0.5 if name.endswith("cls.maps") else 1.0  # rounded regions jump
+    return 3.0 if name.endswith("cls.maps") else 1.0  # the mean of 49 bins comes after
 
 
 @torch.no_grad()
@@ -123,13 +124,47 @@ def scale_weights(model: Any, image: Tensor) -> None:
         norm.num_batches_tracked.zero_()
 
 
-def make_checkpoint(name: str, options: dict[str, Any], image: Tensor, path: Path) -> None:
+def _background(model: Any) -> list[Tensor]:
+    """The biases of the background's score: the first in the original's form, the last in mmdetection's."""
+    biases = []
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if name.endswith("cls.maps"):
+            biases.append(module.bias[: module.bias.numel() // (len(CLASSES) + 1)])
+        elif last == "fc_cls":
+            biases.append(module.bias[:1] if model.inclusive_boxes else module.bias[-1:])
+        elif last == "rpn_cls" and not hasattr(model, "roi_head"):
+            biases.append(module.bias[: module.bias.numel() // (len(CLASSES) + 1)])
+    return biases
+
+
+@torch.no_grad()
+def raise_background(model: Any, images: Sequence[Tensor]) -> None:
+    """Shift the background's score until about :data:`PAIRS` pairs of region and class of an image are above it."""
+    biases, low, high = _background(model), -10.0, 20.0
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    for _ in range(8):
+        middle = (low + high) / 2
+        for bias in biases:
+            bias.add_(middle)
+        pairs = sum(len(one) for one in model.pre_nms(images, sizes, SCORE)) / len(images)
+        for bias in biases:
+            bias.sub_(middle)
+        low, high = (middle, high) if pairs > PAIRS else (low, middle)
+    for bias in biases:
+        bias.add_(high)
+
+
+def make_checkpoint(name: str, options: dict[str, Any], images: Sequence[Tensor], path: Path) -> None:
     """A weights file of a model with scaled random weights."""
     torch.manual_seed(0)
     model: Any = build(name, CLASSES, **options)
     if model.task == "detection":
         model.score_threshold = 0.0
-    scale_weights(model, resize_image(image, *model.test_size)[0])
+    resized = [resize_image(image, *model.test_size)[0] for image in images]
+    scale_weights(model, resized[0])
+    if model.task == "detection":
+        raise_background(model, resized)
     save_weights(path, model, name, options)
 
 
@@ -156,8 +191,9 @@ def _parity(first: Any, second: Any, images: Sequence[Tensor], score: float, tol
 def row(name: str, images: Sequence[Tensor], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Export one family, compare, and time."""
     weights, exported = folder / f"{name}.safetensors", folder / f"{name}.onnx"
-    make_checkpoint(name, FAMILIES[name], images[0], weights)
-    dcn.export(weights, exported, images=list(images))
+    make_checkpoint(name, FAMILIES[name], images, weights)
+    words: dict[str, Any] = {} if name.startswith("deeplab") else {"min_score": options.score}
+    dcn.export(weights, exported, images=list(images), **words)
     first, second = dcn.load(weights, device="cpu"), dcn.load(exported, device="cpu")
     parity = _parity(first, second, images, options.score, Tolerance())
     domains = _domains(exported)
@@ -213,7 +249,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only", nargs="+", default=[""], metavar="TEXT", help="only models whose name has one of these"
     )
-    parser.add_argument("--score", type=float, default=0.05, help="score threshold (default 0.05)")
+    parser.add_argument("--score", type=float, default=SCORE, help="score threshold (default 0.05)")
     parser.add_argument("--csv", type=Path, help="file to write the rows to; rows of other models are kept")
     parser.add_argument("--keep", type=Path, help="folder in which checkpoints and ONNX files stay")
     parser.add_argument("--repetitions", type=int, default=3, help="timed calls (default 3)")

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from dcn.models import MODELS, Model, build_default
-from dcn.models.inference import prepare
-from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
 from dcn.nn import DeformConv2d
+from dcn.runs.load import read_model, ready_model
+from dcn.runs.sources import find_source
 from dcn.structures import SegmentationMap, Target
+from dcn.tta import TTA
 
 OFFSET_STD = 2.0
 """Pixels, of the offsets that random weights predict: that of benchmarks of the operator alone."""
@@ -67,11 +68,14 @@ def make_model(
     fills all its slots, as a trained one nearly always does.
 
     Args:
-        name: of ``dcn models``.
+        name: of ``dcn models``, where the number of classes is the builder's default; or a run folder, a weights file
+            or a file of ``dcn export``, whose model is left as it is.
         work: for the size of the images.
         weights: puts weights into the model, which is then left as it is.
         num_classes: its first argument; ``None``: the builder's default.
     """
+    if name not in MODELS and find_source(name) is not None:
+        return read_model(name).to(work.device).eval()
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
         model = build_default(name, num_classes)
@@ -131,9 +135,16 @@ def _set_threshold(model: Model, images: Sequence[Tensor]) -> None:
 def make_call(model: Model, work: Workload) -> Callable[[], object]:
     """What is timed: a training step of ``model``, or inference with a copy of it that is prepared for that."""
     if work.train:
+        if is_exported(model):
+            raise ValueError("--train: an exported file holds final results; give the weights it was exported from")
         return _training_call(model, work)
-    ready = accelerate(prepare(model, work.precision), compiled=work.compiled, cuda_graph=work.cuda_graph)
-    return inference_call(ready, work)
+    options = {"compile": work.compiled, "cuda_graph": work.cuda_graph}
+    return inference_call(ready_model(model, TTA(), optimize=True, precision=work.precision, **options), work)
+
+
+def is_exported(model: nn.Module) -> bool:
+    """Whether the model is a file of ``dcn export``, which is run as it is."""
+    return bool(getattr(model, "exported", False))
 
 
 def inference_call(model: nn.Module, work: Workload) -> Callable[[], object]:

@@ -16,6 +16,7 @@ _EXAMPLES = """\
 examples:
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5
   dcn bench model rfcn_r101_dcn --size 600x1000 --batch 2 --train
+  dcn bench model cells.onnx --plain runs/bccd_deformable/0
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5 --precision bfloat16 --batch 8 --cuda-graph --json r50.json
 
 Without --weights the weights are random and behave like trained ones: offsets have a standard deviation of 2 pixels,
@@ -30,8 +31,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("bench", help="measure the speed of a model")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
     model = kinds.add_parser("model", help="a model, beside its plain form", **examples(_EXAMPLES))
-    model.add_argument("name", help="a model of `dcn models`")
-    model.add_argument("--plain", metavar="NAME", help="the model beside it (default: its plain form, if it has one)")
+    model.add_argument("name", help="a model of `dcn models`, a run, a weights file, or a file of `dcn export`")
+    model.add_argument("--plain", metavar="NAME", help="the model or file beside it (default: its plain form)")
     model.add_argument("--no-plain", action="store_true", help="measure the model alone")
     model.add_argument("--weights", help="weights of the model (default: random, see below)")
     model.add_argument("--size", default=None, metavar="HxW", help="image size (default: the model's test size)")
@@ -68,9 +69,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _workload(arguments: argparse.Namespace) -> Workload:
     from dcn.bench.workload import Workload
     from dcn.engine.distributed import choose_device
-    from dcn.models import default_test_size
 
-    size = default_test_size(arguments.name) if arguments.size is None else _parse_size(arguments.size)
+    size: Any = _test_size(arguments.name) if arguments.size is None else _parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
         raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
     device = choose_device(arguments.device)
@@ -85,6 +85,19 @@ def _workload(arguments: argparse.Namespace) -> Workload:
         arguments.compile,
         arguments.cuda_graph,
     )
+
+
+def _test_size(name: str) -> Any:
+    """The size at which a model is tested, of its name or its file."""
+    from dcn.models import default_test_size
+    from dcn.runs.load import described
+    from dcn.runs.sources import find_source
+
+    origin = find_source(name)
+    if origin is None:
+        return default_test_size(name)
+    model, options = described(origin.weights)
+    return options.get("test_size") or default_test_size(model)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

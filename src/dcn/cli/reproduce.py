@@ -7,18 +7,28 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcn.cli.words import add_device, examples
+from dcn.cli.words import add_device, examples, split_words
 
 if TYPE_CHECKING:
+    from dcn.reproduce.papers import Line
     from dcn.reproduce.plan import Choice, Plan
+    from dcn.reproduce.protocol import Planned, Setting
     from dcn.reproduce.queue import Places
 
 _EXAMPLES = """\
 examples:
+  dcn reproduce table3 --data data --dry-run
+  dcn reproduce table3 --data data --gpus 8
+  dcn reproduce voc --data data model.backbone_weights=resnet101.params
+  dcn reproduce table4
   dcn reproduce --small --dataset letters uniform --seeds 0-2
   dcn reproduce --small --dataset cards --system rcnn rfcn --data data --weights weights --part a
   dcn reproduce --small --dry-run
   dcn reproduce --small --tables
+
+TABLE is one of table1, table2, table3, table4, table5, voc, coco, fpn, deeplab and zoo: the published protocol.
+Trainings that are finished are not repeated, interrupted ones are resumed, and the published number stands beside the
+reached one. Several GPUs share a training through torchrun. table4 needs no data: it times the networks on the CPU.
 
 --small trains the ablation in miniature, run by run: every finished run is a row of the results file and is not
 repeated. It can be stopped at any time and continues where it stopped; several processes may share one folder.
@@ -29,10 +39,20 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``reproduce``."""
     help_text = "train and tabulate what the papers report, at full size or in miniature"
     parser = subparsers.add_parser("reproduce", help=help_text, **examples(_EXAMPLES))
+    parser.add_argument(
+        "words", nargs="*", metavar="TABLE key=value", help="a table, and changes of all of its recipes"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the data sets")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with weights files (default DATA/weights)")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder (default runs/reproduce)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train nothing")
+    full = parser.add_argument_group("published protocol")
+    full.add_argument(
+        "--gpus", type=int, metavar="N", help="GPUs of one training at most (default: all of this machine)"
+    )
+    full.add_argument(
+        "--teraflops", type=float, metavar="N", help="what one GPU sustains, for the estimate of hours (default 6)"
+    )
     small = parser.add_argument_group("in miniature")
     small.add_argument("--small", action="store_true", help="the ablation in miniature")
     small.add_argument("--dataset", nargs="+", metavar="NAME", help="letters, uniform, cards, ... (default: all)")
@@ -49,8 +69,16 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if not arguments.small:
-        raise ValueError("--small: expected --small, got neither a table nor --small")
+    names, changes = split_words(arguments.words)
+    if len(names) + arguments.small != 1:
+        raise ValueError(
+            f"reproduce: expected one table or --small, got {', '.join(names) or 'neither'}"
+            f"{' and --small' if arguments.small else ''}"
+        )
+    if names:
+        return _full(names[0], changes, arguments)
+    if changes:
+        raise ValueError(f"{changes[0]}: --small takes its settings from a plan; copy it and give it as --plan FILE")
     from dcn.reproduce.plan import PLAN, Choice, read_plan
     from dcn.reproduce.queue import Places
 
@@ -69,6 +97,99 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.tables:
         return _tables(plan, choice, places)
     return _small(plan, choice, places, dry_run=arguments.dry_run)
+
+
+def _full(table: str, changes: list[str], arguments: argparse.Namespace) -> int:
+    import torch
+
+    from dcn.reproduce.papers import PAPER_TABLES, lines_of
+    from dcn.reproduce.protocol import TERAFLOPS, Setting, planned
+
+    if table not in PAPER_TABLES:
+        raise ValueError(f"table: expected one of {', '.join(PAPER_TABLES)}, got {table!r}")
+    if table == "table4":
+        return _costs(arguments.output / "table4.csv", dry_run=arguments.dry_run)
+    if arguments.data is None:
+        raise ValueError(f"--data: expected the folder of the data sets, got none; {table} --data DIR --dry-run lists")
+    lines = lines_of(table)
+    gpus = arguments.gpus if arguments.gpus is not None else max(1, torch.cuda.device_count())
+    if gpus < 1:
+        raise ValueError(f"--gpus: expected 1 or more, got {gpus}")
+    setting = Setting(
+        arguments.data,
+        arguments.output,
+        gpus,
+        arguments.weights,
+        arguments.device,
+        tuple(changes),
+        arguments.teraflops or TERAFLOPS,
+    )
+    plan = planned(lines, setting)
+    if arguments.dry_run:
+        _list_runs(plan, setting)
+        return 0
+    return _run_table(table, PAPER_TABLES[table], lines, plan, setting)
+
+
+def _run_table(table: str, title: str, lines: list[Line], plan: list[Planned], setting: Setting) -> int:
+    from dcn.reproduce.protocol import (
+        comparison,
+        dilation_comparison,
+        planned,
+        reached_numbers,
+        train_planned,
+        write_rows,
+    )
+
+    finished = train_planned(plan, setting)
+    if table == "table2":
+        if finished:
+            text = dilation_comparison(title, planned(lines, setting)[0].folder, setting).markdown(1)
+            (setting.output / "table2.md").write_text(text, encoding="utf-8")
+            print(text)
+        return 0 if finished else 130
+    rows = reached_numbers(lines, setting)
+    write_rows(setting.output / table, title, rows)
+    print(comparison(title, rows).markdown(1))
+    print(f"written: {setting.output / table}.md, .csv, .json")
+    return 0 if finished else 130
+
+
+def _list_runs(plan: list[Planned], setting: Setting) -> None:
+    from dcn.reproduce.protocol import FINISHED
+
+    for one in plan:
+        hours = "length unknown" if one.hours is None else f"{one.hours:.1f} hours"
+        gpus = f"{one.gpus} GPU{'s' if one.gpus > 1 else ''}"
+        rest = "" if one.state == FINISHED else f", {hours} on {gpus}, into {one.folder}"
+        print(f"{one.recipe}: {one.state}{rest}")
+    total = sum(one.hours or 0.0 for one in plan)
+    print(f"\n{total:.0f} hours in all, one training after another. Estimated from the multiply-adds of the models, at")
+    print(f"{setting.teraflops:g} TFLOP/s sustained by each GPU (--teraflops); loading images is not in it.")
+    needs = dict.fromkeys(need for one in plan for need in one.needs)
+    if needs:
+        print("\nmissing:\n  " + "\n  ".join(needs))
+
+
+def _costs(path: Path, *, dry_run: bool) -> int:
+    import torch
+
+    from dcn.bench.workload import Workload, make_call, make_model
+    from dcn.reproduce.costs import TABLE4, Prepared, measure_costs, table4
+
+    def prepare(name: str, classes: int, size: tuple[int, int]) -> Prepared:
+        work = Workload(size, 1, "float32", torch.device("cpu"))
+        model = make_model(name, work, num_classes=classes)
+        return model, make_call(model, work)
+
+    if dry_run:
+        print("\n".join(f"{one.title}: {one.plain} and {one.deformable} at {one.size}" for one in TABLE4))
+        return 0
+    table = table4(measure_costs(TABLE4, prepare, path=path))
+    assert table is not None  # there are networks
+    print(table.markdown(1))
+    print(f"written: {path}")
+    return 0
 
 
 def _tables(plan: Plan, choice: Choice, places: Places) -> int:

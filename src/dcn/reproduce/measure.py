@@ -126,15 +126,15 @@ def offset_sizes(model: nn.Module, opened: Opened) -> dict[str, float]:
             with OffsetMonitor(model) as monitor:
                 for batch in images:
                     model(batch)
-            sizes = {_short(row.layer): row.mean for row in monitor.report()}
+            sizes = {short_name(row.layer): row.mean for row in monitor.report()}
         else:
             for batch in images:
                 model(batch)
     return sizes | pools.means()
 
 
-def _short(layer: str) -> str:
-    """``backbone.layer4.2.conv2`` is the paper's ``c5.2``."""
+def short_name(layer: str) -> str:
+    """The name of a layer in tables: ``backbone.layer4.2.conv2`` is the paper's ``c5.2``."""
     parts = layer.split(".")
     stage = next((part for part in parts if part.startswith("layer") and part[5:].isdigit()), None)
     return layer if stage is None else f"c{int(stage[5:]) + 1}.{parts[parts.index(stage) + 1]}"
@@ -180,7 +180,7 @@ def _dilations(model: nn.Module, opened: Opened, key: Keyed, sides: Sequence[flo
     batches = evaluation_batches(opened.recipe, opened.dataset, test_size(opened.recipe), opened.world)
     shared = (key.system, key.variant, key.dataset, key.stage, key.seed, key.recipe)
     return [
-        DilationRow(*shared, _short(row.layer), row.undeformed, location, own.count, own.mean, own.std)
+        DilationRow(*shared, short_name(row.layer), row.undeformed, location, own.count, own.mean, own.std)
         for row in dilation_statistics(model, batches, sides)
         for location, own in row.effective.items()
     ]

@@ -142,11 +142,6 @@ def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
     return model
 
 
-def _where_from(info: WeightsInfo) -> str:
-    near = suggest(info.model, MODELS, "`dcn models`")
-    return advice(info.plugins) if info.plugins else f"{near}; {advice(())}"
-
-
 def described(path: Path) -> tuple[str, dict[str, Any]]:
     """The name of the model in a weights file or an exported file, and its options (of the latter the test size)."""
     if path.suffix in EXPORTED:
@@ -165,6 +160,11 @@ def _from_exported(path: Path, classes: Sequence[str] | None) -> Any:
             f"classes: {path} has the classes {list(model.classes)}, got {list(classes)}; leave classes out"
         )
     return model
+
+
+def _where_from(info: WeightsInfo) -> str:
+    near = suggest(info.model, MODELS, "`dcn models`")
+    return advice(info.plugins) if info.plugins else f"{near}; {advice(())}"
 
 
 def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:
