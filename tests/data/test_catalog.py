@@ -32,6 +32,7 @@ def test_every_format_opens(tmp_path: Path) -> None:
         ("coco_folders", "Roboflow COCO", "train"),
         ("yolo", "Roboflow YOLO", "train"),
         ("csv", "CSV", "all"),
+        ("labelme", "LabelMe", "all"),
         ("auto", "Roboflow YOLO", "train"),
     ):
         LAYOUTS[layout].make(tmp_path / name, items())
