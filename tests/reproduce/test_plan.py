@@ -98,6 +98,12 @@ def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
         "d": ["plain", "dconv3", "v2", "modulated", "group1"],
     }
     assert shipped.variants_of("b", "deeplab") == []
+    assert [shipped.title("parts", part) for part in shipped.parts] == [
+        "plain, dilated and deformable",
+        "deformable convolution, RoI pooling or both",
+        "number of deformable layers",
+        "kinds of deformable layers",
+    ]
     low, high = shipped.job("letters", "rcnn", "plain", 0).settings["data"]["options"]["glyph_size"]
     assert high / low >= 6
 
@@ -133,9 +139,10 @@ def test_unknown_names(plan: Plan, choice: Choice, message: str) -> None:
         ("like: letters", "like: nothing", "datasets.upright.like: expected a data set above it, got 'nothing'"),
         ("variants: [plain, dconv1, deformable]", "variants: [plane]", "parts.c.variants: expected one of plain"),
         ("systems: [deeplab, rcnn]", "systems: [deeplab, ssd]", "datasets.letters.systems: expected one of deeplab"),
+        ("{title: layers, ", "{title: layers, and more, ", r"parts.c: expected one of .*, got 'and more'"),
         ("parts:", "pieces:", "expected the sections datasets, parts, recipe, systems, variants"),
     ],
-    ids=["like", "part", "dataset", "section"],
+    ids=["like", "part", "dataset", "key", "section"],
 )
 def test_plans_that_do_not_fit_together(tmp_path: Path, text: str, new: str, message: str) -> None:
     content = TINY.read_text(encoding="utf-8")

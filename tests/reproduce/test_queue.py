@@ -134,10 +134,12 @@ def test_a_run_of_another_process_is_left_alone(
     ended, end = os.pipe()
     child = os.fork()
     if child == 0:  # the lock is one of the operating system: it must be held by another process
-        with locked(taken):
-            os.write(writer, b"!")
-            os.read(ended, 1)
-        os._exit(0)
+        try:
+            with locked(taken):
+                os.write(writer, b"!")
+                os.read(ended, 1)
+        finally:
+            os._exit(0)
     os.read(reader, 1)
 
     def other_process_ends(_: float) -> None:

@@ -40,7 +40,7 @@ def _row(plan: Plan, variant: str, seed: int, ap50: float, ap75: float, *, recip
         accuracy=NAN,
         val=NAN,
         offset=0.5 if variant == "deformable" else NAN,
-        offsets="",
+        offsets="c5.1 0.5; pool 0.0300" if variant == "deformable" else "",
         parameters=1_000_000 if variant == "plain" else 1_100_000,
         steps=100,
         seconds=50.0,
@@ -133,7 +133,7 @@ def test_a_part_lists_its_variants_beside_the_first(plan: Plan) -> None:
         ("dilation 4", "3", "55.0 ± 1.0"),
         ("deformable", "3", "62.0 ± 2.6"),
     ]
-    assert [row[-1] for row in table.rows] == ["-", "-", "0.50"]
+    assert [row[-1] for row in table.rows] == ["-", "-", "0.50, pool 0.030"]
     # Without the first variant there is nothing to compare with.
     assert part_tables(Results(plan, [row for row in _rows(plan) if row.variant != "plain"], [], []), "a") == []
 

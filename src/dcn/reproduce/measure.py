@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,9 @@ class _PoolOffsets:
 
 
 def _dilations(model: nn.Module, opened: Opened, key: Keyed, sides: Sequence[float]) -> list[DilationRow]:
-    batches = evaluation_batches(opened.recipe, opened.dataset, test_size(opened.recipe), opened.world)
+    # A model may run the images of a batch in groups of one size; the statistics need all of them in one.
+    recipe = replace(opened.recipe, eval=replace(opened.recipe.eval, batch_size=1))
+    batches = evaluation_batches(recipe, opened.dataset, test_size(recipe), opened.world)
     shared = (key.system, key.variant, key.dataset, key.stage, key.seed, key.recipe)
     return [
         DilationRow(*shared, short_name(row.layer), row.undeformed, location, own.count, own.mean, own.std)

@@ -25,6 +25,12 @@ START_SEED = 0
 """Every system has one start on each data set, which all seeds share."""
 
 _SECTIONS = {"recipe", "systems", "variants", "parts", "datasets"}
+_KEYS = {
+    "systems": {"title", "task", "recipe", "aliases"},
+    "variants": {"title", "recipe", "systems"},
+    "parts": {"title", "variants", "systems"},
+    "datasets": {"like", "title", "systems", "sides", "folder", "recipe", "own"},
+}
 # What changes neither the weights nor the metrics: rows stay valid where it changes.
 _IRRELEVANT = {"workers": None, "log_every": None, "checkpoint_every": None, "eval": {"pictures": None}}
 
@@ -132,6 +138,9 @@ def read_plan(path: Path = PLAN) -> Plan:
     content = read_yaml(path.read_bytes())
     if not isinstance(content, dict) or set(content) != _SECTIONS:
         raise ValueError(f"{path}: expected the sections {', '.join(sorted(_SECTIONS))}, got {sorted(content or ())}")
+    for section, keys in _KEYS.items():
+        for name, own in content[section].items():
+            _check(f"{path}: {section}.{name}", own, dict.fromkeys(sorted(keys)))
     datasets: Settings = {}
     for name, own in content["datasets"].items():
         like = own.pop("like", None)
@@ -173,7 +182,7 @@ class Choice:
 
 
 def chosen_jobs(plan: Plan, choice: Choice) -> list[Job]:
-    """The fine-tunings of a choice: seed by seed, so that a queue that ends early has whole comparisons.
+    """The fine-tunings of a choice: part by part, in each seed by seed: a queue that ends early has whole comparisons.
 
     Raises:
         ValueError: a name that is not in the plan.
@@ -185,19 +194,20 @@ def chosen_jobs(plan: Plan, choice: Choice) -> list[Job]:
         ("--variant", choice.variants, plan.variants),
     ):
         _check(option, names or (), known)
-    return list({job.name: job for seed in choice.seeds for job in _of_seed(plan, choice, seed)}.values())
+    parts = choice.parts or plan.parts
+    jobs = (job for part in parts for seed in choice.seeds for job in _of_part(plan, choice, part, seed))
+    return list({job.name: job for job in jobs}.values())
 
 
-def _of_seed(plan: Plan, choice: Choice, seed: int) -> Iterator[Job]:
-    for part in choice.parts or plan.parts:
-        for dataset in choice.datasets or plan.datasets:
-            for system in plan.systems_of(dataset):
-                if system not in (choice.systems or plan.systems):
-                    continue
-                wanted = {plan.resolved(system, variant) for variant in choice.variants or plan.variants}
-                for variant in plan.variants_of(part, system):
-                    if variant in wanted:
-                        yield plan.job(dataset, system, variant, seed)
+def _of_part(plan: Plan, choice: Choice, part: str, seed: int) -> Iterator[Job]:
+    for dataset in choice.datasets or plan.datasets:
+        for system in plan.systems_of(dataset):
+            if system not in (choice.systems or plan.systems):
+                continue
+            wanted = {plan.resolved(system, variant) for variant in choice.variants or plan.variants}
+            for variant in plan.variants_of(part, system):
+                if variant in wanted:
+                    yield plan.job(dataset, system, variant, seed)
 
 
 def merged(layers: Iterable[Mapping[str, Any]]) -> Settings:

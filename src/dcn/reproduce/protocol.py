@@ -286,7 +286,8 @@ def comparison(title: str, rows: Sequence[Reached]) -> Table:
 
 def dilation_comparison(title: str, run: Path, setting: Setting) -> Table:
     """Table 2: effective dilation of a run on its test split beside the published one, with the paper's sides."""
-    opened = open_run_data(run, "test", recipe=None, device=setting.device, changes=["eval.images=null"])
+    words = ["eval.images=null", "eval.batch_size=1"]
+    opened = open_run_data(run, "test", recipe=None, device=setting.device, changes=words)
     model = read_model(run).to(opened.world.device)
     batches = evaluation_batches(opened.recipe, opened.dataset, test_size(opened.recipe), opened.world)
     lines = []

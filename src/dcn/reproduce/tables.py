@@ -201,7 +201,8 @@ def part_tables(results: Results, part: str) -> list[Table]:
             header = ["system", "variant", "seeds"]
             for metric in metrics:
                 header += [metric, "difference (over seeds)", "over images", "shown"]
-            title = f"{plan.title('parts', part)}: {plan.title('datasets', dataset)}".capitalize()
+            title = f"{plan.title('parts', part)}: {plan.title('datasets', dataset)}"
+            title = title[:1].upper() + title[1:]
             title += ", segmentation" if task == "segmentation" else ""
             table = _table(title, (*header, "mean offset"), rows)
             tables += [] if table is None else [table]
@@ -222,9 +223,17 @@ def _part_rows(results: Results, part: str, dataset: str, system: str, metrics: 
             claim = None if name == names[0] else results.claim(dataset, system, name, names[0], metric)
             cells += [_spread(getattr(row, metric) for row in rows.values())]
             cells += [NONE] * 3 if claim is None else claim.cells()
-        offsets = [row.offset for row in rows.values() if not math.isnan(row.offset)]
-        lines.append((*cells, f"{statistics.fmean(offsets):.2f}" if offsets else NONE))
+        lines.append((*cells, _offsets(list(rows.values()))))
     return lines
+
+
+def _offsets(rows: Sequence[Row]) -> str:
+    """Mean size of the offsets: of convolutions in cells, of RoI pooling as a share of the region's side."""
+    cells = [row.offset for row in rows if not math.isnan(row.offset)]
+    shares = [float(part.rpartition(" ")[2]) for row in rows for part in row.offsets.split("; ") if part[:4] == "pool"]
+    texts = [f"{statistics.fmean(cells):.2f}"] if cells else []
+    texts += [f"pool {statistics.fmean(shares):.3f}"] if shares else []
+    return ", ".join(texts) or NONE
 
 
 def _mean(values: Sequence[float]) -> str:
