@@ -17,12 +17,12 @@ from dcn.plugins import use_plugins
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
 # of Python and so cannot be the name of a module.
 VERBS = {
-    "train": "train a model by a recipe",
+    "train": "train a model from a recipe",
     "eval": "evaluate a model, or a file of results",
-    "predict": "detect the objects, or classify the pixels, of images",
+    "predict": "detect objects in images, or segment them",
     "report": "write the page about a run: metrics, kinds of error, worst images",
     "compare": "compare runs, with intervals",
-    "export": "write a model as an ONNX file",
+    "export": "write a model for other programs",
     "explore": "write a page that shows what each unit of a deformable model reads",
     "reproduce": "train and tabulate what the papers report, at full size or in miniature",
     "demo": "train, evaluate and draw a small detector in minutes",

@@ -13,12 +13,12 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "models",
         help="list the models",
-        epilog="GFLOPs are 10^9 multiply-adds for one image of the model's test size, as published tables count.",
+        epilog="GFLOPs are 10^9 multiply-adds for one image of the model's test size, as in published tables.",
     )
-    parser.add_argument("name", nargs="?", help="show the costs and options of this one")
+    parser.add_argument("name", nargs="?", help="a model whose costs and options are shown")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only names that contain this")
     parser.add_argument("--size", type=_size, metavar="HxW", help="with NAME: count for an image of this size")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
 
 
@@ -35,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.size is not None:
         raise ValueError(
-            "--size: expected the name of one model with it; the list gives every model at its own test size"
+            "--size: expected the name of one model beside it, got none; the list shows each model at its test size"
         )
     _list(arguments.filter, arguments.json)
     return 0

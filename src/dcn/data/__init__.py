@@ -5,10 +5,10 @@ from dcn.data.box_format import box_format
 from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.format import Format
-from dcn.data.images import image_size, read_image, write_image
 from dcn.data.overlap import refuse_shared_images, shared_images
 from dcn.data.reading import BrokenImages, broken_images
 from dcn.data.subset import Subset, spread
+from dcn.formats.images import image_size, read_image, write_image
 from dcn.formats.problems import Problem
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord
 

@@ -13,8 +13,9 @@ from typing import Any
 from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
-from dcn.formats.problems import attempt, refuse
+from dcn.formats.problems import attempt, refuse, short
 from dcn.structures import Target
+from dcn.suggest import one_of
 
 AUTO = "auto"
 VAL_SHARE = TEST_SHARE = 0.15
@@ -70,13 +71,14 @@ def detect_format(table: Table, root: Path) -> str:
     for name, row in table.items():
         if row.recognisable and row.splits is not None and row.splits(root):
             return name
+    names = sorted(path.name for path in root.iterdir())
     raise ValueError(
         "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
         "images with XML files (voc_files) or JSON files of LabelMe (labelme), annotations/instances_*.json or *.json "
         "(coco), "
         "<split>/_annotations.coco.json (coco_folders), data.yaml or classes.txt with images and labels (yolo), *.csv "
         "with file, x1, y1, x2, y2, class (csv), images with index PNGs (masks), leftImg8bit (cityscapes), <split> and "
-        "<split>annot (camvid), or dataset.yaml (folder)"
+        f"<split>annot (camvid), or dataset.yaml (folder), got {short(names) if names else 'an empty folder'}"
     )
 
 
@@ -161,7 +163,7 @@ def open_auto(
     known = inspect.signature(row.open).parameters
     superfluous = [name for name, value in named.items() if value is not None and name not in known]
     if superfluous and superfluous != ["classes"]:  # a recipe's classes are compared after opening
-        raise ValueError(f"options: {layout.format!r} ({root}) has no option {superfluous[-1]!r}")
+        raise ValueError(f"options: expected those of {layout.format!r} ({root}), got {superfluous[-1]!r}")
     options = {name: value for name, value in options.items() if name in known}
     if layout.format == "voc":
         options.setdefault("classes", "auto")
@@ -183,7 +185,7 @@ def _own_split(layout: Layout, root: Path, split: str) -> str | None:
         role = "val" if split == "test" and "test" not in layout.roles else split
         own = split if split in layout.splits else layout.roles.get(role)
         if own is None:
-            raise ValueError(f"split: {root} has no {split!r}; there is {', '.join(layout.splits)}")
+            raise ValueError(f"split: expected {one_of(layout.splits, 'a split')} in {root}, got {split!r}")
         return own
     if split in ROLES:  # "train" of a folder without validation is what is left of it after the split
         return layout.roles.get("test") if split == "test" else None

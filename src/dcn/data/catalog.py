@@ -128,7 +128,7 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
     options = {_current(name, known): value for name, value in options.items()}
     for name in options:
         if name not in known:
-            raise ValueError(f"options: {format!r} has no option {name!r}; {suggest(name, known)}")
+            raise ValueError(f"options: expected those of {format!r}, got {name!r}; {suggest(name, known)}")
     if row.splits is None:
         if root is not None:
             raise ValueError(f"root: {format!r} is generated and has no folder, got {str(root)!r}; leave it out")
@@ -152,5 +152,5 @@ def find_format(format: str) -> Format:
         ValueError: an unknown format; names the nearest ones.
     """
     if format not in FORMATS:
-        raise ValueError(f"format: unknown data format {format!r}; {suggest(format, FORMATS)}")
+        raise ValueError(f"format: expected a data format, got {format!r}; {suggest(format, FORMATS)}")
     return FORMATS[format]

@@ -224,7 +224,9 @@ class Checkpoints:
         state = read_state(path)
         weights, info = read_weights(self.folder / "weights" / Path(str(state["weights"])).name)
         if info.step != state["step"]:
-            raise ValueError(f"{path}: step {state['step']}, but {state['weights']} is of step {info.step}")
+            raise ValueError(
+                f"{path}: expected weights of its step {state['step']}, got step {info.step} in {state['weights']}"
+            )
         return state, weights
 
     def _write_state(self, state: dict[str, Any]) -> None:
@@ -282,4 +284,6 @@ def find_weights(run: Path) -> Path:
         path = run / "weights" / f"{name}.safetensors"
         if path.is_file():
             return path
-    raise ValueError(f"{run}: no weights/best.safetensors or weights/last.safetensors in this folder; is it a run?")
+    raise ValueError(
+        f"{run}: expected weights/best.safetensors or weights/last.safetensors, got neither; is it a run folder?"
+    )

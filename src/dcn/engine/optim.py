@@ -51,9 +51,12 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     if unused := [pattern for pattern in patterns if pattern not in used]:
-        raise ValueError(f"lr_multipliers: no trainable parameter has a name like {', '.join(map(repr, unused))}")
+        names = ", ".join(map(repr, unused))
+        raise ValueError(
+            f"lr_multipliers: expected parts of names of trainable parameters, got {names}, which none has"
+        )
     if not groups:
-        raise ValueError("model: it has no trainable parameter; is everything frozen?")
+        raise ValueError("model: expected trainable parameters, got none; is everything frozen?")
     return list(groups.values())
 
 

@@ -55,9 +55,11 @@ def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
         if candidate.is_file():
             return candidate
     if is_path:
-        raise ValueError(f"recipe {text!r}: no such file (looked for from {beside or Path.cwd()})")
+        raise ValueError(
+            f"recipe: expected a file, got {text!r}, which does not exist (looked for from {beside or Path.cwd()})"
+        )
     hint = suggest(text, recipe_names(), lists="`dcn train --list`")
-    raise ValueError(f"recipe {text!r}: neither a shipped recipe nor a .yaml file; {hint}")
+    raise ValueError(f"recipe: expected a shipped recipe or a .yaml file, got {text!r}; {hint}")
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -146,7 +148,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
     if path.resolve() in seen:
         names = " -> ".join(p.name for p in (*seen, path))
-        raise ValueError(f"recipe {path}: its bases lead back to itself: {names}")
+        raise ValueError(f"recipe {path}: expected bases that do not lead back to it, got {names}")
     try:
         data = read_yaml(_sealed_part(path))
     except ValueError as error:

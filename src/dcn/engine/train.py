@@ -240,7 +240,9 @@ class _Trainer:
         broken = self._not_finite() if self.world.is_main else []
         if self.world.any(bool(broken)):
             names = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
-            raise self._diverged(f"weights: NaN or infinite values in {names or 'another process'}")
+            raise self._diverged(
+                f"weights: expected finite values, got NaN or infinite ones in {names or 'another process'}"
+            )
         if not self.world.is_main:
             return
         state = {
@@ -322,7 +324,9 @@ def train_step(
     # The scaler of fp16 skips steps whose gradient overflows.
     if not math.isfinite(norm) and not scaler.is_enabled():
         broken = not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-        raise DivergedError(f"gradient: norm {norm:g}, NaN or infinite in {', '.join(broken[:3]) or 'the sum'}")
+        raise DivergedError(
+            f"gradient: expected a finite norm, got {norm:g}, NaN or infinite in {', '.join(broken[:3]) or 'the sum'}"
+        )
     scaler.step(optimizer)
     scaler.update()
     return {name: float(value) for name, value in world.mean(sums).items()}
@@ -338,7 +342,7 @@ def _refuse_infinite_losses(losses: dict[str, Tensor], total: Tensor, world: Wor
         return
     values = {name: float(value.detach()) for name, value in losses.items()}
     broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-    raise DivergedError(f"loss: {', '.join(broken) or 'a loss of another process'}")
+    raise DivergedError(f"loss: expected finite values, got {', '.join(broken) or 'others in another process'}")
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -355,7 +359,7 @@ def best_metric(metrics: Collection[str], chosen: str | None) -> str:
     for name in (chosen,) if chosen else ("AP", "AP50", *metrics):
         if name in metrics:
             return name
-    raise ValueError(f"eval.best: unknown metric {chosen!r}; {suggest(chosen or '', metrics)}")
+    raise ValueError(f"eval.best: expected the name of a metric, got {chosen!r}; {suggest(chosen or '', metrics)}")
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -365,7 +369,7 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
         ValueError: fp16 on a CPU, where its range is too small without a scaler that works there.
     """
     if amp == "fp16" and device.type == "cpu":
-        raise ValueError("amp: fp16 needs a GPU; use amp=bf16 or amp=off on the CPU")
+        raise ValueError("amp: expected bf16 or off on the CPU, got fp16, which needs a GPU")
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 

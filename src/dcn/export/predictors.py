@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dcn.export.metadata import Metadata
@@ -28,7 +29,6 @@ class ExportedDetector(Detector):
 
     Attributes:
         metadata: the record in the file.
-        fixed_size: the test size with which images fit a file of a fixed size; ``None``: any fits.
     """
 
     exported = True
@@ -38,12 +38,11 @@ class ExportedDetector(Detector):
         super().__init__(
             Preprocess(divisor=metadata.divisor),
             classes=metadata.classes,
-            test_size=_fitting(metadata),
+            test_size=metadata.test_size,
             score_threshold=metadata.score_threshold,
         )
         self.inclusive_boxes = metadata.inclusive_boxes
         self._runner, self.metadata = runner, metadata
-        self.fixed_size = None if metadata.size is None else _fitting(metadata)
 
     @property
     def limits(self) -> Limits:
@@ -96,17 +95,15 @@ class ExportedSegmentation(SegmentationModel):
 
     Attributes:
         metadata: the record in the file.
-        fixed_size: as of :class:`ExportedDetector`.
     """
 
     exported = True
 
     def __init__(self, runner: Runner) -> None:
         metadata = runner.metadata
-        super().__init__(_Pixels(), classes=metadata.classes, test_size=_fitting(metadata))
+        super().__init__(_Pixels(), classes=metadata.classes, test_size=metadata.test_size)
         self._padding = Preprocess(divisor=metadata.divisor)
         self._runner, self.metadata = runner, metadata
-        self.fixed_size = None if metadata.size is None else _fitting(metadata)
 
     def scores(self, pixels: Tensor) -> Tensor:
         """Logits of a raw file, and otherwise 1 for the class of each pixel and 0 for the others, ``[N, C, H, W]``.
@@ -114,12 +111,9 @@ class ExportedSegmentation(SegmentationModel):
         Args:
             pixels: ``[N, 3, H, W]`` uint8.
         """
-        height, width = pixels.shape[2:]
-        values = []
-        for members in _calls(self.metadata, self._padding, list(pixels)):
-            value = self._runner.run([pixels[index].cpu() for index in members], [], 0.0)[0][..., :height, :width]
-            values.append(value if self.metadata.raw else _one_hot(value, len(self.classes)))
-        return torch.cat(values)
+        values = self._values(list(pixels))
+        raw = self.metadata.raw
+        return torch.stack([value if raw else _one_hot(value, len(self.classes)) for value in values])
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None = None
@@ -131,19 +125,29 @@ class ExportedSegmentation(SegmentationModel):
         """
         if self.training:
             raise ValueError(f"model: expected one to train, this one {_refused(self._runner)}")
-        results: dict[int, SegmentationMap] = {}
+        return [SegmentationMap(value.argmax(0) if self.metadata.raw else value) for value in self._values(images)]
+
+    def _values(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Labels ``[h_i, w_i]`` of every image, or logits ``[C, h_i, w_i]``."""
+        results: dict[int, Tensor] = {}
         for members in _calls(self.metadata, self._padding, images):
-            value = self._runner.run([images[index].cpu() for index in members], [], 0.0)[0]
-            labels = value.argmax(1) if self.metadata.raw else value
-            for index, label in zip(members, labels, strict=True):
-                height, width = images[index].shape[1:]
-                results[index] = SegmentationMap(label[:height, :width])
+            own = [self._runner.fitted(images[index].cpu()) for index in members]
+            for index, image, value in zip(members, own, self._runner.run(own, [], 0.0)[0], strict=True):
+                results[index] = _of_size(value[..., : image.shape[1], : image.shape[2]], images[index].shape[1:])
         return [results[index] for index in range(len(images))]
 
 
+def _of_size(value: Tensor, size: Sequence[int]) -> Tensor:
+    """Labels or logits of an image that was shrunk, in its own size."""
+    if value.shape[-2:] == torch.Size(size):
+        return value
+    if value.ndim == 2:
+        return F.interpolate(value[None, None].float(), tuple(size), mode="nearest-exact")[0, 0].to(value.dtype)
+    return F.interpolate(value[None], tuple(size), mode="bilinear")[0]
+
+
 def _one_hot(labels: Tensor, classes: int) -> Tensor:
-    one = torch.zeros(labels.shape[0], classes, *labels.shape[1:], dtype=torch.uint8)
-    return one.scatter_(1, labels[:, None], 1)
+    return torch.zeros(classes, *labels.shape, dtype=torch.uint8).scatter_(0, labels[None], 1)
 
 
 class _Pixels(Preprocess):
@@ -163,15 +167,6 @@ def _calls(metadata: Metadata, preprocess: Preprocess, images: Sequence[Tensor])
     for members in groups:
         most = metadata.batch or max(len(members), 1)
         yield from (members[start : start + most] for start in range(0, len(members), most))
-
-
-def _fitting(metadata: Metadata) -> tuple[int, int]:
-    """The test size; for a file of a fixed size one with which images of both orientations fit."""
-    short, long = metadata.test_size
-    if metadata.size is None:
-        return short, long
-    side = min(metadata.size)
-    return min(short, side), min(long, side)
 
 
 def _refused(runner: Runner) -> str:

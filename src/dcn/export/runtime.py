@@ -34,11 +34,8 @@ class Runner:
         raise NotImplementedError
 
     def inputs(self, images: Sequence[Tensor], output_sizes: Sequence[Size], min_score: float) -> list[Tensor]:
-        """The inputs for images ``[3, h_i, w_i]`` uint8 RGB that need the same padding; missing ones are black.
-
-        Raises:
-            ValueError: an image that is larger than what the file takes.
-        """
+        """The inputs for images ``[3, h_i, w_i]`` uint8 RGB that need the same padding; missing ones are black."""
+        images = [self.fitted(image) for image in images]
         missing = max(0, (self.metadata.batch or 1) - len(images))
         canvases = [self._canvas(image) for image in images]
         sizes = [[image.shape[1], image.shape[2]] for image in images]
@@ -56,16 +53,22 @@ class Runner:
         outputs = self.call(self.inputs(images, output_sizes, min_score))
         return [value[: len(images)] for value in outputs]
 
+    def fitted(self, image: Tensor) -> Tensor:
+        """The image as it is, or shrunk to fit into a file of a fixed size."""
+        height, width = image.shape[1:]
+        tall, wide = self.metadata.size or (height, width)
+        factor = min(tall / height, wide / width)
+        if factor >= 1:
+            return image
+        size = (max(1, int(height * factor + 1e-6)), max(1, int(width * factor + 1e-6)))
+        shrunk = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+        return shrunk.round().clamp(0, 255).to(torch.uint8)
+
     def _canvas(self, image: Tensor) -> Tensor:
         """The image padded to what the function takes."""
         height, width = image.shape[1:]
         divisor = self.metadata.divisor
         tall, wide = self.metadata.size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-        if height > tall or width > wide:
-            raise ValueError(
-                f"image: expected at most {tall}x{wide} pixels, the size this file was exported for, got "
-                f"{height}x{width}; resize it, or export with --size dynamic"
-            )
         return F.pad(image, (0, wide - width, 0, tall - height))
 
 

@@ -26,6 +26,7 @@ _REMARKS = (
     "torch.onnx._internal.exporter._registration",
     "torch.export.pt2_archive._package",
     "onnxscript",
+    "onnx_ir",
 )
 """Loggers that speak of sizes of a trace, and of packages that this one does without."""
 

@@ -78,7 +78,7 @@ def report_unknown_classes(files: BoxFiles, classes: Sequence[str], report: Repo
     for record in files.records:
         for item in record.objects:
             if item.name not in known:
-                message = f"unknown class {short(item.name)}: expected one of {shown}"
+                message = f"class: expected one of {shown}, got {short(item.name)}"
                 report(Problem(record.source, item.entry, message))
 
 
@@ -101,7 +101,7 @@ def _checked(item: BoxObject, size: tuple[int, int]) -> BoxObject:
     fields.class_name(item.name)
     x1, y1, x2, y2 = map(float, item.box)
     if x2 < x1 or y2 < y1:
-        raise ValueError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed: expected x1 <= x2 and y1 <= y2")
+        raise ValueError(f"expected x1 <= x2 and y1 <= y2, got the reversed box ({x1:g}, {y1:g}, {x2:g}, {y2:g})")
     x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
     return replace(item, box=(x, y, x + w, y + h), degenerate=item.degenerate or w <= 0 or h <= 0)
 

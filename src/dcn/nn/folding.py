@@ -35,7 +35,9 @@ def fold_batch_norm(model: nn.Module) -> int:
         ValueError: in training mode, in which statistics are those of the batch.
     """
     if model.training:
-        raise ValueError("model: batch norm of a network in training mode cannot be folded; call .eval() first")
+        raise ValueError(
+            "model: expected evaluation mode, got training mode, whose batch norm cannot be folded; call .eval() first"
+        )
     uses: dict[nn.Module, int] = {}
     for module in model.modules():
         for child in module.children():

@@ -78,7 +78,7 @@ def open_split(
     config = recipe.data
     if config.root is not None and not Path(config.root).expanduser().is_dir():
         raise ValueError(
-            f"data.root: no folder {config.root!r} (looked for from {Path.cwd()}); "
+            f"data.root: expected a folder, got {config.root!r}, which does not exist (looked for from {Path.cwd()}); "
             "give the folder of the data as data.root=FOLDER"
         )
     known = options_of_format(config.format)
@@ -233,8 +233,8 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
     total = recipe.schedule.images_per_step
     if total % (world.size * recipe.schedule.accumulate):
         raise ValueError(
-            f"schedule.batch_size: {total} images cannot be shared by {world.size} processes "
-            f"in {recipe.schedule.accumulate} parts; choose a multiple"
+            f"schedule.batch_size: expected a multiple of {world.size * recipe.schedule.accumulate} ({world.size} "
+            f"processes in {recipe.schedule.accumulate} parts), got {total}"
         )
     batches = TrainingBatches(dataset.sizes, total // world.size, recipe.seed, rank=world.rank, world=world.size)
     transform = training_transform(recipe.transforms)

@@ -135,7 +135,8 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: list[str
         raise ValueError(f"source: expected a run folder or a weights file, got {str(source)!r}, which does not exist")
     if recipe is None and origin.run is None:
         raise ValueError(
-            f"recipe: {origin.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
+            f"recipe: expected the one that describes the data (--recipe NAME), got none, and {origin.weights} is not "
+            "in a run folder"
         )
     own = None if origin.run is None else origin.run / RECIPE_FILE
     return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
@@ -151,7 +152,9 @@ def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
     )
     own = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     if tuple(dataset.classes) != own:
-        raise ValueError(f"classes: the model has {list(own)}, {dataset.name} has {list(dataset.classes)}")
+        raise ValueError(
+            f"classes: expected those of the model, {list(own)}, got {list(dataset.classes)} in {dataset.name}"
+        )
     return dataset
 
 
@@ -159,9 +162,7 @@ def _shown(
     task: Task, model: nn.Module, recipe: Recipe, dataset: Dataset, world: World
 ) -> Iterator[tuple[list[Any], list[Any]]]:
     """Predictions and targets, with a progress bar."""
-    # A file of a fixed size takes no larger images.
-    fixed: Any = getattr(model, "fixed_size", None)
-    view = task.view(model, recipe.tta, fixed or test_size(recipe))
+    view = task.view(model, recipe.tta, test_size(recipe))
     batches = evaluation_batches(recipe, dataset, view.size, world)
     pairs = predictions(task, model, view, batches, world.device, recipe.amp)
     return progress(pairs, math.ceil(len(dataset) / recipe.eval.batch_size), dataset.name)

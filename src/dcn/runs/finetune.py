@@ -114,7 +114,9 @@ def _batch_size(recipe: Recipe, dataset: Dataset, world: World) -> int:
 def _settings(dataset: Dataset) -> dict[str, Any]:
     """What the data decides."""
     if not len(dataset) or not isinstance(target_of(dataset, 0), Target):
-        raise ValueError(f"data: {dataset.name} has no boxes to train a detector on; for other data name a recipe")
+        raise ValueError(
+            f"data: expected boxes to train a detector on, got none in {dataset.name}; for other data name a recipe"
+        )
     short = _short_side(dataset)
     epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
     return {

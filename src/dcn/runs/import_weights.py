@@ -48,7 +48,7 @@ def convert_detector(file: Path, output: Path, name: str, classes: tuple[str, ..
     state, own = read_detector(file)
     names = classes or own
     if names is None:
-        raise ValueError(f"{file}: expected class names, the file has none; give them in the order of the labels")
+        raise ValueError(f"{file}: expected class names, got none in the file; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(file))
     plugin = MODELS.plugin_of(name)

@@ -87,7 +87,7 @@ def ready_model(
     if not optimize:
         for name, given in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
             if given:
-                raise ValueError(f"{name}: needs optimize=True, which prepares the model for inference")
+                raise ValueError(f"optimize: expected True with {name}, got False; it prepares the model for inference")
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
@@ -120,7 +120,7 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     name = fspath(source)
     if name not in MODELS:
         raise ValueError(
-            f"{name!r}: expected a weights file, a run folder or the name of a model; "
+            f"source: expected a weights file, a run folder or the name of a model, got {name!r}; "
             + suggest(name, MODELS, "`dcn models`")
         )
     return _from_name(name, weights, classes)
@@ -175,7 +175,7 @@ def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None
     state, own = read_detector(path)
     names = classes or own
     if names is None:
-        raise ValueError(f"classes: expected class names, {path} has none; give them in the order of the labels")
+        raise ValueError(f"classes: expected class names, got none in {path}; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(path))
     return model

@@ -13,7 +13,6 @@ from typing import Any
 from torch import nn
 
 from dcn.data.dataset import Dataset
-from dcn.data.images import write_image
 from dcn.data.overlap import refuse_shared_images
 from dcn.data.reading import BrokenImages, broken_images
 from dcn.data.subset import spread
@@ -25,6 +24,7 @@ from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
 from dcn.engine.recipe import use_named_plugins
 from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
+from dcn.formats.images import write_image
 from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
@@ -171,8 +171,8 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     validation = open_split(recipe, "val")
     if tuple(validation.classes) != tuple(training.classes):
         raise ValueError(
-            f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
-            f"{list(validation.classes)}; set data.classes"
+            f"data: expected the classes {list(training.classes)} of {training.name}, got {list(validation.classes)} "
+            f"in {validation.name}; set data.classes"
         )
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
@@ -207,7 +207,10 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
 
 def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
     if recipe is None or isinstance(recipe, Recipe):
-        raise ValueError("resume: expected a run folder, or the name of a recipe whose latest run is continued")
+        got = "no recipe" if recipe is None else "a Recipe, which has no name"
+        raise ValueError(
+            f"resume: expected a run folder or the name of a recipe, whose latest run is continued, got {got}"
+        )
     return latest_run(Path(output).expanduser() / Path(fspath(recipe)).stem)
 
 

@@ -144,7 +144,7 @@ def test_a_recipe_names_it_and_weights_rebuild_it(
     [
         ({}, r"expected one of timm and transformers, such as .* got \{\}"),
         ({"timm": "a", "transformers": "b"}, "expected one of timm and transformers"),
-        ({"timm": "tiny", "map": 3}, "timm takes no 'map'; did you mean 'maps'"),
+        ({"timm": "tiny", "map": 3}, "expected options of timm, got 'map'; did you mean 'maps'"),
         ({"timm": 3}, "timm: expected a name, got 3"),
         ({"timm": "tiny", "maps": 6}, "maps: expected 1 to 5, as many as Features has, got 6"),
         ({"timm": "tiny", "norm": "x"}, "norm: expected 'eval', 'frozen', 'train', got 'x'"),

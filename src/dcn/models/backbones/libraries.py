@@ -176,7 +176,7 @@ def library_spec(given: Mapping[str, Any]) -> BackboneSpec:
     rest = {name: value for name, value in given.items() if name != named[0]}
     for name in rest:
         if name not in known:
-            raise ValueError(f"backbone: {named[0]} takes no {name!r}; {suggest(name, known)}")
+            raise ValueError(f"backbone: expected options of {named[0]}, got {name!r}; {suggest(name, known)}")
     value = given[named[0]]
     if own == "config" and isinstance(value, str):
         value = {"model_type": value}
