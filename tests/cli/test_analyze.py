@@ -154,7 +154,7 @@ def test_a_picture_leaves_out_what_all_names_begin_with(names: list[str], expect
         (["--batch", "0"], "--batch: expected 1 or more, got 0"),
         (["--images", "0"], "--images: expected 1 or more, got 0"),
         (["--sides", "96", "32"], "sides: expected two lengths in pixels"),
-        (["data.options.num_classes=2"], "classes: the model has"),
+        (["data.options.num_classes=2"], "classes: expected those of the model"),
     ],
     ids=["batch", "images", "sides", "classes"],
 )

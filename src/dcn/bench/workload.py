@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dcn.models import MODELS, Model, options_of
+from dcn.models import MODELS, Model, build_default
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
 from dcn.nn import DeformConv2d
@@ -57,7 +57,9 @@ def plain_name(name: str) -> str | None:
     return plain if plain != name and plain in MODELS else None
 
 
-def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None) -> Model:
+def make_model(
+    name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None, *, num_classes: int | None = None
+) -> Model:
     """A model on the workload's device, in evaluation mode.
 
     Without weights they are random, and made to behave like trained ones: batch norm has the statistics of a random
@@ -70,13 +72,13 @@ def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object]
             or a file of ``dcn export``, whose model is left as it is.
         work: for the size of the images.
         weights: puts weights into the model, which is then left as it is.
+        num_classes: its first argument; ``None``: the builder's default.
     """
     if name not in MODELS and find_source(name) is not None:
         return read_model(name).to(work.device).eval()
-    options_of(name)  # an unknown name is refused with near ones
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
-        model = MODELS[name]()
+        model = build_default(name, num_classes)
     if weights is not None:
         weights(model)
         return model.to(work.device).eval()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcn.cli.words import add_device, examples, one_source
+from dcn.cli.words import add_device, add_split, examples, one_source
 
 if TYPE_CHECKING:
     from dcn.analysis import LayerDilation, Spread
@@ -38,23 +38,23 @@ def add_parser(subparsers: Any) -> None:
         metavar="RUN_OR_WEIGHTS key=value",
         help="a run folder or weights file, then key=value changes of its recipe; lists are written a,b",
     )
-    parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
+    add_split(parser, "test")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
-    parser.add_argument("--images", type=int, help="this many images at even distances (default: all)")
+    parser.add_argument("--images", type=int, help="how many images, spread over the split (default: all)")
     parser.add_argument(
         "--sides",
         type=float,
         nargs=2,
         default=(32.0, 96.0),
         metavar="PIXELS",
-        help="objects are medium from the first squared on, large from the second, by their area in the image file "
+        help="sides of the squares whose areas separate small, medium and large objects, in pixels of the image file "
         "(default 32 96, as COCO)",
     )
     parser.add_argument("--by-group", action="store_true", help="a line for every offset group of a layer")
-    parser.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
+    parser.add_argument("--batch", type=int, default=1, help="images per forward pass (default 1)")
     add_device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw them too")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="write a picture of the results too")
     parser.set_defaults(run=_run)
 
 

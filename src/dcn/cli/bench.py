@@ -20,9 +20,9 @@ examples:
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5 --precision bfloat16 --batch 8 --cuda-graph --json r50.json
 
 Without --weights the weights are random and behave like trained ones: offsets have a standard deviation of 2 pixels,
-the proposal network fills all its slots, and for every detection that is kept ten pairs of region and class pass the
-score threshold. The deformable and the plain model run in turns. Times of parts come from separate passes that
-wait for every part; in training, those of deformable layers cover their forward pass alone.
+the proposal network fills all its slots, and ten pairs of region and class pass the score threshold for every
+detection that is kept. The deformable and the plain model run in turns. Times of parts come from separate passes that
+wait for every part. In training, the times of deformable layers cover their forward pass only.
 """
 
 
@@ -30,7 +30,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``bench``."""
     parser = subparsers.add_parser("bench", help="measure the speed of a model")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    model = kinds.add_parser("model", help="a model, beside its plain form", **examples(_EXAMPLES))
+    model = kinds.add_parser("model", help="measure a model beside its plain form", **examples(_EXAMPLES))
     model.add_argument("name", help="a model of `dcn models`, a run, a weights file, or a file of `dcn export`")
     model.add_argument("--plain", metavar="NAME", help="the model or file beside it (default: its plain form)")
     model.add_argument("--no-plain", action="store_true", help="measure the model alone")
@@ -72,12 +72,13 @@ def _workload(arguments: argparse.Namespace) -> Workload:
 
     size: Any = _test_size(arguments.name) if arguments.size is None else _parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
-        raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
+        option = "--compile" if arguments.compile else "--cuda-graph"
+        raise ValueError(f"--train: expected no option for inference beside it, got {option}; leave it out")
     device = choose_device(arguments.device)
     if arguments.cuda_graph and device.type != "cuda":
         raise ValueError(f"--cuda-graph: expected a GPU, got the device {device}")
     return Workload(
-        (int(size[0]), int(size[1])),
+        size,
         arguments.batch,
         arguments.precision,
         device,
@@ -89,15 +90,15 @@ def _workload(arguments: argparse.Namespace) -> Workload:
 
 def _test_size(name: str) -> Any:
     """The size at which a model is tested, of its name or its file."""
-    from dcn.models import options_of
+    from dcn.models import default_test_size
     from dcn.runs.load import described
     from dcn.runs.sources import find_source
 
     origin = find_source(name)
     if origin is None:
-        return options_of(name)["test_size"]
+        return default_test_size(name)
     model, options = described(origin.weights)
-    return options.get("test_size") or options_of(model)["test_size"]
+    return options.get("test_size") or default_test_size(model)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

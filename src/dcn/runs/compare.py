@@ -98,14 +98,21 @@ def _check_same(opened: Sequence[Opened]) -> None:
             raise ValueError(f"runs: expected one task, {_label(first)} is of {first.task.name}, got {other.task.name}")
         if tuple(other.dataset.classes) != tuple(first.dataset.classes):
             raise ValueError(
-                f"runs: expected the classes {list(first.dataset.classes)}, {_label(other)} has "
-                f"{list(other.dataset.classes)}"
+                f"runs: expected the classes {list(first.dataset.classes)} of {_label(first)}, got "
+                f"{list(other.dataset.classes)} in {_label(other)}"
             )
-        if image_names(other.dataset) != image_names(first.dataset):
-            raise ValueError(
-                f"runs: expected the same images, {_label(first)} has {len(first.dataset)} of {first.dataset.name}, "
-                f"{_label(other)} has {len(other.dataset)} of {other.dataset.name}"
-            )
+        _check_same_images(first, other)
+
+
+def _check_same_images(first: Opened, other: Opened) -> None:
+    names, others = image_names(first.dataset), image_names(other.dataset)
+    if names != others:
+        row = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(others))
+        got = f"{others[row]} as image {row}" if row < min(len(names), len(others)) else f"{len(others)} images"
+        raise ValueError(
+            f"runs: expected the {len(names)} images of {_label(first)} ({first.dataset.name}), got {got} in "
+            f"{_label(other)} ({other.dataset.name})"
+        )
 
 
 def _results(opened: Opened) -> Any:
