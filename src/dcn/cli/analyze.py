@@ -82,8 +82,8 @@ def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation
     from dcn.engine.distributed import World, choose_device
     from dcn.engine.log import progress
     from dcn.runs.build import evaluation_batches, test_size
-    from dcn.runs.evaluate import find_run, open_for
     from dcn.runs.load import read_model
+    from dcn.runs.opening import find_run, open_for
     from dcn.runs.tasks import DETECTION, task_of
 
     for option in ("batch", "images"):

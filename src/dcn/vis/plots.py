@@ -63,7 +63,7 @@ def precision_recall(
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, path: StrPath | None = None
 ) -> bytes:
     """Precision over recall, one line for each class: from `dcn.metrics.VocAP.curves`. Returns the PNG."""
-    figure, axes = _axes((6.4, 4.6))
+    figure, axes = _axes((5.0, 3.8))
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         axes.plot(np.r_[0.0, recall], np.r_[1.0, precision], label=name, **_style(number))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
@@ -90,7 +90,7 @@ def confusion_matrix(
         raise ValueError(f"counts: expected [{len(classes)}, {len(classes)}] for the classes, got {list(values.shape)}")
     if normalize:
         values = values / np.maximum(values.sum(1, keepdims=True), 1)
-    side = min(14.0, 2.6 + 0.42 * len(classes))
+    side = min(14.0, 1.8 + 0.36 * len(classes))
     figure, axes = _axes((side, side))
     top = values.max() or 1.0
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
@@ -101,7 +101,9 @@ def confusion_matrix(
     for (row, column), value in np.ndenumerate(values):
         if value and len(classes) <= 25:
             text = f"{value:.2f}" if normalize else f"{value:.3g}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if value > 0.6 * top else "k")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6.5, color="w" if value > 0.6 * top else "k"
+            )
     return _png(figure, path)
 
 
@@ -161,7 +163,7 @@ def spread_bars(
 def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float, path: StrPath | None) -> bytes:
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth: expected a number in [0, 1), got {smooth}")
-    figure, axes = _axes((6.4, 4.0))
+    figure, axes = _axes((5.0, 3.4))
     for number, (name, (steps, values)) in enumerate(lines.items()):
         style = _style(number)
         if smooth and len(values) > 20:
@@ -172,6 +174,9 @@ def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float,
     axes.set(xlabel=x, ylabel=y)
     if min(value for _, values in lines.values() for value in values) >= 0:
         axes.set_ylim(bottom=0)
+    furthest = max(step for steps, _ in lines.values() for step in steps)
+    if min(step for steps, _ in lines.values() for step in steps) >= 0 < furthest:
+        axes.set_xlim(0, 1.03 * furthest)  # one evaluation alone would stand on an axis of its own making
     _legend(axes, len(lines))
     return _png(figure, path)
 
@@ -203,7 +208,7 @@ def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -218,7 +223,9 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _legend(axes: Any, count: int) -> None:
-    """Inside where there is room, beside the diagram for many lines."""
+    """Inside where there is room, beside the diagram for many lines; one line alone has its name elsewhere."""
+    if count == 1:
+        return
     if count > 8:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     else:
