@@ -39,6 +39,12 @@ class Grid:
         """Image index coordinates ``[..., 2]`` (y, x) of positions ``[..., 2]`` in units of this map."""
         return positions * torch.tensor(self.stride) + torch.tensor(self.origin)
 
+    def enlarged(self, factor: float) -> Grid:
+        """The same map in an image that is enlarged by a factor; pixel centres lie half a pixel inside, as before."""
+        stride = (self.stride[0] * factor, self.stride[1] * factor)
+        y, x = ((value + 0.5) * factor - 0.5 for value in self.origin)
+        return Grid(self.size, stride, (y, x))
+
     def from_image(self, positions: Tensor) -> Tensor:
         """The inverse of `to_image`."""
         return (positions - torch.tensor(self.origin)) / torch.tensor(self.stride)

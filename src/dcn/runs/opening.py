@@ -20,7 +20,7 @@ from dcn.runs.build import evaluation_batches, open_split, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import predictions
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import Source, StrPath, find_source, read_recipe
+from dcn.runs.sources import Source, StrPath, find_source, read_recipe, shipped_models
 from dcn.runs.tasks import Task
 
 
@@ -33,6 +33,8 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: Sequence
     origin = find_source(source)
     if origin is None:
         raise ValueError(f"source: expected a run folder or a weights file, got {str(source)!r}, which does not exist")
+    if recipe is None and origin.weights == shipped_models().get(origin.weights.stem):
+        recipe = origin.weights.stem
     if recipe is None and origin.run is None:
         raise ValueError(
             f"recipe: {origin.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
