@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dcn.engine.distributed import choose_device
 from dcn.models import MODELS, Model, options_of
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
 from dcn.nn import DeformConv2d
+from dcn.runs.load import read_model
+from dcn.runs.sources import StrPath, find_source
 from dcn.structures import SegmentationMap, Target
 
 OFFSET_STD = 2.0
@@ -54,6 +58,37 @@ def plain_name(name: str) -> str | None:
     """The model of the same table without deformable layers; ``None`` if it has no name or ``name`` is plain."""
     plain = re.sub(r"_(m?dconv_c\d-c\d(_group\d)?|m?dpool|dconv_head|dcn)$", "", name)
     return plain if plain != name and plain in MODELS else None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``(height, width)`` of a text such as ``800x1333``.
+
+    Raises:
+        ValueError: another form.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise ValueError(f"--size: expected HEIGHTxWIDTH such as 800x1333, got {text!r}")
+    return int(height), int(width)
+
+
+def workload_of(source: StrPath, size: str | None, device: str | None) -> Workload:
+    """Inference on single images for a run, weights or the name of a model.
+
+    Args:
+        source: see :func:`dcn.load`.
+        size: ``HxW``; ``None``: the model's test size.
+        device: ``"cpu"``, ``"cuda"``, ...
+    """
+    origin = find_source(source)
+    shape: Any
+    if size is not None:
+        shape = parse_size(size)
+    elif origin is None:
+        shape = options_of(str(source))["test_size"]
+    else:
+        shape = read_model(origin.weights).test_size
+    return Workload((int(shape[0]), int(shape[1])), 1, "float32", choose_device(device))
 
 
 def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None) -> Model:

@@ -66,11 +66,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:
-    from dcn.bench.workload import Workload
+    from dcn.bench.workload import Workload, parse_size
     from dcn.engine.distributed import choose_device
     from dcn.models import options_of
 
-    size: Any = options_of(arguments.name)["test_size"] if arguments.size is None else _parse_size(arguments.size)
+    size: Any = options_of(arguments.name)["test_size"] if arguments.size is None else parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
         raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
     device = choose_device(arguments.device)
@@ -85,10 +85,3 @@ def _workload(arguments: argparse.Namespace) -> Workload:
         arguments.compile,
         arguments.cuda_graph,
     )
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ValueError(f"--size: expected HEIGHTxWIDTH such as 800x1333, got {text!r}")
-    return int(height), int(width)

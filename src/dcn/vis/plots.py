@@ -260,3 +260,68 @@ def calibration_curve(points: Sequence[tuple[float, float, int]], *, path: StrPa
     axes.set(xlabel="mean score", ylabel="share of correct detections", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(fontsize="small", loc="upper left", markerscale=0.5)
     return _png(figure, path)
+
+
+def field_maps(fields: Mapping[str, npt.ArrayLike], *, path: StrPath | None = None) -> bytes:
+    """Receptive fields side by side, each scaled to its own largest value, with the unit in the middle.
+
+    Args:
+        fields: ``[H, W]`` of 0 or more by title, all of one size.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    if not fields:
+        raise ValueError("fields: expected at least one, got none")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(fields), 2.8), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    arrays = {title: np.asarray(values, dtype=np.float64) for title, values in fields.items()}
+    middle = next(iter(arrays.values())).shape[0] // 2
+    places = [np.argwhere(field > 1e-3 * field.max()) for field in arrays.values() if field.any()]
+    reach = min(middle, 4 + max((int(np.abs(place - middle).max()) for place in places), default=middle))
+    inner = slice(middle - reach, middle + reach + 1)
+    for panel, (title, whole) in zip(figure.subplots(1, len(fields), squeeze=False)[0], arrays.items(), strict=True):
+        field = whole[inner, inner]
+        # The square root shows the weak outer part, as in the figures of Luo et al.
+        shown = np.sqrt(field / (field.max() or 1.0))
+        panel.imshow(shown, cmap="inferno", extent=(-reach, reach, reach, -reach), vmin=0, vmax=1)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7)
+    return _png(figure, path)
+
+
+def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | None = None) -> bytes:
+    """Bars of the same few things in several diagrams, each with an axis of its own.
+
+    Args:
+        panels: by title, such as ``"run time (ms)"``, the values by name.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    if not panels:
+        raise ValueError("panels: expected at least one, got none")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(2.6 * len(panels) + 2, 0.9 + 0.4 * len(names)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    places = np.arange(len(names))
+    columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for panel, (title, values) in zip(columns, panels.items(), strict=True):
+        numbers = [values[name] for name in names]
+        bars = panel.barh(places, numbers, color=[_LINE_COLORS[i % len(_LINE_COLORS)] for i in places])
+        panel.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=3, fontsize=8)
+        panel.set_yticks(places, names, fontsize=8)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlim(0, 1.25 * max([*numbers, 1e-9]))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    columns[0].invert_yaxis()
+    return _png(figure, path)
