@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from dcn.engine.config import Recipe
 from dcn.report.comparison import (
     RESAMPLES,
     Comparison,
@@ -15,9 +15,12 @@ from dcn.report.comparison import (
     compare_segmentations,
 )
 from dcn.report.comparison_page import Pair, comparison_page
-from dcn.runs.report import Opened, collect_confusions, collect_detections, image_names, open_run_data
+from dcn.runs.opening import Opened, image_names, open_run_data
+from dcn.runs.predictor import Predictor
+from dcn.runs.report import CollectedConfusions, CollectedDetections, make_collector
 from dcn.runs.sources import StrPath
-from dcn.runs.tasks import DETECTION
+
+Results = CollectedDetections | CollectedConfusions
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,11 @@ class RunComparison:
 
 
 def compare(
-    runs: Sequence[StrPath],
+    runs: Sequence[StrPath | Predictor],
     split: str = "test",
     *,
     output: StrPath | None = None,
+    recipe: StrPath | Recipe | None = None,
     device: str | None = None,
     resamples: int = RESAMPLES,
     changes: Sequence[str] = (),
@@ -63,9 +67,10 @@ def compare(
     >>> print(dcn.compare(["runs/bccd_plain/0", "runs/bccd_deformable/0"]))
 
     Args:
-        runs: run folders; the first one is what the others are compared with.
+        runs: run folders, weights files or predictors; the first one is what the others are compared with.
         split: see :func:`dcn.evaluate`.
         output: an HTML page to write.
+        recipe: what describes the data of all of them; ``None``: the recipe of each run. Predictors need one.
         device: ``"cpu"``, ``"cuda"``, ...
         resamples: of the bootstrap over images.
         changes: ``key=value`` changes of all recipes.
@@ -75,12 +80,12 @@ def compare(
     """
     if len(runs) < 2:
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
-    opened = [open_run_data(run, split, recipe=None, device=device, changes=list(changes)) for run in runs]
+    opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]
     _check_same(opened)
     results = [_results(one) for one in opened]
     names = image_names(opened[0].dataset)
     pairs = tuple(
-        Pair(_label(opened[a]), _label(opened[b]), _compared(opened[a], results[a], results[b], names, resamples))
+        Pair(opened[a].label, opened[b].label, _compared(opened[a], results[a], results[b], names, resamples))
         for a, b in _pairing(opened)
     )
     seeds = _seeds(opened, pairs)
@@ -95,11 +100,11 @@ def _check_same(opened: Sequence[Opened]) -> None:
     first = opened[0]
     for other in opened[1:]:
         if other.task is not first.task:
-            raise ValueError(f"runs: expected one task, {_label(first)} is of {first.task.name}, got {other.task.name}")
+            raise ValueError(f"runs: expected one task, {first.label} is of {first.task.name}, got {other.task.name}")
         if tuple(other.dataset.classes) != tuple(first.dataset.classes):
             raise ValueError(
-                f"runs: expected the classes {list(first.dataset.classes)} of {_label(first)}, got "
-                f"{list(other.dataset.classes)} in {_label(other)}"
+                f"runs: expected the classes {list(first.dataset.classes)} of {first.label}, got "
+                f"{list(other.dataset.classes)} in {other.label}"
             )
         _check_same_images(first, other)
 
@@ -110,22 +115,25 @@ def _check_same_images(first: Opened, other: Opened) -> None:
         row = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(others))
         got = f"{others[row]} as image {row}" if row < min(len(names), len(others)) else f"{len(others)} images"
         raise ValueError(
-            f"runs: expected the {len(names)} images of {_label(first)} ({first.dataset.name}), got {got} in "
-            f"{_label(other)} ({other.dataset.name})"
+            f"runs: expected the {len(names)} images of {first.label} ({first.dataset.name}), got {got} in "
+            f"{other.label} ({other.dataset.name})"
         )
 
 
-def _results(opened: Opened) -> Any:
-    if opened.task is DETECTION:
-        return collect_detections(opened.pairs(), opened.dataset.classes)
-    return collect_confusions(opened.task, opened.pairs(), opened.recipe, opened.dataset.classes)
+def _results(opened: Opened) -> CollectedDetections | CollectedConfusions:
+    collector = make_collector(opened)
+    for predicted, targets in opened.pairs():
+        collector.add(predicted, targets)
+    return collector
 
 
-def _compared(opened: Opened, first: Any, second: Any, names: Sequence[str], resamples: int) -> Comparison:
-    if opened.task is DETECTION:
+def _compared(opened: Opened, first: Results, second: Results, names: Sequence[str], resamples: int) -> Comparison:
+    if isinstance(first, CollectedDetections) and isinstance(second, CollectedDetections):
         result = compare_detections(first.truth, first.results, second.results, resamples=resamples)
         return result.renamed(dict(enumerate(names, start=1)))
-    return compare_segmentations(names, opened.dataset.classes, first, second, resamples=resamples)
+    assert isinstance(first, CollectedConfusions)
+    assert isinstance(second, CollectedConfusions)
+    return compare_segmentations(names, opened.dataset.classes, first.confusion, second.confusion, resamples=resamples)
 
 
 def _kind(opened: Opened) -> str:
@@ -163,8 +171,3 @@ def _seeds(opened: Sequence[Opened], pairs: Sequence[Pair]) -> dict[str, SeedDif
         for name in names
         if all(name in pair.comparison.metrics for pair in pairs)
     }
-
-
-def _label(opened: Opened) -> str:
-    folder = opened.folder.absolute()
-    return f"{folder.parent.name}/{folder.name}"

@@ -41,6 +41,7 @@ from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
 from dcn.runs.record import record_data, with_used_plugins
+from dcn.runs.report import report
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
 
@@ -94,6 +95,10 @@ class Run:
     def best(self) -> Path:
         """The weights file of the best evaluation, or the last one where nothing was evaluated."""
         return find_weights(self.folder)
+
+    def report(self, split: str = "val", **options: Any) -> Path:
+        """Write the page about the run, see :func:`dcn.runs.report.report`, and return its path."""
+        return report(self.folder, split, **options)
 
     def load(self, **options: Any) -> Predictor:
         """The best weights, ready to predict; options as in :func:`dcn.load`."""
@@ -202,7 +207,17 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
         )
     if world.is_main:
         _log_end(folder, outcome, broken_images(training))
+        if outcome.finished and recipe.eval.report:
+            _write_report(folder, world)
     return Run(folder, outcome.finished)
+
+
+def _write_report(folder: Path, world: World) -> None:
+    """The page about the run. The weights are there already: whatever goes wrong here does not undo the training."""
+    try:
+        LOGGER.info("report         %s", report(folder, device=str(world.device)))
+    except (ValueError, OSError, ImportError) as error:
+        LOGGER.warning("no report was written: %s; %s writes it", error, shell_command("dcn", "report", folder))
 
 
 def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
