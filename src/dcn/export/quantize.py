@@ -46,8 +46,8 @@ def quantize(source: Path, path: Path, metadata: Metadata, images: Sequence[Tens
     """Write an ONNX file of ``dcn export`` again, with integer convolutions and matrix products.
 
     Weights are signed integers with a scale for each channel; maps are unsigned ones with one scale each, from the
-    smallest and largest values of the images, averaged over them. ``QuantizeLinear`` and ``DequantizeLinear`` stand around the
-    operators, and onnxruntime fuses them.
+    smallest and largest values of the images, averaged over them. ``QuantizeLinear`` and ``DequantizeLinear`` stand
+    around the operators, and onnxruntime fuses them.
 
     Args:
         source: the file in float32.
