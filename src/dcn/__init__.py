@@ -17,6 +17,7 @@ from dcn.export import hook as _onnx
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dcn.plugins import use_plugins as use_plugins
     from dcn.runs.compare import compare as compare
     from dcn.runs.evaluate import evaluate as evaluate
     from dcn.runs.explore import explore as explore
@@ -37,8 +38,21 @@ _PUBLIC = {
     "explore": "dcn.runs.explore",
     "load": "dcn.runs.load",
     "train": "dcn.runs.train",
+    "use_plugins": "dcn.plugins",
 }
-__all__ = ["TTA", "Predictor", "Run", "__version__", "compare", "evaluate", "explore", "export", "load", "train"]
+__all__ = [
+    "TTA",
+    "Predictor",
+    "Run",
+    "__version__",
+    "compare",
+    "evaluate",
+    "explore",
+    "export",
+    "load",
+    "train",
+    "use_plugins",
+]
 
 
 # torch.onnx.export learns this package's operators when it is first used; nothing is imported before.

@@ -35,10 +35,13 @@ def check_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Map
         ValueError: they differ.
     """
     stated = metadata.get(TENSORS_KEY)
-    if stated is not None and stated != tensors_checksum(tensors, metadata):
+    if stated is None:
+        return
+    actual = tensors_checksum(tensors, metadata)
+    if stated != actual:
         raise ValueError(
-            f"{path}: the file is damaged: its contents do not match its checksum; use another copy of it, or another "
-            "checkpoint of its run"
+            f"{path}: the file is damaged: expected contents of the checksum {stated[:8]}..., got {actual[:8]}...; use "
+            "another copy of it, or another checkpoint of its run"
         )
 
 

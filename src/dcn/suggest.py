@@ -1,4 +1,4 @@
-"""The one "did you mean": near names for a name that is not known."""
+"""The one "did you mean", and the one list of valid names, in messages about a name that is not known."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ def suggest(name: str, names: Iterable[str], lists: str | None = None) -> str:
             f"valid: {', '.join(valid[:10])}{', ...' if len(valid) > 10 else ''}" if valid else "none is valid"
         )
     return " ".join(parts)
+
+
+def one_of(names: Iterable[str], otherwise: str) -> str:
+    """What a message expects: ``"one of train, val"``, or ``otherwise`` where there is no name to choose."""
+    valid = list(names)
+    return f"one of {', '.join(valid)}" if len(valid) > 1 else (repr(valid[0]) if valid else otherwise)
 
 
 def _either(names: list[str]) -> str:

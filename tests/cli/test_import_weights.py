@@ -12,6 +12,7 @@ from dcn.models import MODELS, build
 from dcn.models.backbones import ResNet
 from dcn.models.checkpoints import export_mxnet, load_backbone
 from dcn.models.checkpoints.mxnet import write_params
+from dcn.models.options import make_model
 from dcn.runs.load import read_model
 
 
@@ -60,7 +61,7 @@ def test_a_file_of_the_original_code_tells_everything_itself(tmp_path: Path) -> 
     torch.manual_seed(0)
     options: dict[str, Any] = {"anchor_scales": (8, 16, 32), "max_detections": 300}
     with torch.device("meta"):
-        original = MODELS["rfcn_r101"](20, **options)
+        original = make_model(MODELS["rfcn_r101"], 20, **options)
     original = original.to_empty(device="cpu")
     for tensor in original.state_dict().values():
         if tensor.is_floating_point():

@@ -224,19 +224,25 @@ SKIPPED: dict[str, tuple[nn.Module, str]] = {
         "there is no drop-in for a class of this name",
     ),
     "no weight": (_foreign("DeformConv2d"), "it has no attribute weight"),
-    "volumes": (_foreign("DeformConv", weight=_weight(2, 2, 3, 3, 3)), "its weight is no"),
+    "volumes": (
+        _foreign("DeformConv", weight=_weight(2, 2, 3, 3, 3)),
+        "expected a weight [O, C/groups, kh, kw], got [2, 2, 3, 3, 3]",
+    ),
     "other keys": (
         _foreign("DCNv2", **_geometry(deformable_groups=1, bias=_weight(6), offset_conv=nn.Conv2d(4, 18, 3))),
-        "its state dict holds",
+        "expected the state dict",
     ),
-    "two rules": (_foreign("RoIPool", output_size=2, spatial_scale=1.0), "the rules of torchvision and mmcv differ"),
+    "two rules": (
+        _foreign("RoIPool", output_size=2, spatial_scale=1.0),
+        "expected a class of torchvision or mmcv, whose rules differ",
+    ),
     "second input": (
         _foreign("ModulatedDeformConvPack", **_geometry(extra_offset_mask=True)),
         "it predicts its offsets from a second input",
     ),
     "pool mode": (
         _pool("RoIPool", "fork", output_size=2, spatial_scale=1.0)[0],  # type: ignore[index]
-        "it is defined in fork",
+        "got one of fork",
     ),
 }
 

@@ -236,6 +236,34 @@ def make_csv_header(root: Path, all_items: Sequence[Item]) -> None:
         _write(root / split / "_annotations.csv", lines)
 
 
+def _labelme(item: Item, path: str) -> str:
+    """Polygons from the lower right corner on, and rectangles from corner to opposite corner, as they were clicked."""
+    shapes: list[dict[str, Any]] = []
+    for number, (name, x1, y1, x2, y2) in enumerate(item.boxes):
+        corners = [[x2, y2], [x1, y2], [x1, y1], [x2, y1]]
+        kind, points = ("rectangle", [[x2, y1], [x1, y2]]) if number == 2 else ("polygon", corners)
+        shapes.append(
+            {"label": name, "points": points, "group_id": None, "description": "", "shape_type": kind, "flags": {}}
+        )
+    size = {"imageHeight": HEIGHT, "imageWidth": WIDTH}
+    content = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": path, "imageData": "aGVsbG8=", **size}
+    return json.dumps(content, indent=2)
+
+
+def make_labelme(root: Path, all_items: Sequence[Item]) -> None:
+    for item in all_items:
+        write_picture(root / f"{item.stem}.jpg", item)
+        _write(root / f"{item.stem}.json", _labelme(item, f"{item.stem}.jpg"))
+
+
+def make_labelme_folders(root: Path, all_items: Sequence[Item]) -> None:
+    for split, part in _parts(all_items, "train", "val").items():
+        for item in part:
+            write_picture(root / "images" / split / f"{item.stem}.png", item)
+            path = root / "labels" / split / f"{item.stem}.json"
+            _write(path, _labelme(item, f"..\\..\\images\\{split}\\{item.stem}.png"))
+
+
 @dataclass(frozen=True)
 class Made:
     """A layout: who makes it, what it is called, and which splits it has by itself."""
@@ -261,6 +289,8 @@ LAYOUTS = {
     "Ultralytics polygons": Made(make_ultralytics, "yolo", ("train", "val"), 0.5),
     "LabelImg YOLO": Made(make_labelimg_yolo, "yolo", (), 0.5),
     "CSV": Made(make_csv, "csv"),
+    "LabelMe": Made(make_labelme, "labelme"),
+    "LabelMe folders": Made(make_labelme_folders, "labelme", ("train", "val")),
     "CSV with header": Made(make_csv_header, "csv", ("train", "test")),
 }
 

@@ -55,9 +55,9 @@ def test_options_are_the_keywords(format: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("vok", "x", "train"), {}, "unknown data format 'vok'; did you mean 'voc'"),
-        (("zzz", "x", "train"), {}, "unknown data format 'zzz'; valid: auto, camvid, cityscapes, coco"),
-        (("voc", "x", "train"), {"clases": 1}, "'voc' has no option 'clases'; did you mean 'classes'"),
+        (("vok", "x", "train"), {}, "expected a data format, got 'vok'; did you mean 'voc'"),
+        (("zzz", "x", "train"), {}, "expected a data format, got 'zzz'; valid: auto, camvid, cityscapes, coco"),
+        (("voc", "x", "train"), {"clases": 1}, "expected those of 'voc', got 'clases'; did you mean 'classes'"),
         (("coco", None, "train"), {}, "root: 'coco' needs the folder of the data, got None"),
         (("synthetic", "x", "train"), {}, "root: 'synthetic' is generated and has no folder, got 'x'"),
     ],

@@ -9,7 +9,7 @@ from dcn.data.check import check_dataset, detect_format
 from dcn.formats.voc import available_splits
 from tests.data.made_files import coco_data, make_coco, make_voc, picture, voc_object, voc_xml
 
-OUTSIDE = "lies outside the image of 60x40 pixels (width x height)"
+OUTSIDE = "expected a box inside the image of 60x40 pixels (width x height), got"
 POLYGONS = "expected polygons of three or more points [x1, y1, x2, y2, x3, y3, ...]"
 
 
@@ -46,7 +46,7 @@ def test_all_problems_of_voc_at_once(tmp_path: Path) -> None:
         "ImageSets/Main/train.txt: line 6: 'many' is listed twice",
         "ImageSets/Main/train.txt: line 7: 'gone' is listed, but JPEGImages/gone.jpg does not exist",
         "ImageSets/Main/train.txt: line 7: 'gone' is listed, but Annotations/gone.xml does not exist",
-        "Annotations/many.xml: object 3 (dog): box (1, 1, 99, 4) " + OUTSIDE,
+        "Annotations/many.xml: object 3 (dog): " + OUTSIDE + " (1, 1, 99, 4)",
         "Annotations/many.xml: object 6 (no name): <name> is missing or empty",
         "Annotations/many.xml: object 5 (cat): box (5, 5, 5, 9) has no extent",
         "Annotations/cut.xml: malformed XML: no element found: line 1, column 12",
@@ -56,7 +56,7 @@ def test_all_problems_of_voc_at_once(tmp_path: Path) -> None:
         "JPEGImages/broken.png: the image cannot be decoded (not an image, or a format that Pillow does not know)",
         "JPEGImages/cut.png: the image cannot be decoded (not an image, or a format that Pillow does not know)",
     ]
-    unknown = [line for line in lines if "unknown class 'dgo'" in line]
+    unknown = [line for line in lines if "got 'dgo'" in line]
     assert len(unknown) == 1
     assert sorted(set(lines) - set(unknown)) == sorted(expected)
     assert len(lines) == len(set(lines))
@@ -82,9 +82,9 @@ def test_all_problems_of_coco_at_once(tmp_path: Path) -> None:
         f"{file}: images[3] (id 11): the image train/gone.png does not exist",
         f"{file}: annotations[0] (id 1): 'segmentation': {POLYGONS}, got [1, 2, 3, 4]",
         f"{file}: annotations[3]: id 4 is used twice",
-        f"{file}: annotations[4] (id 6): image_id 78 is not in 'images'",
-        f"{file}: annotations[5] (id 7): unknown class: category_id 5 is not in 'categories'",
-        f"{file}: annotations[6] (id 8): 'bbox' [0, 0, 500, 5] {OUTSIDE}",
+        f"{file}: annotations[4] (id 6): image_id: expected one of 'images', got 78",
+        f"{file}: annotations[5] (id 7): category_id: expected one of 'categories', got 5",
+        f"{file}: annotations[6] (id 8): 'bbox': {OUTSIDE} [0, 0, 500, 5]",
         f"{file}: annotation id 2: box (0.0, 0.0, 0.0, 5.0) (x1, y1, x2, y2) has no extent",
         f"{file}: image id 9: the annotation says 60x40 pixels, train/9.png has 61x40",
         "train/2.png: the image cannot be decoded (not an image, or a format that Pillow does not know)",
@@ -118,7 +118,7 @@ def test_classes_of_ones_own(tmp_path: Path, classes: list[str] | None, count: i
     make_voc(tmp_path, {"a": voc_xml(voc_object("ant"), voc_object("bee"))})
     lines = _lines(tmp_path, classes=classes)
     assert len(lines) == count
-    assert all("object 1: unknown class 'bee': expected one of ant;" in line for line in lines)
+    assert all("object 1: class: expected one of ant, got 'bee';" in line for line in lines)
 
 
 def test_devkit_with_lists_of_classes(tmp_path: Path) -> None:
@@ -168,7 +168,9 @@ def test_wrong_paths_are_problems_too(tmp_path: Path, make: object, message: str
 
 
 @pytest.mark.parametrize(
-    ("format", "message"), [("voc", "there is no list of images"), ("coco", "no annotation file")], ids=["voc", "coco"]
+    ("format", "message"),
+    [("voc", "there is no list of images"), ("coco", "expected the annotation file")],
+    ids=["voc", "coco"],
 )
 def test_named_format_without_files(tmp_path: Path, format: str, message: str) -> None:
     assert message in _lines(tmp_path, format=format)[0]
@@ -176,9 +178,9 @@ def test_named_format_without_files(tmp_path: Path, format: str, message: str) -
 
 def test_unknown_names(tmp_path: Path) -> None:
     make_voc(tmp_path)
-    with pytest.raises(ValueError, match="format: unknown data format 'coca'; did you mean 'coco'"):
+    with pytest.raises(ValueError, match="format: expected a data format, got 'coca'; did you mean 'coco'"):
         check_dataset(tmp_path, "coca")
-    assert "has no list 'trian'; it has train" in _lines(tmp_path, split="trian")[0]
+    assert "got 'trian'" in _lines(tmp_path, split="trian")[0]
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def test_every_fault_is_found(tmp_path: Path) -> None:
     (root / "val" / "c.png").write_bytes(b"no picture")
     problems = [str(problem) for problem in check_dataset(root).problems]
     assert len(problems) == 4
-    assert "a.png: holds the values [12], expected only 0-11, 255" in problems[0]
+    assert "a.png: expected the values 0-11, 255, got [12]" in problems[0]
     assert "b.png: expected the size of its image (4, 6), got (1, 2)" in problems[1]
     assert "d.png: has no segmentation mask" in problems[2]
     assert "c.png: the image cannot be decoded" in problems[3]

@@ -87,7 +87,7 @@ def test_a_recorded_image_that_is_gone(tmp_path: Path) -> None:
     record = {"seed": 0, "splits": {"train": ["images/photo 00.jpg"], "val": ["images/photo 99.jpg"]}}
     (tmp_path / "splits.json").write_text(json.dumps(record))
     assert _seeds(tmp_path, "train") == {0}
-    with pytest.raises(ValueError, match=r"1 images of 'val' are not in the data, first images/photo 99.jpg"):
+    with pytest.raises(ValueError, match=r"expected every image of 'val' in the data, got 0 of 1 without images/photo"):
         open_dataset("auto", tmp_path, "val")
 
 
@@ -162,10 +162,10 @@ def test_index_masks(beside: bool, names: tuple[str, ...] | None, tmp_path: Path
 FAULTS = {
     "word": ("0 0.5 0.5 wide 0.1", "expected 'class x y width height'"),
     "pixels": ("0 100 50 20 20", "are these pixels?"),
-    "class": ("3 0.5 0.5 0.1 0.1", "unknown class 3: expected 0 to 2"),
-    "negative class": ("-1 0.5 0.5 0.1 0.1", "unknown class -1"),
+    "class": ("3 0.5 0.5 0.1 0.1", "expected a class from 0 to 2, got 3"),
+    "negative class": ("-1 0.5 0.5 0.1 0.1", "expected a class from 0 to 2, got -1"),
     "score": ("0 0.5 0.5 0.1 0.1 0.9", "got 6 values"),
-    "outside": ("0 0.9 0.5 0.5 0.1", "lies outside the image of 64x48 pixels"),
+    "outside": ("0 0.9 0.5 0.5 0.1", "expected a box inside the image of 64x48 pixels"),
     "nan": ("0 nan 0.5 0.1 0.1", "finite numbers"),
     "negative width": ("0 0.5 0.5 -0.1 0.1", "width and height must not be negative"),
 }
@@ -188,9 +188,9 @@ CSV_FAULTS = {
     "missing": ("images/none.jpg,1,2,3,4,fig", "the image 'images/none.jpg' does not exist"),
     "climbs out": ("../../../etc/hosts.jpg,1,2,3,4,fig", "does not exist"),
     "word": ("images/photo 00.jpg,1,2,3,x,fig", "expected four numbers"),
-    "reversed": ("images/photo 00.jpg,9,2,3,4,fig", "is reversed"),
-    "no class": ("images/photo 00.jpg,1,2,3,4,", "the class is missing"),
-    "outside": ("images/photo 00.jpg,1,2,300,4,fig", "lies outside the image"),
+    "reversed": ("images/photo 00.jpg,9,2,3,4,fig", "got the reversed box"),
+    "no class": ("images/photo 00.jpg,1,2,3,4,", "expected a class in the sixth cell"),
+    "outside": ("images/photo 00.jpg,1,2,300,4,fig", "expected a box inside the image"),
     "no file": (",1,2,3,4,fig", "expected the name of an image"),
 }
 

@@ -157,7 +157,7 @@ def test_no_image_that_can_be_used(tmp_path: Path) -> None:
     for name in NAMES:
         _garbage(tmp_path / "JPEGImages" / f"{name}.png")
     assert _ids(dataset) == []
-    with pytest.raises(ValueError, match="broken: none of the 4 images can be used"):
+    with pytest.raises(ValueError, match="broken: expected an image that can be read, got none among 4"):
         dataset[0]
 
 

@@ -93,7 +93,7 @@ def test_record(tmp_path: Path) -> None:
         ("[]", "expected {'seed': 0, 'splits'"),
         ('{"splits": {}}', "expected {'seed': 0, 'splits'"),
         ('{"splits": {"train": "a.jpg"}}', "splits.train: expected a list of names"),
-        ('{"splits": {"train": ["a.jpg"], "val": ["a.jpg"]}}', "'a.jpg' is in 'train' and in 'val'"),
+        ('{"splits": {"train": ["a.jpg"], "val": ["a.jpg"]}}', "got 'a.jpg' in 'train' and 'val'"),
         ('{"splits": {"train": ["a.jpg"]', "malformed JSON"),
     ],
     ids=["list", "empty", "text", "twice", "cut"],

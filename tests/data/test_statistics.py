@@ -101,6 +101,6 @@ def test_no_objects() -> None:
         def __len__(self) -> int:
             return 0
 
-    with pytest.raises(ValueError, match="there is no object"):
+    with pytest.raises(ValueError, match="expected one object or more"):
         box_sizes([Empty()], 800, 1333)  # type: ignore[list-item]  # no image is ever asked for
     assert statistics(_sizes([1.0], [1.0]))["objects"] == 1

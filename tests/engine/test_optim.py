@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -42,8 +44,40 @@ def test_updates_follow_the_written_rule(form: str, decay_bias: bool) -> None:
         np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-12, atol=1e-12)
 
 
-def test_the_state_of_the_mxnet_form_is_restored() -> None:
-    schedule = ScheduleConfig(steps=6, momentum_form="mxnet", lr=0.1)
+def test_adamw_follows_the_formula_of_its_paper() -> None:
+    """Loshchilov and Hutter 2019, algorithm 2, in NumPy, with a factor on one group's rate."""
+    network = _network()
+    schedule = ScheduleConfig(steps=6, optimizer="adamw", lr=0.1, weight_decay=0.1, lr_multipliers={"0.*": 0.5})
+    optimizer = make_optimizer(network, schedule)
+    values: dict[str, Floats] = {name: p.detach().numpy().copy() for name, p in network.named_parameters()}
+    first = {name: np.zeros_like(value) for name, value in values.items()}
+    second = {name: np.zeros_like(value) for name, value in values.items()}
+    rng = np.random.default_rng(0)
+    for step, rate in enumerate((0.1, 0.1, 0.01), 1):
+        set_learning_rate(optimizer, rate)
+        for name, parameter in network.named_parameters():
+            gradient = rng.normal(size=values[name].shape)
+            parameter.grad = torch.from_numpy(gradient)
+            own = rate * (0.5 if name.startswith("0.") else 1.0)
+            first[name] = 0.9 * first[name] + 0.1 * gradient
+            second[name] = 0.999 * second[name] + 0.001 * gradient**2
+            change = first[name] / (1 - 0.9**step) / (np.sqrt(second[name] / (1 - 0.999**step)) + 1e-8)
+            values[name] = values[name] - own * (0.1 * values[name] + change)
+        optimizer.step()
+    for name, parameter in network.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), values[name], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{"momentum_form": "mxnet"}, {"momentum": 1.0}], ids=["mxnet", "momentum-1"])
+def test_adamw_refuses_what_it_cannot_follow(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="adamw expects momentum_form=torch and a momentum below 1, got"):
+        ScheduleConfig(steps=6, optimizer="adamw", **options)
+
+
+@pytest.mark.parametrize("named", ["mxnet", "adamw"])
+def test_the_state_of_an_optimizer_is_restored(named: str) -> None:
+    form: dict[str, Any] = {"momentum_form": "mxnet"} if named == "mxnet" else {"optimizer": "adamw"}
+    schedule = ScheduleConfig(steps=6, lr=0.1, **form)
 
     def run(network: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
         for step in steps:
@@ -101,7 +135,10 @@ def test_frozen_parameters_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     ("frozen", "patterns", "message"),
-    [(False, {"2.*": 1.0}, "no trainable parameter has a name like '2"), (True, {}, "is everything frozen")],
+    [
+        (False, {"2.*": 1.0}, "expected parts of names of trainable parameters, got '2"),
+        (True, {}, "is everything frozen"),
+    ],
     ids=["pattern", "frozen"],
 )
 def test_groups_without_parameters_are_refused(frozen: bool, patterns: dict[str, float], message: str) -> None:

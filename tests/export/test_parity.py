@@ -18,13 +18,13 @@ SIZES = [(8, 8)] * 2
 
 
 class _Fake:
-    """A model with known results."""
+    """A model with known results, one image after the other."""
 
     def __init__(self, task: str, *results: Any) -> None:
         self.task, self.results = task, list(results)
 
     def __call__(self, images: Sequence[Tensor], *_: Any) -> list[Any]:
-        return self.results
+        return [self.results.pop(0) for _ in images]
 
 
 def _found(shift: float = 0.0, score: float = 0.0, count: int = 3) -> Detections:
@@ -82,3 +82,12 @@ def test_segmentation_counts_pixels() -> None:
 def test_no_images_is_no_proof() -> None:
     with pytest.raises(ValueError, match="expected at least one image"):
         compare(_Fake("detection"), _Fake("detection"), [], [], Tolerance())
+
+
+@pytest.mark.parametrize(("own", "passes"), [(0.05, False), (0.1, True)], ids=["conditioned", "arbitrary"])
+def test_a_model_whose_own_rounding_differs_as_much(own: float, passes: bool) -> None:
+    report = _compare(_found(), _found(shift=0.2))
+    again = replace(report, rounding=_compare(_found(), _found(shift=own)))
+    assert (again.failures == []) is passes
+    assert "no proof" in str(again)
+    assert "no proof" not in str(report)

@@ -144,7 +144,7 @@ NAMES = [
         "digits that are names and indices of different classes",
         coco_file(classes=("1", "0")),
         texts({"a.txt": f"1 0.9 {TEXT[0]}\n0 0.9 {TEXT[1]}\n"}),
-        "is the name of one class and the index of another",
+        "the name of one class and the index of another",
     ),
     OddResult(
         "class ids as texts that are also names",
@@ -182,7 +182,7 @@ NAMES = [
         "two images of the results for one annotated image",
         coco_file(),
         whole(("x/a.jpg", "y/a.jpg"), [row(1), row(2)]),
-        "x/a.jpg and y/a.jpg are both taken for a.jpg",
+        "got x/a.jpg and y/a.jpg for a.jpg",
     ),
     OddResult("backslashes in file names", coco_file(), whole(("photos\\a.jpg",), [row()])),
     OddResult("image ids b3", coco_file(ids=("b3",)), json_file([row("b3")])),
@@ -276,7 +276,7 @@ FORMS = [
         "results for an image of another size",
         coco_file(),
         whole(("a.jpg",), [row()], width=200, height=160),
-        "the results are for 200x160 pixels",
+        "got 200x160",
     ),
     OddResult(
         "results for the turned image",
@@ -304,7 +304,7 @@ MASKS = [
         "run lengths that cover too little",
         _OUTLINED,
         _masked({"size": [80, 100], "counts": [0, 100]}),
-        "the run lengths add up to 100, expected 8000",
+        "expected run lengths that add up to 8000, got 100",
         **_MASK,
     ),
     OddResult(
@@ -340,7 +340,9 @@ MASKS = [
     ),
     OddResult("polygon of two points", _OUTLINED, _masked([[10, 10, 40, 40]]), "three or more points", **_MASK),
     OddResult("mask missing", _OUTLINED, json_file([row()]), "expected a field 'segmentation'", **_MASK),
-    OddResult("mask [[]]", _OUTLINED, _masked([[]]), "'segmentation' is missing or empty", **_MASK),
+    OddResult(
+        "mask [[]]", _OUTLINED, _masked([[]]), "'segmentation': expected polygons or run lengths, got [[]]", **_MASK
+    ),
     OddResult(
         "annotations without outlines",
         coco_file(segmentation=[[]]),

@@ -100,7 +100,7 @@ def test_document_types_are_refused_in_every_form(encoding: str) -> None:
 
 
 def test_xml_that_is_too_deep_or_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="nested deeper than 100 elements"):
+    with pytest.raises(ValueError, match="expected at most 100 nested elements"):
         parse_xml(b"<a>" * 10**6)
     monkeypatch.setattr(documents, "MAX_XML", documents.MEGABYTE)
     (tmp_path / "a.xml").write_bytes(b"<a>" + b" " * documents.MEGABYTE + b"</a>")
@@ -117,8 +117,8 @@ def _bomb() -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param(_bomb(), r"an alias \(\*a\) is not accepted", id="aliases"),
-        pytest.param("a: " + "[" * 5000, "nested deeper than 100 levels|not valid YAML", id="deep"),
+        pytest.param(_bomb(), r"expected values, got the alias \*a", id="aliases"),
+        pytest.param("a: " + "[" * 5000, "expected at most 100 nested levels|not valid YAML", id="deep"),
         pytest.param("a: [", "not valid YAML", id="cut"),
         pytest.param("a: !!python/object/apply:os.system [ls]", "not valid YAML", id="python"),
     ],

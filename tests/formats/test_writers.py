@@ -96,5 +96,5 @@ def test_coco_keeps_crowds_and_numbers_texts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("write", [write_voc, write_coco])
 def test_segmentation_masks_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="dataset: synthetic:train gives segmentation masks"):
+    with pytest.raises(ValueError, match="dataset: expected boxes, got segmentation masks in synthetic:train"):
         write(Synthetic("train", length=1, semantic=True), tmp_path, "train")

@@ -76,7 +76,7 @@ def build_network(name: str) -> nn.Module:
         return model(21 if data == "voc" else _CLASSES[data])
     if family == "fpn":
         return model(_CLASSES[data])
-    return model(_CLASSES[data], anchor_scales=_SCALES[data])
+    return make_model(model, _CLASSES[data], anchor_scales=_SCALES[data])
 
 
 def read_shapes(path: Path) -> Shapes:

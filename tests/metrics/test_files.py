@@ -272,11 +272,11 @@ def test_malformed_results_name_file_and_entry(tmp_path: Path, change: Any, mess
     [
         pytest.param(
             {"size": [9, 9], "counts": "0"},
-            r"of size \[9, 9\], the image's size \[height, width\] is \[220, 260\]",
+            r"image's size \[height, width\] = \[220, 260\], got \[9, 9\]",
             id="size",
         ),
-        pytest.param(None, "missing or empty", id="null"),
-        pytest.param({"counts": "0"}, "of size nothing", id="no-size"),
+        pytest.param(None, "expected polygons or run lengths, got none", id="null"),
+        pytest.param({"counts": "0"}, "= .220, 260., got nothing", id="no-size"),
     ],
 )
 def test_malformed_masks_name_file_and_entry(tmp_path: Path, value: object, message: str) -> None:
@@ -291,12 +291,12 @@ def test_malformed_masks_name_file_and_entry(tmp_path: Path, value: object, mess
         pytest.param(lambda c: c.pop("images"), "'images': expected a list, got nothing", id="no-images"),
         pytest.param(
             lambda c: c["annotations"][2].update(image_id=99),
-            r"annotations\[2\] \(id 3\): image_id 99 is not",
+            r"annotations\[2\] \(id 3\): image_id: expected one of 'images', got 99",
             id="image",
         ),
         pytest.param(
             lambda c: c["annotations"][2].update(category_id=9),
-            r"annotations\[2\] \(id 3\): .*category_id 9 is not",
+            r"annotations\[2\] \(id 3\): .*category_id: expected one of 'categories', got 9",
             id="category",
         ),
         pytest.param(lambda c: c["annotations"][2].pop("bbox"), r"annotations\[2\] .*'bbox': expected 4", id="no-box"),
@@ -354,7 +354,7 @@ def test_malformed_xml_names_file_and_object(tmp_path: Path, xml: str, message: 
         pytest.param({"coordinates": "xywh"}, "coordinates", id="coordinates"),
         pytest.param({"format": "voc", "iou_type": "segm"}, "iou_type", id="voc-masks"),
         pytest.param({"split": "val"}, "split", id="split-of-a-file"),
-        pytest.param({"classes": ["ant"]}, "classes: .*missing", id="missing-classes"),
+        pytest.param({"classes": ["ant"]}, "classes: .*got a list without", id="missing-classes"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
@@ -364,7 +364,7 @@ def test_wrong_options_are_refused(tmp_path: Path, arguments: dict[str, Any], me
 
 @pytest.mark.parametrize("split", [None, "test"])
 def test_the_splits_are_listed_when_one_is_needed(tmp_path: Path, split: str | None) -> None:
-    with pytest.raises(ValueError, match=r"split: expected one of \['all', 'one'\]"):
+    with pytest.raises(ValueError, match=r"split: expected one of all, one in "):
         evaluate_files(_voc_per_image(tmp_path, True), _voc_folder(tmp_path), split=split)
 
 

@@ -169,17 +169,23 @@ def test_offset_parameters_of_roi_layers() -> None:
 )
 def test_layers_that_cannot_be_replaced(conv: nn.Conv2d, reason: str) -> None:
     model = nn.Sequential(nn.Conv2d(2, 2, 3), conv)
-    with pytest.raises(ValueError, match=f"^layers: '1' cannot become deformable: .*{reason}"):
+    with pytest.raises(
+        ValueError, match=f"^layers: expected convolutions that can become deformable, got '1': .*{reason}"
+    ):
         deformify(model, "*", offset_groups=2)
     assert type(model[0]) is nn.Conv2d
 
 
 def test_nothing_chosen_and_bare_layers() -> None:
-    with pytest.raises(ValueError, match=r"^layers: 'body.*' chooses none of the 5 nn.Conv2d"):
+    with pytest.raises(
+        ValueError, match=r"^layers: expected some of the 5 nn.Conv2d .* got 'body.*', which chooses none"
+    ):
         deformify(_Block(), "body.*")
-    with pytest.raises(ValueError, match=r"^layers: 'up' chooses none of .* only up \(ConvTranspose2d\)"):
+    with pytest.raises(
+        ValueError, match=r"^layers: expected some of .* got 'up', which chooses only up \(ConvTranspose2d\)"
+    ):
         deformify(nn.ModuleDict({"conv": nn.Conv2d(1, 1, 1), "up": nn.ConvTranspose2d(1, 1, 2)}), ["conv", "up"])
-    with pytest.raises(ValueError, match=r"^layers: .* chooses none of the 5 nn.Conv2d"):
+    with pytest.raises(ValueError, match=r"^layers: expected some of the 5 nn.Conv2d .*, which chooses none"):
         deformify(_Block(), lambda name, conv: False)
     with pytest.raises(ValueError, match=r"^layers: expected a name, several names or a function"):
         deformify(_Block(), [1])  # type: ignore[list-item]

@@ -166,7 +166,7 @@ def _model() -> nn.Module:
 
 def test_deformify_refuses_what_is_not_depthwise() -> None:
     model = nn.Sequential(*_model().children())
-    with pytest.raises(ValueError, match="'0' cannot become deformable: it has 4 input channels, 8 output channels"):
+    with pytest.raises(ValueError, match="can become deformable, got '0': it has 4 input channels, 8 output channels"):
         deformify(model, ["0", "1"], style="dcnv3")
     assert [type(layer) for layer in model] == [nn.Conv2d, nn.Conv2d]
 

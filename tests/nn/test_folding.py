@@ -32,7 +32,7 @@ def _unsettle(model: nn.Module) -> nn.Module:
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "basic": (partial(ResNet, 18, width=0.125, stem_channels=8), 20),
     "bottleneck": (partial(ResNet, 50, width=0.125, stem_channels=8), 53),
-    "deformable": (partial(ResNet, 18, width=0.125, stem_channels=8, deform=_DEFORM), 20),
+    "deformable": (partial(ResNet, 18, width=0.125, stem_channels=8, deform=dict.fromkeys(_DEFORM, DeformConv2d)), 20),
     "sequential": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4), nn.ReLU()), 1),
     "no-affine": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False)), 1),
     "frozen": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), 1),
@@ -65,7 +65,7 @@ def test_branches_of_a_head() -> None:
 
 
 def test_training_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="in training mode"):
+    with pytest.raises(ValueError, match="expected evaluation mode, got training mode"):
         fold_batch_norm(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
 
 

@@ -41,7 +41,9 @@ def test_a_row_of_the_original_code_is_trained_by_its_rule(name: str) -> None:
     schedule = recipe.schedule
     assert (schedule.momentum_form, schedule.decay_bias, schedule.warmup.kind) == ("mxnet", False, "constant")
     assert schedule.lr * schedule.weight_decay == pytest.approx(1e-6 if "fpn" in name else 5e-4 * 5e-4)
-    assert schedule.lr * schedule.warmup.factor == pytest.approx(1e-3 if "fpn" in name else 5e-5 * schedule.batch_size)
+    assert schedule.lr * schedule.warmup.factor == pytest.approx(
+        1e-3 if "fpn" in name else 5e-5 * schedule.images_per_step
+    )
 
 
 # Images, GPUs, epochs and drops of the original, whose epoch is 2 * images / GPUs updates.
@@ -57,7 +59,7 @@ LENGTHS = {
 def test_the_number_of_updates_is_the_published_one(name: str) -> None:
     images, gpus, epochs, drops = LENGTHS[name]
     schedule = load_recipe(name).schedule
-    assert schedule.batch_size == gpus
+    assert schedule.images_per_step == gpus
     per_epoch = images / gpus
     assert schedule.total_steps(round(per_epoch)) == pytest.approx(epochs * 2 * per_epoch, rel=1e-4)
     actual = [schedule.in_steps(milestone, round(per_epoch)) for milestone in schedule.milestones]

@@ -67,7 +67,8 @@ def test_a_model_without_deformable_layers_is_refused(tmp_path: Path, photos: Pa
 
 
 @pytest.mark.parametrize(
-    ("images", "message"), [pytest.param([], "expected at least one", id="none"), ("gone.jpg", "nothing at 'gone.jpg'")]
+    ("images", "message"),
+    [pytest.param([], "expected at least one", id="none"), ("gone.jpg", "got none at 'gone.jpg'")],
 )
 def test_missing_images_are_refused(weights: Path, tmp_path: Path, images: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,15 @@ from dcn.cli.main import main
 from dcn.engine import save_weights
 from dcn.export.parity import Tolerance
 from dcn.models import build
-from tests.runs.small import CLASSES, OPTIONS, picture, write_photos
+from tests.runs.small import OPTIONS, picture, write_photos
+
+CLASSES = ("A", "X")
+"""Those of the generated data with two classes."""
+RECIPES = {
+    "mask_rcnn_r18_fpn": "base: synthetic_deformable\n",
+    "deeplab_r18_dcn": "base: synthetic_segmentation\n",
+}
+DATA = "data: {options: {length: 3, size: [64, 64], num_classes: 2, glyph_size: [24, 38]}}\nworkers: 0\n"
 
 MODELS: dict[str, dict[str, Any]] = {
     "mask_rcnn_r18_fpn": OPTIONS | {"deform_stages": ("c5",), "score_threshold": 0.05},
@@ -37,10 +48,40 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         if "conv_offset" in module_name:
             torch.nn.init.normal_(parameter, std=0.5)
     save_weights(folder / "model.safetensors", model, name, MODELS[name])
+    (folder / "data.yaml").write_text(RECIPES[name] + DATA)
     images = [str(path) for path in write_photos(folder / "photos", "a.png", "b.png")]
     words = ["export", str(folder / "model.safetensors"), "-o", str(folder / "model.onnx"), "--images", *images]
-    assert main([*words, "--with-example"]) == 0
+    with redirect_stdout(StringIO()) as printed:
+        words += ["--split", "test", "--recipe", str(folder / "data.yaml")]
+        assert main([*words, "eval.images=2", "--with-example"]) == 0
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder / "model.safetensors", folder / "model.onnx"
+
+
+def test_the_report_has_metrics_before_and_after(pair: tuple[Path, Path]) -> None:
+    lines = pair[0].with_name("printed.txt").read_text().splitlines()
+    assert lines[1].startswith("2 images")
+    words = re.findall(r"(\w+) ([\d.-]+) -> ([\d.-]+)", lines[2])
+    assert lines[2].startswith("test, 2 images: ")
+    assert {name for name, _, _ in words} >= ({"mIoU"} if "mIoU" in lines[2] else {"AP", "AP50"})
+    assert all(abs(float(before) - float(after)) < 0.02 for _, before, after in words)
+
+
+def test_evaluation_is_that_of_the_weights(pair: tuple[Path, Path]) -> None:
+    recipe = pair[0].with_name("data.yaml")
+    before, after = (dcn.evaluate(path, recipe=recipe, output=pair[0].parent / "e") for path in pair)
+    assert before is not None
+    assert after is not None
+    assert before.keys() == after.keys()
+    assert all(after[name] == pytest.approx(value, abs=0.02, nan_ok=True) for name, value in before.items())
+
+
+def test_the_file_is_timed_beside_the_weights(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "model", str(pair[1]), "--plain", str(pair[0]), "--repetitions", "1", "--size", "64x96"]
+    assert main(words) == 0
+    assert f"{pair[1]} takes" in capsys.readouterr().out
+    assert main([*words, "--train"]) == 2
+    assert "--train: an exported file holds final results" in capsys.readouterr().err
 
 
 def _images() -> list[Tensor]:
@@ -75,9 +116,22 @@ def test_one_file_answers_as_the_weights_for_images_of_any_size(pair: tuple[Path
 
 
 def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    photo = write_photos(tmp_path / "photos", "a.png")[0]
-    assert main(["predict", str(pair[1]), str(photo), "--output", str(tmp_path / "out"), "--no-pictures"]) == 0
-    assert any((tmp_path / "out").iterdir())
+    """The same lines as of the weights, at the default size and at another."""
+    photos = [str(path) for path in write_photos(tmp_path / "photos", "a.png", "b.png")]
+    score = ["--score", "0.1"] if pair[0].parent.name.startswith("mask") else []
+    for change in ([], ["transforms.test_short=48"]):
+        results = []
+        for path in pair:
+            folder = tmp_path / f"{path.suffix[1:]}{len(change)}"
+            words = ["predict", str(path), *photos, *change, *score, "--output", str(folder), "--no-pictures"]
+            assert main(words) == 0
+            (stream,) = folder.glob("[ds]e*.jsonl")
+            results.append([json.loads(line) for line in stream.read_text().splitlines()])
+        assert len(results[0]) == len(results[1]) == 2
+        assert [sorted(line) for line in results[0]] == [sorted(line) for line in results[1]]
+        for first, second in zip(*results, strict=True):
+            assert len(first.get("detections", [])) == len(second.get("detections", []))
+            assert bool(first.get("detections")) == bool(score)
 
 
 def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -91,9 +145,9 @@ def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path:
 
 
 def test_what_the_file_cannot_do_is_refused(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+    with pytest.raises(ValueError, match="an exported file holds final results of one pass"):
         dcn.load(pair[1], tta=dcn.TTA(flip=True))
-    with pytest.raises(ValueError, match="an ONNX file holds final results of one pass"):
+    with pytest.raises(ValueError, match="an exported file holds final results of one pass"):
         dcn.load(pair[1], precision="bfloat16")
     model = dcn.load(pair[1]).model.train()
     with pytest.raises(ValueError, match="runs in onnxruntime and holds final results"):
@@ -114,11 +168,14 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "model.safetensors", folder / "model.onnx"
 
 
-def test_a_fixed_size_takes_what_fits(fixed: tuple[Path, Path]) -> None:
-    model = dcn.load(fixed[1]).model
-    assert model([picture()[:, :30, :40]])[0].labels.shape == (30, 40)
-    with pytest.raises(ValueError, match="expected at most 64x80 pixels"):
-        model([torch.zeros(3, 65, 40, dtype=torch.uint8)])
+def test_a_fixed_size_takes_what_fits_and_shrinks_the_rest(fixed: tuple[Path, Path]) -> None:
+    first, second = (dcn.load(path, device="cpu").model for path in fixed)
+    assert second([picture()[:, :30, :40]])[0].labels.shape == (30, 40)
+    assert torch.equal(second([picture()])[0].labels, first([picture()])[0].labels)
+    large = picture().repeat_interleave(2, 1).repeat_interleave(2, 2)
+    labels = second([large])[0].labels
+    assert labels.shape == (128, 160)
+    assert (labels[::2, ::2] == first([picture()])[0].labels).double().mean() > 0.97
 
 
 def test_an_export_that_differs_leaves_no_file(fixed: tuple[Path, Path], tmp_path: Path) -> None:
@@ -138,7 +195,7 @@ def test_files_of_others_are_refused(fixed: tuple[Path, Path], tmp_path: Path) -
     other = onnx.load(fixed[1])
     del other.metadata_props[:]
     onnx.save(other, tmp_path / "other.onnx")
-    with pytest.raises(ValueError, match="expected an ONNX file of `dcn export`, got one without its metadata"):
+    with pytest.raises(ValueError, match="expected a file of `dcn export`, got one without its metadata"):
         dcn.load(tmp_path / "other.onnx")
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match="expected an ONNX file that onnxruntime can run"):

@@ -4,9 +4,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import dcn
 from dcn.data import open_dataset
+from dcn.engine.config import Recipe
+from dcn.engine.distributed import World
 from dcn.runs.finetune import finetuning, is_model
 from tests.data.layouts import LAYOUTS, items
 
@@ -18,6 +21,22 @@ TINY = [
     "eval.images=2",
     "workers=0",
 ]
+
+
+ALONE = World(torch.device("cpu"))
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[int | None]:
+    """The limits that were given to the measurement, which takes no time here."""
+    given: list[int | None] = []
+
+    def measured(recipe: Recipe, model: object, data: object, world: World, most: int | None = None) -> int | None:
+        given.append(most)
+        return 4
+
+    monkeypatch.setattr("dcn.runs.finetune.measured_batch_size", measured)
+    return given
 
 
 @pytest.fixture
@@ -34,26 +53,31 @@ def test_models_and_recipes(name: str, expected: bool) -> None:
     assert is_model(name) is expected
 
 
-def test_settings_follow_the_data(folder: Path) -> None:
-    recipe = finetuning("faster_rcnn_r18_fpn", [f"data.root={folder}"])
+def test_settings_follow_the_data(folder: Path, limits: list[int | None]) -> None:
+    recipe = finetuning("faster_rcnn_r18_fpn", [f"data.root={folder}", "model.backbone_weights=random"], ALONE)
     # 48 pixels high, and a quarter of the objects below 32 pixels there: the size grows, here to the least size.
     assert (recipe.transforms.short, recipe.transforms.long) == ((320,), 534)
     assert (recipe.schedule.epochs, recipe.schedule.milestones) == (100, (75, 92))
     assert recipe.eval.every == 10
     assert recipe.data.format == "auto"
+    assert recipe.schedule.batch_size == 4
     assert recipe.schedule.scaled_lr == pytest.approx(0.005)
+    # 7 images in 100 epochs are 700 in all: 1000 steps need batches of one. 200 steps of four are a warm-up of 20.
+    assert limits == [1]
+    assert recipe.schedule.warmup.steps == 20
 
 
-def test_more_images_take_fewer_epochs(tmp_path: Path) -> None:
+def test_more_images_take_fewer_epochs(tmp_path: Path, limits: list[int | None]) -> None:
     LAYOUTS["CSV"].make(tmp_path, items(500))
-    recipe = finetuning("faster_rcnn_r18_fpn", [f"data.root={tmp_path}"])
+    recipe = finetuning("faster_rcnn_r18_fpn", [f"data.root={tmp_path}", "model.backbone_weights=random"], ALONE)
     assert recipe.schedule.epochs == round(24_000 / len(open_dataset("auto", tmp_path, "train")))
     assert 60 < recipe.schedule.epochs < 80
+    assert limits == [16]
 
 
 def test_changes_are_kept(folder: Path) -> None:
     words = [f"data.root={folder}", "schedule.steps=3", "transforms.short=96", "schedule.batch_size=2"]
-    recipe = finetuning("faster_rcnn_r18_fpn", words)
+    recipe = finetuning("faster_rcnn_r18_fpn", words, ALONE)
     assert (recipe.schedule.steps, recipe.schedule.epochs, recipe.schedule.batch_size) == (3, None, 2)
     assert recipe.transforms.short == (96,)
 
@@ -65,6 +89,7 @@ def test_a_name_and_a_folder_train(folder: Path, tmp_path: Path, monkeypatch: py
     assert run.folder.parent == tmp_path / "faster_rcnn_r18_fpn"
     assert (run.finished, run.recipe.data.format, run.recipe.transforms.short) == (True, "auto", (64,))
     assert (run.folder / "splits.json").is_file()
+    assert run.recipe.schedule.batch_size == 4  # of 7 images
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:

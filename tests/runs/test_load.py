@@ -74,9 +74,17 @@ def test_test_time_options_reach_the_model() -> None:
 @pytest.mark.parametrize(
     ("name", "tta", "message"),
     [
-        ("faster_rcnn_r18_fpn", TTA(class_thresholds={"cog": 0.5}), "the model has no class 'cog'; did you mean 'dog'"),
-        ("faster_rcnn_r18_fpn", TTA(window=(256, 256)), "tta.window: is an option of segmentation models"),
-        ("deeplab_r18", TTA(suppression="soft_nms_linear"), "tta.suppression: is an option of detectors"),
+        (
+            "faster_rcnn_r18_fpn",
+            TTA(class_thresholds={"cog": 0.5}),
+            "expected classes of the model, got 'cog'; did you mean 'dog'",
+        ),
+        ("faster_rcnn_r18_fpn", TTA(window=(256, 256)), "tta: expected options of detectors, got 'window'"),
+        (
+            "deeplab_r18",
+            TTA(suppression="soft_nms_linear"),
+            "tta: expected options of segmentation models, got 'suppression'",
+        ),
     ],
     ids=["class", "detector", "segmentation"],
 )
@@ -130,7 +138,7 @@ def test_a_prepared_model_gives_the_same_detections(name: str, tmp_path: Path) -
 
 
 def test_precision_needs_the_prepared_model(weights: Path) -> None:
-    with pytest.raises(ValueError, match="precision: needs optimize=True"):
+    with pytest.raises(ValueError, match="optimize: expected True with precision, got False"):
         dcn.load(weights, device="cpu", optimize=False, precision="bfloat16")
     with pytest.raises(ValueError, match="precision: expected one of float32"):
         dcn.load(weights, device="cpu", precision="int8")  # type: ignore[arg-type]  # the point of the test

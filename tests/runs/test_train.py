@@ -129,16 +129,16 @@ def test_a_name_stays_in_the_folder(folder: Path, tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.root": "/no/such", "data.format": "voc", "data.options": {}}, "data.root: no folder"),
+        ({"data.root": "/no/such", "data.format": "voc", "data.options": {}}, "data.root: expected a folder, got"),
         (
             {"model.name": "deeplab_r18", "model.options": {}, "model.backbone_weights": "random"},
-            "eval.metric: voc is of detectors",
+            "eval.metric: expected miou .*, got voc",
         ),
-        ({"eval.metric": "miou"}, "eval.metric: miou is of segmentation models"),
+        ({"eval.metric": "miou"}, "eval.metric: expected coco or voc .*, got miou"),
         ({"eval.best": "AP55"}, "eval.best"),
-        ({"model.weights": "/no/such"}, "model.weights: '/no/such' is no file"),
+        ({"model.weights": "/no/such"}, "model.weights: expected a file, .*, got '/no/such'"),
         ({"data.classes": ["x"]}, "data.classes: expected the classes of"),
-        ({"tta.window": [64, 64], "tta.overlap": 16}, "tta.window: is an option of segmentation models"),
+        ({"tta.window": [64, 64], "tta.overlap": 16}, "tta: expected options of detectors, got 'window'"),
     ],
     ids=["root", "model", "metric", "best", "weights", "classes", "tta"],
 )
@@ -153,7 +153,7 @@ def test_a_failed_start_leaves_no_folder(folder: Path, tmp_path: Path, changes: 
     [
         ({}, "recipe: expected a recipe, got None"),
         ({"resume": "/no/such"}, "resume: expected a run folder, got /no/such"),
-        ({"resume": True}, "resume: expected a run folder, or the name of a recipe"),
+        ({"resume": True}, "resume: expected a run folder or the name of a recipe"),
         ({"recipe": "synthetic_plian"}, "did you mean 'synthetic_plain'"),
     ],
     ids=["nothing", "resume", "latest", "typo"],
@@ -203,7 +203,7 @@ def test_training_images_are_not_evaluated_on(folder: Path, tmp_path: Path, monk
     monkeypatch.setattr(os, "fsync", lambda _: None)
     assert main(["data", "write", str(tmp_path / "letters"), "--split", "train", "--length", "2"]) == 0
     changes: dict[str, Any] = {**LETTERS, "data.val": "train"}
-    with pytest.raises(ValueError, match=r"2 of 2 images of .* are in the training images"):
+    with pytest.raises(ValueError, match=r"expected images outside of the training data .*, got 2 of 2 in "):
         dcn.train(folder / "tiny.yaml", tmp_path / "letters", output=tmp_path / "out", device="cpu", **changes)
     assert not (tmp_path / "out").exists()
     allowed = {**changes, "data.allow_shared": True}

@@ -19,12 +19,13 @@ from dcn.cli.main import main
 from dcn.models import MODELS, build
 from dcn.models.backbones import ResNetSpec
 from dcn.models.checkpoints import read_state
+from dcn.models.detection.pyramid.specs import RoIHeadSpec
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS, PublishedWeights
 from dcn.runs import weights
 from dcn.runs.download import file_sha256
 
 BACKBONE = ResNetSpec(depth=18, width=0.125, stem_channels=8)
-SMALL: dict[str, Any] = {"backbone": BACKBONE, "fpn_channels": 16, "fc_channels": 16}
+SMALL: dict[str, Any] = {"backbone": BACKBONE, "fpn_channels": 16, "roi_head": RoIHeadSpec(fc_channels=16)}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -161,7 +162,7 @@ def test_weights_are_found_by_path_run_shipped_and_published_name(
     assert weights.find_weights_file("~/run") == own
     assert weights.find_weights_file("synthetic_r18.safetensors").parent.name == "weights"
     assert same_tensors(weights.find_weights_file("tiny"), tiny)
-    with pytest.raises(ValueError, match=r"model.weights: 'resnet5' is no file.*did you mean 'resnet50'"):
+    with pytest.raises(ValueError, match=r"model.weights: expected a file, .*, got 'resnet5'; did you mean 'resnet50'"):
         weights.find_weights_file("resnet5", "model.weights")
 
 

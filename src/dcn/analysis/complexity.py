@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dcn.models import MODELS, Model
+from dcn.models import Model, build_default
 from dcn.models.detection.shared.frames import make_frames
 from dcn.nn.wrapped import HasModel, module_of
 
@@ -54,7 +54,7 @@ def model_costs(name: str, size: tuple[int, int] | None = None) -> tuple[int, Co
         size: see :func:`count_model`.
     """
     with torch.device("meta"):
-        model = MODELS[name]()
+        model = build_default(name)
     return count_parameters(model), count_model(model, size)
 
 

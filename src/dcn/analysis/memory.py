@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Parameters of glibc's mallopt, from malloc.h.
@@ -38,6 +39,53 @@ def processor() -> str:
     return next(names, platform.machine())
 
 
+def available_bytes() -> int | None:
+    """Main memory that this process may still take, in bytes; ``None`` where it is not known.
+
+    That is what the system has available, or less where the control group of a container or a batch system has a limit.
+    Its files in the page cache count as available: the system drops them when memory is needed.
+    """
+    table = Path("/proc/meminfo")
+    if not table.exists():
+        return None
+    lines = (line.split() for line in table.read_text(encoding="ascii").splitlines())
+    known = {line[0]: int(line[1]) * 1024 for line in lines if len(line) > 1 and line[1].isdecimal()}
+    free = known.get("MemAvailable:")
+    limits = [room for folder in _control_groups() if (room := _room(folder)) is not None]
+    return None if free is None else max(0, min([free, *limits]))
+
+
+def _control_groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Iterator[Path]:
+    """The control groups of this process that count memory, inner ones first, in versions 2 and 1."""
+    lines = own.read_text(encoding="utf-8").splitlines() if own.exists() else []
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") >= 2):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        base = root / "memory" if controllers else root
+        folder = base / path.lstrip("/")
+        yield folder
+        yield from (parent for parent in folder.parents if parent.is_relative_to(base))
+
+
+def _room(folder: Path) -> int | None:
+    """What a control group may still take; ``None`` without a limit."""
+    for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        try:
+            most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, usage))
+            cached = (folder / "memory.stat").read_text(encoding="ascii").split()
+        except OSError:
+            continue
+        if most.isdecimal() and int(most) < 2**60:  # version 1 writes a huge number for no limit
+            pairs = dict(zip(cached[::2], cached[1::2], strict=False))
+            return int(most) - int(taken) + int(pairs.get("inactive_file", pairs.get("total_inactive_file", "0")))
+    return None
+
+
+def resident_bytes() -> int | None:
+    """Resident memory of this process in bytes; ``None`` where it is not known."""
+    return _status("VmRSS:")
+
+
 def reset_peak() -> None:
     """Start to measure :func:`peak_bytes` from here; does nothing where the system does not offer it.
 
@@ -53,8 +101,12 @@ def reset_peak() -> None:
 
 def peak_bytes() -> int | None:
     """Largest resident memory of this process since :func:`reset_peak` in bytes; ``None`` where it is not known."""
+    return _status("VmHWM:")
+
+
+def _status(entry: str) -> int | None:
     status = Path("/proc/self/status")
     if not status.exists():
         return None
     lines = status.read_text(encoding="ascii", errors="replace").splitlines()
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(entry)), None)

@@ -14,7 +14,7 @@ from torch import nn
 import dcn
 from dcn.analysis.clock import PartTimer, interleaved, now
 from dcn.analysis.memory import peak_bytes, processor, reset_peak
-from dcn.bench.workload import Workload, deformable_parts, inference_call, make_call, make_model
+from dcn.bench.workload import Workload, deformable_parts, inference_call, is_exported, make_call, make_model
 from dcn.models import Model
 from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
@@ -26,7 +26,7 @@ class Measurement:
     """What was measured of one model.
 
     Attributes:
-        name: of ``dcn models``.
+        name: of ``dcn models``, or the path of a file.
         milliseconds: of one image: median over the repetitions.
         low: percentile 20 of the same.
         high: percentile 80.
@@ -53,7 +53,7 @@ def measure(
     """Measure models in turns.
 
     Args:
-        names: of ``dcn models``.
+        names: of ``dcn models``, run folders, weights files or files of ``dcn export``.
         work: what they do.
         repetitions: timed calls of each.
         weights: files of weights by name; random where there is none.
@@ -68,7 +68,7 @@ def measure_models(models: Mapping[str, Model], work: Workload, *, repetitions: 
     for model in models.values():
         call = make_call(model, work)
         call()
-        peaks.append(_peak_mib(call, model, work))
+        peaks.append(None if is_exported(model) else _peak_mib(call, model, work))
         calls.append(call)
     times = interleaved(calls, work.device, repetitions=repetitions, warm_up=1)
     measurements = []
@@ -108,6 +108,8 @@ def _peak_mib(call: Callable[[], object], model: nn.Module, work: Workload) -> f
 
 def _parts(model: Model, work: Workload, passes: int) -> tuple[dict[str, float], float]:
     """Milliseconds of an image by part, and those in deformable layers: medians over passes of their own."""
+    if is_exported(model):
+        return {}, 0.0
     # Neither compiled nor recorded: there would be no parts.
     watched: Any = model if work.train else prepare(model, work.precision)
     call = make_call(model, work) if work.train else inference_call(watched, work)

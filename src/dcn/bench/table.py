@@ -30,6 +30,8 @@ def table(measurements: Sequence[Measurement], work: Workload) -> str:
 
 def _share(milliseconds: float, row: Measurement) -> str:
     total = sum(row.parts.values())
+    if not row.parts:
+        return ""  # a file of `dcn export` has no parts
     return f"{milliseconds:.1f} ms {milliseconds / total:6.1%}" if total else "0.0 ms"
 
 

@@ -10,16 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.engine.distributed import choose_device
-from dcn.models import MODELS, Model, options_of
-from dcn.models.inference import prepare
-from dcn.models.inference.cuda_graphs import accelerate
+from dcn.models import MODELS, Model, build_default, default_test_size
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
 from dcn.nn import DeformConv2d
-from dcn.runs.load import read_model
+from dcn.runs.load import described, read_model, ready_model
 from dcn.runs.sources import StrPath, find_source
 from dcn.structures import SegmentationMap, Target
+from dcn.tta import TTA
 
 OFFSET_STD = 2.0
 """Pixels, of the offsets that random weights predict: that of benchmarks of the operator alone."""
@@ -72,26 +70,20 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def workload_of(source: StrPath, size: str | None, device: str | None) -> Workload:
-    """Inference on single images for a run, weights or the name of a model.
-
-    Args:
-        source: see :func:`dcn.load`.
-        size: ``HxW``; ``None``: the model's test size.
-        device: ``"cpu"``, ``"cuda"``, ...
-    """
+def test_size_of(source: StrPath) -> tuple[int, int]:
+    """The size at which a model is tested, of its name or of its file."""
     origin = find_source(source)
-    shape: Any
-    if size is not None:
-        shape = parse_size(size)
-    elif origin is None:
-        shape = options_of(str(source))["test_size"]
+    if origin is None:
+        size: Any = default_test_size(str(source))
     else:
-        shape = read_model(origin.weights).test_size
-    return Workload((int(shape[0]), int(shape[1])), 1, "float32", choose_device(device))
+        model, options = described(origin.weights)
+        size = options.get("test_size") or default_test_size(model)
+    return int(size[0]), int(size[1])
 
 
-def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None) -> Model:
+def make_model(
+    name: str, work: Workload, weights: Callable[[nn.Module], object] | None = None, *, num_classes: int | None = None
+) -> Model:
     """A model on the workload's device, in evaluation mode.
 
     Without weights they are random, and made to behave like trained ones: batch norm has the statistics of a random
@@ -100,14 +92,17 @@ def make_model(name: str, work: Workload, weights: Callable[[nn.Module], object]
     fills all its slots, as a trained one nearly always does.
 
     Args:
-        name: of ``dcn models``; the number of classes is the builder's default.
+        name: of ``dcn models``, where the number of classes is the builder's default; or a run folder, a weights file
+            or a file of ``dcn export``, whose model is left as it is.
         work: for the size of the images.
         weights: puts weights into the model, which is then left as it is.
+        num_classes: its first argument; ``None``: the builder's default.
     """
-    options_of(name)  # an unknown name is refused with near ones
+    if name not in MODELS and find_source(name) is not None:
+        return read_model(name).to(work.device).eval()
     torch.manual_seed(0)
     with work.device:  # random numbers come fastest on the device that uses them
-        model = MODELS[name]()
+        model = build_default(name, num_classes)
     if weights is not None:
         weights(model)
         return model.to(work.device).eval()
@@ -164,9 +159,16 @@ def _set_threshold(model: Model, images: Sequence[Tensor]) -> None:
 def make_call(model: Model, work: Workload) -> Callable[[], object]:
     """What is timed: a training step of ``model``, or inference with a copy of it that is prepared for that."""
     if work.train:
+        if is_exported(model):
+            raise ValueError("--train: an exported file holds final results; give the weights it was exported from")
         return _training_call(model, work)
-    ready = accelerate(prepare(model, work.precision), compiled=work.compiled, cuda_graph=work.cuda_graph)
-    return inference_call(ready, work)
+    options = {"compile": work.compiled, "cuda_graph": work.cuda_graph}
+    return inference_call(ready_model(model, TTA(), optimize=True, precision=work.precision, **options), work)
+
+
+def is_exported(model: nn.Module) -> bool:
+    """Whether the model is a file of ``dcn export``, which is run as it is."""
+    return bool(getattr(model, "exported", False))
 
 
 def inference_call(model: nn.Module, work: Workload) -> Callable[[], object]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dcn.cli.words import add_device, examples, one_source
+from dcn.cli.words import add_device, add_split, examples, one_source
 
 if TYPE_CHECKING:
     from dcn.analysis import LayerDilation, LayerFields, Spread
@@ -78,11 +78,11 @@ def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> Non
         metavar="RUN_OR_WEIGHTS key=value",
         help="a run folder or weights file, then key=value changes of its recipe; lists are written a,b",
     )
-    parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
+    add_split(parser, "test")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
     default = "all" if images is None else images
     parser.add_argument(
-        "--images", type=int, default=images, help=f"this many images at even distances (default: {default})"
+        "--images", type=int, default=images, help=f"how many images, spread over the split (default: {default})"
     )
     parser.add_argument(
         "--sides",
@@ -90,7 +90,7 @@ def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> Non
         nargs=2,
         default=(32.0, 96.0),
         metavar="PIXELS",
-        help="objects are medium from the first squared on, large from the second, by their area in the image file "
+        help="sides of the squares whose areas separate small, medium and large objects, in pixels of the image file "
         "(default 32 96, as COCO)",
     )
     _add_output(parser)
@@ -99,7 +99,7 @@ def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> Non
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw them too")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="write a picture of the results too")
 
 
 def _open(arguments: argparse.Namespace, batch: int) -> Any:
@@ -175,12 +175,14 @@ def _run_complexity(arguments: argparse.Namespace) -> int:
 
     from dcn.analysis.memory import keep_freed_memory
     from dcn.bench.complexity import complexity_table, measure_complexity, model_and_plain
-    from dcn.bench.workload import workload_of
+    from dcn.bench.workload import Workload, parse_size, test_size_of
+    from dcn.engine.distributed import choose_device
 
     if arguments.repetitions < 1:
         raise ValueError(f"--repetitions: expected 1 or more, got {arguments.repetitions}")
     keep_freed_memory()
-    work = workload_of(arguments.source, arguments.size, arguments.device)
+    size = test_size_of(arguments.source) if arguments.size is None else parse_size(arguments.size)
+    work = Workload(size, 1, "float32", choose_device(arguments.device))
     rows = measure_complexity(
         model_and_plain(arguments.source, work, arguments.plain), work, repetitions=arguments.repetitions
     )

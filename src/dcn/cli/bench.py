@@ -16,12 +16,13 @@ _EXAMPLES = """\
 examples:
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5
   dcn bench model rfcn_r101_dcn --size 600x1000 --batch 2 --train
+  dcn bench model cells.onnx --plain runs/bccd_deformable/0
   dcn bench model faster_rcnn_r50_fpn_dconv_c3-c5 --precision bfloat16 --batch 8 --cuda-graph --json r50.json
 
 Without --weights the weights are random and behave like trained ones: offsets have a standard deviation of 2 pixels,
-the proposal network fills all its slots, and for every detection that is kept ten pairs of region and class pass the
-score threshold. The deformable and the plain model run in turns. Times of parts come from separate passes that
-wait for every part; in training, those of deformable layers cover their forward pass alone.
+the proposal network fills all its slots, and ten pairs of region and class pass the score threshold for every
+detection that is kept. The deformable and the plain model run in turns. Times of parts come from separate passes that
+wait for every part. In training, the times of deformable layers cover their forward pass only.
 """
 
 
@@ -29,9 +30,9 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``bench``."""
     parser = subparsers.add_parser("bench", help="measure the speed of a model")
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
-    model = kinds.add_parser("model", help="a model, beside its plain form", **examples(_EXAMPLES))
-    model.add_argument("name", help="a model of `dcn models`")
-    model.add_argument("--plain", metavar="NAME", help="the model beside it (default: its plain form, if it has one)")
+    model = kinds.add_parser("model", help="measure a model beside its plain form", **examples(_EXAMPLES))
+    model.add_argument("name", help="a model of `dcn models`, a run, a weights file, or a file of `dcn export`")
+    model.add_argument("--plain", metavar="NAME", help="the model or file beside it (default: its plain form)")
     model.add_argument("--no-plain", action="store_true", help="measure the model alone")
     model.add_argument("--weights", help="weights of the model (default: random, see below)")
     model.add_argument("--size", default=None, metavar="HxW", help="image size (default: the model's test size)")
@@ -66,18 +67,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:
-    from dcn.bench.workload import Workload, parse_size
+    from dcn.bench.workload import Workload, parse_size, test_size_of
     from dcn.engine.distributed import choose_device
-    from dcn.models import options_of
 
-    size: Any = options_of(arguments.name)["test_size"] if arguments.size is None else parse_size(arguments.size)
+    size: Any = test_size_of(arguments.name) if arguments.size is None else parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
-        raise ValueError("--compile, --cuda-graph: are for inference; leave them out with --train")
+        option = "--compile" if arguments.compile else "--cuda-graph"
+        raise ValueError(f"--train: expected no option for inference beside it, got {option}; leave it out")
     device = choose_device(arguments.device)
     if arguments.cuda_graph and device.type != "cuda":
         raise ValueError(f"--cuda-graph: expected a GPU, got the device {device}")
     return Workload(
-        (int(size[0]), int(size[1])),
+        size,
         arguments.batch,
         arguments.precision,
         device,

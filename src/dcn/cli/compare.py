@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn.cli.words import add_device, examples, split_words
+from dcn.cli.words import add_device, add_split, examples, split_words
 
 _EXAMPLES = """\
 examples:
@@ -26,9 +26,9 @@ def add_parser(subparsers: Any) -> None:
         "words",
         nargs="*",
         metavar="RUN RUN key=value",
-        help="two or more run folders, and changes of every recipe",
+        help="two or more run folders, then key=value changes of every recipe",
     )
-    parser.add_argument("--split", default="test", help="train, val, test or another name (default test)")
+    add_split(parser, "test")
     parser.add_argument("-o", "--output", type=Path, help="write an HTML page too")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples over images (default 1000)")
     add_device(parser)

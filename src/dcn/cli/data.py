@@ -10,19 +10,17 @@ from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
 from dcn.cli.data_tools import add_verbs, open_splits
-from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
-from dcn.data.images import write_image
 from dcn.formats.coco import split_of
 from dcn.formats.coco_writer import write_coco
+from dcn.formats.images import write_image
 from dcn.formats.problems import refuse
 from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
 from dcn.runs.outputs import OutputFolder
 from dcn.structures import Sample, SegmentationMap
-
-_READ = tuple(name for name, row in FORMATS.items() if row.check is not None)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,19 +37,19 @@ def add_parser(subparsers: Any) -> None:
     show.set_defaults(run=_show)
     add_verbs(verbs)
     write = verbs.add_parser("write", help="write the generated set as files")
-    write.add_argument("folder", type=Path)
-    write.add_argument("--format", choices=("voc", "coco"), default="voc")
-    write.add_argument("--split", choices=("train", "val", "test"), default="train")
+    write.add_argument("folder", type=Path, help="folder to write")
+    write.add_argument("--format", choices=("voc", "coco"), default="voc", help="default voc")
+    write.add_argument("--split", choices=("train", "val", "test"), default="train", help="default train")
     write.add_argument("--length", type=int, default=100, help="how many images (default 100)")
-    write.add_argument("--seed", type=int, default=0)
+    write.add_argument("--seed", type=int, default=0, help="of the random choices (default 0)")
     write.add_argument("--difficulty", type=float, default=0.7, help="0 (easy) to 1 (hard); default 0.7")
     write.set_defaults(run=_write)
 
 
 def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", help="folder in a known layout (for 'show' also: synthetic)")
-    parser.add_argument("--format", choices=_READ, help="told from the layout when left out")
-    parser.add_argument("--split", help="one split; 'check' takes all when left out")
+    parser.add_argument("--format", help="such as coco, voc or yolo (default: detected from the layout)")
+    parser.add_argument("--split", help="one split (default: all for 'check', the training split for 'show')")
     parser.add_argument("--classes", help="VOC: the class names in label order, separated by commas")
     parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")
     parser.add_argument("--images", help="COCO: image folder, relative to the folder")

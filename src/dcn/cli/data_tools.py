@@ -30,15 +30,15 @@ from dcn.data.statistics import (
 def add_verbs(verbs: Any) -> None:
     """Add ``split``, ``convert``, ``stats`` and ``anchors``."""
     split = verbs.add_parser("split", help="divide images into train, val and test, and record it in splits.json")
-    split.add_argument("path", type=Path)
+    split.add_argument("path", type=Path, help="folder in a known layout")
     split.add_argument("--val", type=float, default=VAL_SHARE, help=f"share for validation (default {VAL_SHARE})")
     split.add_argument("--test", type=float, default=TEST_SHARE, help=f"share for the test (default {TEST_SHARE})")
-    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
     split.add_argument("--output", type=Path, help=f"file to write (default: {SPLITS_FILE} in the folder)")
     split.set_defaults(run=_split)
     to = verbs.add_parser("convert", help="write images and boxes in another format")
-    to.add_argument("path", type=Path)
-    to.add_argument("--to", choices=WRITTEN, required=True)
+    to.add_argument("path", type=Path, help="folder in a known layout")
+    to.add_argument("--to", choices=WRITTEN, required=True, help="the format to write")
     to.add_argument("--output", type=Path, required=True, help="folder to write; no file in it is replaced")
     to.set_defaults(run=_convert)
     stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects")
@@ -52,10 +52,11 @@ def add_verbs(verbs: Any) -> None:
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path)
-    parser.add_argument("--split", help="one split; all images when left out")
-    parser.add_argument("--short", type=int, default=800, help="shorter side at the model, transforms.short (800)")
-    parser.add_argument("--long", type=int, default=1333, help="upper limit of the longer side, transforms.long (1333)")
+    parser.add_argument("path", type=Path, help="folder in a known layout")
+    parser.add_argument("--split", help="one split (default: all images)")
+    short, long = "shorter side to which images are resized, as", "upper limit of the longer side, as"
+    parser.add_argument("--short", type=int, default=800, help=f"{short} transforms.short (default 800)")
+    parser.add_argument("--long", type=int, default=1333, help=f"{long} transforms.long (default 1333)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -170,7 +170,7 @@ def _try(call: Callable[[str], Tensor], backend: str) -> str | None:
 
 def _reason(text: str, backend: str) -> str:
     """The backend's own words, without those of the operator that was called with its name."""
-    start = f"backend={backend!r} cannot compute this call ({backend}: "
+    start = f"backend: expected one that can compute this call, got {backend!r} ({backend}: "
     return text[len(start) :].rpartition("); backend=None")[0] if text.startswith(start) else text
 
 

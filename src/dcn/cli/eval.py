@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dcn.cli.words import add_device, add_speed_options, examples, names_of, one_source, speed_of
+from dcn.cli.words import add_device, add_speed_options, add_split, examples, names_of, one_source, speed_of
 
 _EXAMPLES = """\
 examples:
@@ -33,9 +33,9 @@ def add_parser(subparsers: Any) -> None:
         metavar="RUN_OR_WEIGHTS key=value",
         help="a run folder or weights file, then key=value changes of its recipe; lists are written a,b",
     )
-    parser.add_argument("--split", default="test", help="train, val, test as in the recipe, or a split's own name")
+    add_split(parser, "test")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
-    parser.add_argument("--batch", type=int, help="images of one forward pass (default: eval.batch_size)")
+    parser.add_argument("--batch", type=int, help="images per forward pass (default: eval.batch_size)")
     add_device(parser)
     add_speed_options(parser)
     parser.add_argument("--output", help="folder for the files (default: eval/ in the run folder)")
@@ -49,7 +49,12 @@ def add_parser(subparsers: Any) -> None:
     files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
     files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs")
     files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks")
-    files.add_argument("--format", choices=("auto", "coco", "voc", "masks"), default="auto", help="rules of evaluation")
+    files.add_argument(
+        "--format",
+        choices=("auto", "coco", "voc", "masks"),
+        default="auto",
+        help="how to evaluate",
+    )
     files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
     files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)")
     files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
@@ -73,7 +78,8 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
     from dcn.metrics import evaluate_files, evaluate_mask_files
 
     if arguments.words or arguments.annotations is None:
-        raise ValueError("--results: expected --annotations with it, and no model; see `dcn eval --help`")
+        got = f"the model {arguments.words[0]!r}" if arguments.words else "no --annotations"
+        raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
     if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
         return evaluate_mask_files(
             arguments.results,

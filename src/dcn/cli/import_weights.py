@@ -16,7 +16,7 @@ examples:
   dcn import resnet50-0676ba61.pth -o resnet50.safetensors
 
 The last one is a backbone, for `model.backbone_weights=resnet50.safetensors` in a recipe.
-Files are never run: pickles that need anything but tensors and plain containers are refused.
+No code in a file is run: a pickle that holds anything but tensors and plain containers is refused.
 """
 
 
@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         help=".params of the original MXNet code; .pth of mmdetection; .pth or .safetensors of an ImageNet ResNet",
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .safetensors file to write")
-    parser.add_argument("--name", help="the model of an mmdetection file whose own name does not begin with it")
+    parser.add_argument("--name", help="the model, if the name of an mmdetection file does not begin with it")
     parser.add_argument("--classes", help="class names in order, separated by commas (default: those of the file)")
     parser.set_defaults(run=_run)
 

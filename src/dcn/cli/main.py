@@ -12,17 +12,19 @@ from collections.abc import Sequence
 import dcn
 from dcn import threads
 from dcn.extras import EXTRAS, missing_package
+from dcn.plugins import use_plugins
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
 # of Python and so cannot be the name of a module.
 VERBS = {
-    "train": "train a model by a recipe",
+    "train": "train a model from a recipe",
     "eval": "evaluate a model, or a file of results",
-    "predict": "detect the objects, or classify the pixels, of images",
+    "predict": "detect objects in images, or segment them",
     "report": "write the page about a run: metrics, kinds of error, worst images",
     "compare": "compare runs, with intervals",
-    "export": "write a model as an ONNX file",
+    "export": "write a model for other programs",
     "explore": "write a page that shows what each unit of a deformable model reads",
+    "reproduce": "train and tabulate what the papers report, at full size or in miniature",
     "demo": "train, evaluate and draw a small detector in minutes; draw what models see",
     "data": "check, show or write data",
     "models": "list the models",
@@ -39,10 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     threads.prepare()
     argv = sys.argv[1:] if argv is None else list(argv)
     traceback = "--traceback" in argv
+    argv, plugins = take_plugins([word for word in argv if word != "--traceback"])
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     warnings.formatwarning = lambda message, *_: f"dcn: warning: {message}\n"
-    arguments = parse([word for word in argv if word != "--traceback"])
+    arguments = parse(argv)
     try:
+        use_plugins(*plugins)
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("dcn: interrupted", file=sys.stderr)
@@ -63,6 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def take_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without ``--plugin MODULE``, which may stand anywhere, and the modules."""
+    words, modules = [], []
+    following = iter(argv)
+    for word in following:
+        if word == "--plugin":
+            module = next(following, None)
+            if module is None:
+                words.append(word)  # argparse says what is missing
+            else:
+                modules.append(module)
+        elif word.startswith("--plugin="):
+            modules.append(word.partition("=")[2])
+        else:
+            words.append(word)
+    return words, modules
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; names and ``key=value`` words may stand between and after options."""
     parser = _parser(argv)
@@ -79,7 +101,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dcn",
         description="Deformable convolutional networks: train, evaluate, predict.",
-        epilog="`dcn VERB --help` shows the options of a verb. `--traceback` shows where an error came from.",
+        epilog="`dcn VERB --help` shows the options of a verb. `--traceback` shows where an error came from. "
+        "`--plugin MODULE` uses the models, data formats, recipes and weights of a module of yours.",
     )
     parser.add_argument("--version", action="version", version=f"dcn {dcn.__version__}")
     subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -88,9 +111,19 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         if verb == chosen:
             module = "import_weights" if verb == "import" else verb
             importlib.import_module(f"dcn.cli.{module}").add_parser(subparsers)
+            _describe_plugins(subparsers.choices[verb])
         else:
             subparsers.add_parser(verb, help=help_text)
     return parser
+
+
+def _describe_plugins(parser: argparse.ArgumentParser) -> None:
+    """Show ``--plugin`` in the help of a verb and of its own verbs; :func:`take_plugins` reads it."""
+    parser.add_argument("--plugin", metavar="MODULE", help="use the models, data formats ... of this module of yours")
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                _describe_plugins(inner)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from typing import Any
 
 
@@ -12,12 +13,12 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "models",
         help="list the models",
-        epilog="GFLOPs are 10^9 multiply-adds for one image of the model's test size, as published tables count.",
+        epilog="GFLOPs are 10^9 multiply-adds for one image of the model's test size, as in published tables.",
     )
-    parser.add_argument("name", nargs="?", help="show the costs and options of this one")
+    parser.add_argument("name", nargs="?", help="a model whose costs and options are shown")
     parser.add_argument("--filter", default="", metavar="TEXT", help="only names that contain this")
     parser.add_argument("--size", type=_size, metavar="HxW", help="with NAME: count for an image of this size")
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
 
 
@@ -34,7 +35,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.size is not None:
         raise ValueError(
-            "--size: expected the name of one model with it; the list gives every model at its own test size"
+            "--size: expected the name of one model beside it, got none; the list shows each model at its test size"
         )
     _list(arguments.filter, arguments.json)
     return 0
@@ -46,7 +47,7 @@ def _list(part: str, as_json: bool) -> None:
     names = [name for name in MODELS if part in name]
     if not names:
         raise ValueError(f"--filter: expected a part of the name of a model, got {part!r}; `dcn models` lists all")
-    rows = {name: describe(name) for name in names}
+    rows = {name: row for name in names if (row := _describe_or_warn(name)) is not None}
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -54,7 +55,8 @@ def _list(part: str, as_json: bool) -> None:
     print(f"{'name':<{width}}  {'params':>8}  {'GFLOPs':>6}  {'at':>9}  published")
     for name, row in rows.items():
         at, published = "{}x{}".format(*row["test_size"]), _results(row["published"][:1])
-        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {published}".rstrip())
+        source = published if row["plugin"] is None else f"plug-in {row['plugin']}"
+        print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {source}".rstrip())
     if any(len(row["published"]) > 1 for row in rows.values()):
         print("`dcn models NAME` shows every published result of a model.")
 
@@ -74,22 +76,35 @@ def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
     row["size"] = list(size or row["test_size"])
     row["gflops_by_part"] = {part: round(amount / 1e9, 2) for part, amount in count.by_part.items()}
     if as_json:
-        print(json.dumps(row | {"options": options}, indent=2))
+        print(json.dumps(row | {"options": options}, indent=2, default=repr))
         return
     parts = ", ".join(f"{part} {amount:g}" for part, amount in row["gflops_by_part"].items())
-    print(f"{name}: {parameters:,} parameters")
+    print(f"{name}: {parameters:,} parameters" + (f", plug-in {row['plugin']}" if row["plugin"] else ""))
     print("{:g} GFLOPs (10^9 multiply-adds) at {}x{}: {}".format(row["gflops"], *row["size"], parts))
     for one in row["published"]:
         print(f"published: {_results([one])}, recipe {one['recipe']}")
     print("\n".join(f"{option} = {value!r}" for option, value in options.items()))
 
 
+def _describe_or_warn(name: str) -> dict[str, Any] | None:
+    """The row of a model; ``None`` for one of a plug-in that is broken, which is named."""
+    from dcn.models.zoo import MODELS
+
+    try:
+        return describe(name)
+    except Exception as error:
+        if MODELS.plugin_of(name) is None:
+            raise
+        warnings.warn(f"{name}: left out: {type(error).__name__}: {error}", stacklevel=3)
+        return None
+
+
 def describe(name: str) -> dict[str, Any]:
-    """``parameters``, ``gflops``, ``test_size``, and ``published``: a list of result, data, source and recipe."""
+    """``parameters``, ``gflops``, ``test_size``, ``plugin``, and ``published``: result, data, source and recipe."""
     from dataclasses import asdict
 
     from dcn.analysis import model_costs
-    from dcn.models import options_of
+    from dcn.models import MODELS, default_test_size
     from dcn.models.zoo.costs import COSTS
     from dcn.models.zoo.published import PUBLISHED
 
@@ -101,6 +116,7 @@ def describe(name: str) -> dict[str, Any]:
     return {
         "parameters": parameters,
         "gflops": gflops,
-        "test_size": options_of(name)["test_size"],
+        "test_size": default_test_size(name),
         "published": [asdict(row) for row in PUBLISHED.get(name, ())],
+        "plugin": MODELS.plugin_of(name),
     }

@@ -20,24 +20,24 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``predict``."""
-    help_text = "detect the objects, or classify the pixels, of images"
+    help_text = "detect objects in images, or segment them"
     parser = subparsers.add_parser("predict", help=help_text, **examples(_EXAMPLES))
-    parser.add_argument("source", help="a run folder, a weights file, or with --weights the name of a model")
+    parser.add_argument("source", help="a run folder, a weights file, or the name of a model")
     parser.add_argument(
         "words",
         nargs="*",
         metavar="IMAGES key=value",
-        help="image files, folders or patterns; changes of tta.* and of transforms.test_short and transforms.long",
+        help="image files, folders, patterns; then key=value changes of tta.*, transforms.test_short, transforms.long",
     )
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="folder (default predictions)")
     parser.add_argument(
         "--score", "--min-score", dest="min_score", type=float, help="detectors: score threshold (default 0.5)"
     )
-    parser.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
+    parser.add_argument("--batch", type=int, default=1, help="images per forward pass (default 1)")
     parser.add_argument("--keep-size", action="store_true", help="do not resize the images")
-    parser.add_argument("--no-pictures", action="store_true", help="write the JSON files, or the maps, only")
-    parser.add_argument("--weights", help="weights file, where the source is the name of a model")
-    parser.add_argument("--classes", help="class names for the name of a model, separated by commas")
+    parser.add_argument("--no-pictures", action="store_true", help="write only the JSON files, or the maps")
+    parser.add_argument("--weights", help="weights file for the name of a model (default: published weights)")
+    parser.add_argument("--classes", help="class names for the name of a model, in order, separated by commas")
     add_device(parser)
     add_speed_options(parser)
     parser.set_defaults(run=_run)

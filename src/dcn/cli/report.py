@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from dcn.cli.words import add_device, examples, one_source
+from dcn.cli.words import add_device, add_split, examples, one_source
 
 _EXAMPLES = """\
 examples:
@@ -21,9 +21,12 @@ def add_parser(subparsers: Any) -> None:
     help_text = "write the page about a run: metrics, kinds of error, worst images"
     parser = subparsers.add_parser("report", help=help_text, **examples(_EXAMPLES))
     parser.add_argument(
-        "words", nargs="*", metavar="RUN key=value", help="a run folder or weights file, and changes of its recipe"
+        "words",
+        nargs="*",
+        metavar="RUN key=value",
+        help="a run folder or weights file, then key=value changes of its recipe",
     )
-    parser.add_argument("--split", default="val", help="train, val, test, or the data set's name of one (default val)")
+    add_split(parser, "val")
     parser.add_argument("-o", "--output", type=Path, help="page (default report.html in the run folder)")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
     add_device(parser)

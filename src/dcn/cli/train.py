@@ -20,7 +20,7 @@ examples:
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``train``."""
-    parser = subparsers.add_parser("train", help="train a model by a recipe", **examples(_EXAMPLES))
+    parser = subparsers.add_parser("train", help="train a model from a recipe", **examples(_EXAMPLES))
     parser.add_argument(
         "words",
         nargs="*",

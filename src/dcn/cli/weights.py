@@ -15,7 +15,7 @@ examples:
 
 Files are kept in $DCN_CACHE (default ~/.cache/dcn). Proxies come from the environment (https_proxy, no_proxy).
 A download that was interrupted continues. The files of the original MXNet code (rfcn_dcn_coco-0000.params,
-resnet_v1_101-0000.params) have no public address any more: `dcn import` reads them where you have them.
+resnet_v1_101-0000.params) are no longer published: `dcn import` reads your copies.
 """
 
 

@@ -42,6 +42,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
+def add_split(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add ``--split``."""
+    says = "train, val or test of the recipe, or the data's own name of a split"
+    parser.add_argument("--split", default=default, help=f"{says} (default {default})")
+
+
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--precision``, ``--compile`` and ``--cuda-graph``."""
     group = parser.add_argument_group("speed")
@@ -49,9 +55,11 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
-        help="of weights and maps; boxes and scores are always float32 (default float32)",
+        help="type of weights and feature maps; boxes and scores are always float32 (default float32)",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile; worth it for many images of few sizes")
+    group.add_argument(
+        "--compile", action="store_true", help="use torch.compile; pays off for many images of few sizes"
+    )
     group.add_argument("--cuda-graph", action="store_true", help="on a GPU: record one graph per size and replay it")
 
 

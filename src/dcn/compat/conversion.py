@@ -59,7 +59,8 @@ def _conv(make: Callable[..., nn.Module], groups: str | None = None, **options: 
             raise _Unfit("it predicts its offsets from a second input (extra_offset_mask)")
         weight: Any = _get(old, "weight")
         if not isinstance(weight, Tensor) or weight.ndim != 4:
-            raise _Unfit("its weight is no [O, C/groups, kh, kw] tensor")
+            shape = list(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise _Unfit(f"expected a weight [O, C/groups, kh, kw], got {shape}")
         size = {"kernel_size": tuple(weight.shape[2:]), "out_channels": weight.shape[0]}
         number = _get(old, "groups", default=1)
         geometry = {name: _get(old, name) for name in ("stride", "padding", "dilation")}
@@ -69,7 +70,7 @@ def _conv(make: Callable[..., nn.Module], groups: str | None = None, **options: 
         if make not in (dcn_v2.DCN, dcn_v2.DCNv2):
             extra["groups"] = number
         elif number != 1:
-            raise _Unfit(f"it has groups={number}")
+            raise _Unfit(f"expected groups=1, got {number}")
         if "bias" in options:
             extra["bias"] = getattr(old, "bias", None) is not None
         return make(weight.shape[1] * number, **size, **geometry, **extra)
@@ -141,7 +142,9 @@ def _has(name: str, yes: Builder, no: Builder) -> Builder:
 def _roi_pool(old: nn.Module) -> nn.Module:
     library = type(old).__module__.split(".")[0]
     if library not in ("torchvision", "mmcv"):
-        raise _Unfit(f"it is defined in {library}, and the rules of torchvision and mmcv differ: put one in by hand")
+        raise _Unfit(
+            f"expected a class of torchvision or mmcv, whose rules differ, got one of {library}: swap it by hand"
+        )
     return _plain(torchvision.RoIPool if library == "torchvision" else mmcv.RoIPool, *_ROI)(old)
 
 
@@ -220,7 +223,7 @@ def _take_over(new: nn.Module, old: nn.Module) -> None:
     own_keys = {name: tuple(value.shape) for name, value in new.state_dict(keep_vars=True).items()}
     extra = {name for name in keys if name.split(".")[0] in ("norm", "activation")}
     if {name: shape for name, shape in keys.items() if name not in extra} != own_keys:
-        raise _Unfit(f"its state dict holds {keys}, that of {type(new).__name__} {own_keys}")
+        raise _Unfit(f"expected the state dict {own_keys} of {type(new).__name__}, got {keys}")
     for name, parameter in old._parameters.items():
         if parameter is not None:
             setattr(new, name, parameter)

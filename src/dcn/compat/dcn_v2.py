@@ -258,8 +258,8 @@ class DCNv2Pooling(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in (*fields, "sample_per_part", "trans_std"))
 
 
-class DCNPooling(DCNv2Pooling):
-    """RoI pooling that predicts offsets and mask by one branch. Keys: ``offset_mask_fc.{0,2,4}.*``."""
+class _PredictingPooling(DCNv2Pooling):
+    """A pooling that predicts its offsets and mask from what it pools without them."""
 
     def __init__(
         self,
@@ -278,7 +278,17 @@ class DCNPooling(DCNv2Pooling):
         self.deform_fc_dim = deform_fc_dim
         bins = self.pooled_size**2
         if not self.no_trans:
-            self.offset_mask_fc = _layers.branch(bins * self.output_dim, deform_fc_dim, bins * 3)
+            self._make_branches(bins * self.output_dim, deform_fc_dim, bins)
+
+    def _make_branches(self, inputs: int, hidden: int, bins: int) -> None:
+        raise NotImplementedError
+
+
+class DCNPooling(_PredictingPooling):
+    """RoI pooling that predicts offsets and mask by one branch. Keys: ``offset_mask_fc.{0,2,4}.*``."""
+
+    def _make_branches(self, inputs: int, hidden: int, bins: int) -> None:
+        self.offset_mask_fc = _layers.branch(inputs, hidden, bins * 3)
 
     def forward(self, input: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         """``[R, output_dim, pooled_size, pooled_size]``."""
@@ -298,28 +308,12 @@ class DeformRoIPooling(DCNv2Pooling):
         return self._pool(data, rois, offset)
 
 
-class ModulatedDeformRoIPoolingPack(DCNv2Pooling):
+class ModulatedDeformRoIPoolingPack(_PredictingPooling):
     """chengdazhi's pooling with two branches. Keys: ``offset_fc.{0,2,4}.*``, ``mask_fc.{0,2}.*``."""
 
-    def __init__(
-        self,
-        spatial_scale: float,
-        pooled_size: int,
-        output_dim: int,
-        no_trans: bool,
-        group_size: int = 1,
-        part_size: int | None = None,
-        sample_per_part: int = 4,
-        trans_std: float = 0.0,
-        deform_fc_dim: int = 1024,
-    ) -> None:
-        samples = (group_size, part_size, sample_per_part, trans_std)
-        super().__init__(spatial_scale, pooled_size, output_dim, no_trans, *samples)
-        self.deform_fc_dim = deform_fc_dim
-        bins = self.pooled_size**2
-        if not self.no_trans:
-            self.offset_fc = _layers.branch(bins * self.output_dim, deform_fc_dim, bins * 2)
-            self.mask_fc = _layers.mask_branch(bins * self.output_dim, deform_fc_dim, bins)
+    def _make_branches(self, inputs: int, hidden: int, bins: int) -> None:
+        self.offset_fc = _layers.branch(inputs, hidden, bins * 2)
+        self.mask_fc = _layers.mask_branch(inputs, hidden, bins)
 
     def forward(self, data: Tensor, rois: Tensor) -> Tensor:  # type: ignore[override]
         """``[R, output_dim, pooled_size, pooled_size]``."""

@@ -13,7 +13,9 @@ from typing import Any
 from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
-from dcn.formats.problems import attempt, refuse
+from dcn.formats.problems import attempt, refuse, short
+from dcn.structures import Target
+from dcn.suggest import one_of
 
 AUTO = "auto"
 VAL_SHARE = TEST_SHARE = 0.15
@@ -69,12 +71,14 @@ def detect_format(table: Table, root: Path) -> str:
     for name, row in table.items():
         if row.recognisable and row.splits is not None and row.splits(root):
             return name
+    names = sorted(path.name for path in root.iterdir())
     raise ValueError(
         "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
-        "images with XML files (voc_files), annotations/instances_*.json or *.json (coco), "
+        "images with XML files (voc_files) or JSON files of LabelMe (labelme), annotations/instances_*.json or *.json "
+        "(coco), "
         "<split>/_annotations.coco.json (coco_folders), data.yaml or classes.txt with images and labels (yolo), *.csv "
         "with file, x1, y1, x2, y2, class (csv), images with index PNGs (masks), leftImg8bit (cityscapes), <split> and "
-        "<split>annot (camvid), or dataset.yaml (folder)"
+        f"<split>annot (camvid), or dataset.yaml (folder), got {short(names) if names else 'an empty folder'}"
     )
 
 
@@ -159,7 +163,7 @@ def open_auto(
     known = inspect.signature(row.open).parameters
     superfluous = [name for name, value in named.items() if value is not None and name not in known]
     if superfluous and superfluous != ["classes"]:  # a recipe's classes are compared after opening
-        raise ValueError(f"options: {layout.format!r} ({root}) has no option {superfluous[-1]!r}")
+        raise ValueError(f"options: expected those of {layout.format!r} ({root}), got {superfluous[-1]!r}")
     options = {name: value for name, value in options.items() if name in known}
     if layout.format == "voc":
         options.setdefault("classes", "auto")
@@ -169,7 +173,7 @@ def open_auto(
     dataset = _open(row, root, layout.pool, options, True)
     splits = layout.recorded or split_of_pool(dataset, root, layout, val_share, test_share, split_seed)
     part = part_of(dataset, root, splits, split)
-    return part if keep_empty or layout.format not in _OF_BOXES else _without_empty(part)
+    return part if keep_empty else _without_empty(part)
 
 
 def _own_split(layout: Layout, root: Path, split: str) -> str | None:
@@ -181,14 +185,11 @@ def _own_split(layout: Layout, root: Path, split: str) -> str | None:
         role = "val" if split == "test" and "test" not in layout.roles else split
         own = split if split in layout.splits else layout.roles.get(role)
         if own is None:
-            raise ValueError(f"split: {root} has no {split!r}; there is {', '.join(layout.splits)}")
+            raise ValueError(f"split: expected {one_of(layout.splits, 'a split')} in {root}, got {split!r}")
         return own
     if split in ROLES:  # "train" of a folder without validation is what is left of it after the split
         return layout.roles.get("test") if split == "test" else None
     return split if split in layout.splits else None
-
-
-_OF_BOXES = ("voc", "coco", "coco_folders", "voc_files", "yolo", "csv")
 
 
 def _open(row: Format, root: Path, split: str, options: Mapping[str, Any], keep_empty: bool) -> Dataset:
@@ -205,12 +206,10 @@ def split_of_pool(
 
 
 def _without_empty(part: SplitPart) -> SplitPart:
-    """Images with an object that training may use."""
-    kept = []
-    for index in part.indices:
-        target = target_of(part.dataset, index)
-        if not bool((target.crowd | target.difficult).all()):
-            kept.append(index)
+    """Images with an object that training may use; all of them where the annotations are no boxes."""
+    if not part.indices or not isinstance(target_of(part.dataset, part.indices[0]), Target):
+        return part
+    kept = [index for index in part.indices if not bool(target_of(part.dataset, index).ignored.all())]
     return replace(part, indices=kept)
 
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dcn.data.auto import AUTO, auto_splits, open_auto
-from dcn.data.check_boxes import ReadSplit, check_boxes
+from dcn.data.box_format import box_format
 from dcn.data.check_coco import check_coco
 from dcn.data.check_segmentation import check_segmentation
 from dcn.data.check_voc import check_voc
 from dcn.data.dataset import Dataset
 from dcn.data.datasets import camvid, cityscapes, folder, masks, voc_segmentation
-from dcn.data.datasets.boxes import Boxes, open_csv, open_voc_files, open_yolo
 from dcn.data.datasets.coco import Coco
 from dcn.data.datasets.coco_folders import CocoFolders, check_coco_folders
+from dcn.data.datasets.outlines import as_segmentation
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.data.datasets.voc import Voc
 from dcn.data.format import Format
-from dcn.formats import coco, coco_folders, csv_boxes, voc, voc_files, yolo
+from dcn.formats import coco, coco_folders, csv_boxes, labelme, voc, voc_files, yolo
+from dcn.plugins import Table
 from dcn.suggest import suggest
 
 
@@ -36,13 +37,6 @@ def _segmentation(
     return Format(open_split, splits, partial(check_segmentation, name, open_split, splits), recognisable, says)
 
 
-def _boxes(
-    name: str, open_split: Callable[..., Boxes], read: ReadSplit, splits: Callable[[Path], Iterable[str]], says: str
-) -> Format:
-    check = partial(check_boxes, name, read, splits)
-    return Format(open_split, lambda root: list(splits(root)), check, True, says)
-
-
 def _voc_splits(root: Path) -> list[str]:
     """Without lists, a folder of annotations without images that fit is VOC all the same; its check says what lacks."""
     lists = voc.available_splits(root)
@@ -53,15 +47,17 @@ def _coco_splits(root: Path) -> list[str]:
     return [coco.split_of(path) for path in coco.instance_files(root)]
 
 
-FORMATS: dict[str, Format] = {
+_OWN: dict[str, Format] = {
     "voc": Format(Voc, _voc_splits, check_voc, True, "Pascal VOC: Annotations, ImageSets/Main, JPEGImages"),
-    "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images"),
+    "labelme": box_format("labelme", labelme.read_split, labelme.available_splits, "images with JSON files of LabelMe"),
+    "coco": Format(Coco, _coco_splits, check_coco, True, "COCO: a JSON file for each split, and images", outlines=True),
     "coco_folders": Format(
         CocoFolders,
         coco_folders.available_splits,
         check_coco_folders,
         True,
         "COCO, a folder with images and _annotations.coco.json for each split (Roboflow)",
+        outlines=True,
     ),
     "synthetic": Format(Synthetic, None, None, says="generated images"),
     "cityscapes": _segmentation(
@@ -78,22 +74,25 @@ FORMATS: dict[str, Format] = {
     "folder": _segmentation(
         "folder", folder.open_folder, folder.available_splits, "images and index PNGs that dataset.yaml describes"
     ),
-    "voc_files": _boxes(
+    "voc_files": box_format(
         "voc_files",
-        open_voc_files,
         voc_files.read_split,
         voc_files.available_splits,
         "images with XML files of Pascal VOC, side by side or in a folder of their own (LabelImg, Roboflow)",
     ),
-    "yolo": _boxes("yolo", open_yolo, yolo.read_split, yolo.available_splits, "images with text files in YOLO's form"),
-    "csv": _boxes(
-        "csv", open_csv, csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
+    "yolo": box_format("yolo", yolo.read_split, yolo.available_splits, "images with text files in YOLO's form"),
+    "csv": box_format(
+        "csv", csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
     ),
     "masks": _segmentation("masks", masks.open_masks, masks.available_splits, "images and index PNGs"),
 }
-"""All formats by name, in the order in which a layout is tried."""
 
-FORMATS[AUTO] = Format(partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout")
+FORMATS = Table("dcn.datasets", _OWN, "dcn.data.Format", lambda row: isinstance(row, Format))
+"""All formats by name, in the order in which a layout is tried; those of plug-ins come last."""
+
+FORMATS[AUTO] = Format(
+    partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout", True
+)
 
 _EARLIER_OPTIONS = {"flat": "degenerate", "maps": "masks"}
 """Options that run folders of earlier versions hold under another name."""
@@ -105,8 +104,10 @@ def options_of(format: str) -> tuple[str, ...]:
     Raises:
         ValueError: an unknown format; names the nearest ones.
     """
-    parameters = inspect.signature(find_format(format).open).parameters
-    return tuple(name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY)
+    row = find_format(format)
+    parameters = inspect.signature(row.open).parameters
+    own = (name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY)
+    return (*own, "semantic") if row.outlines else tuple(own)
 
 
 def open_dataset(format: str, root: str | Path | None, split: str, **options: Any) -> Dataset:
@@ -116,7 +117,8 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
         format: a key of `FORMATS`.
         root: its folder; ``None`` for generated data (``synthetic``).
         split: the name of the part, as the format has it.
-        options: keyword options of the format, checked by name.
+        options: keyword options of the format, checked by name. With ``semantic=True`` outlines of objects (COCO,
+            LabelMe, YOLO polygons) become segmentation masks, see :func:`dcn.data.datasets.outlines.as_segmentation`.
 
     Raises:
         ValueError: an unknown format or option (names the nearest valid ones), a missing or superfluous ``root``, or
@@ -126,14 +128,16 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
     options = {_current(name, known): value for name, value in options.items()}
     for name in options:
         if name not in known:
-            raise ValueError(f"options: {format!r} has no option {name!r}; {suggest(name, known)}")
+            raise ValueError(f"options: expected those of {format!r}, got {name!r}; {suggest(name, known)}")
     if row.splits is None:
         if root is not None:
             raise ValueError(f"root: {format!r} is generated and has no folder, got {str(root)!r}; leave it out")
         return row.open(split, **options)
     if root is None:
         raise ValueError(f"root: {format!r} needs the folder of the data, got None")
-    return row.open(Path(root).expanduser(), split, **options)
+    semantic = row.outlines and bool(options.pop("semantic", False))
+    dataset = row.open(Path(root).expanduser(), split, **(options | {"masks": True} if semantic else options))
+    return as_segmentation(dataset) if semantic else dataset
 
 
 def _current(name: str, known: tuple[str, ...]) -> str:
@@ -148,5 +152,5 @@ def find_format(format: str) -> Format:
         ValueError: an unknown format; names the nearest ones.
     """
     if format not in FORMATS:
-        raise ValueError(f"format: unknown data format {format!r}; {suggest(format, FORMATS)}")
+        raise ValueError(f"format: expected a data format, got {format!r}; {suggest(format, FORMATS)}")
     return FORMATS[format]

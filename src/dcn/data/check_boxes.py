@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 
 from dcn.class_names import check_class_names
+from dcn.data.datasets.boxes import ReadSplit
 from dcn.data.findings import CheckOptions, Findings, decoded_size, in_threads, note_turned
 from dcn.formats.problems import Collector, Problem, attempt
-from dcn.formats.records import BoxFiles, BoxRecord, report_degenerate, report_unknown_classes, size_problem
+from dcn.formats.records import BoxRecord, report_degenerate, report_unknown_classes, size_problem
 
-ReadSplit = Callable[..., BoxFiles]
 Splits = Callable[[Path], Iterable[str]]
 
 

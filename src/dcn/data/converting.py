@@ -18,7 +18,7 @@ from dcn.data.splitting import target_of
 from dcn.extras import require
 from dcn.formats.coco_writer import target_rows
 from dcn.formats.file_names import safe_name
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.formats.yolo import lines_of
 from dcn.structures import Target
 
@@ -123,7 +123,10 @@ def _common_classes(datasets: Mapping[str, Dataset]) -> tuple[str, ...]:
         raise ValueError("datasets: expected one split or more, got none")
     for split, dataset in datasets.items():
         if dataset.classes != first.classes:
-            raise ValueError(f"classes: {first.name} has {list(first.classes)}, {split!r} has {list(dataset.classes)}")
+            raise ValueError(
+                f"classes: expected those of {first.name}, {list(first.classes)}, got {list(dataset.classes)} in "
+                f"{split!r}"
+            )
     return tuple(first.classes)
 
 
@@ -140,7 +143,7 @@ def _free_name(stem: str, used: set[str]) -> str:
 def _image(dataset: Dataset, index: int) -> Path:
     path = dataset.image_path(index)
     if path is None or not path.is_file():
-        raise ValueError(f"dataset: {dataset.name} has no image file for image {index}; expected images in files")
+        raise ValueError(f"dataset: expected images in files, got no file for image {index} of {dataset.name}")
     return path
 
 
@@ -155,7 +158,7 @@ def _items(dataset: Dataset, stems: Sequence[str], format: str, lost: dict[str, 
 def _target(dataset: Dataset, index: int) -> Target:
     target = target_of(dataset, index)
     if not isinstance(target, Target):
-        raise ValueError(f"dataset: {dataset.name} has segmentation masks; expected boxes")
+        raise ValueError(f"dataset: expected boxes, got segmentation masks in {dataset.name}")
     return target
 
 

@@ -21,6 +21,8 @@ class Format:
         check: everything that is wrong with a folder.
         recognisable: whether the layout tells the format; one that looks like another must be named.
         says: what the layout is, for people.
+        outlines: whether objects may have outlines, of which the option ``semantic`` makes segmentation masks; the
+            format then has the option ``masks``.
     """
 
     open: Callable[..., Dataset]
@@ -28,6 +30,7 @@ class Format:
     check: Callable[[Path, str | None, CheckOptions], Findings] | None
     recognisable: bool = True
     says: str = ""
+    outlines: bool = False
 
 
 Table = Mapping[str, Format]

@@ -46,9 +46,9 @@ def refuse_shared_images(training: Dataset, evaluation: Dataset, what: str = "va
     first, second = pairs[0]
     same = f"{second}" if first.resolve() == second.resolve() else f"{second} (the same content as {first})"
     raise ValueError(
-        f"data.{what}: {len(pairs)} of {len(evaluation)} images of {evaluation.name} are in the training images of "
-        f"{training.name} too, first {same}; expected different images; name another split, or one annotation file "
-        "for each split: annotations: {train: ..., val: ...}"
+        f"data.{what}: expected images outside of the training data {training.name}, got {len(pairs)} of "
+        f"{len(evaluation)} in {evaluation.name} that are in it, first {same}; name another split, or one annotation "
+        "file for each split: annotations: {train: ..., val: ...}"
     )
 
 

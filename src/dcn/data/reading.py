@@ -99,7 +99,9 @@ class ImageReading:
             sample = self.intact((index + offset) % count, read)
             if sample is not None:
                 return sample
-        raise ValueError(f"broken: none of the {count} images can be used; `dcn data check` says why")
+        raise ValueError(
+            f"broken: expected an image that can be read, got none among {count}; `dcn data check` says why"
+        )
 
     def intact(self, index: int, read: Callable[[int], Sample]) -> Sample | None:
         """``read(index)``, or ``None`` for an image that is skipped.

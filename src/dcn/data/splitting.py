@@ -15,9 +15,10 @@ from dcn.data.dataset import Dataset
 from dcn.data.subset import Subset
 from dcn.formats.documents import read_json
 from dcn.formats.index_masks import IGNORE
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.formats.problems import short
 from dcn.structures import SegmentationMap
+from dcn.suggest import one_of
 
 SPLITS_FILE = "splits.json"
 """The file in a folder of data that records its split."""
@@ -126,7 +127,7 @@ def image_name(dataset: Dataset, index: int, root: Path) -> str:
     """The path of an image relative to a folder, with slashes on every system."""
     path = dataset.image_path(index)
     if path is None:
-        raise ValueError(f"split: {dataset.name} is generated; expected images in files")
+        raise ValueError(f"split: expected images in files, got the generated data {dataset.name}")
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
@@ -194,15 +195,15 @@ def part_of(dataset: Dataset, root: Path, splits: Splits, split: str) -> SplitPa
     named: set[str] = set()
     for name in split.split("+"):
         if name not in splits.images:
-            raise ValueError(f"split: there is no {name!r}; there is {', '.join(splits.images)}")
+            raise ValueError(f"split: expected {one_of(splits.images, 'a recorded split')}, got {name!r}")
         named |= set(splits.images[name])
     indices = [index for index in range(len(dataset)) if image_name(dataset, index, root) in named]
     if len(indices) < len(named):
         known = {image_name(dataset, index, root) for index in indices}
         missing = sorted(named - known)[0]
         raise ValueError(
-            f"{root / SPLITS_FILE}: {len(named - known)} images of {split!r} are not in the data, first {missing}; "
-            "remove the file to split the data anew"
+            f"{root / SPLITS_FILE}: expected every image of {split!r} in the data, got {len(indices)} of {len(named)} "
+            f"without {missing}; restore the images, or remove the file to split the data anew"
         )
     return SplitPart(dataset, indices, splits, split)
 
@@ -233,6 +234,8 @@ def read_splits(path: Path) -> Splits:
             raise ValueError(f"{path}: splits.{name}: expected a list of names of images, got {short(images)}")
         for image in images:
             if image in seen:
-                raise ValueError(f"{path}: the image {short(image)} is in {seen[image]!r} and in {name!r}")
+                raise ValueError(
+                    f"{path}: expected each image in one split, got {short(image)} in {seen[image]!r} and {name!r}"
+                )
             seen[image] = name
     return Splits({name: tuple(images) for name, images in parts.items()}, seed)

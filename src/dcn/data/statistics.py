@@ -76,7 +76,7 @@ def box_sizes(datasets: Sequence[Dataset], short: int, long: int) -> BoxSizes:
         for index in range(len(dataset)):
             target = target_of(dataset, index)
             if not isinstance(target, Target):
-                raise ValueError(f"dataset: {dataset.name} has segmentation masks; expected boxes")
+                raise ValueError(f"dataset: expected boxes, got segmentation masks in {dataset.name}")
             assert target.crowd is not None
             extent = target.boxes[:, 2:] - target.boxes[:, :2]
             kept = ~target.crowd & (extent > 0).all(1)
@@ -88,7 +88,9 @@ def box_sizes(datasets: Sequence[Dataset], short: int, long: int) -> BoxSizes:
             per_image.append(int(kept.sum()))
             sizes.append(target.size)
     if not sum(per_image):
-        raise ValueError(f"{', '.join(dataset.name for dataset in datasets)}: there is no object to count")
+        raise ValueError(
+            f"{', '.join(dataset.name for dataset in datasets)}: expected one object or more to count, got none"
+        )
     extents = torch.cat(boxes)
     classes = datasets[0].classes
     return BoxSizes(

@@ -15,8 +15,8 @@ from torch import Tensor
 from dcn import boxes
 from dcn.analysis import effective_dilation
 from dcn.data.geometry import resize_image
-from dcn.data.images import write_image
 from dcn.demo.shipped import DETECTOR, SEGMENTER, named_images
+from dcn.formats.images import write_image
 from dcn.report.explorer import Observation, chosen_parts, observe
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predict import open_predictor

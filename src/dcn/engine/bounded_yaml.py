@@ -24,12 +24,14 @@ class _Loader(yaml.SafeLoader):
         mapping: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"expected a word as the key, got a {key_node.id}", key_node.start_mark
+                )
             key = self.construct_object(key_node, deep=deep)
             if key in mapping:
                 shown = str(key)[:60]
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {shown!r} is given twice", key_node.start_mark
+                    None, None, f"expected each key once, got {shown!r} twice", key_node.start_mark
                 )
             mapping[key] = self.construct_object(value_node, deep=True)
         return mapping

@@ -50,12 +50,14 @@ class WeightsInfo:
         classes: class names in the order of the labels.
         options: keyword options of the builder.
         step: steps of training made, where training wrote the file.
+        plugins: modules that the training used; names alone, nothing is imported because of them.
     """
 
     model: str
     classes: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
     step: int | None = None
+    plugins: tuple[str, ...] = ()
 
 
 def save_weights(
@@ -66,6 +68,7 @@ def save_weights(
     *,
     classes: Sequence[str] | None = None,
     step: int | None = None,
+    plugins: Sequence[str] = (),
 ) -> None:
     """Write the weights and what rebuilds the model as one safetensors file, atomically; equal weights, equal bytes.
 
@@ -76,6 +79,7 @@ def save_weights(
         options: keyword options it was built with; must be JSON data.
         classes: class names.
         step: steps of training made so far.
+        plugins: names of the modules that added the model to the table, or were used in the training.
     """
     from safetensors.torch import save
 
@@ -83,6 +87,8 @@ def save_weights(
     metadata = {"model": name, "options": json.dumps(dict(options)), "classes": json.dumps(list(names))}  # type: ignore[arg-type]  # nn.Module attributes are untyped
     if step is not None:
         metadata["step"] = str(step)
+    if plugins:
+        metadata["plugins"] = json.dumps(list(plugins))
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata[TENSORS_KEY] = tensors_checksum(state, metadata)
     write_atomically(Path(path), *_with_ordered_metadata(save(state, metadata)))
@@ -146,9 +152,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
 def _info(metadata: Mapping[str, str]) -> WeightsInfo:
     step = int(metadata["step"]) if "step" in metadata else None
     classes, options = json.loads(metadata["classes"]), json.loads(metadata.get("options", "{}"))
-    if not isinstance(options, dict) or not isinstance(classes, list):
+    plugins = json.loads(metadata.get("plugins", "[]"))
+    if not isinstance(options, dict) or not isinstance(classes, list) or not isinstance(plugins, list):
         raise TypeError
-    return WeightsInfo(metadata["model"], tuple(map(str, classes)), options, step)
+    return WeightsInfo(metadata["model"], tuple(map(str, classes)), options, step, tuple(map(str, plugins)))
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:
@@ -166,19 +173,20 @@ class Checkpoints:
         folder: the run folder.
         name: of the model.
         options: keyword options it was built with.
+        plugins: modules that the training uses.
 
     Attributes:
         step: of the last good checkpoint; ``None``: there is none.
     """
 
-    def __init__(self, folder: Path, name: str, options: Mapping[str, Any]) -> None:
-        self.folder, self.name, self.options = folder, name, options
+    def __init__(self, folder: Path, name: str, options: Mapping[str, Any], plugins: Sequence[str] = ()) -> None:
+        self.folder, self.name, self.options, self.plugins = folder, name, options, plugins
         self.step: int | None = None
 
     def save(self, model: nn.Module, step: int, state: dict[str, Any]) -> None:
         """Write weights and state of ``step``; ``last.safetensors`` is the same file under a steady name."""
         weights = self.folder / "weights" / f"step_{step:08d}.safetensors"
-        save_weights(weights, model, self.name, self.options, step=step)
+        save_weights(weights, model, self.name, self.options, step=step, plugins=self.plugins)
         if self.step not in (None, step):
             link(self.folder / STATE_FILE, self.folder / PREVIOUS_FILE)
         self._write_state({**state, "step": step, "weights": weights.name})
@@ -196,7 +204,8 @@ class Checkpoints:
 
     def save_best(self, model: nn.Module, step: int) -> None:
         """Write ``best.safetensors``."""
-        save_weights(self.folder / "weights" / "best.safetensors", model, self.name, self.options, step=step)
+        path = self.folder / "weights" / "best.safetensors"
+        save_weights(path, model, self.name, self.options, step=step, plugins=self.plugins)
 
     def load(self, model: nn.Module) -> dict[str, Any] | None:
         """Put the saved weights into ``model`` and return the state; ``None`` where nothing was saved yet.
@@ -234,7 +243,9 @@ class Checkpoints:
         state = read_state(path)
         weights, info = read_weights(self.folder / "weights" / Path(str(state["weights"])).name)
         if info.step != state["step"]:
-            raise ValueError(f"{path}: step {state['step']}, but {state['weights']} is of step {info.step}")
+            raise ValueError(
+                f"{path}: expected weights of its step {state['step']}, got step {info.step} in {state['weights']}"
+            )
         return state, weights
 
     def _write_state(self, state: dict[str, Any]) -> None:
@@ -292,4 +303,6 @@ def find_weights(run: Path) -> Path:
         path = run / "weights" / f"{name}.safetensors"
         if path.is_file():
             return path
-    raise ValueError(f"{run}: no weights/best.safetensors or weights/last.safetensors in this folder; is it a run?")
+    raise ValueError(
+        f"{run}: expected weights/best.safetensors or weights/last.safetensors, got neither; is it a run folder?"
+    )

@@ -171,11 +171,16 @@ class ScheduleConfig:
     Attributes:
         epochs: passes over the training images (fractions are fine); or
         steps: updates of the weights. Exactly one of the two is given.
-        batch_size: images of one step, over all processes and accumulated parts together.
+        batch_size: images of one step, over all processes and accumulated parts together; ``"auto"``: as many as fit
+            the memory, at most ``lr_batch_size`` or 16. It is measured before the first step, and the run's recipe has
+            the number.
         accumulate: a batch is computed in this many parts, one after another, to save memory.
         lr: learning rate.
         lr_batch_size: the batch size that ``lr`` is for: the rate used is ``lr * batch_size / lr_batch_size``.
             ``None``: ``lr`` is used as it stands.
+        optimizer: ``sgd`` (the papers), or ``adamw`` (Adam with decoupled weight decay; ``momentum`` is its first beta,
+            the second is 0.999), which needs a rate of about a hundredth and learns faster where much is trained from
+            random weights.
         momentum: of the gradient.
         momentum_form: ``torch``: the rate multiplies the momentum buffer; ``mxnet``: the rate goes into the buffer, as
             in the original code, which differs at every change of the rate.
@@ -191,10 +196,11 @@ class ScheduleConfig:
 
     epochs: float | None = None
     steps: int | None = None
-    batch_size: int = 16
+    batch_size: int | Literal["auto"] = 16
     accumulate: int = 1
     lr: float = 0.02
     lr_batch_size: int | None = None
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     momentum_form: Literal["torch", "mxnet"] = "torch"
     weight_decay: float = 1e-4
@@ -215,7 +221,8 @@ class ScheduleConfig:
             _check_range("epochs", self.epochs, 0, above=True)
         if self.steps is not None:
             _check_range("steps", self.steps, 1)
-        if self.batch_size < 1 or self.accumulate < 1 or self.batch_size % self.accumulate:
+        count = self.accumulate if self.batch_size == "auto" else self.batch_size
+        if count < 1 or self.accumulate < 1 or count % self.accumulate:
             raise ValueError(
                 f"batch_size: expected a positive multiple of accumulate ({self.accumulate}), got {self.batch_size}"
             )
@@ -230,6 +237,11 @@ class ScheduleConfig:
         if self.lr_batch_size is not None:
             _check_range("lr_batch_size", self.lr_batch_size, 1)
         _check_range("momentum", self.momentum, 0, 1)
+        if self.optimizer == "adamw" and (self.momentum_form == "mxnet" or self.momentum == 1):
+            raise ValueError(
+                f"optimizer: adamw expects momentum_form=torch and a momentum below 1, got "
+                f"momentum_form={self.momentum_form} and momentum={self.momentum:g}"
+            )
         _check_range("weight_decay", self.weight_decay, 0)
         _check_range("gamma", self.gamma, 0, 1, above=True)
         for pattern, factor in self.lr_multipliers.items():
@@ -238,9 +250,20 @@ class ScheduleConfig:
             _check_range("clip_norm", self.clip_norm, 0, above=True)
 
     @property
+    def images_per_step(self) -> int:
+        """``batch_size`` as a number.
+
+        Raises:
+            ValueError: it is ``"auto"`` and was not measured.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("batch_size: expected a number, got auto, which dcn.train measures before the first step")
+        return self.batch_size
+
+    @property
     def scaled_lr(self) -> float:
         """The learning rate after the scale rule of ``lr_batch_size``."""
-        return self.lr if self.lr_batch_size is None else self.lr * self.batch_size / self.lr_batch_size
+        return self.lr if self.lr_batch_size is None else self.lr * self.images_per_step / self.lr_batch_size
 
     def in_steps(self, length: float, steps_per_epoch: int) -> int:
         """A length in the unit of the schedule as a number of steps."""
@@ -306,6 +329,8 @@ class Recipe:
         workers: processes that load images; 0 loads in the training process.
         log_every: steps between two lines of the log.
         checkpoint_every: how often a checkpoint is saved (unit of the schedule); ``None``: at every evaluation.
+        plugins: modules of your own whose models, data formats, recipes and weights are known by name, see
+            :func:`dcn.plugins.use_plugins`. Weights files hold their names.
     """
 
     model: ModelConfig
@@ -319,6 +344,7 @@ class Recipe:
     workers: int = 2
     log_every: int = 20
     checkpoint_every: float | None = None
+    plugins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_range("seed", self.seed, 0, 2**63 - 1)

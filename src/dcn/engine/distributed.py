@@ -85,7 +85,9 @@ def choose_device(name: str | None = None) -> torch.device:
     except RuntimeError:
         raise ValueError(f"device: expected a name such as cpu, cuda or cuda:1, got {name!r}") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device: {name!r} is not there; this machine has {torch.cuda.device_count()} CUDA devices")
+        count = torch.cuda.device_count()
+        known = f"cpu or cuda:0 to cuda:{count - 1}" if count else "cpu, because this machine has no CUDA device"
+        raise ValueError(f"device: expected {known}; got {name!r}")
     return device
 
 

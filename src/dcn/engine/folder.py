@@ -37,7 +37,10 @@ def check_run_name(output: Path, recipe: str, name: str | None) -> None:
         raise ValueError(f"name: expected the name of a folder without slashes, got {name!r}")
     folder = output / recipe / name
     if folder.exists():
-        raise ValueError(f"name: {folder} exists; choose another name or continue it with --resume {folder}")
+        raise ValueError(
+            f"name: expected a new one, got {name!r}: {folder} exists; choose another name or continue it with "
+            f"--resume {folder}"
+        )
 
 
 def new_run_folder(output: Path, recipe: str, name: str | None = None) -> Path:
@@ -74,7 +77,7 @@ def latest_run(parent: Path) -> Path:
     """
     runs = sorted(parent.glob(f"*/{RECIPE_FILE}"), key=lambda path: _age(path.parent))
     if not runs:
-        raise ValueError(f"--resume: no run in {parent}; give the folder of a run")
+        raise ValueError(f"--resume: expected a run in {parent}, got none; give the folder of a run")
     return runs[-1].parent
 
 

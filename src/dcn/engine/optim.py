@@ -1,4 +1,4 @@
-"""Parameter groups, the learning rate as a function of the step, and SGD in both published forms."""
+"""Parameter groups, the learning rate as a function of the step, SGD in both published forms, and AdamW."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from dcn.engine.config import ScheduleConfig
 
@@ -51,23 +51,46 @@ def parameter_groups(
         group["params"].append(parameter)
         group["names"].append(name)
     if unused := [pattern for pattern in patterns if pattern not in used]:
-        raise ValueError(f"lr_multipliers: no trainable parameter has a name like {', '.join(map(repr, unused))}")
+        names = ", ".join(map(repr, unused))
+        raise ValueError(
+            f"lr_multipliers: expected parts of names of trainable parameters, got {names}, which none has"
+        )
     if not groups:
-        raise ValueError("model: it has no trainable parameter; is everything frozen?")
+        raise ValueError("model: expected trainable parameters, got none; is everything frozen?")
     return list(groups.values())
 
 
 def make_optimizer(model: nn.Module, schedule: ScheduleConfig) -> Optimizer:
-    """SGD as the recipe describes it; the learning rate is set before each step by :func:`set_learning_rate`.
+    """The optimizer that the recipe describes; the learning rate is set before each step by :func:`set_learning_rate`.
 
     A model may carry ``lr_multipliers`` (parameter name -> factor); patterns of the recipe come before them.
     """
     named = list(model.named_parameters())
     own: Mapping[str, float] | None = getattr(model, "lr_multipliers", None)
     groups = parameter_groups(named, schedule.weight_decay, schedule.decay_bias, schedule.lr_multipliers, own)
+    if schedule.optimizer == "adamw":
+        return AdamW(groups, schedule.scaled_lr, betas=(schedule.momentum, 0.999))
     if schedule.momentum_form == "mxnet":
         return MxnetSGD(groups, schedule.scaled_lr, schedule.momentum)
     return SGD(groups, schedule.scaled_lr, schedule.momentum)
+
+
+_MARKS = {"betas": "adamw", "nesterov": "sgd, momentum_form=torch"}  # in the groups of one kind of optimizer only
+
+
+def check_same_kind(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Refuse the saved state of another kind of optimizer, which torch would load and then stumble over in a step.
+
+    Raises:
+        ValueError: names both kinds.
+    """
+    expected, got = (_kind(groups) for groups in (optimizer.param_groups, saved["param_groups"]))
+    if expected != got:
+        raise ValueError(f"optimizer: expected the state of {expected}, got that of {got}")
+
+
+def _kind(groups: list[dict[str, Any]]) -> str:
+    return next((kind for mark, kind in _MARKS.items() if mark in groups[0]), "sgd, momentum_form=mxnet")
 
 
 class MxnetSGD(Optimizer):

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from dcn.engine.bounded_yaml import read_yaml
 from dcn.engine.legacy import MOVED
-from dcn.suggest import suggest
+from dcn.suggest import one_of, suggest
 
 T = TypeVar("T")
 
@@ -72,12 +72,14 @@ def override(data: dict[str, Any], text: str) -> None:
     """
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ValueError(f"override {shown(text)}: expected key=value, such as schedule.lr=0.01")
+        raise ValueError(f"override: expected key=value, such as schedule.lr=0.01, got {shown(text)}")
     *sections, last = key.split(".")
     for section in sections:
         data = data.setdefault(section, {})
         if not isinstance(data, dict):
-            raise ValueError(f"override {shown(text)}: {section!r} is a value, not a section")
+            raise ValueError(
+                f"override {shown(text)}: expected {section!r} to be a section, got the value {shown(data)}"
+            )
     data[last] = Text(value)
 
 
@@ -128,7 +130,7 @@ def _dataclass(cls: type[T], value: Any, where: str) -> T:
             raise _UnknownKeyError(where, _short(key), list(hints))
     for field in fields(cls):  # type: ignore[arg-type]  # T is a dataclass, which a TypeVar cannot say
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{_join(where, field.name)}: missing, and it has no default")
+            raise ValueError(f"{_join(where, field.name)}: expected a value, got none; it has no default")
     arguments = {key: _convert(hints[key], item, _join(where, key)) for key, item in value.items()}
     try:
         return cls(**arguments)
@@ -158,10 +160,16 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    """``X | None``, and a number or a pair."""
+    """``X | None``, a number or a pair, and a number or a word."""
     inner = [kind for kind in kinds if kind is not type(None)]
     if len(inner) < len(kinds) and (value is None or (isinstance(value, Text) and value in ("", "null", "~"))):
         return None
+    words = [word for kind in inner if get_origin(kind) is Literal for word in get_args(kind)]
+    if words and isinstance(value, Text) and value.startswith(_QUOTED):
+        value = _yaml(value)
+    if isinstance(value, str) and str(value) in words:
+        return str(value)
+    inner = [kind for kind in inner if get_origin(kind) is not Literal] or inner
     pairs = [kind for kind in inner if get_origin(kind) is tuple]
     if len(inner) > 1 and pairs and _is_sequence(value):
         return _convert(pairs[0], value, where)
@@ -189,7 +197,7 @@ def _literal(choices: tuple[Any, ...], value: Any, where: str) -> Any:
     if isinstance(value, str) and str(value) in choices:
         return str(value)
     if value not in choices:
-        raise ValueError(f"{where}: unknown value {shown(value)}; {suggest(str(value)[:60], map(str, choices))}")
+        raise ValueError(f"{where}: expected {one_of(map(str, choices), 'nothing')}, got {shown(value)}")
     return value
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from dcn.checksums import open_sealed, seal
 from dcn.engine.config import Recipe
 from dcn.engine.legacy import current_keys
+from dcn.plugins import Table, use_plugins
 from dcn.suggest import suggest
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -18,9 +20,19 @@ MAX_BASES = 20
 _SAME_PRECISION = {"fp32": "off", "float32": "off"}
 
 
+def _is_file(row: Any) -> bool:
+    return isinstance(row, str | PathLike) and Path(row).is_file()
+
+
+NAMED: Table[str | Path] = Table(
+    "dcn.recipes", {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}, "the path of a YAML file", _is_file
+)
+"""Files of recipes by name: those of the package and those of plug-ins."""
+
+
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    """Names of the recipes that come with the package, and of those that plug-ins add."""
+    return sorted(NAMED)
 
 
 def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
@@ -36,16 +48,18 @@ def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
     text = str(name)
     path = Path(text).expanduser()
     is_path = text.endswith((".yaml", ".yml")) or "/" in text
-    candidates = [path] if is_path else [RECIPES / f"{text}.yaml"]
+    candidates = [path] if is_path else [Path(NAMED[text])] if text in NAMED else []
     if beside is not None:
         candidates = [beside / path, beside / f"{path}.yaml", *candidates]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     if is_path:
-        raise ValueError(f"recipe {text!r}: no such file (looked for from {beside or Path.cwd()})")
+        raise ValueError(
+            f"recipe: expected a file, got {text!r}, which does not exist (looked for from {beside or Path.cwd()})"
+        )
     hint = suggest(text, recipe_names(), lists="`dcn train --list`")
-    raise ValueError(f"recipe {text!r}: neither a shipped recipe nor a .yaml file; {hint}")
+    raise ValueError(f"recipe: expected a shipped recipe or a .yaml file, got {text!r}; {hint}")
 
 
 def shipped_weights() -> dict[str, Path]:
@@ -65,15 +79,41 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     from dcn.engine.parse import override, parse
 
+    use_named_plugins(overrides)
     data = _read_with_bases(find_recipe(name), ())
     for text in overrides:
         override(data, text)
+    if plugin := NAMED.plugin_of(str(name)):
+        data["plugins"] = [*dict.fromkeys((*_plugins_of(data), plugin))]
     if isinstance(amp := data.get("amp"), str):
         data["amp"] = _SAME_PRECISION.get(amp, amp)
     try:
         return parse(Recipe, data)
     except ValueError as error:
         raise ValueError(f"recipe {str(name)!r}: {error}") from None
+
+
+def use_named_plugins(overrides: Sequence[str]) -> None:
+    """Make the modules known that ``plugins=...`` among these ``key=value`` words names."""
+    from dcn.engine.parse import override
+
+    given: dict[str, Any] = {}
+    for text in overrides:
+        if text.startswith("plugins="):
+            override(given, text)
+    use_plugins(*_plugins_of(given))
+
+
+def _plugins_of(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """The modules that the key ``plugins`` of a recipe's content names."""
+    from dcn.engine.parse import parse
+
+    return parse(_Plugins, {"plugins": data["plugins"]}).plugins if "plugins" in data else ()
+
+
+@dataclass(frozen=True)
+class _Plugins:
+    plugins: tuple[str, ...] = ()
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -108,7 +148,7 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
     if path.resolve() in seen:
         names = " -> ".join(p.name for p in (*seen, path))
-        raise ValueError(f"recipe {path}: its bases lead back to itself: {names}")
+        raise ValueError(f"recipe {path}: expected bases that do not lead back to it, got {names}")
     try:
         data = read_yaml(_sealed_part(path))
     except ValueError as error:
@@ -117,11 +157,17 @@ def _read_with_bases(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"recipe {path}: expected a mapping of sections, got {type(data).__name__}")
     base = data.pop("base", None)
     data = current_keys(data)
+    try:
+        use_plugins(*_plugins_of(data))
+    except ValueError as error:
+        raise ValueError(f"recipe {path}: {error}") from error
     if base is None:
         return data
     if len(seen) >= MAX_BASES:
         raise ValueError(f"recipe {path}: expected at most {MAX_BASES} bases one upon the other, got more")
-    return _merge(_read_with_bases(find_recipe(str(base), path.parent), (*seen, path.resolve())), data)
+    of_base = _read_with_bases(find_recipe(str(base), path.parent), (*seen, path.resolve()))
+    plugins = dict.fromkeys((*_plugins_of(of_base), *_plugins_of(data)))
+    return _merge(of_base, {**data, "plugins": [*plugins]} if plugins else data)
 
 
 def _sealed_part(path: Path) -> str | bytes:

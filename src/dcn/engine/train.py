@@ -22,7 +22,7 @@ from dcn.engine.distributed import World
 from dcn.engine.lock import locked
 from dcn.engine.log import LOGGER, Console, RunLog, read_rows
 from dcn.engine.memory import memory_advice
-from dcn.engine.optim import gradient_norm, lr_factor, make_optimizer, set_learning_rate
+from dcn.engine.optim import check_same_kind, gradient_norm, lr_factor, make_optimizer, set_learning_rate
 from dcn.engine.plots import draw_plots
 from dcn.engine.stop import stop_requests
 from dcn.structures import Sample
@@ -122,7 +122,7 @@ class _Trainer:
         self.model = model.to(world.device)
         self.optimizer = make_optimizer(self.model, self.schedule)
         self.scaler = GradScaler(world.device.type, enabled=recipe.amp == "fp16")
-        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options)
+        self.checkpoints = Checkpoints(folder, recipe.model.name, options or recipe.model.options, recipe.plugins)
         self.step, self.best = 0, -math.inf
         self.means, self.metrics = _RunningMeans(), dict[str, float]()
         self._restore()
@@ -168,7 +168,7 @@ class _Trainer:
         torch.manual_seed(step_seed(self.recipe.seed, self.step, self.world.rank))
         set_learning_rate(self.optimizer, self._learning_rate(self.step))
         height, width = (max(sample.image.shape[side] for sample in samples) for side in (1, 2))
-        size = f"step {self.step} (schedule.batch_size={self.schedule.batch_size} in schedule.accumulate="
+        size = f"step {self.step} (schedule.batch_size={self.schedule.images_per_step} in schedule.accumulate="
         size += f"{self.schedule.accumulate} parts, images up to {height} x {width} pixels)"
         advice = f"raise schedule.accumulate to {2 * self.schedule.accumulate}, which trains the same, or lower "
         advice += f"schedule.batch_size or transforms.short; {self.checkpoints.what_is_there()}"
@@ -189,7 +189,7 @@ class _Trainer:
         )
 
     def _log(self, seconds: float, watched: Mapping[str, float]) -> None:
-        images = self.means.steps * self.schedule.batch_size
+        images = self.means.steps * self.schedule.images_per_step
         losses = {"lr": self._learning_rate(self.step - 1), **self.means.means()}
         speed = {"epoch": self.step / self.steps_per_epoch, "images_per_second": images / seconds}
         if self.world.device.type == "cuda":
@@ -240,7 +240,9 @@ class _Trainer:
         broken = self._not_finite() if self.world.is_main else []
         if self.world.any(bool(broken)):
             names = ", ".join(broken[:3]) + (", ..." if len(broken) > 3 else "")
-            raise self._diverged(f"weights: NaN or infinite values in {names or 'another process'}")
+            raise self._diverged(
+                f"weights: expected finite values, got NaN or infinite ones in {names or 'another process'}"
+            )
         if not self.world.is_main:
             return
         state = {
@@ -266,13 +268,14 @@ class _Trainer:
         if state is None:
             return
         try:
+            check_same_kind(self.optimizer, state["optimizer"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{self.folder}: the saved optimizer does not fit this recipe ({error}); resume without changes to "
-                "schedule.lr_multipliers, decay_bias, momentum_form, model.* and amp, or start a new run with "
-                f"model.weights={self.folder}"
+                "schedule.optimizer, lr_multipliers, decay_bias, momentum_form, model.* and amp, or start a new run "
+                f"with model.weights={self.folder}"
             ) from error
         self.step, self.best = state["step"], state["best"]
         self.means = _RunningMeans(**state["window"])
@@ -321,7 +324,9 @@ def train_step(
     # The scaler of fp16 skips steps whose gradient overflows.
     if not math.isfinite(norm) and not scaler.is_enabled():
         broken = not_finite((name, p.grad) for name, p in model.named_parameters() if p.grad is not None)
-        raise DivergedError(f"gradient: norm {norm:g}, NaN or infinite in {', '.join(broken[:3]) or 'the sum'}")
+        raise DivergedError(
+            f"gradient: expected a finite norm, got {norm:g}, NaN or infinite in {', '.join(broken[:3]) or 'the sum'}"
+        )
     scaler.step(optimizer)
     scaler.update()
     return {name: float(value) for name, value in world.mean(sums).items()}
@@ -337,7 +342,7 @@ def _refuse_infinite_losses(losses: dict[str, Tensor], total: Tensor, world: Wor
         return
     values = {name: float(value.detach()) for name, value in losses.items()}
     broken = [f"{name} = {value}" for name, value in values.items() if not math.isfinite(value)]
-    raise DivergedError(f"loss: {', '.join(broken) or 'a loss of another process'}")
+    raise DivergedError(f"loss: expected finite values, got {', '.join(broken) or 'others in another process'}")
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
@@ -354,7 +359,7 @@ def best_metric(metrics: Collection[str], chosen: str | None) -> str:
     for name in (chosen,) if chosen else ("AP", "AP50", *metrics):
         if name in metrics:
             return name
-    raise ValueError(f"eval.best: unknown metric {chosen!r}; {suggest(chosen or '', metrics)}")
+    raise ValueError(f"eval.best: expected the name of a metric, got {chosen!r}; {suggest(chosen or '', metrics)}")
 
 
 def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
@@ -364,7 +369,7 @@ def autocast(amp: str, device: torch.device) -> AbstractContextManager[Any]:
         ValueError: fp16 on a CPU, where its range is too small without a scaler that works there.
     """
     if amp == "fp16" and device.type == "cpu":
-        raise ValueError("amp: fp16 needs a GPU; use amp=bf16 or amp=off on the CPU")
+        raise ValueError("amp: expected bf16 or off on the CPU, got fp16, which needs a GPU")
     dtype = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 

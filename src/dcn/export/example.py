@@ -24,15 +24,17 @@ def main(model: str, photo: str, min_score: float = 0.5) -> None:
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
     divisor = about["divisor"]
     tall, wide = about["size"] or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-    canvas = np.zeros((1, 3, tall, wide), np.uint8)
-    canvas[0, :, :height, :width] = pixels
-    feeds = {"images": canvas, "sizes": np.array([[height, width]], np.float32)}
+    batch = about["batch"] or 1  # a file of several images at once gets the same one
+    canvas = np.zeros((batch, 3, tall, wide), np.uint8)
+    canvas[:, :, :height, :width] = pixels
+    feeds = {"images": canvas, "sizes": np.array([[height, width]] * batch, np.float32)}
     if about["task"] == "segmentation":
         labels = session.run(None, feeds)[0][0, :height, :width]
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
             print(f"{about['classes'][label]}: {count / labels.size:.1%} of the pixels")
         return
-    feeds |= {"output_sizes": np.array([image.size[::-1]], np.float32), "min_score": np.array(min_score, np.float32)}
+    feeds["output_sizes"] = np.array([image.size[::-1]] * batch, np.float32)
+    feeds["min_score"] = np.array(min_score, np.float32)
     boxes, scores, labels, valid = (value[0] for value in session.run(None, feeds)[:4])
     for box, score, label in zip(boxes[valid], scores[valid], labels[valid], strict=True):
         print(f"{about['classes'][label]} {score:.3f} at {np.round(box, 1).tolist()}")

@@ -1,4 +1,4 @@
-"""A model of this package as one function of tensors, from uint8 pixels to final results: what is exported."""
+"""A model of this package as one function of tensors, from uint8 pixels to results: what is exported."""
 
 from __future__ import annotations
 
@@ -7,15 +7,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcn.export.metadata import Metadata
 from dcn.models.detection.detector import Detector
 from dcn.models.detection.shared.frames import Frames
 from dcn.models.preprocess import Preprocess
 from dcn.models.segmentation.model import SegmentationModel
 
-DETECTION_OUTPUTS = ("boxes", "scores", "labels", "valid")
 MASKS = "masks"
-SEGMENTATION_OUTPUTS = ("labels",)
-INPUTS = ("images", "sizes", "output_sizes", "min_score")
+
+
+def input_names(metadata: Metadata) -> tuple[str, ...]:
+    """What a file takes, in its order."""
+    if metadata.task != "detection":
+        return ("images", "sizes")
+    return ("images", "sizes", "output_sizes", *(() if metadata.raw else ("min_score",)))
+
+
+def output_names(metadata: Metadata) -> tuple[str, ...]:
+    """What a file gives, in its order."""
+    if metadata.task != "detection":
+        return ("scores",) if metadata.raw else ("labels",)
+    if metadata.raw:
+        return ("boxes", "scores")
+    return ("boxes", "scores", "labels", "valid", *((MASKS,) if metadata.masks else ()))
 
 
 def _normalised(preprocess: Preprocess, images: Tensor, sizes: Tensor) -> Tensor:
@@ -28,20 +42,31 @@ def _normalised(preprocess: Preprocess, images: Tensor, sizes: Tensor) -> Tensor
     padding = (
         -preprocess.mean / preprocess.std if preprocess.pad_value == "black" else torch.zeros_like(preprocess.mean)
     )
-    return torch.where(inside, pixels, padding)
+    return torch.where(inside, pixels, padding).to(preprocess.output_dtype)
 
 
-class DetectionNetwork(nn.Module):
-    """A detector from pixels to detections in a fixed number of slots.
-
-    Args:
-        model: in evaluation mode.
-    """
+class _Detection(nn.Module):
+    """What the two functions of a detector share."""
 
     def __init__(self, model: Detector) -> None:
         super().__init__()
         self.model = model
         self.padding_counts = bool(getattr(model, "padding_counts", False))
+
+    def seen(self, images: Tensor, sizes: Tensor, output_sizes: Tensor) -> tuple[Tensor, Frames]:
+        """Normalised images, and their sizes as the model knows them."""
+        preprocess = self.model.preprocess
+        factors = (output_sizes / sizes).flip(1).repeat(1, 2)
+        seen = (sizes / preprocess.divisor).ceil() * preprocess.divisor if self.padding_counts else sizes
+        return _normalised(preprocess, images, sizes), Frames(seen, factors, output_sizes)
+
+
+class DetectionNetwork(_Detection):
+    """A detector from pixels to detections in a fixed number of slots.
+
+    Args:
+        model: in evaluation mode.
+    """
 
     def forward(self, images: Tensor, sizes: Tensor, output_sizes: Tensor, min_score: Tensor) -> tuple[Tensor, ...]:
         """Boxes, scores, labels, whether a slot is filled, and masks where the model has them.
@@ -52,14 +77,23 @@ class DetectionNetwork(nn.Module):
             output_sizes: ``[N, 2]`` float32, in whose pixels boxes are returned.
             min_score: detections have larger scores; float32 without axes.
         """
-        preprocess = self.model.preprocess
-        factors = (output_sizes / sizes).flip(1).repeat(1, 2)
-        seen = (sizes / preprocess.divisor).ceil() * preprocess.divisor if self.padding_counts else sizes
-        frames = Frames(seen, factors, output_sizes)
         threshold: Any = min_score
-        detections = self.model.detect(_normalised(preprocess, images, sizes), frames, threshold)
+        detections = self.model.detect(*self.seen(images, sizes, output_sizes), threshold)
         results = (detections.boxes, detections.scores, detections.labels, detections.valid)
         return results if detections.masks is None else (*results, detections.masks)
+
+
+class CandidatesNetwork(_Detection):
+    """A detector from pixels to the boxes and scores that detections are selected from.
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    def forward(self, images: Tensor, sizes: Tensor, output_sizes: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes ``[N, P, K, 4]`` and scores ``[N, P, C]`` of :meth:`Detector.candidates`; arguments as above."""
+        boxes, scores = self.model.candidates(*self.seen(images, sizes, output_sizes))
+        return boxes, scores
 
 
 class SegmentationNetwork(nn.Module):
@@ -67,28 +101,34 @@ class SegmentationNetwork(nn.Module):
 
     Args:
         model: in evaluation mode.
+        raw: end with the scores of the classes instead.
     """
 
-    def __init__(self, model: SegmentationModel) -> None:
+    def __init__(self, model: SegmentationModel, raw: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.raw = model, raw
 
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor]:
-        """Labels ``[N, H, W]`` int64; arguments as for :class:`DetectionNetwork`."""
-        return (self.model.scores(_normalised(self.model.preprocess, images, sizes)).argmax(1),)
+        """Labels ``[N, H, W]`` int64, or logits ``[N, C, H, W]``; arguments as for :class:`DetectionNetwork`."""
+        scores = self.model.scores(_normalised(self.model.preprocess, images, sizes))
+        return (scores.float() if self.raw else scores.argmax(1),)
 
 
-def network_of(model: Any) -> DetectionNetwork | SegmentationNetwork:
+def network_of(model: Any, raw: bool = False) -> nn.Module:
     """The function of a model that is exported.
+
+    Args:
+        model: in evaluation mode.
+        raw: end before detections are selected, or before the class of a pixel is.
 
     Raises:
         ValueError: the model is neither a detector nor a segmentation model.
     """
     task = getattr(model, "task", None)
     if task == "detection":
-        return DetectionNetwork(model)
+        return CandidatesNetwork(model) if raw else DetectionNetwork(model)
     if task == "segmentation":
-        return SegmentationNetwork(model)
+        return SegmentationNetwork(model, raw)
     raise ValueError(
         f"model: expected a detector or a segmentation model of this package, got {type(model).__name__}; export other "
         "modules with torch.onnx.export after `import dcn`"

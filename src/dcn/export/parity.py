@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +11,7 @@ import torch
 from torch import Tensor
 
 from dcn import boxes
-from dcn.structures import Detections
-
-_SAME = 0.9
-"""Overlap from which two detections of one class count as the same."""
+from dcn.structures import Detections, SegmentationMap
 
 
 @dataclass(frozen=True)
@@ -25,12 +23,28 @@ class Tolerance:
         scores: as they are.
         pixels: share of pixels of masks or segmentation maps.
         unmatched: share of detections without a counterpart.
+        overlap: from which two detections of one class are counterparts.
     """
 
     boxes: float = 0.1
     scores: float = 1e-3
     pixels: float = 1e-3
     unmatched: float = 0.01
+    overlap: float = 0.9
+
+
+TOLERANCES = {
+    "float32": Tolerance(),
+    "float16": Tolerance(math.inf, 0.2, 0.05, 0.1, overlap=0.7),
+    "int8": Tolerance(math.inf, math.inf, 0.3, 0.5, overlap=0.5),
+}
+"""What passes by precision. Half precision and integers cost accuracy, which the report states; these limits find files
+that are broken."""
+
+
+OWN = 3.0
+"""How many times the model's own differences by rounding pass where they exceed the tolerance."""
+_ARBITRARY = "the last digits of a number decide results of this model, as of one that was never trained: no proof"
 
 
 @dataclass(frozen=True)
@@ -39,21 +53,28 @@ class Parity:
 
     Attributes:
         images: number of images compared.
-        detections: of the model.
+        detections: of the model; ``None`` for a segmentation model.
         boxes: pixels.
         scores: as they are.
         pixels: share of pixels that differ, of masks or segmentation maps.
         unmatched: share of detections without a counterpart.
         tolerance: what passes.
+        mean_boxes: mean difference of the coordinates of boxes, pixels.
+        mean_scores: mean difference of scores.
+        rounding: the same between two forms of the model itself that differ in rounding alone, where it was needed:
+            differences up to :data:`OWN` times as large pass too.
     """
 
     images: int
-    detections: int
+    detections: int | None
     boxes: float
     scores: float
     pixels: float
     unmatched: float
     tolerance: Tolerance
+    mean_boxes: float = 0.0
+    mean_scores: float = 0.0
+    rounding: Parity | None = None
 
     @property
     def failures(self) -> list[str]:
@@ -61,15 +82,24 @@ class Parity:
         problems = []
         for name in ("boxes", "scores", "pixels", "unmatched"):
             value, limit = getattr(self, name), getattr(self.tolerance, name)
+            own = 0.0 if self.rounding is None else getattr(self.rounding, name)
+            limit = OWN * own if own > max(limit, 0.0) else limit
             if not value <= limit:  # NaN fails
                 problems.append(f"{name}: {value:.3g} is over {limit:g}")
         return problems
 
     def __str__(self) -> str:
-        if not self.detections:
-            return f"{self.images} images: {self.pixels:.2g} of the pixels differ"
-        text = f"{self.images} images, {self.detections} detections: boxes differ by {self.boxes:.2g} px at most, "
-        text += f"scores by {self.scores:.2g}; {self.unmatched:.2g} have no counterpart"
+        text = f"{self.images} images: {self.pixels:.2g} of the pixels differ"
+        if self.detections is not None:
+            text = self._of_detections()
+        if self.rounding is None:
+            return text
+        return f"{text}\nthe model alone, with batch norm folded or not: {self.rounding}\n{_ARBITRARY}"
+
+    def _of_detections(self) -> str:
+        text = f"{self.images} images, {self.detections} detections: boxes differ by {self.boxes:.2g} px at most "
+        text += f"(mean {self.mean_boxes:.2g}), scores by {self.scores:.2g} (mean {self.mean_scores:.2g}); "
+        text += f"{self.unmatched:.2g} have no counterpart"
         return text + (f"; {self.pixels:.2g} of the mask pixels differ" if self.pixels else "")
 
 
@@ -90,37 +120,83 @@ def compare(
     """
     if not images:
         raise ValueError("images: expected at least one image to compare results on, got none")
+    sizes = list(output_sizes) if model.task == "detection" else None
+    rows = []
     with torch.no_grad():
-        if model.task == "segmentation":
-            pairs = zip(model(list(images)), exported(list(images)), strict=True)
-            shares = [float((a.labels != b.labels).double().mean()) for a, b in pairs]
-            return Parity(len(images), 0, 0.0, 0.0, max(shares), 0.0, tolerance)
-        sizes = list(output_sizes)
-        pairs = zip(model(list(images), None, sizes), exported(list(images), None, sizes), strict=True)
-        rows = [_differences(a, b) for a, b in pairs]
-    counts = sum(row[0] for row in rows)
-    alone = sum(row[4] for row in rows)
-    moved, scored, pixels = (max(row[index] for row in rows) for index in (1, 2, 3))
-    return Parity(len(images), counts, moved, scored, pixels, alone / max(counts, 1), tolerance)
+        for index, image in enumerate(images):
+            words = () if sizes is None else (None, [sizes[index]])
+            rows.append(differences(model([image], *words)[0], exported([image], *words)[0], tolerance.overlap))
+    return summary(rows, tolerance)
 
 
-def _differences(first: Detections, second: Detections) -> tuple[int, float, float, float, int]:
-    """Number of detections; largest difference of boxes, scores, mask pixels; detections of either without a match."""
+@dataclass(frozen=True)
+class Differences:
+    """How two predictions of one image differ.
+
+    Attributes:
+        detections: of the first prediction; ``None`` for a segmentation map.
+        boxes: differences of the coordinates of boxes in pixels, ``[M, 4]``.
+        scores: differences of scores, ``[M]``.
+        pixels: share of pixels that differ, of masks or of a segmentation map.
+        alone: detections of either without a counterpart.
+    """
+
+    detections: int | None
+    boxes: Tensor
+    scores: Tensor
+    pixels: float = 0.0
+    alone: int = 0
+
+
+def summary(rows: Sequence[Differences], tolerance: Tolerance) -> Parity:
+    """The largest differences of several images."""
+    counts = [row.detections for row in rows if row.detections is not None]
+    moved, scored = (torch.cat([getattr(row, name) for row in rows]).double() for name in ("boxes", "scores"))
+    return Parity(
+        images=len(rows),
+        detections=sum(counts) if counts else None,
+        boxes=float(moved.max()) if moved.numel() else 0.0,
+        scores=float(scored.max()) if scored.numel() else 0.0,
+        pixels=max(row.pixels for row in rows),
+        unmatched=sum(row.alone for row in rows) / max(sum(counts), 1),
+        tolerance=tolerance,
+        mean_boxes=float(moved.mean()) if moved.numel() else 0.0,
+        mean_scores=float(scored.mean()) if scored.numel() else 0.0,
+    )
+
+
+def differences(
+    first: Detections | SegmentationMap, second: Detections | SegmentationMap, overlap: float = 0.9
+) -> Differences:
+    """Compare two predictions of one image.
+
+    Args:
+        first: of the model.
+        second: of the file.
+        overlap: from which two detections of one class are counterparts.
+    """
+    if isinstance(first, SegmentationMap):
+        assert isinstance(second, SegmentationMap)
+        different = float((first.labels != second.labels).double().mean())
+        return Differences(None, torch.zeros(0, 4), torch.zeros(0), different)
+    assert isinstance(second, Detections)
+    own, other = _counterparts(first, second, overlap)
+    alone = len(first) - len(own) + len(second) - len(other.unique())
+    pixels = 0.0
+    if len(own) and first.masks is not None and second.masks is not None:
+        pixels = float((first.masks[own] != second.masks[other]).double().mean())
+    moved = (first.boxes[own] - second.boxes[other]).abs()
+    return Differences(len(first), moved, (first.scores[own] - second.scores[other]).abs(), pixels, alone)
+
+
+def _counterparts(first: Detections, second: Detections, limit: float) -> tuple[Tensor, Tensor]:
+    """Indices of detections of one class that overlap."""
     if not len(first) or not len(second):
-        return len(first), 0.0, 0.0, 0.0, len(first) + len(second)
+        return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     overlap = boxes.iou(first.boxes, second.boxes)
     overlap = torch.where(first.labels[:, None] == second.labels[None], overlap, 0.0)
     # Of equal overlaps the one with the nearest score: detections of one object may follow each other.
     gap = (first.scores[:, None] - second.scores[None]).abs()
-    best = torch.where(overlap >= _SAME, gap, torch.inf).argmin(1)
-    matched = overlap.gather(1, best[:, None])[:, 0] >= _SAME
-    own, other = matched.nonzero()[:, 0], best[matched]
-    alone = len(first) - len(own) + len(second) - len(other.unique())
-    if not len(own):
-        return len(first), 0.0, 0.0, 0.0, alone
-    moved = float((first.boxes[own] - second.boxes[other]).abs().max())
-    scored = float((first.scores[own] - second.scores[other]).abs().max())
-    pixels = 0.0
-    if first.masks is not None and second.masks is not None:
-        pixels = float((first.masks[own] != second.masks[other]).double().mean())
-    return len(first), moved, scored, pixels, alone
+    best = torch.where(overlap >= limit, gap, torch.inf).argmin(1)
+    matched = overlap.gather(1, best[:, None])[:, 0] >= limit
+    return matched.nonzero()[:, 0], best[matched]

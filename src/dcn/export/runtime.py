@@ -1,4 +1,4 @@
-"""A model in an ONNX file, run by onnxruntime: it answers as the model it was made from."""
+"""Exported files as functions of images: onnxruntime, programs of torch, and the function before its export."""
 
 from __future__ import annotations
 
@@ -11,24 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.export.onnx import KEY, Metadata, read_metadata
+from dcn.export.metadata import KEY, Metadata, read_metadata
 from dcn.extras import require
-from dcn.models.detection.detector import Detector, Limits, sizes_of, with_pasted_masks
 from dcn.models.detection.shared.frames import Size
-from dcn.models.detection.shared.padded_detections import PaddedDetections
-from dcn.models.preprocess import Preprocess
-from dcn.models.segmentation.model import SegmentationModel
-from dcn.structures import Detections, SegmentationMap, Target
-
-_REFUSED = "runs in onnxruntime and holds final results; use the weights it was exported from"
 
 
 class Runner:
-    """Runs an exported function on one image at a time.
+    """Runs an exported function on images.
 
     Args:
         metadata: what the function takes and gives.
     """
+
+    where = "torch"
+    """What runs it, in words."""
 
     def __init__(self, metadata: Metadata) -> None:
         self.metadata = metadata
@@ -37,24 +33,42 @@ class Runner:
         """The outputs."""
         raise NotImplementedError
 
-    def run(self, image: Tensor, output_size: Size, min_score: float) -> Sequence[Tensor]:
-        """The outputs for one image ``[3, h, w]`` uint8 RGB, each with a batch axis of 1."""
-        size = torch.tensor([[image.shape[1], image.shape[2]]], dtype=torch.float32)
-        inputs = [self._canvas(image)[None], size]
+    def inputs(self, images: Sequence[Tensor], output_sizes: Sequence[Size], min_score: float) -> list[Tensor]:
+        """The inputs for images ``[3, h_i, w_i]`` uint8 RGB that need the same padding; missing ones are black."""
+        images = [self.fitted(image) for image in images]
+        missing = max(0, (self.metadata.batch or 1) - len(images))
+        canvases = [self._canvas(image) for image in images]
+        sizes = [[image.shape[1], image.shape[2]] for image in images]
+        canvases += [torch.zeros_like(canvases[0])] * missing
+        sizes += sizes[:1] * missing
+        feeds = [torch.stack(canvases), torch.tensor(sizes, dtype=torch.float32)]
         if self.metadata.task == "detection":
-            inputs += [torch.tensor([output_size], dtype=torch.float32), torch.tensor(min_score)]
-        return self.call(inputs)
+            outputs = [list(size) for size in output_sizes]
+            feeds.append(torch.tensor(outputs + outputs[:1] * missing, dtype=torch.float32))
+            feeds += [] if self.metadata.raw else [torch.tensor(min_score, dtype=torch.float32)]
+        return feeds
+
+    def run(self, images: Sequence[Tensor], output_sizes: Sequence[Size], min_score: float) -> list[Tensor]:
+        """The outputs for at most ``metadata.batch`` images; arguments as for :meth:`inputs`."""
+        outputs = self.call(self.inputs(images, output_sizes, min_score))
+        return [value[: len(images)] for value in outputs]
+
+    def fitted(self, image: Tensor) -> Tensor:
+        """The image as it is, or shrunk to fit into a file of a fixed size."""
+        height, width = image.shape[1:]
+        tall, wide = self.metadata.size or (height, width)
+        factor = min(tall / height, wide / width)
+        if factor >= 1:
+            return image
+        size = (max(1, int(height * factor + 1e-6)), max(1, int(width * factor + 1e-6)))
+        shrunk = F.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+        return shrunk.round().clamp(0, 255).to(torch.uint8)
 
     def _canvas(self, image: Tensor) -> Tensor:
         """The image padded to what the function takes."""
         height, width = image.shape[1:]
         divisor = self.metadata.divisor
         tall, wide = self.metadata.size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
-        if height > tall or width > wide:
-            raise ValueError(
-                f"image: expected at most {tall}x{wide} pixels, the size this file was exported for, got "
-                f"{height}x{width}; resize it, or export with --size dynamic"
-            )
         return F.pad(image, (0, wide - width, 0, tall - height))
 
 
@@ -76,19 +90,18 @@ class NetworkRunner(Runner):
         return tuple(self._network(*inputs))
 
 
-class Session(Runner):
-    """An ONNX file of ``dcn export``.
+class OnnxRunner(Runner):
+    """An ONNX file of ``dcn export``, run by onnxruntime.
 
     Args:
         path: the file.
-        threads: of onnxruntime; ``None``: its own choice.
-
-    Attributes:
-        metadata: the record in the file.
+        threads: of onnxruntime; ``None``: as many as torch uses.
 
     Raises:
-        ValueError: not an ONNX file, or one of another program.
+        ValueError: not an ONNX file, or one of another program; the package onnxruntime is missing.
     """
+
+    where = "onnxruntime"
 
     def __init__(self, path: Path, threads: int | None = None) -> None:
         require("onnxruntime")
@@ -96,144 +109,29 @@ class Session(Runner):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        options.intra_op_num_threads = torch.get_num_threads() if threads is None else threads
         self._session: Any
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class of their own
             raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run, got: {error}") from error
         super().__init__(read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), str(path)))
+        self._names = [entry.name for entry in self._session.get_inputs()]
 
     def call(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """The outputs."""
-        names = [entry.name for entry in self._session.get_inputs()]
-        feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+        feeds = {name: value.numpy() for name, value in zip(self._names, inputs, strict=True)}
         return [torch.from_numpy(np.asarray(value)) for value in self._session.run(None, feeds)]
 
 
-class OnnxDetector(Detector):
-    """A detector in an ONNX file; for prediction and evaluation.
-
-    Args:
-        session: the file.
-    """
-
-    exported = True
-
-    def __init__(self, session: Runner) -> None:
-        metadata = session.metadata
-        super().__init__(
-            Preprocess(divisor=metadata.divisor),
-            classes=metadata.classes,
-            test_size=_fitting(metadata),
-            score_threshold=metadata.score_threshold,
-        )
-        self._session, self.metadata = session, metadata
-        self._limits = Limits(metadata.nms_iou, metadata.max_detections)
-        self._masks = metadata.masks
-
-    @property
-    def limits(self) -> Limits:
-        """Those of the model that was exported."""
-        return self._limits
-
-    @property
-    def has_masks(self) -> bool:
-        """Whether detections have masks."""
-        return self._masks
-
-    def candidates(self, pixels: Tensor, frames: Any) -> tuple[Tensor, Tensor]:
-        """Refused: the file holds final detections."""
-        raise ValueError(f"the model {_REFUSED}")
-
-    def forward(
-        self,
-        images: Sequence[Tensor],
-        targets: Sequence[Target] | None = None,
-        output_sizes: Sequence[Size] | None = None,
-    ) -> dict[str, Tensor] | list[Detections]:
-        """Detections of every image, see :meth:`Detector.forward`.
-
-        Raises:
-            ValueError: in training mode.
-        """
-        if self.training:
-            raise ValueError(f"model: expected one to train, this one {_REFUSED}")
-        results: list[Detections] = []
-        for image, size in zip(images, sizes_of(images, output_sizes), strict=True):
-            detections = PaddedDetections(*self._session.run(image.cpu(), size, self.score_threshold))
-            results += with_pasted_masks(detections, [size])
-        return results
-
-
-class OnnxSegmentation(SegmentationModel):
-    """A segmentation model in an ONNX file; for prediction and evaluation.
-
-    Args:
-        session: the file.
-    """
-
-    exported = True
-
-    def __init__(self, session: Runner) -> None:
-        metadata = session.metadata
-        super().__init__(_Pixels(), classes=metadata.classes, test_size=_fitting(metadata))
-        self._session, self.metadata = session, metadata
-
-    def scores(self, pixels: Tensor) -> Tensor:
-        """1 for the class of each pixel and 0 for the others, ``[N, C, H, W]`` uint8, from uint8 pixels."""
-        rows = []
-        for image in pixels:
-            labels = self._session.run(image.cpu(), (0, 0), 0.0)[0][0, : image.shape[1], : image.shape[2]]
-            one = torch.zeros(len(self.classes), *labels.shape, dtype=torch.uint8)
-            rows.append(one.scatter_(0, labels[None], 1))
-        return torch.stack(rows)
-
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[SegmentationMap] | None = None
-    ) -> dict[str, Tensor] | list[SegmentationMap]:
-        """The class of every pixel, see :meth:`SegmentationModel.forward`.
-
-        Raises:
-            ValueError: in training mode.
-        """
-        if self.training:
-            raise ValueError(f"model: expected one to train, this one {_REFUSED}")
-        return [SegmentationMap(self.scores(image[None])[0].argmax(0)) for image in images]
-
-
-class _Pixels(Preprocess):
-    """Images as they are: the file normalises them."""
-
-    def __init__(self) -> None:
-        super().__init__(divisor=1)
-
-    def forward(self, images: Sequence[Tensor]) -> Any:
-        """A batch of uint8 pixels of images of one size."""
-        from dcn.models.preprocess import ImageBatch
-
-        return ImageBatch(torch.stack(list(images)), [(image.shape[1], image.shape[2]) for image in images], 1)
-
-
-def _fitting(metadata: Metadata) -> tuple[int, int]:
-    """The test size; for a file of a fixed size one with which images of both orientations fit."""
-    short, long = metadata.test_size
-    if metadata.size is None:
-        return short, long
-    side = min(metadata.size)
-    return min(short, side), min(long, side)
-
-
-def read_onnx(path: Path) -> OnnxDetector | OnnxSegmentation:
-    """The model in an ONNX file of ``dcn export``.
+def open_runner(path: Path) -> Runner:
+    """What runs a file of ``dcn export``, by its ending.
 
     Raises:
-        ValueError: not an ONNX file, or one of another program; the package onnxruntime is missing.
+        ValueError: a file of another kind or program, or the package that runs it is missing.
     """
-    return model_of(Session(path))
+    if path.suffix == ".onnx":
+        return OnnxRunner(path)
+    from dcn.export.torch_program import open_program
 
-
-def model_of(runner: Runner) -> OnnxDetector | OnnxSegmentation:
-    """The model that a runner runs."""
-    return OnnxDetector(runner) if runner.metadata.task == "detection" else OnnxSegmentation(runner)
+    return open_program(path)

@@ -17,6 +17,7 @@ from dcn.formats import coco, voc
 from dcn.formats.fields import Identifier, identifier, order
 from dcn.formats.file_names import SUFFIXES, posix
 from dcn.formats.problems import refuse, short
+from dcn.suggest import one_of
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,9 @@ def read_annotations(path: Path, classes: Sequence[str] | None, split: str | Non
     if path.is_dir():
         return _read_voc(path, classes, split)
     if not path.is_file():
-        raise ValueError(f"annotations: expected a COCO annotation file or a VOC folder, nothing is at {path}")
+        raise ValueError(
+            f"annotations: expected a COCO annotation file or a VOC folder, got {path}, which does not exist"
+        )
     if split is not None:
         raise ValueError(
             f"split: expected None for an annotation file, got {split!r} with {path}; it is for VOC folders"
@@ -191,17 +194,12 @@ def _voc_records(root: Path, folder: Path, split: str | None) -> list[voc.VocRec
     """The images that count: those of the split, of the only list there is, or of all annotations."""
     splits = voc.available_splits(folder)
     if split is None and len(splits) > 1:
-        raise ValueError(f"split: expected one of {splits} (lists in {folder / 'ImageSets' / 'Main'}), got None")
+        raise ValueError(f"split: expected {one_of(splits, '')} in {folder}, got None")
     if split is None and not splits:
         if not (folder / "Annotations").is_dir():
             raise ValueError(f"annotations: expected a VOC folder with Annotations/*.xml, got {root}")
         return voc.read_folder(folder, refuse)
-    try:
-        return voc.read_split(folder, split or splits[0], refuse, need_images=False)
-    except ValueError as error:
-        if split is not None and not any(part in splits for part in split.split("+")) and "has no list" in str(error):
-            raise ValueError(f"split: expected one of {splits} (lists in {folder}), got {split!r}") from error
-        raise
+    return voc.read_split(folder, split or splits[0], refuse, need_images=False)
 
 
 def _voc_object(item: voc.VocObject, label: int) -> AnnotatedObject:
@@ -216,7 +214,7 @@ def _class_order(names: Sequence[str], classes: Sequence[str] | None, path: Path
     given = check_class_names(classes)
     missing = [name for name in names if name not in given]
     if missing:
-        raise ValueError(f"classes: expected every class of {path}, missing {short(missing)}")
+        raise ValueError(f"classes: expected every class of {path}, got a list without {short(missing)}")
     return given
 
 

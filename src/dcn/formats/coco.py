@@ -253,13 +253,13 @@ def _annotation(
 ) -> tuple[Identifier, CocoObject | None]:
     image = fields.identifier(entry.get("image_id"), "image_id")
     if image not in images:
-        raise ValueError(f"image_id {short(image)} is not in 'images'")
+        raise ValueError(f"image_id: expected one of 'images', got {short(image)}")
     record = images[image]
     if record is None:
         return image, None
     category = fields.identifier(entry.get("category_id"), "category_id")
     if category not in categories:
-        raise ValueError(f"unknown class: category_id {short(category)} is not in 'categories'")
+        raise ValueError(f"category_id: expected one of 'categories', got {short(category)}")
     return image, _object(entry, key, category, record[2], masks)
 
 
@@ -301,7 +301,7 @@ def _report_missing_outlines(file: CocoFile, report: Report) -> None:
     for record in file.records:
         for item in record.objects:
             if item.segmentation is None:
-                message = "'segmentation' is missing or empty; load boxes alone with masks=False"
+                message = "'segmentation': expected polygons or run lengths, got none; load boxes with masks=False"
                 report(Problem(file.path, f"annotation id {item.id}", message))
 
 
@@ -318,7 +318,9 @@ def join(files: list[CocoFile]) -> CocoFile:
         known = {record.id for file in files[:number] for record in file.records}
         twice = [record.id for record in other.records if record.id in known]
         if twice:
-            raise ValueError(f"{other.path}: image id {twice[0]} is in a split before it too; they cannot be joined")
+            raise ValueError(
+                f"{other.path}: expected image ids that no split before it has, got {twice[0]}; they cannot be joined"
+            )
     records = tuple(record for file in files for record in file.records)
     return CocoFile(first.path, first.categories, records, all(file.annotated for file in files))
 
@@ -345,7 +347,7 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
         ValueError: one of the three does not exist.
     """
     if not root.is_dir():
-        raise ValueError(f"root: {root} is not a folder")
+        raise ValueError(f"root: expected a folder, got {root}")
     above = (f"annotations/instances_{split}.json", f"{split}.json", f"annotations/image_info_{split}.json")
     names = (*above, f"instances_{split}.json", f"image_info_{split}.json")
     choices = [root / name for name in ((annotations,) if annotations else names)]
@@ -353,10 +355,12 @@ def locate(root: Path, split: str, annotations: str | None, images: str | None) 
     folder = image_folder(root, split) if images is None else root / images
     if not file.is_file():
         others = ", ".join(str(path.relative_to(root)) for path in annotation_files(root)) or "no JSON file"
-        hint = f"it has {others}; name the file with annotations=..."
-        raise ValueError(f"split: {root} has no annotation file {file.relative_to(root)} for {split!r}; {hint}")
+        raise ValueError(
+            f"split: expected the annotation file {file.relative_to(root)} of {split!r} in {root}, got {others}; name "
+            "the file with annotations=..."
+        )
     if not folder.is_dir():
-        raise ValueError(f"images: {folder} is not a folder")
+        raise ValueError(f"images: expected a folder, got {folder}")
     return file, folder
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from dcn.formats.file_names import SafeNames, safe_name
 from dcn.formats.images import write_image_to
 from dcn.formats.masks import encode_mask
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.structures import Detections, Sample, Target
 
 Row = dict[str, Any]
@@ -45,7 +45,7 @@ def target_of(sample: Sample, name: str) -> Target:
         ValueError: it has a segmentation mask.
     """
     if not isinstance(sample.target, Target):
-        raise ValueError(f"dataset: {name} gives segmentation masks; expected boxes (leave semantic=True out)")
+        raise ValueError(f"dataset: expected boxes, got segmentation masks in {name}; leave semantic=True out")
     return sample.target
 
 

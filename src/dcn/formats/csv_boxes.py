@@ -20,6 +20,7 @@ from dcn.formats.images import image_size
 from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+from dcn.suggest import one_of
 
 _COLUMNS = {
     "file": ("file", "filename", "file_name", "image", "image_path", "img_path", "path", "image_name", "img"),
@@ -103,7 +104,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in splits:
-            raise ValueError(f"split: {root} has no CSV file {part!r}; there is {', '.join(splits) or 'none'}")
+            raise ValueError(f"split: expected {one_of(splits, 'a CSV file')} in {root}, got {part!r}")
         records += _read_file(root, splits[part], report, upright)
     return BoxFiles(_classes(root, splits), tuple(records))
 
@@ -161,8 +162,8 @@ def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int]) -> BoxObj
     if not all(math.isfinite(v) and abs(v) < 1e9 for v in (x1, y1, x2, y2)):
         raise ValueError(f"expected four finite numbers x1, y1, x2, y2, got {short(list(cells[1:5]))}")
     if x2 < x1 or y2 < y1:
-        raise ValueError(f"box ({x1:g}, {y1:g}, {x2:g}, {y2:g}) is reversed: expected x1 <= x2 and y1 <= y2")
+        raise ValueError(f"expected x1 <= x2 and y1 <= y2, got the reversed box ({x1:g}, {y1:g}, {x2:g}, {y2:g})")
     if not cells[5]:
-        raise ValueError("the class is missing")
+        raise ValueError("expected a class in the sixth cell, got an empty cell")
     x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
     return BoxObject(f"{entry} ({cells[5][:60]})", cells[5], (x, y, x + w, y + h), False, None, w <= 0 or h <= 0)

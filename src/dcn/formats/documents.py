@@ -167,7 +167,7 @@ def parse_xml(data: bytes) -> Element:
         nonlocal depth
         depth += 1
         if depth > MAX_DEPTH:
-            raise ValueError(f"malformed XML: nested deeper than {MAX_DEPTH} elements")
+            raise ValueError(f"malformed XML: expected at most {MAX_DEPTH} nested elements, got more")
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
@@ -209,9 +209,9 @@ def _known_encoding(name: str) -> str:
     try:
         "".encode(name)  # refuses codecs that are not encodings of text
     except (LookupError, UnicodeError) as error:
-        raise ValueError(f"malformed XML: unknown encoding {name!r}; {_SAVE}") from error
+        raise ValueError(f"malformed XML: expected a known encoding, got {name!r}; {_SAVE}") from error
     if name.lower().replace("-", "_") in ("unicode_escape", "raw_unicode_escape", "idna", "punycode"):
-        raise ValueError(f"malformed XML: {name!r} is no encoding of files; {_SAVE}")
+        raise ValueError(f"malformed XML: expected an encoding of files, got {name!r}; {_SAVE}")
     return name
 
 
@@ -233,10 +233,10 @@ def read_yaml(path: Path) -> Any:
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"an alias (*{event.anchor}) is not accepted; write the value out")
+                raise ValueError(f"expected values, got the alias *{event.anchor}; write the value out")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+                raise ValueError(f"expected at most {MAX_DEPTH} nested levels, got more")
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         message = _one_line(error).removeprefix(f"{path}: ")

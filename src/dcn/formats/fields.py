@@ -130,7 +130,7 @@ def inside(box: list[float], size: tuple[int, int] | None) -> list[float]:
     (x, y, w, h), (height, width) = box, size
     if min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
         shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
-        raise ValueError(f"'bbox' {shown} {outside(size)}")
+        raise ValueError(f"'bbox': expected a box {within(size)}, got {shown}")
     if min(x, y) >= 0 and x + w <= width + _NO_MATTER and y + h <= height + _NO_MATTER:
         return box
     x1, x2 = (min(max(v, 0.0), float(width)) for v in (x, x + w))
@@ -138,6 +138,6 @@ def inside(box: list[float], size: tuple[int, int] | None) -> list[float]:
     return [x1, y1, x2 - x1, y2 - y1]
 
 
-def outside(size: tuple[int, int]) -> str:
-    """The end of a message about a box outside of an image of ``(height, width)``."""
-    return f"lies outside the image of {size[1]}x{size[0]} pixels (width x height)"
+def within(size: tuple[int, int]) -> str:
+    """Where a message expects a box: inside of an image of ``(height, width)``."""
+    return f"inside the image of {size[1]}x{size[0]} pixels (width x height)"

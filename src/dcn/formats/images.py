@@ -94,8 +94,8 @@ def _opened(path: Path, repair: bool = False) -> Iterator[Image.Image]:
 def _check_size(image: Image.Image, path: Path) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
-        message = f"expected at most {MAX_PIXELS:,} pixels, got {image.width}x{image.height}; make the image smaller"
-        raise BrokenImageError(f"{path}: {message}")
+        size = f"{image.width}x{image.height}"
+        raise BrokenImageError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got {size}; make the image smaller")
 
 
 def _mended(path: Path) -> io.BytesIO:

@@ -16,6 +16,7 @@ from dcn.formats.file_names import image_files, posix
 from dcn.formats.images import read_index_image
 from dcn.formats.mat import read_label_mat
 from dcn.formats.problems import short
+from dcn.suggest import one_of
 
 IGNORE = 255
 """Class index of pixels that are neither trained nor evaluated."""
@@ -65,7 +66,7 @@ class IndexReader:
         unknown = [value for value in present if value not in known]
         if unknown:
             hint = "; masks of 0 and 255 need values: [0, 255]" if set(present) == {0, 255} else ""
-            raise ValueError(f"{path}: holds the values {unknown[:8]}, expected only {_ranges(sorted(known))}{hint}")
+            raise ValueError(f"{path}: expected the values {_ranges(sorted(known))}, got {unknown[:8]}{hint}")
         lookup = torch.full((max(known) + 1,), IGNORE)
         lookup[list(known)] = torch.tensor(list(known.values()))
         return lookup[stored]
@@ -94,7 +95,7 @@ class Description:
             ValueError: no such split, or its folder of images does not exist.
         """
         if split not in self.splits:
-            raise ValueError(f"split: {file} has no {split!r}; there is {', '.join(self.splits)}")
+            raise ValueError(f"split: expected {one_of(self.splits, 'a split')} of {file}, got {split!r}")
         images, masks = (root / posix(name) for name in self.splits[split])
         if not images.is_dir():
             raise ValueError(f"{images}: the folder of images does not exist")
@@ -120,7 +121,7 @@ def read_description(file: Path) -> Description:
     if not isinstance(said, dict):
         raise ValueError(f"{file}: expected a mapping with {', '.join(_KEYS)}, got {type(said).__name__}")
     if unknown := [key for key in said if key not in _KEYS]:
-        raise ValueError(f"{file}: unknown key {short(unknown[0])}; known: {', '.join(_KEYS)}")
+        raise ValueError(f"{file}: expected the keys {', '.join(_KEYS)}, got {short(unknown[0])}")
     classes, splits = said.get("classes"), said.get("splits")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{file}: classes: expected a list of names, got {short(classes)}")
@@ -168,9 +169,12 @@ def index_table(count: int, values: Sequence[int] | None, ignored: Sequence[int]
         raise ValueError(f"{where}values: expected one for each of {count} classes, got {len(values)}")
     used = list(values) if values is not None else list(range(count))
     if len({*used, *ignored}) != len(used) + len(ignored):
-        raise ValueError(f"{where}values, ignore: a value stands for two things")
+        twice = next(value for value in (*used, *ignored) if (*used, *ignored).count(value) > 1)
+        raise ValueError(f"{where}values, ignore: expected each value once, got {twice} twice")
     if values is None and count > IGNORE:
-        raise ValueError(f"{where}values: expected one for each class: of more than {IGNORE} classes one would be 255")
+        raise ValueError(
+            f"{where}values: expected one for each of more than {IGNORE} classes, got none; {IGNORE} is taken"
+        )
     return {value: index for index, value in enumerate(used)} | dict.fromkeys(ignored, IGNORE)
 
 

@@ -46,7 +46,10 @@ def check_segmentation(segmentation: object, size: tuple[int, int]) -> None:
         _check_runs(segmentation, size)
         return
     if not is_outline(segmentation):
-        raise ValueError("'segmentation' is missing or empty; load boxes alone with masks=False")
+        got = "none" if segmentation is None else short(segmentation)
+        raise ValueError(
+            f"'segmentation': expected polygons or run lengths, got {got}; load boxes alone with masks=False"
+        )
     if not isinstance(segmentation, list):
         message = "expected polygons or run lengths {'size': ..., 'counts': ...}"
         raise ValueError(f"'segmentation': {message}, got {short(segmentation)}")
@@ -69,8 +72,8 @@ def decode_masks(segmentations: Sequence[object], size: tuple[int, int]) -> Tens
     size_in_bytes = len(segmentations) * size[0] * size[1]
     if size_in_bytes > MAX_MASK_BYTES:
         raise ValueError(
-            f"{len(segmentations)} masks of {size[1]}x{size[0]} pixels take {size_in_bytes / 2**30:.0f} GB, "
-            f"expected at most {MAX_MASK_BYTES // 2**30}; load boxes alone with masks=False"
+            f"expected masks of at most {MAX_MASK_BYTES // 2**30} GB, got {len(segmentations)} of {size[1]}x{size[0]} "
+            f"pixels, {size_in_bytes / 2**30:.0f} GB; load boxes alone with masks=False"
         )
     masks = torch.zeros(len(segmentations), *size, dtype=torch.bool)
     for mask, segmentation in zip(masks, segmentations, strict=True):
@@ -141,8 +144,8 @@ def _check_runs(runs: dict[str, Any], size: tuple[int, int]) -> None:
     if not isinstance(said, (list, tuple)) or list(said) != list(size):
         swapped = " (height and width are exchanged)" if said == [size[1], size[0]] else ""
         raise ValueError(
-            f"'segmentation': run lengths of size {short(said)}, the image's size [height, width] is {list(size)}"
-            f"{swapped}"
+            f"'segmentation': expected run lengths of the image's size [height, width] = {list(size)}, got "
+            f"{short(said)}{swapped}"
         )
     counts = runs.get("counts")
     if isinstance(counts, str):
@@ -152,7 +155,7 @@ def _check_runs(runs: dict[str, Any], size: tuple[int, int]) -> None:
     if not set(map(type, counts)) <= {int} or (counts and min(counts) < 0):
         raise ValueError(f"'segmentation': 'counts' must be integers >= 0, got {short(counts)}")
     if sum(counts) != size[0] * size[1]:
-        raise ValueError(f"'segmentation': the run lengths add up to {sum(counts)}, expected {size[0] * size[1]}")
+        raise ValueError(f"'segmentation': expected run lengths that add up to {size[0] * size[1]}, got {sum(counts)}")
 
 
 def _unpack(text: str) -> list[int]:
@@ -167,12 +170,12 @@ def _unpack(text: str) -> list[int]:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
             raise ValueError(
-                f"'segmentation': malformed run lengths (a character outside of '0' to 'o': {character!r})"
+                f"'segmentation': malformed run lengths: expected characters from '0' to 'o', got {character!r}"
             )
         value |= (bits & 0x1F) << shift
         shift += 5
         if shift > 60:
-            raise ValueError("'segmentation': malformed run lengths (a number of more than 60 bits)")
+            raise ValueError("'segmentation': malformed run lengths: expected numbers of at most 60 bits, got more")
         if bits & 0x20:
             continue
         if bits & 0x10:
@@ -180,5 +183,5 @@ def _unpack(text: str) -> list[int]:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = shift = 0
     if shift:
-        raise ValueError("'segmentation': malformed run lengths (the text breaks off)")
+        raise ValueError("'segmentation': malformed run lengths: the text breaks off")
     return counts

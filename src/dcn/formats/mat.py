@@ -35,7 +35,7 @@ def read_label_mat(path: Path) -> Tensor:
         content: Any = loadmat(io.BytesIO(_unpacked(data)), variable_names=["GTcls"])
         labels = np.asarray(content["GTcls"]["Segmentation"][0, 0])
         if labels.ndim != 2 or labels.dtype.kind not in "ui":
-            raise ValueError(f"Segmentation is {labels.dtype} of shape {labels.shape}")
+            raise ValueError(f"expected integers of shape [H, W], got {labels.dtype} of shape {list(labels.shape)}")
     except Exception as error:  # scipy's reader raises errors of any kind on a damaged file
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path}: not a label file of SBD (a struct GTcls with Segmentation): {reason}") from error
@@ -63,7 +63,7 @@ def _unpacked(data: bytes) -> bytes:
             body = packed.decompress(body, MAX_UNPACKED - total + 1)
             total += len(body)
             if total > MAX_UNPACKED:
-                raise ValueError(f"it unpacks to more than {MAX_UNPACKED // MEGABYTE} MB")
+                raise ValueError(f"expected at most {MAX_UNPACKED // MEGABYTE} MB unpacked, got more")
             if not packed.eof:
                 raise ValueError("a compressed element breaks off")
             parts.append(body)

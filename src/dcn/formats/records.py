@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from dcn.formats import fields
 from dcn.formats.fields import Box
 from dcn.formats.images import size_message
-from dcn.formats.problems import Problem, Report, short
+from dcn.formats.problems import Problem, Report, attempt, short
 
 
 @dataclass(frozen=True)
@@ -75,13 +78,32 @@ def report_unknown_classes(files: BoxFiles, classes: Sequence[str], report: Repo
     for record in files.records:
         for item in record.objects:
             if item.name not in known:
-                message = f"unknown class {short(item.name)}: expected one of {shown}"
+                message = f"class: expected one of {shown}, got {short(item.name)}"
                 report(Problem(record.source, item.entry, message))
 
 
 def size_problem(record: BoxRecord, stored: tuple[int, int]) -> Problem:
     """An image whose pixels are not of the annotated size; ``stored`` is ``(height, width)``."""
     return Problem(record.source, "size", size_message(record.image, record.size, stored))
+
+
+def checked(record: BoxRecord, report: Report) -> BoxRecord:
+    """The record with the boxes that are right, cut to the image; the others are reported."""
+    objects = (
+        attempt(partial(_checked, item, record.size), report, record.source, item.entry) for item in record.objects
+    )
+    return replace(record, objects=tuple(item for item in objects if item is not None))
+
+
+def _checked(item: BoxObject, size: tuple[int, int]) -> BoxObject:
+    if len(item.box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in item.box):
+        raise ValueError(f"box: expected four finite numbers x1, y1, x2, y2, got {short(item.box)}")
+    fields.class_name(item.name)
+    x1, y1, x2, y2 = map(float, item.box)
+    if x2 < x1 or y2 < y1:
+        raise ValueError(f"expected x1 <= x2 and y1 <= y2, got the reversed box ({x1:g}, {y1:g}, {x2:g}, {y2:g})")
+    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
+    return replace(item, box=(x, y, x + w, y + h), degenerate=item.degenerate or w <= 0 or h <= 0)
 
 
 def relative_name(image: Path, root: Path) -> str:

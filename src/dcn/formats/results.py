@@ -116,9 +116,11 @@ def read_results(
     if path.is_dir():
         files = files_in(path, ".txt", below=True)
         if not files:
-            raise ValueError(f"results: expected .txt files (VOC results, one a class or one an image) in {path}")
+            raise ValueError(
+                f"results: expected .txt files (VOC results, one a class or one an image) in {path}, got none"
+            )
     elif not path.is_file():
-        raise ValueError(f"results: expected a result file or folder, nothing is at {path}")
+        raise ValueError(f"results: expected a result file or folder, got {path}, which does not exist")
     elif path.suffix.lower() == ".txt":
         files = [path]
     else:
@@ -209,7 +211,10 @@ def _only(choices: Sequence[int], value: object, where: str, annotations: Annota
     if not choices:
         raise ValueError(f"{where}: expected one that {annotations.path} knows, got {short(value)}; {_OTHER}")
     names = ", ".join(annotations.images[n].name or str(annotations.images[n].id) for n in choices[:3])
-    raise ValueError(f"{where}: {short(value)} could be any of {names}; write ids as numbers, or names with folders")
+    raise ValueError(
+        f"{where}: expected the id or name of one image, got {short(value)}, which could be any of {names}; write ids "
+        "as numbers, or names with folders"
+    )
 
 
 def _own_images(content: dict[str, Any], path: Path, annotations: Annotations) -> Lookup:
@@ -231,8 +236,10 @@ def _own_images(content: dict[str, Any], path: Path, annotations: Annotations) -
             continue
         index = _only(choices, name or key, f"{path}: {where}", annotations)
         if index in taken:
-            both = f"{taken[index]} and {posix(name)}"
-            raise ValueError(f"{path}: {where}: {both} are both taken for {annotations.images[index].name}")
+            raise ValueError(
+                f"{path}: {where}: expected one image for each of {annotations.path}, got {taken[index]} and "
+                f"{posix(name)} for {annotations.images[index].name}"
+            )
         taken[index] = posix(name)
         table[key] = index
         _same_size(entry, annotations, index, f"{path}: {where}")
@@ -255,8 +262,8 @@ def _same_size(entry: dict[str, Any], annotations: Annotations, index: int, wher
     if min(size) > 0 and annotated is not None and size != annotated:
         swapped = "; width and height are exchanged" if size == annotated[::-1] else ""
         raise ValueError(
-            f"{where}: the results are for {size[1]}x{size[0]} pixels, {annotations.path} says "
-            f"{annotated[1]}x{annotated[0]}{swapped}"
+            f"{where}: expected results for {annotated[1]}x{annotated[0]} pixels, as {annotations.path} says, got "
+            f"{size[1]}x{size[0]}{swapped}"
         )
 
 
@@ -347,10 +354,11 @@ def _split_line(line: str, where: str, note: str) -> _Line:
     try:
         score, *corners = (fields.number(float(word), "number") for word in words[-5:])
         if len(words) < 6:
-            raise ValueError("too few words")
+            raise ValueError(f"expected six words or more, got {len(words)}")
     except ValueError as error:
-        message = f"expected 'name score x1 y1 x2 y2' with finite numbers, got {short(line)}{note}"
-        raise ValueError(f"{where}: {message}") from error
+        raise ValueError(
+            f"{where}: expected 'name score x1 y1 x2 y2' with finite numbers, got {short(line)}{note}"
+        ) from error
     return _Line(where, " ".join(words[:-5]), score, corners)
 
 
@@ -375,7 +383,7 @@ def _image_of_file(file: Path, root: Path, lines: list[_Line], annotations: Anno
         if are_images and not are_classes:
             return None
         if are_images and lines:
-            raise ValueError(f"{file}: {file.stem!r} is an image and a class; expected a name that is one of them")
+            raise ValueError(f"{file}: expected the name of an image or of a class, got {file.stem!r}, which is both")
     return _only(choices, file.name, str(file), annotations)
 
 
@@ -426,8 +434,8 @@ def _class_of_line(lines: Sequence[_Line], annotations: Annotations, classes: _C
     differ = [word for word in words if all_names and all_indices and annotations.classes[int(word)] != word]
     if differ:
         raise ValueError(
-            f"{lines[0].where}: {sorted(differ)[0]!r} is the name of one class and the index of another; "
-            "expected names that are not numbers, or a COCO result file"
+            f"{lines[0].where}: expected class names that are not numbers, got {sorted(differ)[0]!r}, the name of one "
+            "class and the index of another; use a COCO result file"
         )
 
     by_index = all_indices and not all_names
@@ -437,8 +445,7 @@ def _class_of_line(lines: Sequence[_Line], annotations: Annotations, classes: _C
         if not is_index and (line.name in annotations.classes or annotations.is_voc):
             return classes.label(line.name, line.where)
         if not is_index or int(line.name) >= count:
-            message = f"expected a class name or an index 0..{count - 1}, got {short(line.name)}"
-            raise ValueError(f"{line.where}: {message}")
+            raise ValueError(f"{line.where}: expected a class name or an index 0..{count - 1}, got {short(line.name)}")
         return classes.label(annotations.classes[int(line.name)], line.where)
 
     return find

@@ -21,6 +21,7 @@ from dcn.formats.fields import Box
 from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
 from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.suggest import one_of
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAG_COLUMN = re.compile(r"(?P<stem>.*\S)\s+-?[01]")
@@ -101,7 +102,7 @@ def _object(number: int, item: Element, size: tuple[int, int] | None) -> VocObje
     x1, y1, x2, y2 = (_number(corners, tag) for tag in _CORNERS)
     written = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if x2 < x1 or y2 < y1:
-        raise ValueError(f"box {written} is reversed: expected xmin <= xmax and ymin <= ymax")
+        raise ValueError(f"expected xmin <= xmax and ymin <= ymax, got the reversed box {written}")
     box = _inside((x1, y1, x2, y2), written, size)
     difficult = fields.flag(item.findtext("difficult"), "<difficult>")
     return VocObject(number, name, box, difficult, _truncated(item))
@@ -118,7 +119,7 @@ def _inside(corners: Box, written: str, size: tuple[int, int] | None) -> Box:
     height, width = size
     low, high = -fields.TOLERANCE, fields.TOLERANCE
     if min(x1, y1) <= low or x2 > width + high or y2 > height + high:
-        raise ValueError(f"box {written} {fields.outside(size)}")
+        raise ValueError(f"expected a box {fields.within(size)}, got {written}")
     return max(x1 - 1, 0.0), max(y1 - 1, 0.0), min(x2, float(width)), min(y2, float(height))
 
 
@@ -177,16 +178,14 @@ def locate_split(root: Path, part: str) -> tuple[Path, Path]:
     for folder, name in candidates:
         if (listing := folder / "ImageSets" / "Main" / f"{name}.txt").is_file():
             return folder, listing
-    raise ValueError(_no_split(root, part))
-
-
-def _no_split(root: Path, part: str) -> str:
     if not root.is_dir():
-        return f"root: {root} is not a folder; expected Annotations, ImageSets/Main and JPEGImages, or a VOCdevkit"
+        raise ValueError(f"root: expected a folder of the Pascal VOC layout or a VOCdevkit, got {root}")
     splits = available_splits(root)
     if not splits:
-        return f"root: {root} has no ImageSets/Main/*.txt; expected the Pascal VOC layout or a VOCdevkit with VOC<year>"
-    return f"split: {root} has no list {part!r}; it has {', '.join(splits)} (several are joined with '+')"
+        raise ValueError(
+            f"root: expected ImageSets/Main/*.txt, or VOC<year> folders that have them, got none in {root}"
+        )
+    raise ValueError(f"split: expected {one_of(splits, '')} in {root}, got {part!r}; several are joined with '+'")
 
 
 def available_splits(root: Path) -> list[str]:
@@ -326,11 +325,11 @@ def report_unknown_classes(records: Sequence[VocRecord], classes: Sequence[str],
     """Report every object whose class is not among ``classes``."""
     known = set(classes)
     shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-    hint = f"expected one of {shown}; name the classes of your data with classes=[...] or classes='auto'"
+    hint = "name the classes of your data with classes=[...] or classes='auto'"
     for record in records:
         for item in record.objects:
             if item.name not in known:
-                message = f"unknown class {short(item.name)}: {hint}"
+                message = f"class: expected one of {shown}, got {short(item.name)}; {hint}"
                 report(Problem(record.annotation, f"object {item.number}", message))
 
 

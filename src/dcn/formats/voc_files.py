@@ -14,6 +14,7 @@ from dcn.formats.layouts import FolderPair, folder_pairs
 from dcn.formats.problems import Problem, Report, attempt
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 from dcn.formats.voc import VocRecord, read_record
+from dcn.suggest import one_of
 
 FOLDERS = ("annotations", "Annotations", "labels", "xml", "xmls")
 """Names of folders of XML files."""
@@ -46,8 +47,8 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in pairs:
-            known = ", ".join(pairs) or "no folder of images and XML files"
-            raise ValueError(f"split: {root} has no part {part!r}; there is {known}")
+            known = one_of(pairs, "a folder of images and XML files")
+            raise ValueError(f"split: expected {known} in {root}, got {part!r}")
         records += _read_pair(root, pairs[part], report, upright)
     return BoxFiles(_classes(pairs), tuple(records))
 

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, SubElement
 from dcn.formats.coco_writer import Samples, check_images, image_stem, target_of
 from dcn.formats.file_names import SafeNames, safe_name
 from dcn.formats.images import write_image_to
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.structures import Detections, Target
 
 

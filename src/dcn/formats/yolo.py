@@ -20,6 +20,7 @@ from dcn.formats.images import image_size
 from dcn.formats.layouts import FolderPair, folder_pairs
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+from dcn.suggest import one_of
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "labels/classes.txt")
 """Files that name the classes, one a line, where there is no ``data.yaml``."""
@@ -136,8 +137,8 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in splits:
-            known = ", ".join(splits) or "no folder of images and text files"
-            raise ValueError(f"split: {root} has no part {part!r}; there is {known}")
+            known = one_of(splits, "a folder of images and text files")
+            raise ValueError(f"split: expected {known} in {root}, got {part!r}")
         for pair in splits[part]:
             records += _read_pair(root, pair, classes, report, upright)
     return BoxFiles(classes, tuple(records))
@@ -185,7 +186,7 @@ def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, in
         raise ValueError(f"{expected} with finite numbers, got {short(line)}")
     label, shares = values[0], values[1:]
     if label != int(label) or not 0 <= label < len(classes):
-        raise ValueError(f"unknown class {words[0][:20]}: expected 0 to {len(classes) - 1}")
+        raise ValueError(f"expected a class from 0 to {len(classes) - 1}, got {words[0][:20]}")
     if any(not -1 <= share <= 2 for share in shares):
         raise ValueError(f"expected shares of the image, 0 to 1, got {short(line)}; are these pixels?")
     name, (height, width) = classes[int(label)], size

@@ -110,7 +110,7 @@ def _of_split(folder: Path, root: Path, split: str | None) -> dict[str, Path]:
     stems = [line.split()[0] for _, line in read_text(listing, "list of images").lines()]
     missing = [stem for stem in stems if stem not in masks]
     if missing:
-        raise ValueError(f"{listing}: {missing[0]!r} is listed, but has no mask in {folder}")
+        raise ValueError(f"{listing}: expected listed images with a mask in {folder}, got {missing[0]!r} without one")
     return {stem: masks[stem] for stem in stems}
 
 

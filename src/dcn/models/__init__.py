@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
 
 from dcn.models.options import flat_options, make_model
 from dcn.models.zoo import MODELS, Model
 from dcn.suggest import suggest
 
-__all__ = ["MODELS", "Model", "build", "options_of"]
+__all__ = ["MODELS", "Model", "build", "build_default", "default_test_size", "is_segmentation", "options_of"]
 
 
 def options_of(name: str) -> dict[str, object]:
@@ -27,8 +32,8 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
     Args:
         name: a key of :data:`MODELS`.
         classes: names of the classes in the order of the labels; they become ``model.classes``.
-        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)`` or a module of your
-            own (:func:`dcn.models.backbones.make_backbone`).
+        options: see :func:`options_of`; or ``backbone``, a spec such as ``ResNetSpec(depth=18)``, a module of your own
+            (:func:`dcn.models.backbones.make_backbone`), or one of another library (``{"timm": "resnet50d"}``).
 
     Raises:
         ValueError: for an unknown name or option (with near ones), no classes, or a class named twice.
@@ -51,6 +56,48 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
         raise ValueError(f"{name}: {error}") from error
     model.classes = names
     return model
+
+
+def build_default(name: str, num_classes: int | None = None) -> Model:
+    """A model with default options and random weights.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        num_classes: ``None``: the default of its builder, or 80 where that has none.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    _check_name(name)
+    builder = MODELS[name]
+    if num_classes is None:
+        first = next(iter(inspect.signature(builder).parameters.values()), None)
+        num_classes = 80 if first is not None and first.default is inspect.Parameter.empty else None
+    return builder() if num_classes is None else builder(num_classes)
+
+
+def default_test_size(name: str) -> tuple[int, int]:
+    """Shorter and largest longer side of the test images of a model with default options.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    size: Any = options_of(name).get("test_size")
+    if size is None:  # a builder without this option
+        with torch.device("meta"):
+            size = build_default(name).test_size
+    return int(size[0]), int(size[1])
+
+
+@lru_cache(maxsize=128)
+def is_segmentation(name: str) -> bool:
+    """Whether a model classifies pixels; otherwise it is a detector.
+
+    Raises:
+        ValueError: for an unknown name, with near ones.
+    """
+    with torch.device("meta"):
+        return build_default(name).task == "segmentation"
 
 
 def _check_name(name: str) -> None:

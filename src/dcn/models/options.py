@@ -1,19 +1,21 @@
 """The options of a builder as one flat table, the form of recipes and weights files.
 
-Where a builder takes a spec of a backbone, the parameters of the spec stand among its own options: ``depth=18`` for
-``backbone=ResNetSpec(depth=18)``.
+Where a builder takes a spec, such as that of its backbone, the parameters of the spec stand among its own options:
+``depth=18`` for ``backbone=ResNetSpec(depth=18)``, ``test_size=(600, 1000)`` for
+``detections=DetectionSpec(test_size=(600, 1000))``.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from torch import nn
 
-from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, architecture_spec
+from dcn.models.backbones.libraries import library_spec
+from dcn.models.backbones.specs import AlignedInceptionResNetSpec, BackboneSpec, DeformableSpec, architecture_spec
 from dcn.suggest import suggest
 
 M = TypeVar("M", bound=nn.Module)
@@ -25,10 +27,11 @@ _ALIGNED_FORM = {"depth": 101, "style": "caffe", "pool": "ceil"}
 
 
 def flat_options(builder: Callable[..., nn.Module]) -> dict[str, object]:
-    """The keyword options of a builder with their defaults, those of its backbone among them."""
-    own = _keywords(builder)
-    spec = own.pop("backbone", None)
-    return (_values(spec) if isinstance(spec, BackboneSpec) else {}) | own
+    """The keyword options of a builder with their defaults, those of its specs among them."""
+    options: dict[str, object] = {}
+    for name, default in _keywords(builder).items():
+        options |= _values(default) if _is_spec(default) else {} if name == "backbone" else {name: default}
+    return options
 
 
 def make_model(builder: Callable[..., M], num_classes: int, **options: object) -> M:
@@ -37,25 +40,39 @@ def make_model(builder: Callable[..., M], num_classes: int, **options: object) -
     Args:
         builder: such as :func:`dcn.models.detection.rcnn_fpn`.
         num_classes: its first argument.
-        options: see :func:`flat_options`; or ``backbone``, a spec or a module, and none of the backbone's parameters.
-            Names of earlier versions (``deform_stages``, ``architecture``) are understood.
+        options: see :func:`flat_options`; or a spec as a whole and none of its parameters. ``backbone`` may also be a
+            module, or a mapping such as ``{"timm": "resnet50d"}`` (:func:`dcn.models.backbones.library_spec`). Names of
+            earlier versions (``deform_stages``, ``architecture``) are understood.
 
     Raises:
-        ValueError: an unknown option, both ``backbone`` and a parameter of it, or a value that the model does not
-            exist with.
+        ValueError: an unknown option, both a spec and a parameter of it, or a value that the model does not exist
+            with.
     """
     own = _keywords(builder)
-    spec = own.get("backbone")
-    given = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
-    if "backbone" in given or not isinstance(spec, BackboneSpec):
-        _check_names(given, own, "; parameters of a backbone belong into its spec" if "backbone" in given else "")
-        return builder(num_classes, **given)
-    spec, given = _with_architecture(spec, given)
-    of_spec = _values(spec).keys()
-    _check_names(given, own.keys() | of_spec, "")
-    chosen: dict[str, Any] = {name: value for name, value in given.items() if name in of_spec}
-    rest = {name: value for name, value in given.items() if name not in of_spec}
-    return builder(num_classes, backbone=replace(spec, **chosen), **rest)
+    given: dict[str, Any] = {_OLD_NAMES.get(name, name): value for name, value in options.items()}
+    specs: dict[str, Any] = {
+        name: default for name, default in own.items() if _is_spec(default) and not _is_whole(name, default, given)
+    }
+    if isinstance(specs.get("backbone"), BackboneSpec):
+        specs["backbone"], given = _with_architecture(specs["backbone"], given)
+    if isinstance(given.get("backbone"), Mapping):
+        given["backbone"] = library_spec(given["backbone"])
+    spec_of = {name: key for key, spec in specs.items() for name in _values(spec)}
+    known = (own.keys() - specs.keys()) | spec_of.keys()
+    _check_names(given, known, "; parameters of a backbone belong into its spec" if "backbone" in given else "")
+    arguments = {name: value for name, value in given.items() if name not in spec_of}
+    for key, spec in specs.items():
+        arguments[key] = replace(spec, **{name: value for name, value in given.items() if spec_of.get(name) == key})
+    return builder(num_classes, **arguments)
+
+
+def _is_spec(value: object) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _is_whole(name: str, default: object, given: Mapping[str, object]) -> bool:
+    """Whether a spec is given as a whole; a module is a whole backbone."""
+    return name in given and (name == "backbone" or isinstance(given[name], type(default)))
 
 
 def _keywords(builder: Callable[..., nn.Module]) -> dict[str, object]:
@@ -63,13 +80,15 @@ def _keywords(builder: Callable[..., nn.Module]) -> dict[str, object]:
     return {name: p.default for name, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
-def _values(spec: BackboneSpec) -> dict[str, object]:
+def _values(spec: Any) -> dict[str, object]:
     return {field.name: getattr(spec, field.name) for field in fields(spec)}
 
 
 def _with_architecture(spec: BackboneSpec, given: Mapping[str, object]) -> tuple[BackboneSpec, dict[str, object]]:
     """The spec that ``architecture`` asks for, and the other options."""
     rest = dict(given)
+    if not isinstance(spec, DeformableSpec):
+        return spec, rest
     if "architecture" in rest:
         spec = architecture_spec(str(rest.pop("architecture")), spec)
     if isinstance(spec, AlignedInceptionResNetSpec):
@@ -82,7 +101,7 @@ def _with_architecture(spec: BackboneSpec, given: Mapping[str, object]) -> tuple
     return spec, rest
 
 
-def _check_names(given: Mapping[str, object], known: Mapping[str, object] | set[str], remark: str) -> None:
+def _check_names(given: Mapping[str, object], known: set[str], remark: str) -> None:
     for name in given:
         if name not in known:
             raise ValueError(f"expected an option of the model, got {name!r}; {suggest(name, known)}{remark}")

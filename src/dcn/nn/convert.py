@@ -27,6 +27,12 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)
 
 
+def _some(candidates: Sequence[tuple[str, nn.Module]]) -> str:
+    """What a message expects: convolutions of the model, the first of them by name."""
+    names = ", ".join(repr(name) for name, _ in candidates[:8])
+    return f"some of the {len(candidates)} nn.Conv2d of the model ({names}{', ...' if len(candidates) > 8 else ''})"
+
+
 def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[Named]:
     """The candidates that ``layers`` chooses; every pattern must choose one."""
     if callable(layers):
@@ -37,10 +43,8 @@ def _select(model: nn.Module, candidates: list[Named], layers: Choice) -> list[N
     for pattern in patterns:
         if not any(_matches(name, pattern) for name, _ in candidates):
             others = [f"{name} ({type(m).__name__})" for name, m in model.named_modules() if _matches(name, pattern)]
-            choice = f"only {', '.join(others[:4])}" if others else f"of {[name for name, _ in candidates[:8]]}..."
-            raise ValueError(
-                f"layers: {pattern!r} chooses none of the {len(candidates)} nn.Conv2d of the model, {choice}"
-            )
+            chosen = f"chooses only {', '.join(others[:4])}" if others else "chooses none"
+            raise ValueError(f"layers: expected {_some(candidates)}, got {pattern!r}, which {chosen}")
     return [(name, conv) for name, conv in candidates if any(_matches(name, pattern) for pattern in patterns)]
 
 
@@ -72,9 +76,9 @@ def _unfit(conv: nn.Conv2d, offset_groups: int) -> str | None:
     return None
 
 
-def _take_over(new: nn.Module, old: nn.Module) -> None:
-    """Weight and bias are the very parameters of the old layer: optimisers that hold them keep working."""
-    for name in ("weight", "bias"):
+def _take_over(new: nn.Module, old: nn.Module, keep_weights: bool) -> None:
+    """Mode and hooks; kept weights are the very parameters of the old layer: optimisers that hold them keep working."""
+    for name in ("weight", "bias") if keep_weights else ():
         setattr(new, name, getattr(old, name))
     new.train(old.training)
     take_hooks(old, new)
@@ -108,11 +112,7 @@ def _deformable(
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    if keep_weights:
-        _take_over(layer, conv)
-    else:
-        layer.train(conv.training)
-        take_hooks(conv, layer)
+    _take_over(layer, conv, keep_weights)
     return layer
 
 
@@ -139,11 +139,7 @@ def _depthwise(conv: nn.Conv2d, *, keep_weights: bool, offset_groups: int, style
         device=conv.weight.device,
         dtype=conv.weight.dtype,
     )
-    if keep_weights:
-        _take_over(layer, conv)
-    else:
-        layer.train(conv.training)
-        take_hooks(conv, layer)
+    _take_over(layer, conv, keep_weights)
     return layer
 
 
@@ -198,7 +194,9 @@ def deformify(
     for name, conv in chosen:
         reason = _unfit(conv, offset_groups) or (_not_depthwise(conv) if style != "conv" else None)
         if reason is not None:
-            raise ValueError(f"layers: {name!r} cannot become deformable: {reason}; leave it out")
+            raise ValueError(
+                f"layers: expected convolutions that can become deformable, got {name!r}: {reason}; leave it out"
+            )
     made: dict[nn.Module, nn.Module] = {}
     for _, conv in chosen:
         if conv not in made and style != "conv":
@@ -230,10 +228,7 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
     ]
     chosen = _select(model, candidates, layers)
     if not chosen:
-        some = [name for name, _ in candidates[:8]]
-        raise ValueError(
-            f"layers: {layers!r} chooses none of the {len(candidates)} nn.Conv2d of the model; they are named {some}..."
-        )
+        raise ValueError(f"layers: expected {_some(candidates)}, got {layers!r}, which chooses none")
     return chosen
 
 
@@ -251,7 +246,7 @@ def _plain(layer: DeformConv2d | DeformDepthwiseConv2d) -> nn.Conv2d:
         device=layer.weight.device,
         dtype=layer.weight.dtype,
     )
-    _take_over(conv, layer)
+    _take_over(conv, layer, keep_weights=True)
     return conv
 
 

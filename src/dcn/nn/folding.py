@@ -35,7 +35,9 @@ def fold_batch_norm(model: nn.Module) -> int:
         ValueError: in training mode, in which statistics are those of the batch.
     """
     if model.training:
-        raise ValueError("model: batch norm of a network in training mode cannot be folded; call .eval() first")
+        raise ValueError(
+            "model: expected evaluation mode, got training mode, whose batch norm cannot be folded; call .eval() first"
+        )
     uses: dict[nn.Module, int] = {}
     for module in model.modules():
         for child in module.children():
@@ -61,7 +63,10 @@ def _pairs(model: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d | DeformConv
             candidates = [(name, f"bn{name[4:]}") for name in names if name.startswith("conv")]
         for first, second in candidates:
             conv, norm = children[first], children.get(second)
-            if isinstance(conv, nn.Conv2d | DeformConv2d) and isinstance(norm, Norm):
+            # A subclass may do more, such as an activation. A norm before its convolution (pre-activation) is no pair.
+            plain = type(norm) in (nn.BatchNorm2d, FrozenBatchNorm2d)
+            if isinstance(conv, nn.Conv2d | DeformConv2d) and plain and names.index(first) < names.index(second):
+                assert isinstance(norm, Norm)
                 yield parent, conv, second, norm
 
 

@@ -66,7 +66,10 @@ def choose(table: Table, backend: str | None, *args: Any, **call: Any) -> Module
         reasons.append(f"{name}: {reason}")
     if named is None:
         raise ValueError(f"backend: none can compute this call; {'; '.join(reasons)}")
-    raise ValueError(f"backend={named!r} cannot compute this call ({reasons[0]}); backend=None takes one that can")
+    raise ValueError(
+        f"backend: expected one that can compute this call, got {named!r} ({reasons[0]}); backend=None takes one that "
+        "can"
+    )
 
 
 def recordable(table: Table, backend: str | None, *args: Any, **call: Any) -> bool:

@@ -113,7 +113,7 @@ def compare_detections(
 
     result = hotcoco.compare(evaluations[0], evaluations[1])
     images = len(truth["images"])
-    weights = _sampled(images, resamples, seed)
+    weights = resampled_images(images, resamples, seed)
     values = [resampled_precision(class_matches(evaluation), weights) for evaluation in evaluations]
     metrics = {
         name: _difference(result["metrics_a"][name], result["metrics_b"][name], values[1][name] - values[0][name])
@@ -128,7 +128,7 @@ def compare_detections(
     return Comparison(metrics, per_class, images, _changed(*scores))
 
 
-def _sampled(images: int, resamples: int, seed: int) -> npt.NDArray[np.int64]:
+def resampled_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.int64]:
     """``[resamples, images]``: how often each image is sampled, with replacement."""
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), resamples)
@@ -166,7 +166,7 @@ def compare_segmentations(
         if counts.shape != shape:
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
     # The matrices of a resample are a weighted sum.
-    sampled = _sampled(len(names), resamples, seed).astype(np.float64)
+    sampled = resampled_images(len(names), resamples, seed).astype(np.float64)
     gaps = mean_iou(np.tensordot(sampled, second, 1)) - mean_iou(np.tensordot(sampled, first, 1))
     totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
     miou = _difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), gaps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from dcn.data.batching import TrainingBatches, evaluation_loader, training_loader
-from dcn.data.catalog import open_dataset
+from dcn.data.catalog import find_format, open_dataset
 from dcn.data.catalog import options_of as options_of_format
 from dcn.data.dataset import Dataset, Transform
 from dcn.data.geometry import resize_image
@@ -29,7 +30,7 @@ from dcn.data.transforms import (
 from dcn.engine.config import Recipe, TransformsConfig
 from dcn.engine.distributed import World
 from dcn.engine.train import Batches
-from dcn.models import Model, build, options_of
+from dcn.models import Model, build, is_segmentation, options_of
 from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
@@ -58,7 +59,9 @@ def split_name(recipe: Recipe, split: str) -> str:
     return str(getattr(recipe.data, split)) if split in ROLES else split
 
 
-def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None) -> Dataset:
+def open_split(
+    recipe: Recipe, split: str, *, training: bool = False, masks: bool | None = None, semantic: bool | None = None
+) -> Dataset:
     """A split of the recipe's data.
 
     Args:
@@ -67,6 +70,7 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
         split: ``train``, ``val`` or ``test`` of the recipe, or the data set's own name of a split.
         training: leave out images without anything to train on.
         masks: decode masks; ``None``: as the recipe's model needs them, unless ``data.options`` says otherwise.
+        semantic: make segmentation masks of outlines; ``None``: if the recipe's model is one of segmentation.
 
     Raises:
         ValueError: the folder is missing, or the classes are not those of the recipe.
@@ -74,12 +78,14 @@ def open_split(recipe: Recipe, split: str, *, training: bool = False, masks: boo
     config = recipe.data
     if config.root is not None and not Path(config.root).expanduser().is_dir():
         raise ValueError(
-            f"data.root: no folder {config.root!r} (looked for from {Path.cwd()}); "
+            f"data.root: expected a folder, got {config.root!r}, which does not exist (looked for from {Path.cwd()}); "
             "give the folder of the data as data.root=FOLDER"
         )
     known = options_of_format(config.format)
     options = {name: _of_split(name, value, split) for name, value in config.options.items()}
-    if training and "keep_empty" in known:
+    if find_format(config.format).outlines:
+        options.setdefault("semantic", is_segmentation(recipe.model.name) if semantic is None else semantic)
+    if training and "keep_empty" in known and not options.get("semantic"):
         options.setdefault("keep_empty", False)
     if "broken" in known:
         options.setdefault("broken", config.broken)
@@ -131,28 +137,43 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
         ValueError: options that do not fit; weights that cannot be found or do not fit; a backbone that is frozen,
             wholly or in part, and has no weights to start from.
     """
+    start, model = recipe.model, random_model(recipe, classes)
+    if start.backbone_weights == RANDOM:
+        LOGGER.info(
+            "model.backbone_weights=random: all stages and norms of the backbone are trained from random weights"
+        )
+    if start.weights is None and start.backbone_weights not in (None, RANDOM):
+        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
+    if start.weights is not None:
+        start_from(model, find_weights_file(start.weights, "model.weights"))
+    return model
+
+
+def random_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
+    """The recipe's model with random weights, which follow ``recipe.seed``; as :func:`build_model` without its weights.
+
+    Raises:
+        ValueError: options that do not fit; no weights are named for a backbone that is frozen.
+    """
     start = recipe.model
     options = model_options(recipe)
     if start.backbone_weights == RANDOM:
-        options |= _trainable(recipe.model.name)
+        options |= _trainable(start.name, options)
     torch.manual_seed(recipe.seed)
     try:
         model = build(start.name, classes, **options)
     except (ValueError, TypeError) as error:
         raise ValueError(f"model: {error}") from error
-    if start.weights is None and start.backbone_weights not in (None, RANDOM):
-        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
-    if start.weights is not None:
-        start_from(model, find_weights_file(start.weights, "model.weights"))
     if start.weights is None and start.backbone_weights is None:
         _refuse_random_frozen(model)
     return model
 
 
-def _trainable(name: str) -> dict[str, Any]:
+def _trainable(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a model that train every stage and the statistics of every norm of its backbone."""
-    options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
-    LOGGER.info("model.backbone_weights=random: all stages and norms of the backbone are trained from random weights")
+    options: dict[str, Any] = {"backbone": {**given["backbone"], "norm": "train"}} if "backbone" in given else {}
+    if not options:
+        options = {key: value for key, value in (("frozen_stages", 0), ("norm", "train")) if key in options_of(name)}
     return options
 
 
@@ -181,8 +202,14 @@ def _has_fixed_statistics(module: nn.Module) -> bool:
     return isinstance(module, FrozenBatchNorm2d)
 
 
+_OFFSET_BRANCH = re.compile(r"\.(conv_offset|offset_maps|offset_fc|offset_fc\.\d|mask_fc\.\d)\.(weight|bias)$")
+
+
 def start_from(model: nn.Module, path: str | Path) -> list[str]:
     """Load the weights of a whole model; layers whose shape depends on the classes stay as they are where it differs.
+
+    So do offset branches that the file does not have: a deformable model may start from the weights of the same model
+    without offsets, which it equals as long as its offsets are zero.
 
     Returns:
         Names of the parameters that were re-initialised; they are logged too.
@@ -193,20 +220,21 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     own = model.state_dict()
     state = rename(read_state(path).tensors)
     other = {name for name, value in state.items() if name in own and own[name].shape != value.shape}
+    other |= {name for name in own if name not in state and _OFFSET_BRANCH.search(name)}
     fitting = {name: value for name, value in state.items() if name not in other}
     kept = load_state(model, fitting, str(path), optional=other.__contains__)
     if kept:
-        LOGGER.info("%s: other shapes, re-initialised: %s", path, ", ".join(kept))
+        LOGGER.info("%s: other shapes or not in it, re-initialised: %s", path, ", ".join(kept))
     return kept
 
 
 def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Batches, int]:
     """The stream of training samples as a function of the first step, and the steps of an epoch."""
-    total = recipe.schedule.batch_size
+    total = recipe.schedule.images_per_step
     if total % (world.size * recipe.schedule.accumulate):
         raise ValueError(
-            f"schedule.batch_size: {total} images cannot be shared by {world.size} processes "
-            f"in {recipe.schedule.accumulate} parts; choose a multiple"
+            f"schedule.batch_size: expected a multiple of {world.size * recipe.schedule.accumulate} ({world.size} "
+            f"processes in {recipe.schedule.accumulate} parts), got {total}"
         )
     batches = TrainingBatches(dataset.sizes, total // world.size, recipe.seed, rank=world.rank, world=world.size)
     transform = training_transform(recipe.transforms)

@@ -128,14 +128,21 @@ def _check_same(opened: Sequence[Opened]) -> None:
             raise ValueError(f"runs: expected one task, {first.label} is of {first.task.name}, got {other.task.name}")
         if tuple(other.dataset.classes) != tuple(first.dataset.classes):
             raise ValueError(
-                f"runs: expected the classes {list(first.dataset.classes)}, {other.label} has "
-                f"{list(other.dataset.classes)}"
+                f"runs: expected the classes {list(first.dataset.classes)} of {first.label}, got "
+                f"{list(other.dataset.classes)} in {other.label}"
             )
-        if image_names(other.dataset) != image_names(first.dataset):
-            raise ValueError(
-                f"runs: expected the same images, {first.label} has {len(first.dataset)} of {first.dataset.name}, "
-                f"{other.label} has {len(other.dataset)} of {other.dataset.name}"
-            )
+        _check_same_images(first, other)
+
+
+def _check_same_images(first: Opened, other: Opened) -> None:
+    names, others = image_names(first.dataset), image_names(other.dataset)
+    if names != others:
+        row = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(others))
+        got = f"{others[row]} as image {row}" if row < min(len(names), len(others)) else f"{len(others)} images"
+        raise ValueError(
+            f"runs: expected the {len(names)} images of {first.label} ({first.dataset.name}), got {got} in "
+            f"{other.label} ({other.dataset.name})"
+        )
 
 
 def _results(opened: Opened) -> CollectedDetections | CollectedConfusions:

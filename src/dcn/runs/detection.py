@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
-from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
 from dcn.formats.coco_writer import coco_rows
+from dcn.formats.images import write_image
 from dcn.metrics import CocoAP, VocAP, write_coco_results, write_voc_results
 from dcn.models.detection.tta import TTADetector
 from dcn.runs.view import Size, View
@@ -39,10 +39,14 @@ class DetectionTask:
         """Refuse options of segmentation, and thresholds of classes that the model does not know."""
         for option in _OTHER_TASK:
             if getattr(tta, option) != getattr(TTA(), option):
-                raise ValueError(f"tta.{option}: is an option of segmentation models, the model is a detector")
+                raise ValueError(
+                    f"tta: expected options of detectors, got {option!r}, which is one of segmentation models"
+                )
         for name in tta.class_thresholds:
             if name not in classes:
-                raise ValueError(f"tta.class_thresholds: the model has no class {name!r}; {suggest(name, classes)}")
+                raise ValueError(
+                    f"tta.class_thresholds: expected classes of the model, got {name!r}; {suggest(name, classes)}"
+                )
 
     def check_score(self, min_score: float | None) -> None:
         """Refuse a score threshold outside of ``[0, 1]``."""
@@ -66,7 +70,7 @@ class DetectionTask:
         if config.metric == "voc":
             return VocAP(dataset.classes, method=config.voc_method)
         if config.metric == "miou":
-            raise ValueError("eval.metric: miou is of segmentation models, the model is a detector; use coco or voc")
+            raise ValueError("eval.metric: expected coco or voc for a detector, got miou")
         return CocoAP(dataset.classes, masks=bool(model.has_masks) and _has_masks(dataset))
 
     def annotations(self, samples: Sequence[Sample]) -> list[Target]:

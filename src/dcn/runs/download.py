@@ -156,7 +156,7 @@ def _fetch(url: str, part: Path, timeout: float, show: bool) -> None:
                 file.write(chunk)
                 bar(len(chunk))
     if total is not None and _size(part) < total:
-        raise ConnectionError(f"the connection ended after {_size(part)} of {total} bytes")
+        raise ConnectionError(f"expected {total} bytes, got {_size(part)} before the connection ended")
 
 
 def _checked(url: str) -> str:

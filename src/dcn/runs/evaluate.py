@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dcn.data.dataset import Dataset
@@ -53,7 +54,8 @@ def evaluate(
     >>> metrics["AP50"]
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, or a :class:`dcn.Run`.
+        source: a run folder (its best weights), a weights file of this package, a file of ``dcn export``, or a
+            :class:`dcn.Run`.
         split: ``train``, ``val`` or ``test`` as the recipe names them, or the data set's own name of a split.
         recipe: name or file of the recipe that describes the data; ``None``: that of the run.
         device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
@@ -114,6 +116,21 @@ def evaluate(
     if broken.skipped or broken.repaired:
         LOGGER.warning("%s: %s", dataset.name, broken)
     return None if metric is None else _written(task, metric, folder, name)
+
+
+def measure(model: nn.Module, recipe: Recipe, dataset: Dataset) -> Result:
+    """The metrics of a model on the CPU, prepared for inference or exported; nothing is written.
+
+    Args:
+        model: see :func:`dcn.runs.load.ready_model`.
+        recipe: says how images are resized and how metrics are computed.
+        dataset: of :func:`open_for`, with annotations.
+    """
+    task, world = task_of(model), World(torch.device("cpu"))
+    metric = task.make_metric(recipe.eval, model, dataset)
+    fill(task, metric, _shown(task, model, recipe, dataset, world), world, recipe.eval)
+    result: Result = metric.compute()
+    return result
 
 
 def _shown(

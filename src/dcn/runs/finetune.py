@@ -14,10 +14,12 @@ from dcn.data.dataset import Dataset
 from dcn.data.splitting import target_of
 from dcn.data.statistics import box_sizes
 from dcn.engine.config import Recipe
+from dcn.engine.distributed import World
 from dcn.engine.parse import override, parse
 from dcn.engine.recipe import recipe_names
 from dcn.models import MODELS
-from dcn.runs.build import open_split
+from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
+from dcn.runs.build import open_split, random_model
 from dcn.runs.sources import resolve_root
 from dcn.structures import Target
 
@@ -28,7 +30,8 @@ _EPOCHS = (12, 100)
 _SHORT = (320, 800)
 _LONG = 1333 / 800
 _SMALL = 32  # pixels: a quarter of the objects may be smaller at the model's input
-_BATCH = 4
+_BATCH = 4  # where memory cannot be measured
+_STEPS = 1000  # a batch is small enough for so many steps
 
 
 def is_model(name: str | PathLike[str]) -> bool:
@@ -36,16 +39,18 @@ def is_model(name: str | PathLike[str]) -> bool:
     return fspath(name) in MODELS and fspath(name) not in recipe_names()
 
 
-def finetuning(name: str, changes: Sequence[str]) -> Recipe:
+def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
     """The recipe of a model for the data that the changes name; what the changes say is kept.
 
     Chosen are the image size (the usual size of the images, more where a quarter of the objects would be smaller than
-    32 pixels), the number of epochs (24,000 images in all, 12 to 100 epochs), and what follows from it: warm-up,
-    steps of the learning rate, evaluations.
+    32 pixels), the number of epochs (24,000 images in all, 12 to 100 epochs), the batch size (what fits the memory, at
+    most 16, and less where that would be fewer than 1000 steps), and what follows from them: warm-up, steps of the
+    learning rate, evaluations.
 
     Args:
         name: of a detector.
         changes: ``key=value`` words; one of them is ``data.root``.
+        world: this process among the others; all of them must call it.
 
     Raises:
         ValueError: no data, data without boxes, or whatever is wrong with the changes.
@@ -56,7 +61,14 @@ def finetuning(name: str, changes: Sequence[str]) -> Recipe:
             f"data.root: expected the folder of the data, got none; write dcn train {name} data.root=FOLDER"
         )
     dataset = open_split(recipe, "train", training=True, masks=False)
-    settings = _settings(dataset, recipe.schedule.batch_size)
+    settings = _settings(dataset)
+    recipe = _parsed(name, settings, changes)
+    if recipe.schedule.batch_size == AUTO:
+        changes = [word for word in changes if not word.startswith("schedule.batch_size=")]
+        settings["schedule"]["batch_size"] = _batch_size(recipe, dataset, world)
+        recipe = _parsed(name, settings, changes)
+    steps = recipe.schedule.total_steps(math.ceil(len(dataset) / recipe.schedule.images_per_step))
+    settings["schedule"]["warmup"] = {"steps": min(500, max(steps // 10, 1)), "factor": 0.001, "kind": "linear"}
     recipe = _parsed(name, settings, changes)
     schedule, transforms = recipe.schedule, recipe.transforms
     length = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
@@ -66,7 +78,7 @@ def finetuning(name: str, changes: Sequence[str]) -> Recipe:
         name,
         len(dataset),
         length,
-        schedule.batch_size,
+        schedule.images_per_step,
         ", ".join(map(str, transforms.short)),
         transforms.long,
     )
@@ -77,7 +89,7 @@ def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Reci
     content: dict[str, Any] = {
         "model": {"name": name},
         "data": {"format": "auto"},
-        "schedule": {"batch_size": _BATCH, "lr": 0.02, "lr_batch_size": 16, "clip_norm": 10.0},
+        "schedule": {"batch_size": AUTO, "lr": 0.02, "lr_batch_size": 16, "clip_norm": 10.0},
         "eval": {"metric": "coco"},
     }
     for section, values in (settings or {"schedule": {"epochs": _EPOCHS[0]}}).items():
@@ -90,18 +102,27 @@ def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Reci
     return resolve_root(parse(Recipe, content), None)
 
 
-def _settings(dataset: Dataset, batch_size: int) -> dict[str, Any]:
+def _batch_size(recipe: Recipe, dataset: Dataset, world: World) -> int:
+    """What fits the memory, and makes enough steps."""
+    seen = (recipe.schedule.epochs or 0) * len(dataset)
+    most = min(MOST, max(1, int(seen / _STEPS))) if seen else MOST
+    count = measured_batch_size(recipe, random_model(recipe, tuple(dataset.classes)), dataset, world, most)
+    unit = world.size * recipe.schedule.accumulate
+    return max(_BATCH // unit, 1) * unit if count is None else count
+
+
+def _settings(dataset: Dataset) -> dict[str, Any]:
     """What the data decides."""
     if not len(dataset) or not isinstance(target_of(dataset, 0), Target):
-        raise ValueError(f"data: {dataset.name} has no boxes to train a detector on; for other data name a recipe")
+        raise ValueError(
+            f"data: expected boxes to train a detector on, got none in {dataset.name}; for other data name a recipe"
+        )
     short = _short_side(dataset)
     epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
-    steps = max(epochs * len(dataset) // batch_size, 1)
     return {
         "transforms": {"short": [short], "long": math.ceil(short * _LONG)},
         "schedule": {
             "epochs": epochs,
-            "warmup": {"steps": min(500, max(steps // 10, 1)), "factor": 0.001, "kind": "linear"},
             "milestones": [epochs * 0.75, epochs * 0.92],
         },
         "eval": {"every": max(epochs // 10, 1)},

@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 from torch import Tensor
 
-from dcn.data.images import read_image, to_rgb
+from dcn.formats.images import read_image, to_rgb
 
 CHANNELS = (1, 3, 4)
 
@@ -28,7 +28,7 @@ def open_image(image: Any) -> Tensor:
     Args:
         image: one of
 
-            * a path: read with all modes of :func:`dcn.data.images.read_image`, upright as its EXIF orientation says;
+            * a path: read with all modes of :func:`dcn.formats.images.read_image`, upright as EXIF says;
             * an array ``[H, W]``, ``[H, W, 1]`` (grey), ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA);
             * a tensor ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` or ``[4, H, W]``;
             * a ``PIL.Image``, of any mode, upright as its EXIF orientation says.

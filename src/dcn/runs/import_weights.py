@@ -48,10 +48,11 @@ def convert_detector(file: Path, output: Path, name: str, classes: tuple[str, ..
     state, own = read_detector(file)
     names = classes or own
     if names is None:
-        raise ValueError(f"{file}: expected class names, the file has none; give them in the order of the labels")
+        raise ValueError(f"{file}: expected class names, got none in the file; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(file))
-    save_weights(output, model, name, {})
+    plugin = MODELS.plugin_of(name)
+    save_weights(output, model, name, {}, plugins=() if plugin is None else (plugin,))
     return f"{name}, {len(names)} classes"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from dcn.class_names import COCO_CLASSES
-from dcn.engine.checkpoint import read_weights
+from dcn.engine.checkpoint import WeightsInfo, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.folder import RECIPE_FILE
 from dcn.models import MODELS, Model, build
@@ -19,8 +19,9 @@ from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
+from dcn.plugins import advice
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import StrPath, find_source, read_recipe
+from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe
 from dcn.runs.weights import get_weights
 from dcn.suggest import suggest
 from dcn.tta import TTA
@@ -46,7 +47,7 @@ def load(
     >>> detections = predictor.predict("photo.jpg", min_score=0.5)
 
     Args:
-        source: a run folder (its best weights), a weights file of this package, an ONNX file of ``dcn export``, a hub
+        source: a run folder (its best weights), a weights file of this package, a file of ``dcn export``, a hub
             address (``hf://owner/name``), or a name of ``dcn models``.
         weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
             ``dcn weights``, which are downloaded once.
@@ -86,7 +87,7 @@ def ready_model(
     if not optimize:
         for name, given in (("compile", compile), ("cuda_graph", cuda_graph), ("precision", precision != "float32")):
             if given:
-                raise ValueError(f"{name}: needs optimize=True, which prepares the model for inference")
+                raise ValueError(f"optimize: expected True with {name}, got False; it prepares the model for inference")
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
@@ -96,11 +97,11 @@ def ready_model(
 
 
 def _as_exported(model: nn.Module, tta: TTA, precision: Precision, faster: bool) -> nn.Module:
-    """A model in an ONNX file, which holds final results of one pass."""
+    """A model in an exported file, which holds final results of one pass."""
     if faster or precision != "float32" or tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
-            "model: an ONNX file holds final results of one pass in float32; leave out test-time options, precision, "
-            "compile and cuda_graph, or use the weights that it was exported from"
+            "model: an exported file holds final results of one pass in its own precision; leave out test-time "
+            "options, precision, compile and cuda_graph, or use the weights that it was exported from"
         )
     return model
 
@@ -113,30 +114,57 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     if origin is not None:
         if weights is not None:
             raise ValueError(f"weights: {origin.weights} has its own weights; give weights only with a model's name")
+        if origin.run is not None:
+            read_recipe(origin.run / RECIPE_FILE)  # its plug-ins are those that the user named for the training
         return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
         raise ValueError(
-            f"{name!r}: expected a weights file, a run folder or the name of a model; "
+            f"source: expected a weights file, a run folder or the name of a model, got {name!r}; "
             + suggest(name, MODELS, "`dcn models`")
         )
     return _from_name(name, weights, classes)
 
 
 def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
-    if path.suffix == ".onnx":
-        from dcn.export.runtime import read_onnx
-
-        return read_onnx(path)
+    if path.suffix in EXPORTED:
+        return _from_exported(path, classes)
     state, info = read_weights(path)
     if classes is not None and tuple(classes) != info.classes:
         raise ValueError(
             f"classes: {path} has the classes {list(info.classes)}, got {list(classes)}; leave classes out, they are "
             "for models given by name"
         )
+    if info.model not in MODELS:
+        raise ValueError(f"{path}: the model {info.model!r} is not known here; {_where_from(info)}")
     model = build(info.model, info.classes, **info.options)
     load_state(model, state, str(path))
     return model
+
+
+def described(path: Path) -> tuple[str, dict[str, Any]]:
+    """The name of the model in a weights file or an exported file, and its options (of the latter the test size)."""
+    if path.suffix in EXPORTED:
+        metadata = _from_exported(path, None).metadata
+        return metadata.model, {"test_size": metadata.test_size}
+    info = read_weights(path)[1]
+    return info.model, dict(info.options)
+
+
+def _from_exported(path: Path, classes: Sequence[str] | None) -> Any:
+    from dcn.export.predictors import read_exported
+
+    model = read_exported(path)
+    if classes is not None and tuple(classes) != model.classes:
+        raise ValueError(
+            f"classes: {path} has the classes {list(model.classes)}, got {list(classes)}; leave classes out"
+        )
+    return model
+
+
+def _where_from(info: WeightsInfo) -> str:
+    near = suggest(info.model, MODELS, "`dcn models`")
+    return advice(info.plugins) if info.plugins else f"{near}; {advice(())}"
 
 
 def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None) -> Model:
@@ -147,7 +175,7 @@ def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None
     state, own = read_detector(path)
     names = classes or own
     if names is None:
-        raise ValueError(f"classes: expected class names, {path} has none; give them in the order of the labels")
+        raise ValueError(f"classes: expected class names, got none in {path}; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(path))
     return model

@@ -37,7 +37,8 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: Sequence
         recipe = origin.weights.stem
     if recipe is None and origin.run is None:
         raise ValueError(
-            f"recipe: {origin.weights} is not in a run folder; name the recipe that describes the data (--recipe NAME)"
+            f"recipe: expected the one that describes the data (--recipe NAME), got none, and {origin.weights} is not "
+            "in a run folder"
         )
     own = None if origin.run is None else origin.run / RECIPE_FILE
     return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
@@ -45,10 +46,17 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: Sequence
 
 def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
     """A split of the recipe's data for a model that must know its classes."""
-    dataset = open_split(recipe, split, masks=bool(getattr(model, "has_masks", False)))
+    dataset = open_split(
+        recipe,
+        split,
+        masks=bool(getattr(model, "has_masks", False)),
+        semantic=getattr(model, "task", None) == "segmentation",
+    )
     own = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
     if tuple(dataset.classes) != own:
-        raise ValueError(f"classes: the model has {list(own)}, {dataset.name} has {list(dataset.classes)}")
+        raise ValueError(
+            f"classes: expected those of the model, {list(own)}, got {list(dataset.classes)} in {dataset.name}"
+        )
     return dataset
 
 

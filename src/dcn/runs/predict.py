@@ -13,15 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
-from dcn.data.images import SUFFIXES
-from dcn.engine.checkpoint import read_weights
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
-from dcn.models import options_of
+from dcn.formats.file_names import SUFFIXES
+from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.runs.images import open_image
-from dcn.runs.load import PUBLISHED, load
+from dcn.runs.load import PUBLISHED, described, load
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predictor import Predictor, Resize
 from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
@@ -70,7 +69,7 @@ def open_predictor(
     for key in (word.partition("=")[0] for word in changes):
         if key not in KEYS and not key.startswith("tta."):
             valid = [*KEYS, *(f"tta.{field.name}" for field in fields(TTA))]
-            raise ValueError(f"{key}: is no key of a prediction; {suggest(key, valid)}")
+            raise ValueError(f"override: expected a key of a prediction, got {key!r}; {suggest(key, valid)}")
     origin = find_source(source)
     if origin is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
         weights = PUBLISHED
@@ -87,12 +86,8 @@ def open_predictor(
 
 def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     """A recipe for weights that come from no run: the model at its test size."""
-    if origin is None:
-        name, options = fspath(source), {}
-    else:
-        info = read_weights(origin.weights)[1]
-        name, options = info.model, info.options
-    size: Any = options.get("test_size", options_of(name)["test_size"])
+    name, options = (fspath(source), {}) if origin is None else described(origin.weights)
+    size: Any = options["test_size"] if "test_size" in options else default_test_size(name)
     return Recipe(
         ModelConfig(name),
         DataConfig("synthetic"),
@@ -115,7 +110,10 @@ def find_images(words: Sequence[str]) -> list[Path]:
         else:
             here = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
         if not here:
-            raise ValueError(f"images: nothing at {word!r}" + (f" of {', '.join(SUFFIXES)}" if path.is_dir() else ""))
+            kinds = (
+                f"{', '.join(SUFFIXES)} files" if path.is_dir() else "an image, a folder or a pattern that matches some"
+            )
+            raise ValueError(f"images: expected {kinds}, got none at {word!r}")
         paths.update(dict.fromkeys(here))
     return list(paths)
 

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dcn.data.auto import AUTO, find_layout
 from dcn.data.catalog import FORMATS
 from dcn.data.dataset import Dataset
+from dcn.data.datasets.outlines import Outlines
 from dcn.data.splitting import SPLITS_FILE, SplitPart
 from dcn.engine.config import Recipe
 from dcn.formats.documents import read_json
+from dcn.models import MODELS
 
 LOGGER = logging.getLogger("dcn")
+
+
+def with_used_plugins(recipe: Recipe) -> Recipe:
+    """The recipe with the names of the plug-ins that its model and its data format come from."""
+    data = recipe.data
+    format = data.format
+    if format == AUTO and data.root is not None and Path(data.root).expanduser().is_dir() and FORMATS.has_plugins:
+        format = find_layout(FORMATS, Path(data.root).expanduser()).format
+    used = (MODELS.plugin_of(recipe.model.name), FORMATS.plugin_of(format))
+    names = dict.fromkeys((*recipe.plugins, *(name for name in used if name is not None)))
+    return replace(recipe, plugins=tuple(names))
 
 
 def record_data(recipe: Recipe, training: Dataset, folder: Path) -> None:
@@ -42,6 +56,7 @@ def _record(root: Path, training: Dataset) -> dict[str, Any]:
     layout = find_layout(FORMATS, root)
     LOGGER.info("data: %s: taken for %s (%s)", root, layout.format, layout.says)
     record: dict[str, Any] = {"format": layout.format, "layout": layout.says}
+    training = training.dataset if isinstance(training, Outlines) else training
     if isinstance(training, SplitPart):
         origin = f"recorded in {root / SPLITS_FILE}" if layout.recorded else "made, as the folder has none"
         LOGGER.info("data: split %s: %s", origin, training.splits)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from dcn.class_names import CITYSCAPES_CLASSES
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.cityscapes import result_path, to_label_ids
-from dcn.data.images import write_image
 from dcn.engine.config import EvalConfig
 from dcn.formats.file_names import SafeNames
+from dcn.formats.images import write_image
 from dcn.metrics import MeanIoU
 from dcn.models.segmentation.inference import segment
 from dcn.runs.view import Size, View
@@ -39,7 +39,9 @@ class SegmentationTask:
         """Refuse options of detectors."""
         for option in _OTHER_TASK:
             if getattr(tta, option) != getattr(TTA(), option):
-                raise ValueError(f"tta.{option}: is an option of detectors, the model is a segmentation model")
+                raise ValueError(
+                    f"tta: expected options of segmentation models, got {option!r}, which is one of detectors"
+                )
 
     def check_score(self, min_score: float | None) -> None:
         """Refuse a score threshold."""
@@ -59,7 +61,7 @@ class SegmentationTask:
     def make_metric(self, config: EvalConfig, model: nn.Module, dataset: Dataset) -> MeanIoU:
         """Mean IoU."""
         if config.metric == "voc":
-            raise ValueError("eval.metric: voc is of detectors, the model is a segmentation model; use miou")
+            raise ValueError("eval.metric: expected miou for a segmentation model, got voc")
         return MeanIoU(len(dataset.classes), absent=config.absent, classes=dataset.classes)
 
     def annotations(self, samples: Sequence[Sample]) -> list[SegmentationMap]:

@@ -14,14 +14,19 @@ from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.parse import override, parse
-from dcn.engine.recipe import load_recipe, recipe_names, shipped_weights
+from dcn.engine.recipe import load_recipe, recipe_names, shipped_weights, use_named_plugins
 from dcn.models import MODELS
+from dcn.plugins import use_plugins
 from dcn.runs.weights import HUB, hub_weights
 
 StrPath = str | PathLike[str]
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./~][\w./~-]*")
 _WEIGHTS = (".safetensors", ".onnx")
 _YAML_WORDS = ("null", "Null", "NULL", "~", "true", "True", "false", "False")
+
+
+EXPORTED = (".onnx", ".pt2")
+"""Endings of the files of ``dcn export``."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def read_recipe(name: StrPath | Recipe, changes: Sequence[str] = (), run: Path |
         run: the run folder from which the recipe comes; a relative ``data.root`` is looked for above it too.
     """
     if isinstance(name, Recipe):
+        use_plugins(*name.plugins)
         recipe = changed(name, changes)
     else:
         path = Path(fspath(name)).expanduser()
@@ -91,6 +97,7 @@ def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """The recipe with ``key=value`` changes."""
     if not changes:
         return recipe
+    use_named_plugins(changes)
     data = asdict(recipe)
     for word in changes:
         override(data, word)

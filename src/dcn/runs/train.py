@@ -14,7 +14,6 @@ from typing import Any
 from torch import nn
 
 from dcn.data.dataset import Dataset
-from dcn.data.images import write_image
 from dcn.data.overlap import refuse_shared_images
 from dcn.data.reading import BrokenImages, broken_images
 from dcn.data.subset import spread
@@ -23,8 +22,11 @@ from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, joined_world
 from dcn.engine.folder import RECIPE_FILE, check_run_name, latest_run, new_run_folder, open_run
 from dcn.engine.log import METRICS_FILE, read_rows, shell_command, two_columns
+from dcn.engine.recipe import use_named_plugins
 from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
+from dcn.formats.images import write_image
+from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
     evaluation_batches,
@@ -39,7 +41,7 @@ from dcn.runs.measure import fill, predictions
 from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
-from dcn.runs.record import record_data
+from dcn.runs.record import record_data, with_used_plugins
 from dcn.runs.report import REPORT_FILE, report
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
@@ -158,6 +160,7 @@ def train(
     """
     own = overrides if data is None else {**_data_changes(data), **overrides}
     words = [*as_words(own), *changes]
+    use_named_plugins(words)
     with joined_world(device) as world:
         if resume is None or resume is False:
             if recipe is None:
@@ -166,7 +169,7 @@ def train(
             parent = Path(output).expanduser()
             check_run_name(parent, stem, name)
             if not isinstance(recipe, Recipe) and is_model(recipe):
-                chosen = finetuning(fspath(recipe), words)
+                chosen = finetuning(fspath(recipe), words, world)
             else:
                 chosen = read_recipe(recipe, words)
             return train_recipe(chosen, world, lambda: new_run_folder(parent, stem, name))
@@ -185,16 +188,18 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
         make_folder: makes the run folder, or names an earlier one; called in the first process, after everything was
             opened, so that a failed start leaves no folder.
     """
+    recipe = with_used_plugins(recipe)
     training = open_split(recipe, "train", training=True)
     validation = open_split(recipe, "val")
     if tuple(validation.classes) != tuple(training.classes):
         raise ValueError(
-            f"data: {training.name} has the classes {list(training.classes)}, {validation.name} has "
-            f"{list(validation.classes)}; set data.classes"
+            f"data: expected the classes {list(training.classes)} of {training.name}, got {list(validation.classes)} "
+            f"in {validation.name}; set data.classes"
         )
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
+    recipe = with_batch_size(recipe, model, training, world)
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())
@@ -234,7 +239,10 @@ def _write_report(folder: Path, world: World) -> None:
 
 def _latest(recipe: StrPath | Recipe | None, output: StrPath) -> Path:
     if recipe is None or isinstance(recipe, Recipe):
-        raise ValueError("resume: expected a run folder, or the name of a recipe whose latest run is continued")
+        got = "no recipe" if recipe is None else "a Recipe, which has no name"
+        raise ValueError(
+            f"resume: expected a run folder or the name of a recipe, whose latest run is continued, got {got}"
+        )
     return latest_run(Path(output).expanduser() / Path(fspath(recipe)).stem)
 
 

@@ -33,7 +33,9 @@ def published(name: str) -> PublishedWeights:
         ValueError: nothing is published under this name.
     """
     if name not in PUBLISHED_WEIGHTS:
-        raise ValueError(f"weights {name!r}: not published; {suggest(name, PUBLISHED_WEIGHTS, '`dcn weights`')}")
+        raise ValueError(
+            f"weights: expected a published name, got {name!r}; {suggest(name, PUBLISHED_WEIGHTS, '`dcn weights`')}"
+        )
     return PUBLISHED_WEIGHTS[name]
 
 
@@ -122,7 +124,7 @@ def find_weights_file(text: str | Path, key: str = "weights") -> Path:
         return get_weights(name)
     hint = suggest(name, [*PUBLISHED_WEIGHTS, *shipped_weights()], "`dcn weights`")
     other = "; model.backbone_weights=random trains from random weights" if key == "model.backbone_weights" else ""
-    raise ValueError(f"{key}: {name!r} is no file, run folder or published name; {hint}{other}")
+    raise ValueError(f"{key}: expected a file, a run folder or a published name, got {name!r}; {hint}{other}")
 
 
 def _converted(name: str) -> Path:
@@ -144,7 +146,7 @@ def _local(file: Path, row: PublishedWeights) -> Path:
     published one (another training of the same model) is accepted if it is such an archive and all of them are right.
     """
     if not file.is_file():
-        raise ValueError(f"--from: {file} is not a file")
+        raise ValueError(f"--from: expected a file, got {file}")
     got = file_sha256(file)
     if got.startswith(row.sha256):
         return file

@@ -20,7 +20,7 @@ def test_void_is_ignored(tmp_path: Path) -> None:
 
 
 def test_an_unknown_split(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no folder 'test'; there is train, val"):
+    with pytest.raises(ValueError, match=r"split: expected one of train, val in .*, got 'test'"):
         open_camvid(make_camvid(tmp_path), "test")
 
 

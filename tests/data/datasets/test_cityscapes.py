@@ -48,7 +48,7 @@ def test_the_real_frame(shared: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"split": "vall"}, "has no leftImg8bit/vall; there is val"),
+        ({"split": "vall"}, "split: expected 'val' in .*, got 'vall'"),
         ({"split": "val", "quality": "fine"}, "quality: expected one of gtFine, gtCoarse, got 'fine'"),
         ({"split": "val", "quality": "gtCoarse"}, "has no segmentation mask"),
         ({"split": "val", "form": "ids"}, "form: expected one of labelIds, labelTrainIds, got 'ids'"),

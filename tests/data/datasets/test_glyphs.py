@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from dcn.data.datasets.glyphs import CLASSES, DISTRACTORS, Warp, draw_warp, render, template
+from dcn.data.datasets.shapes import SHAPES
 
 NEUTRAL = Warp(0.0, 1.0, (0.0, 0.0), np.zeros((0, 5)))
 
@@ -23,6 +25,25 @@ def test_neutral_glyph_has_the_asked_height_and_its_template_shape(size: float) 
     assert opacity.shape[0] == pytest.approx(size, abs=2)
     assert opacity.shape[1] / opacity.shape[0] == pytest.approx((shape[1] - 2) / (shape[0] - 2), abs=0.08)
     assert opacity.max() > 250
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_have_the_asked_height_and_differ_under_every_rotation(name: str) -> None:
+    shape = render(name, 60, NEUTRAL) > 127
+    assert shape.shape[0] == pytest.approx(60, abs=2)
+    others = [
+        render(other, 60, _turned(angle)) > 127 for other in SHAPES if other != name for angle in np.arange(0, 6.3, 0.2)
+    ]
+    side = max(max(other.shape) for other in [shape, *others]) + 1
+
+    def centred(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        rows, columns = (side - np.array(mask.shape)) // 2
+        canvas = np.zeros((side, side), dtype=np.bool_)
+        canvas[rows : rows + mask.shape[0], columns : columns + mask.shape[1]] = mask
+        return canvas
+
+    own = centred(shape)
+    assert max((own & centred(o)).sum() / (own | centred(o)).sum() for o in others) < 0.9
 
 
 def test_a_quarter_turn_is_clockwise_or_its_mirror_never() -> None:

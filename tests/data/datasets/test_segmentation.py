@@ -41,7 +41,7 @@ def test_an_image_without_a_map(files: list[MaskFiles]) -> None:
 
 def test_a_value_that_stands_for_nothing(files: list[MaskFiles], tmp_path: Path) -> None:
     write_mask(tmp_path / "map.png", [[0, 7, 4], [9, 7, 0]])
-    with pytest.raises(ValueError, match=r"map\.png: holds the values \[4, 9\], expected only 0, 3, 7, 255"):
+    with pytest.raises(ValueError, match=r"map\.png: expected the values 0, 3, 7, 255, got \[4, 9\]"):
         SegmentationDataset("set", ["x", "y"], files, READ, unlabelled="skip")[0]
 
 
@@ -54,5 +54,5 @@ def test_a_map_of_another_size(files: list[MaskFiles], tmp_path: Path) -> None:
 def test_wrong_arguments(files: list[MaskFiles]) -> None:
     with pytest.raises(ValueError, match="unlabelled: expected one of refuse, skip, keep, got 'drop'"):
         SegmentationDataset("set", ["x"], files, READ, unlabelled="drop")
-    with pytest.raises(ValueError, match="set: there are no images"):
+    with pytest.raises(ValueError, match="set: expected one image or more, got none"):
         SegmentationDataset("set", ["x"], [], READ)

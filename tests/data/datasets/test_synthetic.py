@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -86,6 +87,54 @@ def test_difficulty_hides_and_bends() -> None:
     assert fill[1.0] > 2 * fill[0.0]
 
 
+def _tilt(mask: torch.Tensor) -> float:
+    """The angle of the longest axis of a mask in degrees, -90 to 90."""
+    y, x = (axis - axis.mean() for axis in torch.nonzero(mask).double().T)
+    return float(torch.rad2deg(torch.atan2(2 * (x * y).mean(), (x * x - y * y).mean())) / 2)
+
+
+@pytest.mark.parametrize(("rotation", "low", "high"), [(0.0, 0.0, 2.0), (20.0, 4.0, 18.0), (180.0, 25.0, 65.0)])
+def test_rotation_is_set_apart_from_the_difficulty(rotation: float, low: float, high: float) -> None:
+    geometry = {"rotation": rotation, "bending": 0.0}
+    data = Synthetic("train", length=40, num_classes=2, objects=(1, 1), glyph_size=(80, 80), geometry=geometry)
+    # The letter X is higher than wide: its longest axis stands upright where it is not rotated.
+    tilts = []
+    for index in range(len(data)):
+        target = _target(data, index)
+        assert target.masks is not None
+        if int(target.labels[0]) == 1 and float(target.area[0]) > 0:  # type: ignore[index]  # is never None
+            tilts.append(abs(90 - abs(_tilt(target.masks[0]))))
+    assert len(tilts) > 10
+    assert low <= np.median(tilts) <= high  # of some letters a hidden part moves the axis
+
+
+def test_scale_varies_as_far_as_asked() -> None:
+    data = Synthetic("train", length=60, objects=(1, 1), glyph_size=(17, 110), difficulty=0.0)
+    boxes = torch.cat([_target(data, index).boxes for index in range(len(data))])
+    heights = boxes[:, 3] - boxes[:, 1]
+    assert float(heights.max() / heights.min()) > 5
+    even = Synthetic("train", length=30, objects=(1, 1), glyph_size=(48, 48), geometry={"rotation": 0, "bending": 0})
+    full = [t for i in range(len(even)) if (t := _target(even, i)) and float(t.boxes[0, 3] - t.boxes[0, 1]) > 46]
+    assert len(full) > 15  # the others are hidden in part
+
+
+def test_a_stroke_makes_letters_fat_and_changes_nothing_else() -> None:
+    thin, fat = (Synthetic("val", length=8, difficulty=0.2, geometry={"stroke": width}) for width in (0.035, 0.12))
+    assert torch.equal(thin[3].image, Synthetic("val", length=8, difficulty=0.2)[3].image)
+    areas = []
+    for data in (thin, fat):
+        targets = [_target(data, index) for index in range(8)]
+        areas.append(sum(float(target.area[0]) for target in targets if target.area is not None))
+    assert [int(_target(fat, i).labels[0]) for i in range(8)] == [int(_target(thin, i).labels[0]) for i in range(8)]
+    assert areas[1] > 1.2 * areas[0]
+
+
+def test_geometry_is_a_function_of_the_seed() -> None:
+    geometry = {"rotation": 180.0, "bending": 1.0, "stroke": 0.1}
+    first, again = (Synthetic("train", seed=5, length=3, difficulty=0.1, geometry=geometry) for _ in range(2))
+    assert all(torch.equal(first[index].image, again[index].image) for index in (2, 0, 1))
+
+
 def test_semantic_labels_are_those_of_the_masks() -> None:
     options = {"length": 5, "size": (96, 128), "num_classes": 4, "glyph_size": (20, 40)}
     data, maps = Synthetic("val", **options), Synthetic("val", semantic=True, **options)  # type: ignore[arg-type]
@@ -97,6 +146,22 @@ def test_semantic_labels_are_those_of_the_masks() -> None:
         expected = (target.masks * (target.labels + 1)[:, None, None]).sum(0)
         assert torch.equal(mask.labels, expected)
         assert torch.equal(maps[index].image, data[index].image)
+
+
+def test_shapes_are_filled_and_known_by_their_outline_alone() -> None:
+    data = Synthetic("train", length=60, symbols="shapes", objects=(1, 1), difficulty=0.0, glyph_size=(80, 100))
+    assert data.classes == ("disc", "square", "triangle", "star", "cross", "crescent")
+    shares: dict[int, list[float]] = {}
+    for index in range(len(data)):
+        target = _target(data, index)
+        assert target.masks is not None
+        sides = target.boxes[:, 2:] - target.boxes[:, :2]
+        for label, mask, (width, height) in zip(target.labels.tolist(), target.masks, sides.tolist(), strict=True):
+            shares.setdefault(label, []).append(float(mask.sum()) / (width * height))
+    # Area of the shape over that of its box: pi/4, 1, 1/2, that of a five-pointed star of radii 1 and 0.42, of a cross.
+    star = 5 * 0.42 * math.sin(math.pi / 5) / (2 * math.sin(math.radians(72)) * (1 + math.cos(math.radians(36))))
+    for label, expected in enumerate((math.pi / 4, 1.0, 0.5, star, 1 - (1 - 0.34) ** 2)):
+        assert float(np.median(shares[label])) == pytest.approx(expected, abs=0.03), data.classes[label]
 
 
 def test_without_masks() -> None:
@@ -127,10 +192,14 @@ def test_indices_past_the_end() -> None:
         ({"size": (100,)}, "size: expected two numbers"),
         ({"num_classes": 1}, "num_classes: expected 2 to 12, got 1"),
         ({"num_classes": 13}, "num_classes: expected 2 to 12, got 13"),
+        ({"num_classes": 7, "symbols": "shapes"}, "num_classes: expected 2 to 6, got 7"),
+        ({"symbols": "digits"}, "symbols: expected one of letters, shapes, got 'digits'"),
         ({"objects": (0, 3)}, "objects: expected two numbers from 1 to 100 in ascending order"),
         ({"objects": (4, 3)}, "objects: expected two numbers from 1 to 100 in ascending order"),
         ({"glyph_size": (20, 150)}, "glyph_size: expected two numbers from 12 to 115.2"),
         ({"difficulty": 1.5}, "difficulty: expected 0 to 1, got 1.5"),
+        ({"geometry": {"rotation": 181}}, "geometry.rotation: expected 0.0 to 180.0, got 181"),
+        ({"geometry": {"bend": 1}}, "geometry: expected rotation, bending, stroke, got 'bend'.*'bending'"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -48,9 +48,9 @@ def test_a_list_of_that_name_comes_first(roots: tuple[Path, Path]) -> None:
 
 
 def test_what_is_wrong_is_named(roots: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no list train_aug\.txt .*the option augmentation=FOLDER_OF_SBD makes it"):
+    with pytest.raises(ValueError, match=r"got 'train_aug'; the option augmentation=FOLDER_OF_SBD makes it"):
         open_voc_segmentation(roots[0], "train_aug")
-    with pytest.raises(ValueError, match=r"no list test\.txt \(ImageSets/Segmentation: train, val\)"):
+    with pytest.raises(ValueError, match=r"expected one of train, val in .*ImageSets.Segmentation, got 'test'"):
         open_voc_segmentation(roots[0], "test")
     with pytest.raises(ValueError, match="root: expected a folder with JPEGImages"):
         open_voc_segmentation(tmp_path / "nowhere", "train")

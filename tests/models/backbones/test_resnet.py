@@ -25,7 +25,7 @@ def _count(model: nn.Module) -> int:
         ({"depth": 34}, 21_797_672 - 513_000),
         ({"depth": 50}, 25_557_032 - 2_049_000),
         ({"depth": 101}, 44_549_160 - 2_049_000),
-        ({"depth": 101, "groups": 32, "base_width": 4}, 44_177_704 - 2_049_000),
+        ({"depth": 101, "cardinality": (32, 4)}, 44_177_704 - 2_049_000),
     ],
     ids=["r18", "r34", "r50", "r101", "x101"],
 )
@@ -75,7 +75,7 @@ def test_wrong_position(name: str) -> None:
 
 def test_deformable_layers_are_where_they_were_asked_for() -> None:
     factory = partial(DeformConv2d, modulated=True, offset_groups=2)
-    model: Any = ResNet(50, deform={(3, 0), (5, 2)}, deform_conv=factory, **TINY)
+    model: Any = ResNet(50, deform=dict.fromkeys([(3, 0), (5, 2)], factory), **TINY)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, DeformConv2d)}
     assert set(layers) == {"layer2.0.conv2", "layer4.2.conv2"}
     assert model.layer2[0].conv2.conv_offset.weight.shape[0] == 3 * 2 * 9
@@ -83,8 +83,10 @@ def test_deformable_layers_are_where_they_were_asked_for() -> None:
 
 @pytest.mark.parametrize("depth", [18, 50])
 def test_zero_offsets_leave_the_plain_network(depth: int) -> None:
+    torch.manual_seed(0)
     plain = ResNet(depth, **TINY).eval()
-    deformable = ResNet(depth, deform=deformable_positions(("c3", "c4", "c5"), (2, 2, 2, 2)), **TINY).eval()
+    positions = deformable_positions(("c3", "c4", "c5"), (2, 2, 2, 2))
+    deformable = ResNet(depth, deform=dict.fromkeys(positions, DeformConv2d), **TINY).eval()
     missing, unexpected = deformable.load_state_dict(plain.state_dict(), strict=False)
     assert all(".conv_offset." in name for name in missing)
     assert not unexpected
@@ -132,4 +134,4 @@ def test_wrong_option(option: str, value: Any) -> None:
 
 def test_groups_need_bottlenecks() -> None:
     with pytest.raises(ValueError, match="ResNet-18 has no bottleneck blocks"):
-        ResNet(18, groups=32)
+        ResNet(18, cardinality=(32, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +10,13 @@ import torch
 
 from dcn.class_names import check_class_names
 from dcn.data.reading import ImageReading, check_degenerate, warn_of_degenerate
-from dcn.formats import csv_boxes, voc_files, yolo
 from dcn.formats.masks import decode_masks
 from dcn.formats.problems import refuse
 from dcn.formats.records import BoxFiles, BoxRecord, report_degenerate, report_unknown_classes, size_problem
 from dcn.structures import Sample, Target
+
+ReadSplit = Callable[..., BoxFiles]
+"""``read(root, split, report, upright=...)``: hands problems to ``report`` and leaves out what it cannot read."""
 
 
 class Boxes:
@@ -103,30 +105,8 @@ def _without_degenerate(record: BoxRecord) -> BoxRecord:
     return replace(record, objects=tuple(item for item in record.objects if not item.degenerate))
 
 
-def open_voc_files(
-    root: str | Path,
-    split: str = "all",
-    *,
-    classes: Sequence[str] | None = None,
-    keep_empty: bool = True,
-    degenerate: str = "skip",
-    upright: bool = False,
-    broken: str = "refuse",
-) -> Boxes:
-    """Open images with XML files of Pascal VOC beside them or in a folder of their own; options as in `Boxes`."""
-    files = voc_files.read_split(Path(root), split, refuse, upright=upright)
-    return Boxes(
-        f"{Path(root).name}:{split}",
-        files,
-        classes=classes,
-        keep_empty=keep_empty,
-        degenerate=degenerate,
-        upright=upright,
-        broken=broken,
-    )
-
-
-def open_yolo(
+def open_boxes(
+    read: ReadSplit,
     root: str | Path,
     split: str = "all",
     *,
@@ -137,36 +117,12 @@ def open_yolo(
     upright: bool = False,
     broken: str = "refuse",
 ) -> Boxes:
-    """Open images with text files in YOLO's form, boxes or polygons; options as in `Boxes`."""
-    files = yolo.read_split(Path(root), split, refuse, upright=upright)
+    """Open a split with the reader of a format; options as in `Boxes`."""
     return Boxes(
         f"{Path(root).name}:{split}",
-        files,
+        read(Path(root), split, refuse, upright=upright),
         classes=classes,
         masks=masks,
-        keep_empty=keep_empty,
-        degenerate=degenerate,
-        upright=upright,
-        broken=broken,
-    )
-
-
-def open_csv(
-    root: str | Path,
-    split: str = "all",
-    *,
-    classes: Sequence[str] | None = None,
-    keep_empty: bool = True,
-    degenerate: str = "skip",
-    upright: bool = False,
-    broken: str = "refuse",
-) -> Boxes:
-    """Open images with boxes in CSV files; options as in `Boxes`."""
-    files = csv_boxes.read_split(Path(root), split, refuse, upright=upright)
-    return Boxes(
-        f"{Path(root).name}:{split}",
-        files,
-        classes=classes,
         keep_empty=keep_empty,
         degenerate=degenerate,
         upright=upright,

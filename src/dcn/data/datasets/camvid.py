@@ -8,6 +8,7 @@ from dcn.class_names import CAMVID_CLASSES
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.file_names import image_files
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
+from dcn.suggest import one_of
 
 _VOID = 11
 
@@ -51,8 +52,8 @@ def available_splits(root: Path) -> list[str]:
 def _files(root: Path, split: str) -> list[MaskFiles]:
     folder = root / split
     if not folder.is_dir():
-        known = ", ".join(available_splits(root)) or "no folder <split>annot"
-        raise ValueError(f"split: {root} has no folder {split!r}; there is {known}")
+        known = one_of(available_splits(root), "folders <split> and <split>annot")
+        raise ValueError(f"split: expected {known} in {root}, got {split!r}")
     files = []
     for image in image_files(folder):
         mask = root / f"{split}annot" / f"{image.stem}.png"

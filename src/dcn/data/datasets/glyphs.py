@@ -1,4 +1,5 @@
-"""Letters as deformable objects: a glyph of Pillow's own font under rotation, scale, perspective and smooth warps."""
+"""Letters and shapes as deformable objects: a glyph of Pillow's own font, or a filled shape, under rotation, scale,
+perspective and smooth warps."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dcn.data.datasets.shapes import SHAPES, outline
 from dcn.extras import require
 
 # Chosen so that no rotation or warp turns one into another (no 6/9, M/W/E, N/Z, S/5, 8/B/&).
@@ -17,7 +19,8 @@ CLASSES = ("A", "X", "S", "E", "4", "R", "T", "G", "?", "8", "Y", "2")
 DISTRACTORS = "BCDHJKLNPQUVZ3567#@$+="
 _SIZES = (24, 34, 48, 68, 96, 136)  # font sizes of the templates: one within a factor 1.4 of every size, no aliasing
 _GRID = 24  # points along each side at which a warp is computed
-_STROKE = 0.035  # of the font size: the font is a light one, and glyphs of 24 pixels must still show
+STROKE = 0.035  # of the font size: the font is a light one, and glyphs of 24 pixels must still show
+TILT = 80.0  # degrees either way at full strength
 
 
 Floats = NDArray[np.floating[Any]]
@@ -41,9 +44,15 @@ class Warp:
     waves: NDArray[np.float64]
 
 
-def draw_warp(rng: np.random.Generator, strength: float) -> Warp:
-    """A random warp; ``strength`` 0 is a plain upright glyph, 1 the strongest (any tilt up to 80 degrees)."""
-    angle = rng.uniform(-1, 1) * np.deg2rad(80) * strength
+def draw_warp(rng: np.random.Generator, strength: float, rotation: float | None = None) -> Warp:
+    """A random warp.
+
+    Args:
+        rng: gives the same number of values for every strength.
+        strength: 0 is a plain upright glyph, 1 the strongest.
+        rotation: largest tilt in degrees, either way; ``None``: 80 times the strength.
+    """
+    angle = rng.uniform(-1, 1) * np.deg2rad(TILT * strength if rotation is None else rotation)
     aspect = float(np.exp(rng.uniform(-0.35, 0.35) * strength))
     px, py = rng.uniform(-0.45, 0.45, 2) * strength
     waves = np.empty((3, 5))
@@ -56,12 +65,21 @@ def draw_warp(rng: np.random.Generator, strength: float) -> Warp:
 
 
 @lru_cache(maxsize=512)
-def template(character: str, font_size: int) -> Floats:
+def template(character: str, font_size: int, stroke: float = STROKE) -> Floats:
     """The bold glyph, opacity 0..255, in a tight frame with one empty pixel around it.
+
+    A name of `SHAPES` gives that shape, as high as a capital letter of the font; it has no stroke.
+
+    Args:
+        character: one character, or a name of `SHAPES`.
+        font_size: of the font.
+        stroke: by how much its lines are thicker than the font's on either side, as a share of the font size.
 
     Raises:
         ValueError: this Pillow was built without FreeType.
     """
+    if character in SHAPES:
+        return outline(character, round(0.75 * font_size))
     require("PIL")
     from PIL import Image, ImageDraw, ImageFont, features
 
@@ -71,8 +89,8 @@ def template(character: str, font_size: int) -> Floats:
         )
     font = ImageFont.load_default(font_size)
     canvas = Image.new("L", (3 * font_size, 3 * font_size))
-    stroke = max(1, round(_STROKE * font_size))
-    ImageDraw.Draw(canvas).text((font_size, font_size), character, fill=255, font=font, stroke_width=stroke)
+    width = max(1, round(stroke * font_size))
+    ImageDraw.Draw(canvas).text((font_size, font_size), character, fill=255, font=font, stroke_width=width)
     return np.pad(np.asarray(canvas.crop(canvas.getbbox()), dtype=np.float32), 1)
 
 
@@ -113,16 +131,17 @@ def _sample(image: Floats, x: Floats, y: Floats) -> Floats:
     return upper * (1 - y) + lower * y
 
 
-def render(character: str, size: float, warp: Warp) -> NDArray[np.uint8]:
+def render(character: str, size: float, warp: Warp, stroke: float = STROKE) -> NDArray[np.uint8]:
     """The warped glyph, opacity 0..255, cut to its visible extent.
 
     Args:
-        character: one character.
+        character: one character, or a name of `SHAPES`.
         size: height of the unwarped glyph in pixels.
         warp: how it is deformed.
+        stroke: see :func:`template`.
     """
     # A capital letter is about 0.75 of the font size high.
-    glyph = template(character, min(_SIZES, key=lambda font: abs(math.log(font * 0.75 / size))))
+    glyph = template(character, min(_SIZES, key=lambda font: abs(math.log(font * 0.75 / size))), stroke)
     height, width = glyph.shape
     side = math.ceil(size * 1.9)  # a square glyph on its corner, stretched, plus the waves
     x, y = _source(side, size, warp)

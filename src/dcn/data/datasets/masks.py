@@ -13,6 +13,7 @@ from dcn.formats.images import read_index_image
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
 from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs
 from dcn.formats.problems import attempt
+from dcn.suggest import one_of
 
 FOLDERS = ("masks", "labels", "annotations", "SegmentationClass", "segmentation")
 _SUFFIXES = ("_mask", "_label", "_labels", "_gt", "-mask")
@@ -46,7 +47,8 @@ def open_masks(
     files: list[MaskFiles] = []
     for part in split.split("+"):
         if part not in splits:
-            raise ValueError(f"split: {root} has no part {part!r}; there is {', '.join(splits) or 'no such folder'}")
+            expected = one_of(splits, "folders of images and of masks")
+            raise ValueError(f"split: expected {expected} in {root}, got {part!r}")
         files += _files(root, splits[part])
     classes = _classes(root, splits)
     reader = IndexReader({index: index for index in range(len(classes))})

@@ -52,7 +52,7 @@ class SegmentationDataset:
         if unlabelled not in UNLABELLED:
             raise ValueError(f"unlabelled: expected one of {', '.join(UNLABELLED)}, got {unlabelled!r}")
         if not files:
-            raise ValueError(f"{name}: there are no images")
+            raise ValueError(f"{name}: expected one image or more, got none")
         if unlabelled == "refuse":
             for item in files:
                 if item.mask is None:

@@ -1,4 +1,4 @@
-"""The generated dataset: deformed letters on textured backgrounds, a pure function of a seed.
+"""The generated dataset: deformed letters or shapes on textured backgrounds, a pure function of a seed.
 
 It exists because geometric variation is what deformable operators are for: every glyph is rotated, scaled, seen in
 perspective and bent by smooth waves, and may be partly hidden. Sample ``i`` of split ``s`` is a pure function of
@@ -8,18 +8,23 @@ perspective and bent by smooth waves, and may be partly hidden. Sample ``i`` of 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dcn.data.datasets import glyphs, textures
+from dcn.data.datasets import glyphs, shapes, textures
 from dcn.structures import Sample, SegmentationMap, Target
+from dcn.suggest import suggest
 
 SPLITS = ("train", "val", "test")
+SYMBOLS = {"letters": (glyphs.CLASSES, 8), "shapes": (shapes.SHAPES, 6)}
+"""What the objects can be: the names of the classes, and how many of them are used unless told."""
 _MIN_VISIBLE = 0.5  # an object less visible than this share of its glyph is left out
+_GEOMETRY = {"rotation": (0.0, 180.0), "bending": (0.0, 1.0), "stroke": (0.01, 0.2)}
+"""What ``geometry`` may set, and from where to where."""
 
 
 @dataclass
@@ -32,21 +37,28 @@ class _Glyph:
 
 
 class Synthetic:
-    """Letters as objects.
+    """Letters or shapes as objects.
 
     Args:
         split: ``"train"``, ``"val"`` or ``"test"``: disjoint streams of one seed.
         seed: any integer >= 0.
         length: number of images.
         size: ``(height, width)`` in pixels, each at least 64.
-        num_classes: 2 to 12 of the letters in `glyphs.CLASSES`, in that order.
+        num_classes: how many of the symbols are used, in their order: 2 to 12 letters (8 unless given) or 2 to 6 shapes
+            (6 unless given).
+        symbols: ``"letters"`` (`glyphs.CLASSES`), or ``"shapes"`` (`shapes.SHAPES`): filled, in one colour, so that
+            only the outline tells the class.
         objects: fewest and most objects in an image; there is always one at least.
         glyph_size: smallest and largest height of a glyph in pixels before it is deformed; small ones are as likely as
             large ones on a logarithmic scale.
         difficulty: 0 (upright letters on a calm background) to 1 (tilted up to 80 degrees, strongly bent, cluttered,
             hidden by up to 45 %).
+        geometry: what the shapes have of their own, whatever the difficulty: ``rotation``, the largest tilt in degrees
+            either way (0 to 180; else 80 times the difficulty); ``bending``, the strength of waves, perspective and
+            stretching (0 to 1; else the difficulty); ``stroke``, by how much lines are thicker than the font's, as a
+            share of the font size (0.01 to 0.2; else 0.035).
         masks: give the visible pixels of every object.
-        semantic: give a `SegmentationMap` instead: 0 is the background, ``k + 1`` the letter ``k``; ``classes`` then
+        semantic: give a `SegmentationMap` instead: 0 is the background, ``k + 1`` the symbol ``k``; ``classes`` then
             starts with ``"background"``.
         cache: keep every generated sample (3 bytes a pixel, in each worker process).
 
@@ -63,10 +75,12 @@ class Synthetic:
         seed: int = 0,
         length: int = 1000,
         size: Sequence[int] = (192, 192),
-        num_classes: int = 8,
+        num_classes: int | None = None,
+        symbols: str = "letters",
         objects: Sequence[int] = (1, 4),
         glyph_size: Sequence[float] = (28, 72),
         difficulty: float = 0.7,
+        geometry: Mapping[str, float] | None = None,
         masks: bool = True,
         semantic: bool = False,
         cache: bool = False,
@@ -79,15 +93,23 @@ class Synthetic:
         self._glyph_size = _pair("glyph_size", glyph_size, 12, min(height, width) * 0.6, ordered=True)
         _within("seed", seed, 0, 2**63)
         _within("length", length, 1, 2**31)
-        _within("num_classes", num_classes, 2, len(glyphs.CLASSES))
+        if symbols not in SYMBOLS:
+            raise ValueError(f"symbols: expected one of {', '.join(SYMBOLS)}, got {symbols!r}")
+        names, usual = SYMBOLS[symbols]
+        num_classes = usual if num_classes is None else num_classes
+        _within("num_classes", num_classes, 2, len(names))
         _within("difficulty", difficulty, 0, 1)
         glyphs.template(glyphs.CLASSES[0], 24)  # a Pillow without FreeType is told here, not in a worker
         self.name = f"synthetic:{split}"
-        self._letters = glyphs.CLASSES[:num_classes]
-        self.classes = ("background", *self._letters) if semantic else self._letters
+        self._symbols = names[:num_classes]
+        self.classes = ("background", *self._symbols) if semantic else self._symbols
         self.sizes = [(height, width)] * length
         self._stream = (seed, zlib.crc32(split.encode()))
         self._difficulty = float(difficulty)
+        self._clutter = symbols != "shapes"  # its boxes, blobs and triangles would be shapes without a label
+        own = _checked_geometry(geometry or {})
+        self._bending, self._stroke = own.get("bending", self._difficulty), own.get("stroke", glyphs.STROKE)
+        self._rotation = own.get("rotation", glyphs.TILT * self._difficulty)
         self._masks, self._semantic = masks, semantic
         self._cache: dict[int, Sample] | None = {} if cache else None
 
@@ -110,7 +132,8 @@ class Synthetic:
         height, width = self.sizes[index]
         level = self._difficulty
         picture = textures.background(rng, height, width, 0.4 + 0.6 * level)
-        textures.add_clutter(rng, picture, int(rng.integers(0, 1 + round(14 * level))))
+        if self._clutter:
+            textures.add_clutter(rng, picture, int(rng.integers(0, 1 + round(14 * level))))
         canvas = np.array(picture)
         for _ in range(int(rng.integers(0, 1 + round(4 * level)))):
             self._add_fragment(rng, canvas)
@@ -119,20 +142,24 @@ class Synthetic:
             self._add_object(rng, canvas, objects)
         return Sample(torch.from_numpy(_with_noise(rng, canvas)), self._target(objects, index))
 
+    def _draw_warp(self, rng: np.random.Generator) -> glyphs.Warp:
+        return glyphs.draw_warp(rng, self._bending, self._rotation)
+
     def _add_fragment(self, rng: np.random.Generator, canvas: NDArray[np.uint8]) -> None:
         """A piece (half at most) of a character that is no class, painted like an object."""
         character = glyphs.DISTRACTORS[rng.integers(len(glyphs.DISTRACTORS))]
-        alpha = glyphs.render(character, rng.uniform(20, 50), glyphs.draw_warp(rng, self._difficulty))
+        size, warp = rng.uniform(20, 50), self._draw_warp(rng)
+        alpha = glyphs.render(character, size, warp, self._stroke)
         rows, columns = alpha.shape
         alpha = alpha[: max(rows // 2, 1)] if rng.random() < 0.5 else alpha[:, : max(columns // 2, 1)]
         _paint(rng, canvas, alpha, *_anywhere(rng, canvas, alpha))
 
     def _add_object(self, rng: np.random.Generator, canvas: NDArray[np.uint8], objects: list[_Glyph]) -> None:
         """Try a few positions for one glyph; where others take all of them it is left out."""
-        label = int(rng.integers(len(self._letters)))
+        label = int(rng.integers(len(self._symbols)))
         low, high = np.log(self._glyph_size)
-        warp = glyphs.draw_warp(rng, self._difficulty)
-        alpha = glyphs.render(self._letters[label], float(np.exp(rng.uniform(low, high))), warp)
+        warp = self._draw_warp(rng)
+        alpha = glyphs.render(self._symbols[label], float(np.exp(rng.uniform(low, high))), warp, self._stroke)
         for _ in range(8):
             top, left = _anywhere(rng, canvas, alpha)
             mask = np.zeros(canvas.shape[:2], dtype=np.bool_)
@@ -192,6 +219,14 @@ def _with_noise(rng: np.random.Generator, canvas: NDArray[np.uint8]) -> NDArray[
     planes += rng.integers(0, 13, planes.shape[1:], dtype=np.uint8)
     planes -= np.uint8(6)
     return planes
+
+
+def _checked_geometry(values: Mapping[str, float]) -> dict[str, float]:
+    for name, value in values.items():
+        if name not in _GEOMETRY:
+            raise ValueError(f"geometry: expected {', '.join(_GEOMETRY)}, got {name!r}; {suggest(name, _GEOMETRY)}")
+        _within(f"geometry.{name}", value, *_GEOMETRY[name])
+    return {name: float(value) for name, value in values.items()}
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -15,6 +15,7 @@ from dcn.formats.documents import read_text
 from dcn.formats.file_names import files_in
 from dcn.formats.index_masks import IndexReader, MaskFiles
 from dcn.formats.voc import image_file, listed_stem
+from dcn.suggest import one_of
 
 CLASSES = ("background", *VOC_CLASSES)
 AUGMENTED = "train_aug"
@@ -74,8 +75,8 @@ def _stems(folder: Path, split: str, extra: Path | None) -> list[str]:
         return _listed(file, folder)
     if split != AUGMENTED or extra is None:
         hint = "; the option augmentation=FOLDER_OF_SBD makes it" if split == AUGMENTED else ""
-        known = ", ".join(available_splits(folder)) or "none"
-        raise ValueError(f"split: {folder} has no list {split}.txt (ImageSets/Segmentation: {known}){hint}")
+        known = one_of(available_splits(folder), f"a list {split}.txt")
+        raise ValueError(f"split: expected {known} in {folder / 'ImageSets' / 'Segmentation'}, got {split!r}{hint}")
     own = set(_stems(folder, "train", None))
     return sorted((listed_in_sbd(extra) | own) - set(_stems(folder, "val", None)))
 
@@ -108,6 +109,9 @@ def listed_in_sbd(root: Path) -> set[str]:
     stems: set[str] = set()
     for name in ("train.txt", "val.txt"):
         if not (root / name).is_file():
-            raise ValueError(f"sbd: {root} has no {name}; give the folder 'dataset' of the archive")
+            raise ValueError(
+                f"sbd: expected train.txt and val.txt in {root}, got no {name}; give the folder 'dataset' of the "
+                "archive"
+            )
         stems.update(line.split()[0] for _, line in read_text(root / name, "list of images").lines())
     return stems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dcn.models.backbones.aligned_inception_resnet import AlignedInceptionResNet
+from dcn.models.backbones.libraries import LibraryBackbone, TimmSpec, TransformersSpec, library_spec
 from dcn.models.backbones.resnet import ResNet, deformable_positions
 from dcn.models.backbones.specs import (
     ORIGINAL_BACKBONE,
@@ -10,6 +11,7 @@ from dcn.models.backbones.specs import (
     RESNET50,
     AlignedInceptionResNetSpec,
     BackboneSpec,
+    DeformableSpec,
     ResNetSpec,
     make_backbone,
 )
@@ -21,8 +23,13 @@ __all__ = [
     "AlignedInceptionResNet",
     "AlignedInceptionResNetSpec",
     "BackboneSpec",
+    "DeformableSpec",
+    "LibraryBackbone",
     "ResNet",
     "ResNetSpec",
+    "TimmSpec",
+    "TransformersSpec",
     "deformable_positions",
+    "library_spec",
     "make_backbone",
 ]

@@ -11,14 +11,14 @@ which the model descends from, pads some layers and not others, and its cells dr
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
+from dcn.models.backbones.freezing import NormRule
 from dcn.models.backbones.resnet import ConvFactory
-from dcn.nn import DeformConv2d
+from dcn.models.backbones.stages import FourStages
 
 BLOCKS = (3, 4, 23, 3)
 CHANNELS = (256, 512, 1024, 2048)
@@ -72,15 +72,15 @@ class InceptionResidualBlock(nn.Module):
         return self.relu(self.bn(self.project(joined)) + shortcut)
 
 
-class AlignedInceptionResNet(nn.Module):
+class AlignedInceptionResNet(FourStages):
     """The reconstructed model; it returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
         width: factor on the channels of the stages (not of the stem).
         stem_channels: channels after the first convolution.
         c5_dilation: above 1, stage 5 has stride 1 and its 3x3 convolutions this dilation (detection: 2).
-        deform: positions ``(stage 2 .. 5, block)`` of blocks whose 3x3 convolutions, three in each, are deformable.
-        deform_conv: makes those layers.
+        deform: blocks whose 3x3 convolutions, three in each, are deformable, and what makes them, see
+            :class:`dcn.models.backbones.ResNet`.
         norm: what batch norm trains, see :class:`dcn.models.backbones.ResNet`.
         frozen_stages: 0 trains everything; ``n`` fixes the stem and the first ``n`` of the four stages.
     """
@@ -91,14 +91,13 @@ class AlignedInceptionResNet(nn.Module):
         width: float = 1.0,
         stem_channels: int = 64,
         c5_dilation: int = 1,
-        deform: Collection[tuple[int, int]] = (),
-        deform_conv: ConvFactory = DeformConv2d,
+        deform: Mapping[tuple[int, int], ConvFactory] | None = None,
         norm: NormRule = "eval",
         frozen_stages: int = 1,
     ) -> None:
         super().__init__()
         self.norm, self.frozen_stages = norm, frozen_stages
-        self.c5_dilation, self.deform, self.deform_conv = c5_dilation, frozenset(deform), deform_conv
+        self.c5_dilation, self.deform = c5_dilation, dict(deform or {})
         self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
         self.relu = nn.ReLU(inplace=True)
@@ -112,10 +111,7 @@ class AlignedInceptionResNet(nn.Module):
             )
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, DeformConv2d)) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        freeze(self, self._frozen_parts(), norm)
+        self._begin()
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -129,26 +125,8 @@ class AlignedInceptionResNet(nn.Module):
                 out_channels,
                 stride=stride if index == 0 else 1,
                 dilation=dilation,
-                conv3x3=self.deform_conv if (stage, index) in self.deform else nn.Conv2d,
+                conv3x3=self.deform.get((stage, index), nn.Conv2d),
             )
             for index in range(BLOCKS[stage - 2])
         ]
         return nn.Sequential(*blocks)
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        stages = [self.layer1, self.layer2, self.layer3, self.layer4]
-        return [self.conv1, self.bn1, *stages[: self.frozen_stages]] if self.frozen_stages else []
-
-    def train(self, mode: bool = True) -> AlignedInceptionResNet:
-        """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
-        super().train(mode)
-        keep_statistics(self, self._frozen_parts(), self.norm)
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalised images ``[N, 3, H, W]`` to ``(C2, C3, C4, C5)`` of strides 4, 8, 16, 32 (16 when dilated)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)

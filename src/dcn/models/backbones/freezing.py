@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 NormRule = Literal["eval", "frozen", "train"]
-"""See :class:`dcn.models.backbones.BackboneSpec`."""
+"""See :class:`dcn.models.backbones.DeformableSpec`."""
 
 
 def freeze(backbone: nn.Module, frozen: Iterable[nn.Module], norm: NormRule) -> None:

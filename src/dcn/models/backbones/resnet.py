@@ -5,13 +5,13 @@ Parameter names are torchvision's (``layer1.0.conv2.weight``), so checkpoints of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
-from dcn.models.backbones.freezing import NormRule, freeze, keep_statistics
-from dcn.nn import DeformConv2d
+from dcn.models.backbones.freezing import NormRule
+from dcn.models.backbones.stages import FourStages
 
 ConvFactory = Callable[..., nn.Module]
 """Makes a convolution from ``(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)``."""
@@ -113,21 +113,21 @@ class Bottleneck(nn.Module):
         return self.relu(self.bn3(self.conv3(x)).add_(shortcut))
 
 
-class ResNet(nn.Module):
+class ResNet(FourStages):
     """A residual network that returns the outputs ``(C2, C3, C4, C5)`` of its four stages.
 
     Args:
         depth: 18, 34, 50 or 101.
         width: factor on the channels of the stages (not of the stem).
         stem_channels: channels after the first convolution.
-        groups: groups of the 3x3 convolutions (ResNeXt: 32); only with bottleneck blocks.
-        base_width: ResNeXt's width per group (4); 64 with ``groups=1``.
+        cardinality: groups of the 3x3 convolutions and their base width (ResNeXt-32x4d: ``(32, 4)``); several groups
+            only with bottleneck blocks.
         style: where the stride of a stage sits: ``"caffe"``, the first 1x1; ``"pytorch"``, the 3x3.
         pool: max pooling 3x3, stride 2, after the stem: ``"floor"`` with padding 1, ``"ceil"`` without padding and
             with partly covered windows at the right and bottom (Caffe, MXNet's "full").
         c5_dilation: above 1, stage 5 has stride 1 and this dilation, so that C5 has stride 16 (R-FCN, DeepLab: 2).
-        deform: positions ``(stage 2 .. 5, block)`` of deformable 3x3 convolutions, see :func:`deformable_positions`.
-        deform_conv: makes those layers, for example ``partial(DeformConv2d, modulated=True)``.
+        deform: which 3x3 convolutions are deformable, and what makes them: ``(stage 2 .. 5, block)`` to, for example,
+            ``partial(DeformConv2d, modulated=True)``; for the positions see :func:`deformable_positions`.
         norm: ``"eval"``: running statistics are fixed, scale and shift are trained (mmdetection); ``"frozen"``: all
             fixed (the original code); ``"train"``: ordinary batch norm (training from scratch).
         frozen_stages: 0 trains everything; ``n`` fixes the stem and the first ``n`` of the four stages.
@@ -142,13 +142,11 @@ class ResNet(nn.Module):
         *,
         width: float = 1.0,
         stem_channels: int = 64,
-        groups: int = 1,
-        base_width: int = 64,
+        cardinality: tuple[int, int] = (1, 64),
         style: Style = "pytorch",
         pool: Literal["floor", "ceil"] = "floor",
         c5_dilation: int = 1,
-        deform: Collection[tuple[int, int]] = (),
-        deform_conv: ConvFactory = DeformConv2d,
+        deform: Mapping[tuple[int, int], ConvFactory] | None = None,
         norm: NormRule = "eval",
         frozen_stages: int = 1,
     ) -> None:
@@ -158,11 +156,12 @@ class ResNet(nn.Module):
         _check_choice("pool", pool, ("floor", "ceil"))
         _check_choice("norm", norm, ("eval", "frozen", "train"))
         _check_choice("frozen_stages", frozen_stages, range(5))
+        groups, base_width = cardinality
         if depth < 50 and groups != 1:
             raise ValueError(f"groups: ResNet-{depth} has no bottleneck blocks, expected groups=1, got {groups}")
         self.norm, self.frozen_stages, self.style, self.pool = norm, frozen_stages, style, pool
         self.depth, self.width, self.groups, self.base_width = depth, width, groups, base_width
-        self.c5_dilation, self.deform, self.deform_conv = c5_dilation, frozenset(deform), deform_conv
+        self.c5_dilation, self.deform = c5_dilation, dict(deform or {})
 
         self.conv1 = nn.Conv2d(3, stem_channels, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(stem_channels)
@@ -173,8 +172,7 @@ class ResNet(nn.Module):
         self._check_channels()
         inputs = [stem_channels, *self.out_channels[:3]]
         self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(i + 2, inputs[i]) for i in range(4))
-        self._initialise()
-        freeze(self, self._frozen_parts(), norm)
+        self._begin()
 
     def _stage(self, stage: int, in_channels: int) -> nn.Sequential:
         stride, dilation = (1 if stage == 2 else 2), 1
@@ -183,7 +181,7 @@ class ResNet(nn.Module):
         out_channels = self.out_channels[stage - 2]
         blocks: list[nn.Module] = []
         for index in range(BLOCKS[self.depth][stage - 2]):
-            conv3x3 = self.deform_conv if (stage, index) in self.deform else nn.Conv2d
+            conv3x3 = self.deform.get((stage, index), nn.Conv2d)
             blocks.append(self._block(stage, in_channels, stride if index == 0 else 1, dilation, conv3x3))
             in_channels = out_channels
         return nn.Sequential(*blocks)
@@ -218,31 +216,6 @@ class ResNet(nn.Module):
             style=self.style,
             conv3x3=conv3x3,
         )
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, (nn.Conv2d, DeformConv2d)) and module.bias is None:
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def _stages(self) -> list[nn.Sequential]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
-
-    def _frozen_parts(self) -> list[nn.Module]:
-        return [self.conv1, self.bn1, *self._stages()[: self.frozen_stages]] if self.frozen_stages else []
-
-    def train(self, mode: bool = True) -> ResNet:
-        """Sets training mode; batch norm stays in evaluation where its statistics are fixed."""
-        super().train(mode)
-        keep_statistics(self, self._frozen_parts(), self.norm)
-        return self
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Normalised images ``[N, 3, H, W]`` to ``(C2, C3, C4, C5)`` of strides 4, 8, 16, 32 (16 when dilated)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        c2 = self.layer1(x)
-        c3 = self.layer2(c2)
-        c4 = self.layer3(c3)
-        return c2, c3, c4, self.layer4(c4)
 
 
 def _check_choice(name: str, value: object, choices: Collection[object]) -> None:

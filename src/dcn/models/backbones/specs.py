@@ -22,12 +22,25 @@ from dcn.nn import DeformConv2d
 DeformLayers = int | tuple[str, ...]
 """The last so many 3x3 convolutions, or stages and blocks by name (``"c5"``, ``"c4.22"``)."""
 
-PROBE = 128
-"""Side of the image that a backbone without ``strides`` is shown once, to measure its maps."""
+PROBE = 256
+"""Side of the image that a backbone without ``strides`` is shown once; Swin needs maps of its window, 7 cells of 32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
+    """The parameters of a backbone; the fields of a subclass become options of the models that use it."""
+
+    def build(self) -> nn.Module:
+        """The backbone with random weights.
+
+        Raises:
+            ValueError: a value that the backbone does not exist with.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformableSpec(BackboneSpec):
     """The parameters that the backbones of the package share; their maps are ``(C2, C3, C4, C5)``.
 
     Attributes:
@@ -70,14 +83,6 @@ class BackboneSpec:
         elif not isinstance(layers, int):
             raise ValueError(f"deform_layers: expected a number or a list of stages and blocks, got {layers!r}")
 
-    def build(self) -> nn.Module:
-        """The backbone with random weights.
-
-        Raises:
-            ValueError: a value that the backbone does not exist with.
-        """
-        raise NotImplementedError
-
     def positions(self, blocks: Sequence[int]) -> frozenset[tuple[int, int]]:
         """``(stage, block)`` of the deformable layers of a backbone with so many blocks in its four stages."""
         layers = self.deform_layers
@@ -97,7 +102,7 @@ class BackboneSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetSpec(BackboneSpec):
+class ResNetSpec(DeformableSpec):
     """A ResNet or ResNeXt, see :class:`dcn.models.backbones.ResNet`.
 
     Attributes:
@@ -120,20 +125,18 @@ class ResNetSpec(BackboneSpec):
             self.depth,
             width=self.width,
             stem_channels=self.stem_channels,
-            groups=self.groups,
-            base_width=self.base_width,
+            cardinality=(self.groups, self.base_width),
             style=self.style,
             pool=self.pool,
             c5_dilation=self.c5_dilation,
-            deform=self.positions(BLOCKS.get(self.depth, (0, 0, 0, 0))),
-            deform_conv=self.deform_conv,
+            deform=dict.fromkeys(self.positions(BLOCKS.get(self.depth, (0, 0, 0, 0))), self.deform_conv),
             norm=self.norm,
             frozen_stages=self.frozen_stages,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignedInceptionResNetSpec(BackboneSpec):
+class AlignedInceptionResNetSpec(DeformableSpec):
     """The paper's Aligned-Inception-ResNet, see :class:`dcn.models.backbones.AlignedInceptionResNet`.
 
     ``deform_layers`` counts blocks: all three 3x3 convolutions of such a block are deformable.
@@ -145,8 +148,7 @@ class AlignedInceptionResNetSpec(BackboneSpec):
             width=self.width,
             stem_channels=self.stem_channels,
             c5_dilation=self.c5_dilation,
-            deform=self.positions(aligned_inception_resnet.BLOCKS),
-            deform_conv=self.deform_conv,
+            deform=dict.fromkeys(self.positions(aligned_inception_resnet.BLOCKS), self.deform_conv),
             norm=self.norm,
             frozen_stages=self.frozen_stages,
         )
@@ -188,7 +190,7 @@ def make_backbone(
     Args:
         backbone: a spec, or a module of your own that takes normalised images ``[N, 3, H, W]`` and returns a list of
             maps, finest first; its attribute ``out_channels`` lists their channels. A module with an attribute
-            ``strides`` is believed; any other is run once on a black image of 128 x 128, and its maps are compared with
+            ``strides`` is believed; any other is run once on a black image of 256 x 256, and its maps are compared with
             ``out_channels`` and ``strides``.
         strides: pixels per cell of the last maps, as the model needs them.
         exactly: whether the backbone may have no other maps than these.
@@ -239,7 +241,7 @@ def _measured_strides(module: nn.Module, channels: list[int]) -> list[int]:
     return [round(PROBE / one.shape[2]) for one in maps]
 
 
-def architecture_spec(architecture: str, spec: BackboneSpec) -> BackboneSpec:
+def architecture_spec(architecture: str, spec: DeformableSpec) -> DeformableSpec:
     """The spec of the backbone that older weights files and recipes name by ``architecture``.
 
     Raises:
@@ -251,4 +253,4 @@ def architecture_spec(architecture: str, spec: BackboneSpec) -> BackboneSpec:
         )
     if architecture == "resnet":
         return spec
-    return AlignedInceptionResNetSpec(**{field.name: getattr(spec, field.name) for field in fields(BackboneSpec)})
+    return AlignedInceptionResNetSpec(**{field.name: getattr(spec, field.name) for field in fields(DeformableSpec)})

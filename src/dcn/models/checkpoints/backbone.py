@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dcn.models.backbones import ResNet
+from dcn.models.backbones import LibraryBackbone, ResNet
 from dcn.models.backbones.resnet import BLOCKS
 from dcn.models.checkpoints import mmdet, mxnet, torchvision
 from dcn.models.checkpoints.loading import load_state
@@ -98,8 +98,9 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
     """Loads a file into ``model.backbone``, after checking that the model is built for it.
 
     Args:
-        model: a model with ``backbone`` (:class:`ResNet`) and ``preprocess`` (:class:`Preprocess`).
-        path: see :func:`read_backbone`.
+        model: a model with ``backbone`` and ``preprocess`` (:class:`Preprocess`).
+        path: see :func:`read_backbone`; for a backbone of timm or transformers a file that the library publishes, and
+            for one of your own its state dict.
 
     Returns:
         Names of the backbone's parameters that the file does not have: offset branches of deformable layers, which
@@ -109,11 +110,10 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
         ValueError: if the options of the model contradict the file, or names or shapes differ (all are listed).
     """
     backbone, preprocess = model.backbone, model.preprocess
-    if not isinstance(backbone, ResNet) or not isinstance(preprocess, Preprocess):
-        raise ValueError(
-            f"model: expected a ResNet as the backbone, got {type(backbone).__name__}; load the weights of your own "
-            "backbone into it before you pass it to the builder"
-        )
+    if not isinstance(backbone, nn.Module) or not isinstance(preprocess, Preprocess):
+        raise ValueError(f"model: expected a model with a backbone and a Preprocess, got {type(model).__name__}")
+    if not isinstance(backbone, ResNet):
+        return _load_other(backbone, path)
     state, facts = read_backbone(path)
     built = BackboneFacts(preprocess.name, backbone.style if backbone.depth >= 50 else facts.style, backbone.pool)
     if built != facts:
@@ -121,6 +121,19 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
         got = ", ".join(f"{name}={value!r}" for name, value in vars(built).items())
         raise ValueError(f"{path}: expected a model built with {expected}, as its weights need it; got {got}")
     return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
+
+
+def _load_other(backbone: nn.Module, path: str | Path) -> list[str]:
+    """Weights of a backbone that is no ResNet of this package, under its own names or those of its library."""
+    tensors = read_state(path).tensors
+    if mmdet.is_detector(tensors):
+        own = mmdet.backbone_of(tensors)
+        return load_state(backbone, own, str(path))
+    try:
+        state = backbone.from_published(tensors) if isinstance(backbone, LibraryBackbone) else tensors
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return load_state(backbone, state, str(path))
 
 
 def export_backbone(source: str | Path, path: str | Path, *, half: bool = True) -> Path:

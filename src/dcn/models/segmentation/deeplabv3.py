@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dcn.models.backbones import BackboneSpec, ResNetSpec, make_backbone
+from dcn.models.backbones import BackboneSpec, DeformableSpec, ResNetSpec, make_backbone
 from dcn.models.preprocess import Preprocess, PreprocessName
 from dcn.models.segmentation.deeplab import DeepLab
 from dcn.nn import DeformConv2d
@@ -103,7 +103,7 @@ def deeplabv3(
         channels=head_channels,
         rates=rates,
         deform=deform_head,
-        modulated=isinstance(backbone, BackboneSpec) and backbone.modulated,
+        modulated=isinstance(backbone, DeformableSpec) and backbone.modulated,
         dropout=dropout,
     )
     return DeepLab(

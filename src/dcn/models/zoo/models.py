@@ -24,13 +24,15 @@ from dcn.models.detection.original.faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original.fpn import original_fpn
 from dcn.models.detection.original.rfcn import rfcn
 from dcn.models.detection.pyramid.rcnn_fpn import rcnn_fpn
+from dcn.models.detection.pyramid.specs import RoIHeadSpec, RPNSpec
 from dcn.models.segmentation.deeplab import DEEPLAB_BACKBONE, deeplab
 from dcn.models.segmentation.deeplabv3 import deeplabv3
 from dcn.models.segmentation.model import SegmentationModel
+from dcn.plugins import Table
 
 _C3_C5 = ("c3", "c4", "c5")
-_DPOOL: dict[str, Any] = {"roi_pooling": "deform"}
-_MDPOOL: dict[str, Any] = {"roi_pooling": "modulated"}
+_DPOOL: dict[str, Any] = {"roi_head": RoIHeadSpec(roi_pooling="deform")}
+_MDPOOL: dict[str, Any] = {"roi_head": RoIHeadSpec(roi_pooling="modulated")}
 
 _R18, _R34, _R50, _R101 = (ResNetSpec(depth=depth) for depth in (18, 34, 50, 101))
 _X101 = ResNetSpec(depth=101, groups=32, base_width=4)
@@ -59,12 +61,12 @@ _ALIGNED_DEFORMABLE = replace(_ALIGNED, deform_layers=3)
 
 _faster = rcnn_fpn
 _mask = partial(rcnn_fpn, masks=True)
-_cascade = partial(rcnn_fpn, cascade=True, train_proposals=(2000, 2000))
+_cascade = partial(rcnn_fpn, cascade=True, rpn=RPNSpec(train_proposals=(2000, 2000)))
 _cascade_mask = partial(_cascade, masks=True)
 
 Model = Detector | SegmentationModel
 
-MODELS: dict[str, Callable[..., Model]] = {
+_OWN: dict[str, Callable[..., Model]] = {
     # Faster R-CNN, small backbones (ours)
     "faster_rcnn_r18_fpn": partial(_faster, backbone=_R18),
     "faster_rcnn_r18_fpn_dconv_c3-c5": partial(_faster, backbone=_dconv(_R18)),
@@ -194,3 +196,6 @@ MODELS: dict[str, Callable[..., Model]] = {
     "deeplabv3_r101_dconv_head": partial(deeplabv3, backbone=_atrous(_R101), deform_head=True),
     "deeplabv3_x101_32x4d": partial(deeplabv3, backbone=_atrous(_X101)),
 }
+
+MODELS = Table("dcn.models", _OWN, "a function of num_classes and keyword options that returns a model", callable)
+"""Builders by name; those of plug-ins among them."""

@@ -6,6 +6,7 @@ number by number, with a transcription that others made of the paper, and partly
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -24,6 +25,13 @@ class Published:
     data: str
     source: str
     recipe: str
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The metrics in percent by the names that `dcn eval` gives them: ``AP50``, ``AP70``; ``AP``, ``mask/AP``."""
+        numbers = [float(text) for text in re.findall(r"\d+\.\d", self.metrics.partition(" at ")[0])]
+        names = {"mAP": ["AP50", "AP70"], "mIoU": ["mIoU"]}.get(self.metrics.split()[0], ["AP", "mask/AP"])
+        return dict(zip(names[: len(numbers)], numbers, strict=True))
 
 
 def _mmdet(name: str, metrics: str, folder: str = "dcn") -> tuple[Published, ...]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dcn.plugins import Table
+
 _MMDETECTION = "https://download.openmmlab.com/mmdetection/v2.0/dcn"
 
 
@@ -46,7 +48,7 @@ def _backbone(url: str, source: str) -> PublishedWeights:
     return PublishedWeights("backbone", url, url.removesuffix(".pth").rpartition("-")[2], f"{source}, ImageNet")
 
 
-PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
+_OWN: dict[str, PublishedWeights] = {
     "cascade_mask_rcnn_r101_fpn_dconv_c3-c5": _detector("cascade_mask_rcnn_r101_fpn_dconv_c3-c5", "_20200204-df0c5f10"),
     "cascade_mask_rcnn_r50_fpn_dconv_c3-c5": _detector("cascade_mask_rcnn_r50_fpn_dconv_c3-c5", "_20200202-42e767a2"),
     "cascade_mask_rcnn_x101_32x4d_fpn_dconv_c3-c5": _detector(
@@ -74,3 +76,6 @@ PUBLISHED_WEIGHTS: dict[str, PublishedWeights] = {
         "https://download.openmmlab.com/pretrain/third_party/resnext101_32x4d-a5af3160.pth", "mmdetection"
     ),
 }
+
+PUBLISHED_WEIGHTS = Table("dcn.weights", _OWN, "PublishedWeights", lambda row: isinstance(row, PublishedWeights))
+"""Files by name; those of plug-ins among them."""

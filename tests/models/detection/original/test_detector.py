@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dcn.models.detection.original.class_aware_rpn import class_aware_rpn
-from dcn.models.detection.original.detector import OriginalDetector
 from dcn.models.detection.original.faster_rcnn import original_faster_rcnn
 from dcn.models.detection.original.fpn import original_fpn
 from dcn.models.detection.original.rfcn import rfcn
+from dcn.models.detection.original.specs import RegionTraining
 from dcn.models.options import make_model
 from dcn.structures import Detections, Target
 
@@ -212,10 +212,8 @@ def test_learning_rates_of_the_original() -> None:
 
 
 def test_a_second_stage_needs_a_number_of_regions() -> None:
-    model = _make("rfcn")
-    parts = (model.preprocess, model.backbone, model.neck, model.rpn_head, model.roi_head)
     with pytest.raises(ValueError, match="rois_per_image, hardest: expected a number for at least one"):
-        OriginalDetector(*parts, rpn_maps=(2,), roi_maps=(3,), classes=["a"], rois_per_image=None, hardest=None)
+        RegionTraining(rois_per_image=None, hardest=None)
 
 
 def test_a_single_stage_trains_anchors_that_stick_out_of_the_image() -> None:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dcn.models.detection.original.rpn import OriginalRPNHead, OriginalRPNOutput, decode
 from dcn.models.detection.original.targets import AnchorTargets
+from dcn.models.detection.shared.anchors import AnchorShapes
 
 
 def _head(num_classes: int = 1, *, before: int = 6000, after: int = 300) -> OriginalRPNHead:
@@ -14,9 +15,7 @@ def _head(num_classes: int = 1, *, before: int = 6000, after: int = 300) -> Orig
     head = OriginalRPNHead(
         3,
         4,
-        strides=(8,),
-        scales=(1, 2),
-        ratios=(0.5, 1),
+        anchors=AnchorShapes((8,), (1, 2), (0.5, 1)),
         num_classes=num_classes,
         before_nms=before,
         after_nms=after,

@@ -10,6 +10,7 @@ from torch import Tensor
 from dcn import boxes
 from dcn.models.detection.pyramid.faster_rcnn import FasterRCNN
 from dcn.models.detection.pyramid.rcnn_fpn import rcnn_fpn
+from dcn.models.detection.pyramid.specs import RoIHeadSpec
 from dcn.structures import Detections, Target
 from tests.models.detection.conftest import tiny, train
 
@@ -220,4 +221,4 @@ def test_no_images() -> None:
 
 def test_unknown_roi_pooling() -> None:
     with pytest.raises(ValueError, match="roi_pooling: expected 'align', 'deform' or 'modulated', got 'max'"):
-        rcnn_fpn(roi_pooling="max")  # type: ignore[arg-type]
+        rcnn_fpn(roi_head=RoIHeadSpec(roi_pooling="max"))  # type: ignore[arg-type]

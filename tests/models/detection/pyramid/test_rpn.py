@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from dcn import boxes
 from dcn.models.detection.pyramid.rpn import RPNHead, RPNOutput
+from dcn.models.detection.shared.anchors import AnchorShapes
 from dcn.models.detection.shared.fixed_shapes import fixed_shapes
 from dcn.models.detection.shared.matcher import IGNORED
 from dcn.models.preprocess import ImageBatch
@@ -18,7 +19,7 @@ STRIDES = (8, 16)
 
 def _head(**options: object) -> RPNHead:
     torch.manual_seed(0)
-    return RPNHead(8, strides=STRIDES, scale=2.0, **options)  # type: ignore[arg-type]
+    return RPNHead(8, anchors=AnchorShapes(STRIDES, (2.0,)), **options)  # type: ignore[arg-type]
 
 
 def _features(count: int = 2) -> list[torch.Tensor]:

@@ -19,8 +19,11 @@ from dcn import boxes
 from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.detector import Detector, Limits
 from dcn.models.detection.original.rpn import OriginalRPNHead, decode
+from dcn.models.detection.original.specs import DETECTIONS, NMS_IOU
 from dcn.models.detection.original.targets import Objects, assign_anchors, objects_of
+from dcn.models.detection.shared.anchors import AnchorShapes
 from dcn.models.detection.shared.frames import Frames
+from dcn.models.detection.specs import DetectionSpec
 from dcn.models.initialise import initialise
 from dcn.models.parts import ModelPart
 from dcn.models.preprocess import ImageBatch, Preprocess, PreprocessName
@@ -28,9 +31,6 @@ from dcn.structures import Target
 
 POSITIVE_IOU = 0.5
 """Overlap with an object from which an anchor is positive; below it is background."""
-
-NMS_IOU = 0.3
-"""Overlap above which a detection suppresses another of its class."""
 
 
 class ReducedMap(nn.Module):
@@ -55,9 +55,7 @@ class ClassAwareRPN(Detector):
         neck: these maps to the one that is read.
         rpn_head: scores with as many foreground classes as ``classes``, and deltas, of all anchors.
         classes: names, in the order of the labels.
-        max_detections: per image; ties with the weakest of them are kept.
-        test_size: shorter side and largest longer side to which images are resized before they are given.
-        score_threshold: detections have larger scores.
+        detections: what is returned; ties with the weakest detection are kept.
         lr_multipliers: factors on the learning rate by name of the parameter; 1 where not named.
     """
 
@@ -71,20 +69,18 @@ class ClassAwareRPN(Detector):
         rpn_head: OriginalRPNHead,
         *,
         classes: Sequence[str],
-        max_detections: int = 100,
-        test_size: tuple[int, int] = (600, 1000),
-        score_threshold: float = 1e-3,
+        detections: DetectionSpec = DETECTIONS,
         lr_multipliers: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(
             preprocess,
             classes=classes,
-            test_size=test_size,
-            score_threshold=score_threshold,
+            test_size=detections.test_size,
+            score_threshold=detections.score_threshold,
             lr_multipliers=lr_multipliers,
         )
         self.backbone, self.neck, self.rpn_head = backbone, neck, rpn_head
-        self.max_detections = max_detections
+        self.max_detections = detections.max_detections
 
     @property
     def limits(self) -> Limits:
@@ -148,9 +144,7 @@ def class_aware_rpn(
     rpn_channels: int = 512,
     anchor_scales: Sequence[float] = (4, 8, 16, 32),
     candidates: int = 6000,
-    max_detections: int = 100,
-    score_threshold: float = 1e-3,
-    test_size: tuple[int, int] = (600, 1000),
+    detections: DetectionSpec = DETECTIONS,
 ) -> ClassAwareRPN:
     """The class-aware proposal network on a dilated ResNet (stride 16).
 
@@ -163,15 +157,13 @@ def class_aware_rpn(
         rpn_channels: of the 3x3 convolution.
         anchor_scales: sides of the anchors in cells of 16 pixels (VOC: 8, 16, 32).
         candidates: anchors that enter the suppression.
-        max_detections: per image.
-        score_threshold: detections have larger scores.
-        test_size: shorter and largest longer side of test images.
+        detections: what it returns, and the size of test images.
     """
     module, channels = make_backbone(backbone, (16,))
     head = OriginalRPNHead(
         head_channels,
         rpn_channels,
-        scales=anchor_scales,
+        anchors=AnchorShapes((16,), tuple(anchor_scales)),
         num_classes=num_classes,
         before_nms=candidates,
     )
@@ -181,8 +173,6 @@ def class_aware_rpn(
         ReducedMap(channels[-1], head_channels),
         head,
         classes=[f"class_{index}" for index in range(num_classes)],
-        max_detections=max_detections,
-        score_threshold=score_threshold,
-        test_size=test_size,
+        detections=detections,
         lr_multipliers={"neck.reduce.weight": 3.0, "neck.reduce.bias": 3.0},
     )

@@ -6,7 +6,7 @@ continuous edges.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from dcn import boxes
 from dcn.models.detection.detector import Detector, Limits
 from dcn.models.detection.original.hard_examples import hard_examples
 from dcn.models.detection.original.rpn import OriginalRPNHead, OriginalRPNOutput, decode
+from dcn.models.detection.original.specs import DETECTIONS, MINED, NMS_IOU, FeatureMaps, RegionTraining
 from dcn.models.detection.original.targets import (
     STDS,
     Objects,
@@ -25,6 +26,7 @@ from dcn.models.detection.original.targets import (
 )
 from dcn.models.detection.shared.frames import Frames, Size, make_frames
 from dcn.models.detection.shared.regions import to_rois
+from dcn.models.detection.specs import DetectionSpec
 from dcn.models.losses import box_loss, class_loss
 from dcn.models.parts import ModelPart
 from dcn.models.preprocess import ImageBatch, Preprocess
@@ -41,18 +43,11 @@ class OriginalDetector(Detector):
         rpn_head: proposals.
         roi_head: maps and inclusive regions ``[R, 5]`` to logits ``[R, C + 1]`` and deltas ``[R, K, 4]``, background
             first; has ``class_agnostic``: if true, ``K`` is 2 and index 1 holds the deltas of every object.
-        rpn_maps: which outputs of the neck the proposal network reads.
-        roi_maps: which of them the second stage reads.
+        maps: which outputs of the neck the proposal network and the second stage read.
         classes: names, in the order of the labels.
         padding_counts: whether the padding belongs to the image for anchors, proposals and clipping (the original FPN).
-        rois_per_image: regions in the losses of the second stage; ``None``: all, for ``hardest``.
-        hardest: regions that hard-example mining leaves in the losses; ``None``: no mining.
-        lowest_negative_iou: overlap with an object that background regions must have.
-        nms_iou: overlap above which a detection suppresses another of its class.
-        max_detections: per image; ties with the weakest of them are kept.
-        test_size: shorter side and largest longer side to which images are resized before they are given.
-        score_threshold: detections have larger scores.
-        lr_multipliers: factors on the learning rate by name of the parameter; 1 where not named.
+        regions: how the second stage is trained.
+        detections: what is returned; ties with the weakest detection are kept.
     """
 
     inclusive_boxes = True
@@ -65,38 +60,28 @@ class OriginalDetector(Detector):
         rpn_head: OriginalRPNHead,
         roi_head: nn.Module,
         *,
-        rpn_maps: Sequence[int],
-        roi_maps: Sequence[int],
+        maps: FeatureMaps,
         classes: Sequence[str],
         padding_counts: bool = False,
-        rois_per_image: int | None = None,
-        hardest: int | None = 128,
-        lowest_negative_iou: float = 0.0,
-        nms_iou: float = 0.3,
-        max_detections: int = 100,
-        test_size: tuple[int, int] = (600, 1000),
-        score_threshold: float = 1e-3,
-        lr_multipliers: Mapping[str, float] | None = None,
+        regions: RegionTraining = MINED,
+        detections: DetectionSpec = DETECTIONS,
     ) -> None:
         super().__init__(
             preprocess,
             classes=classes,
-            test_size=test_size,
-            score_threshold=score_threshold,
-            lr_multipliers=lr_multipliers,
+            test_size=detections.test_size,
+            score_threshold=detections.score_threshold,
+            lr_multipliers=regions.lr_multipliers,
         )
-        if rois_per_image is None and hardest is None:
-            raise ValueError("rois_per_image, hardest: expected a number for at least one of them, got None twice")
         self.backbone, self.neck, self.rpn_head, self.roi_head = backbone, neck, rpn_head, roi_head
-        self.rpn_maps, self.roi_maps = tuple(rpn_maps), tuple(roi_maps)
-        self.padding_counts = padding_counts
-        self.rois_per_image, self.hardest = rois_per_image, hardest
-        self.lowest_negative_iou, self.nms_iou, self.max_detections = lowest_negative_iou, nms_iou, max_detections
+        self.maps, self.padding_counts = maps, padding_counts
+        self.rois_per_image, self.hardest = regions.rois_per_image, regions.hardest
+        self.lowest_negative_iou, self.max_detections = regions.lowest_negative_iou, detections.max_detections
 
     @property
     def limits(self) -> Limits:
-        """The limits given to it."""
-        return Limits(self.nms_iou, self.max_detections)
+        """Suppression at 0.3, and the number of detections given to it."""
+        return Limits(NMS_IOU, self.max_detections)
 
     def frames(self, batch: ImageBatch, output_sizes: Sequence[Size]) -> Frames:
         """The sizes of a batch, with the padding where that counts."""
@@ -129,7 +114,7 @@ class OriginalDetector(Detector):
     def features(self, pixels: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Normalised images ``[N, 3, H, W]`` to the maps of the proposal network and those of the second stage."""
         maps = self.neck(self.backbone(pixels))
-        return [maps[index] for index in self.rpn_maps], [maps[index] for index in self.roi_maps]
+        return [maps[index] for index in self.maps.rpn], [maps[index] for index in self.maps.roi]
 
     def region_losses(
         self, logits: Tensor, deltas: Tensor, labels: Tensor, target: Tensor

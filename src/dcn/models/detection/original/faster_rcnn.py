@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.box_head import BINS, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original.detector import OriginalDetector
-from dcn.models.detection.original.rpn import OriginalRPNHead
+from dcn.models.detection.original.specs import DETECTIONS, FeatureMaps, OriginalRPNSpec, RegionTraining
+from dcn.models.detection.specs import DetectionSpec
 from dcn.models.initialise import initialise
 from dcn.models.preprocess import Preprocess, PreprocessName
 
@@ -53,15 +54,11 @@ def original_faster_rcnn(
     backbone: BackboneSpec | nn.Module = ORIGINAL_BACKBONE,
     preprocess: PreprocessName = "rgb_mean",
     deform_pool: bool = False,
-    rpn_channels: int = 512,
     head_channels: int = 256,
     fc_channels: int = 1024,
-    anchor_scales: Sequence[float] = (4, 8, 16, 32),
-    proposals: tuple[int, int] = (6000, 300),
+    rpn: OriginalRPNSpec = OriginalRPNSpec(),  # noqa: B008  # frozen
     rois_per_image: int = 128,
-    max_detections: int = 100,
-    score_threshold: float = 1e-3,
-    test_size: tuple[int, int] = (600, 1000),
+    detections: DetectionSpec = DETECTIONS,
 ) -> OriginalDetector:
     """Faster R-CNN on a dilated ResNet (stride 16), trained on 128 sampled regions.
 
@@ -71,15 +68,11 @@ def original_faster_rcnn(
             :func:`dcn.models.backbones.make_backbone`.
         preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable RoI pooling.
-        rpn_channels: of the proposal network.
         head_channels: of the map that regions are pooled from.
         fc_channels: of the two fully connected layers.
-        anchor_scales: sides of the anchors in cells of 16 pixels (VOC: 8, 16, 32).
-        proposals: before and after suppression.
+        rpn: the proposal network.
         rois_per_image: in the losses, at most a quarter of them objects.
-        max_detections: per image.
-        score_threshold: detections have larger scores.
-        test_size: shorter and largest longer side of test images.
+        detections: what it returns, and the size of test images.
     """
     module, channels = make_backbone(backbone, (16, 16))
     head = SingleLevelHead(
@@ -90,22 +83,15 @@ def original_faster_rcnn(
         Preprocess(preprocess, divisor=1),
         module,
         nn.Identity(),
-        OriginalRPNHead(
-            channels[-2],
-            rpn_channels,
-            scales=anchor_scales,
-            before_nms=proposals[0],
-            after_nms=proposals[1],
-        ),
+        rpn.build(channels[-2]),
         head,
-        rpn_maps=(-2,),
-        roi_maps=(-1,),
+        maps=FeatureMaps(rpn=(-2,), roi=(-1,)),
         classes=[f"class_{index}" for index in range(num_classes)],
-        rois_per_image=rois_per_image,
-        hardest=None,
-        lowest_negative_iou=0.1,
-        max_detections=max_detections,
-        score_threshold=score_threshold,
-        test_size=test_size,
-        lr_multipliers=dict.fromkeys(slow, 0.01),
+        regions=RegionTraining(
+            rois_per_image=rois_per_image,
+            hardest=None,
+            lowest_negative_iou=0.1,
+            lr_multipliers=dict.fromkeys(slow, 0.01),
+        ),
+        detections=detections,
     )

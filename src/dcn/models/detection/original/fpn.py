@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from dcn.models.backbones import ORIGINAL_PYRAMID_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.box_head import BINS, LevelRoIPool, MaxRoIPool, OffsetRoIPool, TwoLayerHead
 from dcn.models.detection.original.detector import OriginalDetector
-from dcn.models.detection.original.rpn import OriginalRPNHead
+from dcn.models.detection.original.specs import PYRAMID_DETECTIONS, FeatureMaps, PyramidRPNSpec, RegionTraining
+from dcn.models.detection.specs import DetectionSpec
 from dcn.models.necks import FPN
 from dcn.models.preprocess import Preprocess, PreprocessName
 
@@ -45,14 +46,10 @@ def original_fpn(
     preprocess: PreprocessName = "rgb_mean",
     deform_pool: bool = False,
     fpn_channels: int = 256,
-    rpn_channels: int = 512,
     fc_channels: int = 1024,
-    anchor_scale: float = 8.0,
-    proposals: tuple[int, int] = (12000, 2000),
+    rpn: PyramidRPNSpec = PyramidRPNSpec(),  # noqa: B008  # frozen
     hardest: int = 512,
-    max_detections: int = 100,
-    score_threshold: float = 1e-3,
-    test_size: tuple[int, int] = (800, 1280),
+    detections: DetectionSpec = PYRAMID_DETECTIONS,
 ) -> OriginalDetector:
     """The original FPN: five levels (the last a convolution of C5), one suppression over all of them.
 
@@ -65,39 +62,22 @@ def original_fpn(
         preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable RoI pooling, with offsets of its own at each level.
         fpn_channels: of the pyramid.
-        rpn_channels: of the proposal network.
         fc_channels: of the two fully connected layers.
-        anchor_scale: side of the anchors in cells.
-        proposals: before and after suppression, all levels together.
+        rpn: the proposal network.
         hardest: regions in the losses.
-        max_detections: per image.
-        score_threshold: detections have larger scores.
-        test_size: shorter and largest longer side of test images.
+        detections: what it returns, and the size of test images.
     """
     module, channels = make_backbone(backbone, (4, 8, 16, 32), exactly=True)
-    rpn_head = OriginalRPNHead(
-        fpn_channels,
-        rpn_channels,
-        strides=(4, 8, 16, 32, 64),
-        scales=(anchor_scale,),
-        before_nms=proposals[0],
-        after_nms=proposals[1],
-        inside_only=False,
-    )
     parts = [f"roi_head.pool.levels.{i}.offset_fc.{part}" for i in range(4) for part in ("weight", "bias")]
     return OriginalDetector(
         Preprocess(preprocess, divisor=32, pad_value="black"),
         module,
         FPN(channels, fpn_channels, extra="conv"),
-        rpn_head,
+        rpn.build(fpn_channels),
         PyramidHead(fpn_channels, num_classes, fc_channels=fc_channels, deformable=deform_pool),
-        rpn_maps=(0, 1, 2, 3, 4),
-        roi_maps=(0, 1, 2, 3),
+        maps=FeatureMaps(rpn=(0, 1, 2, 3, 4), roi=(0, 1, 2, 3)),
         classes=[f"class_{index}" for index in range(num_classes)],
         padding_counts=True,
-        hardest=hardest,
-        max_detections=max_detections,
-        score_threshold=score_threshold,
-        test_size=test_size,
-        lr_multipliers=dict.fromkeys(parts if deform_pool else (), 0.01),
+        regions=RegionTraining(hardest=hardest, lr_multipliers=dict.fromkeys(parts if deform_pool else (), 0.01)),
+        detections=detections,
     )

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dcn import ops
 from dcn.models.backbones import ORIGINAL_BACKBONE, BackboneSpec, make_backbone
 from dcn.models.detection.original.detector import OriginalDetector
-from dcn.models.detection.original.rpn import OriginalRPNHead
+from dcn.models.detection.original.specs import DETECTIONS, FeatureMaps, OriginalRPNSpec, RegionTraining
+from dcn.models.detection.specs import DetectionSpec
 from dcn.models.initialise import initialise
 from dcn.models.preprocess import Preprocess, PreprocessName
 
@@ -140,15 +141,11 @@ def rfcn(
     preprocess: PreprocessName = "rgb_mean",
     deform_pool: bool = False,
     class_agnostic: bool = True,
-    rpn_channels: int = 512,
     head_channels: int = 1024,
     bins: int = 7,
-    anchor_scales: Sequence[float] = (4, 8, 16, 32),
-    proposals: tuple[int, int] = (6000, 300),
+    rpn: OriginalRPNSpec = OriginalRPNSpec(),  # noqa: B008  # frozen
     hardest: int = 128,
-    max_detections: int = 100,
-    score_threshold: float = 1e-3,
-    test_size: tuple[int, int] = (600, 1000),
+    detections: DetectionSpec = DETECTIONS,
 ) -> OriginalDetector:
     """R-FCN on a dilated ResNet (stride 16), trained with hard-example mining over all regions.
 
@@ -159,28 +156,18 @@ def rfcn(
         preprocess: how images are normalised, see :class:`Preprocess`; it belongs to the backbone's weights.
         deform_pool: deformable position-sensitive pooling.
         class_agnostic: one box per region instead of one per class.
-        rpn_channels: of the proposal network.
         head_channels: of the reduced last map.
         bins: rows and columns of the position-sensitive grid.
-        anchor_scales: sides of the anchors in cells of 16 pixels (VOC: 8, 16, 32).
-        proposals: before and after suppression.
+        rpn: the proposal network.
         hardest: regions in the losses.
-        max_detections: per image.
-        score_threshold: detections have larger scores.
-        test_size: shorter and largest longer side of test images.
+        detections: what it returns, and the size of test images.
     """
     module, channels = make_backbone(backbone, (16, 16))
     return OriginalDetector(
         Preprocess(preprocess, divisor=1),
         module,
         nn.Identity(),
-        OriginalRPNHead(
-            channels[-2],
-            rpn_channels,
-            scales=anchor_scales,
-            before_nms=proposals[0],
-            after_nms=proposals[1],
-        ),
+        rpn.build(channels[-2]),
         RFCNHead(
             channels[-1],
             num_classes,
@@ -189,12 +176,10 @@ def rfcn(
             deformable=deform_pool,
             class_agnostic=class_agnostic,
         ),
-        rpn_maps=(-2,),
-        roi_maps=(-1,),
+        maps=FeatureMaps(rpn=(-2,), roi=(-1,)),
         classes=[f"class_{index}" for index in range(num_classes)],
-        hardest=hardest,
-        max_detections=max_detections,
-        score_threshold=score_threshold,
-        test_size=test_size,
-        lr_multipliers={"roi_head.reduce.weight": 3.0, "roi_head.reduce.bias": 3.0},
+        regions=RegionTraining(
+            hardest=hardest, lr_multipliers={"roi_head.reduce.weight": 3.0, "roi_head.reduce.bias": 3.0}
+        ),
+        detections=detections,
     )

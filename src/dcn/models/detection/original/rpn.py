@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dcn import boxes, ops
 from dcn.models.detection.original.targets import AnchorTargets
-from dcn.models.detection.shared.anchors import grid_anchors, original_cell_anchors
+from dcn.models.detection.shared.anchors import AnchorShapes, grid_anchors, original_cell_anchors
 from dcn.models.detection.shared.fixed_shapes import to_device
 from dcn.models.detection.shared.proposals import Proposals, best_proposals
 from dcn.models.detection.shared.slots import slots_of
@@ -23,6 +23,9 @@ from dcn.models.initialise import initialise
 from dcn.models.losses import box_loss, class_loss
 
 Size = tuple[int, int]
+
+ONE_MAP = AnchorShapes((16,), (4, 8, 16, 32))
+"""The anchors of R-FCN and Faster R-CNN on COCO."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,7 @@ class OriginalRPNHead(nn.Module):
     Args:
         in_channels: channels of the maps.
         channels: of the 3x3 convolution.
-        strides: pixels per cell of each level.
-        scales: sides of the anchors in cells.
-        ratios: height / width of the anchors.
+        anchors: of all levels.
         num_classes: foreground classes; 1 in an ordinary model.
         before_nms: anchors that enter non-maximum suppression, of all levels together.
         after_nms: proposals per image.
@@ -66,9 +67,7 @@ class OriginalRPNHead(nn.Module):
         in_channels: int,
         channels: int = 512,
         *,
-        strides: Sequence[int] = (16,),
-        scales: Sequence[float] = (4, 8, 16, 32),
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        anchors: AnchorShapes = ONE_MAP,
         num_classes: int = 1,
         before_nms: int = 6000,
         after_nms: int = 300,
@@ -77,16 +76,18 @@ class OriginalRPNHead(nn.Module):
         inside_only: bool = True,
     ) -> None:
         super().__init__()
-        self.shapes_per_cell = len(scales) * len(ratios)
+        self.shapes_per_cell = anchors.per_cell
         self.rpn_conv = nn.Conv2d(in_channels, channels, 3, padding=1)
         self.rpn_cls = nn.Conv2d(channels, (num_classes + 1) * self.shapes_per_cell, 1)
         self.rpn_reg = nn.Conv2d(channels, 4 * self.shapes_per_cell, 1)
         initialise(self)
-        self.strides = tuple(strides)
+        self.strides = anchors.strides
         self.before_nms, self.after_nms, self.nms_iou = before_nms, after_nms, nms_iou
         self.samples, self.inside_only = samples, inside_only
         # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
-        cells = torch.stack([original_cell_anchors(stride, scales, ratios) for stride in strides])
+        cells = torch.stack(
+            [original_cell_anchors(stride, anchors.scales, anchors.ratios) for stride in anchors.strides]
+        )
         self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> OriginalRPNOutput:

@@ -11,12 +11,10 @@ from dcn import boxes
 from dcn.models.detection.pyramid.box_head import BoxHead
 from dcn.models.detection.pyramid.mask_head import MaskHead
 from dcn.models.detection.pyramid.roi_extractor import RoIExtractor
-from dcn.models.detection.pyramid.roi_heads import with_masks
+from dcn.models.detection.pyramid.roi_heads import RoIHead
 from dcn.models.detection.pyramid.roi_sampling import SampledRois, sample_rois
 from dcn.models.detection.shared.frames import Frames, Size
-from dcn.models.detection.shared.padded_detections import PaddedDetections
 from dcn.models.detection.shared.proposals import Proposals
-from dcn.models.detection.shared.selection import SelectionRule, select_detections
 from dcn.models.detection.shared.slots import slots_of
 from dcn.structures import Target
 
@@ -25,7 +23,7 @@ STAGE_IOUS = (0.5, 0.6, 0.7)
 STAGE_WEIGHTS = (1.0, 0.5, 0.25)
 
 
-class CascadeRoIHead(nn.Module):
+class CascadeRoIHead(RoIHead):
     """Class-agnostic box heads in a row; scores and masks are averaged over them.
 
     Args:
@@ -66,11 +64,7 @@ class CascadeRoIHead(nn.Module):
     ) -> dict[str, Tensor]:
         """``s{stage}.loss_cls``, ``.loss_bbox`` and, with mask heads, ``.loss_mask``, with the weights of the stages.
 
-        Args:
-            features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: of the ``N`` images.
-            sizes: ``(height, width)`` of the images; refined boxes are clipped to them.
-            targets: one per image.
+        Refined boxes are clipped to ``sizes``; for the arguments see :class:`RoIHead`.
         """
         losses: dict[str, Tensor] = {}
         regions, valid = list(proposals.boxes.unbind()), list(proposals.valid.unbind())
@@ -95,22 +89,6 @@ class CascadeRoIHead(nn.Module):
         assert isinstance(head, MaskHead)
         positives = sampled.positives()
         return head.losses(head(self.mask_roi_extractor(features, positives.rois)), positives, targets)
-
-    def predict(
-        self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
-    ) -> PaddedDetections:
-        """Detections of every image, with masks' probabilities averaged over the stages where there are mask heads.
-
-        Args:
-            features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: of the ``N`` images.
-            frames: their sizes.
-            score_threshold: scores must be larger.
-        """
-        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
-        candidates, scores = self.candidates(features, proposals, frames)
-        detections = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
-        return with_masks(detections, features, frames, self.mask_roi_extractor, self.mask_heads)
 
     def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
         """Boxes ``[N, P, 1, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.

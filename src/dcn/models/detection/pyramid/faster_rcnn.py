@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from dcn import boxes
 from dcn.models.detection.detector import Detector, Limits, with_pasted_masks
-from dcn.models.detection.pyramid.cascade_rcnn import CascadeRoIHead
-from dcn.models.detection.pyramid.roi_heads import StandardRoIHead, with_masks
+from dcn.models.detection.pyramid.roi_heads import RoIHead, with_masks
 from dcn.models.detection.pyramid.rpn import RPNHead
 from dcn.models.detection.shared.frames import Frames, Size
 from dcn.models.detection.shared.padded_detections import PaddedDetections, pad_detections
@@ -40,7 +39,7 @@ class FasterRCNN(Detector):
         backbone: nn.Module,
         neck: nn.Module,
         rpn_head: RPNHead,
-        roi_head: StandardRoIHead | CascadeRoIHead,
+        roi_head: RoIHead,
         *,
         classes: Sequence[str],
         test_size: Size = (800, 1333),
@@ -98,7 +97,7 @@ class FasterRCNN(Detector):
     ) -> list[Detections]:
         """See :meth:`Detector.add_masks`."""
         head = self.roi_head
-        if head.mask_head is None:
+        if not head.mask_heads:
             return list(detections)
 
         def add(members: list[int], batch: ImageBatch, frames: Frames) -> list[Detections]:

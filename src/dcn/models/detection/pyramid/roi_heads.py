@@ -21,7 +21,62 @@ from dcn.models.detection.shared.selection import SelectionRule, select_detectio
 from dcn.structures import Target
 
 
-class StandardRoIHead(nn.Module):
+class RoIHead(nn.Module):
+    """A second stage: it learns from proposals, and turns them into detections.
+
+    Attributes:
+        mask_roi_extractor: pools for the mask heads; ``None`` without masks.
+        nms_iou: overlap above which a detection suppresses another of its class.
+        max_detections: per image.
+    """
+
+    mask_roi_extractor: RoIExtractor | None
+    nms_iou: float
+    max_detections: int
+
+    def losses(
+        self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[Size], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
+        """Scalar losses by name.
+
+        Args:
+            features: maps ``[N, C, H_l, W_l]``, finest first.
+            proposals: of the ``N`` images.
+            sizes: ``(height, width)`` of the images.
+            targets: one per image.
+        """
+        raise NotImplementedError
+
+    def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
+        """Boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
+
+        Scores are -1 in empty slots.
+        """
+        raise NotImplementedError
+
+    @property
+    def mask_heads(self) -> list[nn.Module]:
+        """The mask heads whose probabilities are averaged; none without masks."""
+        raise NotImplementedError
+
+    def predict(
+        self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
+    ) -> PaddedDetections:
+        """Detections of every image, with masks' probabilities where there are mask heads.
+
+        Args:
+            features: maps ``[N, C, H_l, W_l]``, finest first.
+            proposals: of the ``N`` images.
+            frames: their sizes.
+            score_threshold: scores must be larger.
+        """
+        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
+        candidates, scores = self.candidates(features, proposals, frames)
+        detections = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
+        return with_masks(detections, features, frames, self.mask_roi_extractor, self.mask_heads)
+
+
+class StandardRoIHead(RoIHead):
     """Pools proposals, classifies and refines them, and draws their masks.
 
     Args:
@@ -56,14 +111,7 @@ class StandardRoIHead(nn.Module):
     def losses(
         self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[Size], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
-        """``loss_cls``, ``loss_bbox`` and, with a mask head, ``loss_mask`` of sampled regions.
-
-        Args:
-            features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: of the ``N`` images.
-            sizes: of the images; not needed here, but by heads that refine boxes in training.
-            targets: one per image.
-        """
+        """``loss_cls``, ``loss_bbox`` and, with a mask head, ``loss_mask`` of sampled regions, see :class:`RoIHead`."""
         sampled = sample_rois(
             proposals.boxes.unbind(),
             targets,
@@ -79,22 +127,6 @@ class StandardRoIHead(nn.Module):
             masks = self.mask_head(self.mask_roi_extractor(features, positives.rois))
             losses |= self.mask_head.losses(masks, positives, targets)
         return losses
-
-    def predict(
-        self, features: Sequence[Tensor], proposals: Proposals, frames: Frames, score_threshold: float
-    ) -> PaddedDetections:
-        """Detections of every image, with masks' probabilities where there is a mask head.
-
-        Args:
-            features: maps ``[N, C, H_l, W_l]``, finest first.
-            proposals: of the ``N`` images.
-            frames: their sizes.
-            score_threshold: scores must be larger.
-        """
-        rule = SelectionRule(score_threshold, self.nms_iou, self.max_detections)
-        candidates, scores = self.candidates(features, proposals, frames)
-        detections = select_detections(candidates, scores, frames.output_sizes, rule).trimmed()
-        return with_masks(detections, features, frames, self.mask_roi_extractor, self.mask_heads)
 
     def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
         """Boxes ``[N, P, K, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.

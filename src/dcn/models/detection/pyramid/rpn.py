@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn import boxes, ops
-from dcn.models.detection.shared.anchors import cell_anchors, grid_anchors, inside
+from dcn.models.detection.shared.anchors import AnchorShapes, cell_anchors, grid_anchors, inside
 from dcn.models.detection.shared.matcher import IGNORED, NOWHERE, match, target_rows
 from dcn.models.detection.shared.proposals import Proposals, best_proposals
 from dcn.models.detection.shared.sampler import sample
@@ -42,9 +42,7 @@ class RPNHead(nn.Module):
 
     Args:
         channels: channels of the maps and of the 3x3 convolution.
-        strides: pixels per cell of each level.
-        scale: side of the anchors in cells.
-        ratios: height / width of the anchors.
+        anchors: of all levels, one scale in each.
         train_proposals: ``(per level before suppression, per image after it)`` in training.
         test_proposals: the same in evaluation.
         nms_iou: overlap above which a proposal suppresses another of its level.
@@ -61,9 +59,7 @@ class RPNHead(nn.Module):
         self,
         channels: int = 256,
         *,
-        strides: Sequence[int] = (4, 8, 16, 32, 64),
-        scale: float = 8.0,
-        ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        anchors: AnchorShapes = AnchorShapes(),  # noqa: B008  # frozen
         train_proposals: tuple[int, int] = (2000, 1000),
         test_proposals: tuple[int, int] = (1000, 1000),
         nms_iou: float = 0.7,
@@ -75,19 +71,18 @@ class RPNHead(nn.Module):
     ) -> None:
         super().__init__()
         self.rpn_conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.rpn_cls = nn.Conv2d(channels, len(ratios), 1)
-        self.rpn_reg = nn.Conv2d(channels, 4 * len(ratios), 1)
+        self.rpn_cls = nn.Conv2d(channels, anchors.per_cell, 1)
+        self.rpn_reg = nn.Conv2d(channels, 4 * anchors.per_cell, 1)
         for conv in (self.rpn_conv, self.rpn_cls, self.rpn_reg):
             nn.init.normal_(conv.weight, std=0.01)
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
-        self.strides = tuple(strides)
-        self.ratios = tuple(ratios)
+        self.strides, self.per_cell = anchors.strides, anchors.per_cell
         self.train_proposals, self.test_proposals, self.nms_iou = train_proposals, test_proposals, nms_iou
         self.positive_iou, self.negative_iou, self.samples = positive_iou, negative_iou, samples
         self.inside_only, self.beta = inside_only, beta
         # A buffer, so that it lies on the model's device: a copy at every call would wait for it.
-        cells = torch.stack([cell_anchors(stride, (scale,), ratios) for stride in strides])
+        cells = torch.stack([cell_anchors(stride, anchors.scales, anchors.ratios) for stride in anchors.strides])
         self.register_buffer("cells", cells, persistent=False)
 
     def forward(self, features: Sequence[Tensor]) -> RPNOutput:
@@ -172,7 +167,7 @@ class RPNHead(nn.Module):
         height, width = batch.padded_size(index)
         flags = []
         for (rows, columns), stride, anchors in zip(output.shapes, self.strides, output.anchors, strict=True):
-            valid = torch.zeros(rows, columns, len(self.ratios), dtype=torch.bool, device=anchors.device)
+            valid = torch.zeros(rows, columns, self.per_cell, dtype=torch.bool, device=anchors.device)
             valid[: -(-height // stride), : -(-width // stride)].fill_(True)
             flags.append(valid.flatten())
         usable = torch.cat(flags)

@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AnchorShapes:
+    """The anchors of a proposal network.
+
+    Attributes:
+        strides: pixels per cell of each level.
+        scales: sides of the anchors in cells.
+        ratios: height / width of the anchors.
+    """
+
+    strides: tuple[int, ...] = (4, 8, 16, 32, 64)
+    scales: tuple[float, ...] = (8.0,)
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+
+    @property
+    def per_cell(self) -> int:
+        """How many anchors a cell has."""
+        return len(self.scales) * len(self.ratios)
 
 
 def cell_anchors(stride: int, scales: Sequence[float], ratios: Sequence[float]) -> Tensor:

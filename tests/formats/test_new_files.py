@@ -9,7 +9,7 @@ import torch
 
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.formats.coco_writer import predictions_file, write_coco
-from dcn.formats.output import NewFiles
+from dcn.formats.new_files import NewFiles
 from dcn.formats.voc_writer import write_voc, write_voc_results
 from dcn.structures import Detections, Sample, Target
 

@@ -1,0 +1,94 @@
+"""8-bit integers for an ONNX file: onnxruntime's static quantisation, calibrated on images of the user."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dcn.export.metadata import KEY, Metadata
+from dcn.export.network import input_names
+from dcn.export.runtime import Runner
+from dcn.export.trace import quiet, written
+from dcn.extras import require
+
+LAYERS = ("Conv", "Gemm", "MatMul")
+"""Operators that compute in integers; the rest of the file, deformable convolution too, stays in float32."""
+
+
+class _Feeds:
+    """Inputs for onnxruntime, one image at a time; what its calibration asks for."""
+
+    def __init__(self, runner: Runner, images: Sequence[Tensor]) -> None:
+        self._runner, self._names = runner, input_names(runner.metadata)
+        self._left: Iterator[Tensor] = iter(images)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The inputs of the next image; ``None`` after the last."""
+        image = next(self._left, None)
+        if image is None:
+            return None
+        metadata = self._runner.metadata
+        values = self._runner.inputs([image], [(image.shape[1], image.shape[2])], metadata.score_threshold)
+        return {name: value.numpy() for name, value in zip(self._names, values, strict=True)}
+
+
+def quantize(source: Path, path: Path, metadata: Metadata, images: Sequence[Tensor]) -> Metadata:
+    """Write an ONNX file of ``dcn export`` again, with integer convolutions and matrix products.
+
+    Weights are signed integers with a scale for each channel; maps are unsigned ones with one scale each, from the
+    smallest and largest value that the images give. ``QuantizeLinear`` and ``DequantizeLinear`` stand around the
+    operators, and onnxruntime fuses them.
+
+    Args:
+        source: the file in float32.
+        path: the new file, which is written whole or not at all.
+        metadata: of the source.
+        images: ``[3, h, w]`` uint8 RGB, resized: at least one; a hundred that look like those to come are plenty.
+
+    Returns:
+        The record of the new file.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    require("onnx", "onnxruntime")
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    if not images:
+        raise ValueError("calibration: expected images that look like those to come, got none")
+    record = replace(metadata, precision="int8")
+    reader = type("Feeds", (_Feeds, CalibrationDataReader), {})(Runner(metadata), images)
+    with written(path) as temporary, quiet(), _silent():
+        quantize_static(
+            str(source),
+            str(temporary),
+            reader,
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(LAYERS),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            extra_options={"MatMulConstBOnly": True},
+        )
+        proto = onnx.load(str(temporary))
+        onnx.helper.set_model_props(proto, {KEY: record.to_json()})
+        onnx.save(proto, str(temporary))
+    return record
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without the advice of onnxruntime's tools, which log through the root logger."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
