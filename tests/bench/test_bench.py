@@ -106,7 +106,7 @@ def test_a_network_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["rfcn_r101", "--size", "600"], "--size: expected HEIGHTxWIDTH"),
         (["rfcn_r101", "--batch", "0"], "--batch: expected 1 or more"),
         (["rfcn_r101", "--device", "cpu", "--cuda-graph"], "--cuda-graph: expected a GPU"),
-        (["rfcn_r101", "--train", "--compile"], "leave them out with --train"),
+        (["rfcn_r101", "--train", "--compile"], "--train: expected no option for inference beside it, got --compile"),
     ],
     ids=["name", "size", "batch", "graph", "train"],
 )

@@ -43,8 +43,7 @@ def test_every_demo_runs_without_a_word(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dcn.demo.shipped.IMAGES", 1)
-    monkeypatch.setattr("dcn.demo.showcase.named_images", lambda _words: sample_images(1))
+    monkeypatch.setattr("dcn.demo.showcase.named_images", lambda _words, model: sample_images(1, model))
     assert main(["demo", name, "--device", "cpu"]) == 0
     (path,) = capsys.readouterr().out.split()
     assert path == f"demos/{name}/letters_0.jpg"
@@ -75,7 +74,9 @@ def test_background_is_far_from_the_boxes() -> None:
     x, y = _background(torch.tensor([[0.0, 0.0, 60.0, 100.0]]), (100, 100))
     assert x == pytest.approx(80, abs=6)
     assert 15 <= y <= 85
-    assert _background(torch.zeros(0, 4), (100, 60)) == pytest.approx((30, 50), abs=4)
+    x, y = _background(torch.zeros(0, 4), (100, 60))
+    assert x == pytest.approx(30, abs=4)
+    assert 25 <= y <= 75
 
 
 def test_what_a_model_does_not_have_is_refused(tmp_path: Path, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,8 +117,8 @@ def test_pictures_are_arrays_too(detector: Predictor) -> None:
 
 
 def test_what_ships_is_small_and_knows_its_recipe() -> None:
-    assert sum(path.stat().st_size for path in shipped_models().values()) < 8e6
     for name, path in shipped_models().items():
+        assert path.stat().st_size < 8e6
         _, info = read_weights(path)
         recipe = load_recipe(name)
         assert (info.model, info.step) == (recipe.model.name, recipe.schedule.steps)

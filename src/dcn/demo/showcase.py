@@ -209,7 +209,7 @@ def show(
         predictor = source
     else:
         predictor = open_predictor(chosen.model if source is None else source, None, changes, device=device)
-    named = named_images(images)
+    named = named_images(images, chosen.model)
     stems = stems_of([Path(f"{stem}.jpg") for stem, _ in named])
     folder.check(f"{stem}.jpg" for stem in stems)
     written = []
