@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from dcn.class_names import CITYSCAPES_CLASSES
+from dcn.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
 from dcn.colors import BLACK, Color, class_color, mix, text_color
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "cityscapes_palette",
     "class_color",
     "class_palette",
+    "drawing_palette",
     "mix",
     "shades",
     "text_color",
@@ -67,6 +68,18 @@ def cityscapes_palette() -> list[Color]:
 def class_palette(classes: Sequence[str]) -> list[Color]:
     """256 colours by label: those of Cityscapes for its classes, of Pascal VOC for all others."""
     return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()
+
+
+def drawing_palette(classes: Sequence[str]) -> list[Color]:
+    """256 colours by label for pictures: those of Cityscapes and of Pascal VOC for their classes.
+
+    For all others :func:`class_color`, told apart under the common colour-vision deficiencies; a first class called
+    background is black, and 255, which is no class, is too.
+    """
+    if tuple(classes) in (CITYSCAPES_CLASSES, ("background", *VOC_CLASSES)):
+        return class_palette(classes)
+    first = [BLACK] if classes and classes[0].lower() == "background" else []
+    return [*first, *(class_color(index) for index in range(255 - len(first))), BLACK]
 
 
 def shades(name: str, values: Tensor) -> npt.NDArray[np.uint8]:
