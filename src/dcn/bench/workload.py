@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.engine.distributed import choose_device
 from dcn.models import MODELS, Model, build_default, default_test_size
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
@@ -71,26 +70,15 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def workload_of(source: StrPath, size: str | None, device: str | None) -> Workload:
-    """Inference on single images for a run, weights or the name of a model.
-
-    Args:
-        source: see :func:`dcn.load`.
-        size: ``HxW``; ``None``: the model's test size.
-        device: ``"cpu"``, ``"cuda"``, ...
-    """
-    shape: Any = test_size_of(source) if size is None else parse_size(size)
-    return Workload((int(shape[0]), int(shape[1])), 1, "float32", choose_device(device))
-
-
 def test_size_of(source: StrPath) -> tuple[int, int]:
-    """The size at which a model is tested, of its name, its run or its file."""
+    """The size at which a model is tested, of its name or of its file."""
     origin = find_source(source)
     if origin is None:
-        return default_test_size(str(source))
-    name, options = described(origin.weights)
-    height, width = options.get("test_size") or default_test_size(name)
-    return int(height), int(width)
+        size: Any = default_test_size(str(source))
+    else:
+        model, options = described(origin.weights)
+        size = options.get("test_size") or default_test_size(model)
+    return int(size[0]), int(size[1])
 
 
 def make_model(
