@@ -24,7 +24,7 @@ model:
 data: {options: {length: 6, size: [64, 64], num_classes: 3, glyph_size: [24, 38]}}
 transforms: {short: [64], long: 64}
 schedule: {epochs: null, steps: 4, batch_size: 2, lr_batch_size: null, milestones: []}
-eval: {every: 2, metric: voc, images: 2, pictures: 1}
+eval: {every: 2, metric: voc, images: 2, pictures: 1, report: false}
 workers: 0
 log_every: 1
 """

@@ -29,6 +29,7 @@ TINY = Plan(
         "transforms.long=96",
         "eval.every=1",
         "eval.images=2",
+        "eval.report=false",
         "log_every=1",
     ),
     offset_images=2,

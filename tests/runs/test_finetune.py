@@ -84,7 +84,7 @@ def test_changes_are_kept(folder: Path) -> None:
 
 def test_a_name_and_a_folder_train(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # as in tests/engine
-    words = [*TINY, "schedule.steps=1"]
+    words = [*TINY, "schedule.steps=1", "eval.report=false"]
     run = dcn.train("faster_rcnn_r18_fpn", folder, output=tmp_path, changes=words, device="cpu")
     assert run.folder.parent == tmp_path / "faster_rcnn_r18_fpn"
     assert (run.finished, run.recipe.data.format, run.recipe.transforms.short) == (True, "auto", (64,))

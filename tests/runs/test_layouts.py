@@ -14,7 +14,7 @@ import dcn
 from tests.data.layouts import LAYOUTS, Made, items, make_index_masks
 from tests.runs.small import RECIPE
 
-STEP: dict[str, Any] = {"schedule.steps": 1, "eval.every": 1, "eval.pictures": 0, "device": "cpu"}
+STEP: dict[str, Any] = {"schedule.steps": 1, "eval.every": 1, "eval.pictures": 0, "eval.report": False, "device": "cpu"}
 
 
 @pytest.fixture(autouse=True)

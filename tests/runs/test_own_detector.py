@@ -80,6 +80,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_goes_through_every_verb(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 <= dcn.Run(run).metrics["AP50"] <= 1
+    assert (run / "report.html").is_file()
     assert main(["eval", str(run), "--device", "cpu", "--json", "--save", "tta.flip=true"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"AP", "AP50"}
     (photo,) = write_photos(tmp_path, "photo.png")

@@ -9,10 +9,12 @@ import pytest
 
 import dcn
 from dcn.cli.main import main
+from dcn.runs.report import report
+from tests.report.tables import Tables, number
 
 TINY: dict[str, Any] = {
     "schedule": {"epochs": None, "steps": 2, "batch_size": 2, "milestones": [], "warmup": {"steps": 0}},
-    "eval": {"every": 2, "images": None, "pictures": 0},
+    "eval": {"every": 2, "images": None, "pictures": 0, "report": False},
     "transforms": {"short": [64], "long": 64},
     "workers": 0,
     "log_every": 1,
@@ -56,14 +58,68 @@ def test_a_run_gets_its_page(runs: dict[str, Path], name: str, capsys: pytest.Ca
     assert capsys.readouterr().out.strip() == str(page)
     text = page.read_text(encoding="utf-8")
     metrics: Any = dcn.evaluate(runs[name], split="val")
-    headings = ["Result", "Training", "Classes", "Worst images", "Origin", "Recipe"]
-    headings += ["Kinds of error", "Calibration"] if name == "deformable0" else ["Images"]
-    for heading in headings:
-        assert f">{heading}</h2>" in text
+    headings = ["Result", "Training", "Classes", "Kinds of error", *(["Calibration"] if name == "deformable0" else [])]
+    headings += ["Images", "Worst images", "Offsets", "Data", "Origin", "Recipe"]
+    assert Tables(page).headings == headings
     for word in ("seed", "torch", "dcn eval", "steps: 2"):
         assert word in text
-    if name == "segmentation0":
-        assert f"{metrics['accuracy']:.3f}" in text
+    key, shown = ("accuracy", "pixel accuracy") if name == "segmentation0" else ("AP50", "AP50")
+    assert number(Tables(page).tiles[shown]) == pytest.approx(metrics[key], abs=5.1e-4)
+
+
+def test_training_ends_with_the_page(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Of the best weights, over the images that were evaluated during training."""
+    assert not any((run / "eval" / "val_report.html").exists() for run in runs.values())
+    recipe = dcn.Run(runs["segmentation0"]).recipe
+    run = dcn.train(recipe, output=tmp_path, eval={"report": True, "images": 3})
+    page = Tables(run.folder / "report.html")
+    assert page.tiles["images"] == "3"
+    assert number(page.tiles["pixel accuracy"]) == pytest.approx(run.metrics["accuracy"], abs=5.1e-4)
+
+
+def test_a_report_that_fails_does_not_undo_the_training(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise ValueError("the disk is full of dust")
+
+    monkeypatch.setattr("dcn.runs.train.report", fail)
+    recipe = dcn.Run(runs["segmentation0"]).recipe
+    with caplog.at_level("WARNING", logger="dcn"):
+        run = dcn.train(recipe, output=tmp_path, eval={"report": True})
+    assert run.finished
+    assert "the disk is full of dust; dcn report " in caplog.text
+
+
+def test_an_evaluation_writes_the_page_too(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = runs["segmentation0"]
+    assert main(["eval", str(run), "--split", "val", "--report", "--output", str(tmp_path)]) == 0
+    dcn.Run(run).report("val", output=tmp_path / "same.html")
+    ours, theirs = Tables(tmp_path / "val_report.html"), Tables(tmp_path / "same.html")
+    assert ours.tiles == theirs.tiles
+    assert ours.tables == theirs.tables
+
+
+def test_a_predictor_is_reported_with_a_recipe(runs: dict[str, Path], tmp_path: Path) -> None:
+    predictor = dcn.Run(runs["deformable0"]).load()
+    with pytest.raises(ValueError, match="recipe: a predictor brings no data"):
+        report(predictor, output=tmp_path / "page.html")
+    page = report(predictor, recipe=runs["deformable0"] / "recipe.yaml", output=tmp_path / "page.html")
+    assert Tables(page).tiles["images"] == "6"
+    same = dcn.compare([predictor, runs["deformable0"]], "val", recipe=runs["deformable0"] / "recipe.yaml", resamples=5)
+    assert same.pairs[0].comparison.metrics["AP50"].value == pytest.approx(0, abs=1e-9)
+
+
+def test_masks_have_a_column_of_their_own(tmp_path: Path) -> None:
+    options = {**MODEL["options"], "norm": "train", "frozen_stages": 0}
+    words = {**TINY, "transforms": {"short": [64], "long": 64, "flip": 0.0}}
+    model = {"name": "mask_rcnn_r18_fpn", "options": options}
+    run = dcn.train("synthetic_plain", {"options": DATA}, output=tmp_path, model=model, **words)
+    page = Tables(run.report())
+    assert set(page.table("AP and AR")["AP"]) == {"boxes", "masks", "measured over"}
+    metrics: Any = dcn.evaluate(run, split="val", eval={"metric": "coco"})
+    for kind, value in (("boxes", metrics["AP50"]), ("masks", metrics.masks.ap50)):
+        assert number(page.table("AP and AR")["AP50"][kind]) == pytest.approx(value, abs=5.1e-4)
 
 
 def test_a_run_compared_with_itself_shows_no_difference(runs: dict[str, Path], tmp_path: Path) -> None:

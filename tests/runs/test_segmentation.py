@@ -30,7 +30,7 @@ model: {options: {width: 0.125, stem_channels: 8, head_channels: 16}}
 data: {options: {length: 4, size: [64, 64], num_classes: 3, glyph_size: [24, 38]}}
 transforms: {short: [64], long: 64, scale: [0.8, 1.25], crop: [48, 64], test_short: 48}
 schedule: {epochs: null, steps: 3, batch_size: 2, lr_batch_size: null, milestones: []}
-eval: {every: 3, images: 2, pictures: 1}
+eval: {every: 3, images: 2, pictures: 1, report: false}
 tta: {flip: true}
 workers: 0
 log_every: 1

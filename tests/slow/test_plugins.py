@@ -1,4 +1,4 @@
-"""The package of docs/plugins.md in fresh processes: installed or named, every verb, and two processes of torchrun."""
+"""The package of docs/plugins.md in fresh processes: installed or named, every verb, torchrun with two processes."""
 
 from __future__ import annotations
 

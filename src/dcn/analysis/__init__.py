@@ -10,10 +10,12 @@ from dcn.analysis.effective_dilation import (
     dilation_statistics,
     effective_dilation,
 )
+from dcn.analysis.receptive_field import LayerFields, field_size, field_statistics, receptive_field
 
 __all__ = [
     "Count",
     "LayerDilation",
+    "LayerFields",
     "Spread",
     "categories_of",
     "count_model",
@@ -21,5 +23,8 @@ __all__ = [
     "count_parameters",
     "dilation_statistics",
     "effective_dilation",
+    "field_size",
+    "field_statistics",
     "model_costs",
+    "receptive_field",
 ]

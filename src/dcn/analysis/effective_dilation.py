@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from dcn.analysis.regions import region_areas
 from dcn.nn.grids import Call, Grid, pair, watch_deformable
 from dcn.nn.wrapped import HasModel, module_of
-from dcn.structures import Sample, Target
+from dcn.structures import Sample, SegmentationMap, Target
 
 CATEGORIES = ("small", "medium", "large", "background")
 """What can lie at the centre of a filter."""
@@ -29,6 +30,8 @@ PAPER_SIDES = (96.0, 224.0)
 """The limits in the caption of table 2 of the paper."""
 
 SKIPPED = -1
+IGNORED = 255
+"""Label of pixels without annotation."""
 _BACKGROUND = CATEGORIES.index("background")
 
 
@@ -142,14 +145,44 @@ def categories_of(centers: Tensor, target: Target, sides: Sequence[float] = COCO
     return torch.where(crowd, SKIPPED, result)
 
 
+def categories_in_map(
+    centers: Tensor, target: SegmentationMap, sides: Sequence[float] = COCO_SIDES, background: int | None = None
+) -> Tensor:
+    """What lies at each filter's centre, in a segmentation map.
+
+    An object is a region of pixels of one label that are connected side by side; its size is their number. Pixels that
+    are not annotated (255) are skipped.
+
+    Args:
+        centers: ``[..., 2]`` (x, y) in continuous pixels of the map; outside of it they are skipped.
+        target: the annotation.
+        sides: as in `categories_of`.
+        background: the label that is background; ``None``: none is.
+
+    Returns:
+        As `categories_of`.
+    """
+    labels = target.labels
+    areas = torch.from_numpy(region_areas(labels.numpy())).double()
+    sizes = torch.bucketize(areas, areas.new_tensor([side * side for side in sides]), right=True)
+    if background is not None:
+        sizes[labels == background] = _BACKGROUND
+    sizes[labels == IGNORED] = SKIPPED
+    x, y = centers.floor().long().unbind(-1)
+    height, width = labels.shape
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    return torch.where(inside, sizes[y.clamp(0, height - 1), x.clamp(0, width - 1)], SKIPPED)
+
+
 def dilation_statistics(
     model: nn.Module | HasModel,
     batches: Iterable[Sequence[Sample]],
     sides: Sequence[float] = COCO_SIDES,
     *,
     by_group: bool = False,
+    background: int | None = None,
 ) -> list[LayerDilation]:
-    """Effective dilation of every deformable layer of a detector over a data set, a row of table 2 each.
+    """Effective dilation of every deformable layer of a model over a data set, a row of table 2 each.
 
     Every filter counts once: each cell of the layer's output whose centre lies in the image, not in the padding of
     its batch, and each offset group there. Where maps lie in the image: see `dcn.nn.grids.watch_deformable`. Layers
@@ -162,15 +195,15 @@ def dilation_statistics(
             the same image, such as that of the file.
         sides: as in `categories_of`.
         by_group: a row for every offset group of a layer that has several, instead of one for all.
+        background: of segmentation maps: see `categories_in_map`.
 
     Raises:
-        ValueError: no deformable layer, no images, samples without boxes, or sides that are not in order.
+        ValueError: no deformable layer, no images, or sides that are not in order.
     """
-    if len(sides) != 2 or not 0 <= sides[0] <= sides[1]:
-        raise ValueError(f"sides: expected two lengths in pixels, the smaller first, got {list(sides)}")
+    check_sides(sides)
     module = module_of(model)
     device = next(module.parameters(), torch.empty(0)).device
-    gatherer = _Gatherer(sides, by_group)
+    gatherer = _Gatherer(sides, by_group, background)
     was_training = module.training
     module.eval()
     try:
@@ -185,11 +218,17 @@ def dilation_statistics(
     return list(gatherer.rows.values())
 
 
+def check_sides(sides: Sequence[float]) -> None:
+    """Refuse limits of sizes that are not two lengths in order."""
+    if len(sides) != 2 or not 0 <= sides[0] <= sides[1]:
+        raise ValueError(f"sides: expected two lengths in pixels, the smaller first, got {list(sides)}")
+
+
 class _Gatherer:
     """The rows so far, and the batch that is running."""
 
-    def __init__(self, sides: Sequence[float], by_group: bool) -> None:
-        self.sides, self.by_group = sides, by_group
+    def __init__(self, sides: Sequence[float], by_group: bool, background: int | None) -> None:
+        self.sides, self.by_group, self.background = sides, by_group, background
         self.rows: dict[tuple[str, int | None], LayerDilation] = {}
 
     def begin(self, samples: Sequence[Sample]) -> None:
@@ -202,7 +241,9 @@ class _Gatherer:
         if kernel == (1, 1) or len(call.features) != len(self._samples):
             return
         if grid not in self._categories:
-            self._categories[grid] = [_categories_in(sample, grid, self.sides) for sample in self._samples]
+            self._categories[grid] = [
+                categories_at(sample, grid, self.sides, self.background) for sample in self._samples
+            ]
         offset, mask = layer.offsets(call.features)
         effective = effective_dilation(offset, kernel, dilation)
         factors = None if mask is None else mask.float().unflatten(1, (layer.offset_groups, -1)).mean(2)
@@ -227,13 +268,28 @@ def _spreads() -> dict[str, Spread]:
     return {category: Spread() for category in CATEGORIES}
 
 
-def _categories_in(sample: Sample, grid: Grid, sides: Sequence[float]) -> Tensor:
-    """``[Ho*Wo]``, as `categories_of`; centres in the padding are skipped."""
-    if not isinstance(sample.target, Target):
-        raise ValueError(f"batches: expected samples with boxes, got a {type(sample.target).__name__}")
+def categories_at(
+    sample: Sample, grid: Grid, sides: Sequence[float] = COCO_SIDES, background: int | None = None
+) -> Tensor:
+    """What lies at the centre of each unit of a map; centres in the padding of a batch are skipped.
+
+    Args:
+        sample: the image as the model sees it, with boxes or a segmentation map of any size.
+        grid: of the map.
+        sides: as in `categories_of`.
+        background: as in `categories_in_map`.
+
+    Returns:
+        ``[Ho*Wo]``, as `categories_of`.
+    """
     units = torch.cartesian_prod(*(torch.arange(side) for side in grid.size))
     centers = (grid.to_image(units) + 0.5).flip(1)
-    (height, width), (tall, wide) = sample.image.shape[1:], sample.target.size
-    categories = categories_of(centers * torch.tensor([wide / width, tall / height]), sample.target, sides)
+    (height, width), target = sample.image.shape[1:], sample.target
+    tall, wide = target.size if isinstance(target, Target) else target.labels.shape
+    placed = centers * torch.tensor([wide / width, tall / height])
+    if isinstance(target, Target):
+        categories = categories_of(placed, target, sides)
+    else:
+        categories = categories_in_map(placed, target, sides, background)
     shown = ((centers >= 0) & (centers < torch.tensor([width, height]))).all(1)
     return torch.where(shown, categories, SKIPPED)

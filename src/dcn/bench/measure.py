@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -58,17 +58,21 @@ def measure(
         repetitions: timed calls of each.
         weights: files of weights by name; random where there is none.
     """
-    calls, models, peaks = [], [], []
-    for name in names:
-        model = make_model(name, work, _loader((weights or {}).get(name)))
+    models = {name: make_model(name, work, _loader((weights or {}).get(name))) for name in names}
+    return measure_models(models, work, repetitions=repetitions)
+
+
+def measure_models(models: Mapping[str, Model], work: Workload, *, repetitions: int) -> list[Measurement]:
+    """Measure models in turns; arguments as of :func:`measure`, the models by name on the workload's device."""
+    calls, peaks = [], []
+    for model in models.values():
         call = make_call(model, work)
         call()
         peaks.append(None if is_exported(model) else _peak_mib(call, model, work))
         calls.append(call)
-        models.append(model)
     times = interleaved(calls, work.device, repetitions=repetitions, warm_up=1)
     measurements = []
-    for name, model, timed, peak in zip(names, models, times, peaks, strict=True):
+    for (name, model), timed, peak in zip(models.items(), times, peaks, strict=True):
         low, high = timed.spread
         scale = 1000 / work.batch
         parts, deformable = _parts(model, work, min(3, repetitions))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcn.models import MODELS, Model, build_default
+from dcn.models import MODELS, Model, build_default, default_test_size
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
 from dcn.nn import DeformConv2d
-from dcn.runs.load import read_model, ready_model
-from dcn.runs.sources import find_source
+from dcn.runs.load import described, read_model, ready_model
+from dcn.runs.sources import StrPath, find_source
 from dcn.structures import SegmentationMap, Target
 from dcn.tta import TTA
 
@@ -55,6 +56,29 @@ def plain_name(name: str) -> str | None:
     """The model of the same table without deformable layers; ``None`` if it has no name or ``name`` is plain."""
     plain = re.sub(r"_(m?dconv_c\d-c\d(_group\d)?|m?dpool|dconv_head|dcn)$", "", name)
     return plain if plain != name and plain in MODELS else None
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``(height, width)`` of a text such as ``800x1333``.
+
+    Raises:
+        ValueError: another form.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
+        raise ValueError(f"--size: expected HEIGHTxWIDTH such as 800x1333, got {text!r}")
+    return int(height), int(width)
+
+
+def test_size_of(source: StrPath) -> tuple[int, int]:
+    """The size at which a model is tested, of its name or of its file."""
+    origin = find_source(source)
+    if origin is None:
+        size: Any = default_test_size(str(source))
+    else:
+        model, options = described(origin.weights)
+        size = options.get("test_size") or default_test_size(model)
+    return int(size[0]), int(size[1])
 
 
 def make_model(

@@ -1,10 +1,9 @@
-"""``dcn analyze``: how far the deformable layers of a detector reach, on objects and on background."""
+"""``dcn analyze``: how far deformable layers reach, what units of a layer see, and what a model costs."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,26 +11,67 @@ from typing import TYPE_CHECKING, Any
 from dcn.cli.words import add_device, add_split, examples, one_source
 
 if TYPE_CHECKING:
-    from dcn.analysis import LayerDilation, Spread
-    from dcn.data.dataset import Dataset
+    from dcn.analysis import LayerDilation, LayerFields, Spread
 
 _EXAMPLES = """\
 examples:
-  dcn analyze runs/cards_rfcn_deformable/0
-  dcn analyze runs/cards_rfcn_deformable/0 --split train --images 100 --figure dilation.png
-  dcn analyze runs/cards_rfcn_deformable/0 --by-group --sides 64 128
-  dcn analyze model.safetensors --recipe cards_rfcn_deformable data.root=data/cards --json dilation.json
-
+  dcn analyze effective-dilation runs/cards_rfcn_deformable/0
+  dcn analyze effective-dilation runs/cards_rfcn_deformable/0 --split train --images 100 --figure dilation.png
+  dcn analyze effective-dilation runs/cards_rfcn_deformable/0 --by-group --sides 64 128
+  dcn analyze effective-dilation model.safetensors --recipe cards_rfcn_deformable data.root=data/cards --json a.json
+  dcn analyze effective-dilation runs/camvid_deformable/0
+  dcn analyze receptive-field runs/bccd_deformable/0 --figure field.png --json field.json
+  dcn analyze receptive-field letters_detection --layer backbone.layer2.1.conv2
+  dcn analyze complexity rfcn_r101_dcn --figure cost.png
+  dcn analyze complexity runs/bccd_deformable/0 --size 320x534
+"""
+_DILATION = """\
 The effective dilation is the mean distance between adjacent sampling points of a filter, in cells of the layer's input
 map. Each line gives its mean and standard deviation over all filters whose centre lies on an object of that size or on
-background. A filter without offsets has the dilation of its layer.
+background. A filter without offsets has the dilation of its layer. Objects are boxes, or connected regions of one label
+in segmentation maps.
+"""
+_FIELD = """\
+The effective receptive field of a unit is the gradient of the unit with respect to the image. Its size is the side of a
+square with as many pixels as have more than 4.55 % of the largest gradient. Beside it: the same unit without offsets.
+"""
+_COMPLEXITY = """\
+Parameters, multiply-adds, time of the network's forward pass and of the whole call, beside the plain form of the model.
+The two run in turns.
 """
 
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb ``analyze``."""
-    help_text = "measure how far deformable layers reach, on objects and on background"
+    help_text = "measure how far deformable layers reach, what units see, and what models cost"
     parser = subparsers.add_parser("analyze", help=help_text, **examples(_EXAMPLES))
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    dilation = kinds.add_parser(
+        "effective-dilation", help="effective dilation by size of object (table 2)", **examples(_DILATION)
+    )
+    _add_data(dilation)
+    dilation.add_argument("--by-group", action="store_true", help="a line for every offset group of a layer")
+    dilation.add_argument("--batch", type=int, default=1, help="images of one forward pass (default 1)")
+    dilation.set_defaults(run=_run_dilation)
+    field = kinds.add_parser(
+        "receptive-field", help="effective receptive field by size of object, by gradient", **examples(_FIELD)
+    )
+    _add_data(field, images=16)
+    field.add_argument("--layer", help="name of the layer (default: the last deformable one)")
+    field.add_argument("--units", type=int, default=2, help="units of each kind and image (default 2)")
+    field.set_defaults(run=_run_field)
+    complexity = kinds.add_parser(
+        "complexity", help="parameters, forward time and run time (table 4)", **examples(_COMPLEXITY)
+    )
+    complexity.add_argument("source", help="a run folder, a weights file, or a name of `dcn models`")
+    complexity.add_argument("--plain", metavar="NAME", help="the model beside it (default: its plain form)")
+    complexity.add_argument("--size", metavar="HxW", help="image size (default: the model's test size)")
+    complexity.add_argument("--repetitions", type=int, default=5, help="timed calls of each model (default 5)")
+    _add_output(complexity)
+    complexity.set_defaults(run=_run_complexity)
+
+
+def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> None:
     parser.add_argument(
         "words",
         nargs="*",
@@ -40,7 +80,10 @@ def add_parser(subparsers: Any) -> None:
     )
     add_split(parser, "test")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
-    parser.add_argument("--images", type=int, help="how many images, spread over the split (default: all)")
+    default = "all" if images is None else images
+    parser.add_argument(
+        "--images", type=int, default=images, help=f"how many images, spread over the split (default: {default})"
+    )
     parser.add_argument(
         "--sides",
         type=float,
@@ -50,61 +93,111 @@ def add_parser(subparsers: Any) -> None:
         help="sides of the squares whose areas separate small, medium and large objects, in pixels of the image file "
         "(default 32 96, as COCO)",
     )
-    parser.add_argument("--by-group", action="store_true", help="a line for every offset group of a layer")
-    parser.add_argument("--batch", type=int, default=1, help="images per forward pass (default 1)")
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
     parser.add_argument("--figure", type=Path, metavar="FILE.png", help="write a picture of the results too")
-    parser.set_defaults(run=_run)
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    dataset, rows = _measure(arguments)
-    title = f"{dataset.name}, {len(dataset)} images"
-    print(f"effective dilation on {title}, mean ± standard deviation")
+def _open(arguments: argparse.Namespace, batch: int) -> Any:
+    from dcn.runs.analysis import open_analysis
+
+    for option in ("batch", "images", "units"):
+        value = getattr(arguments, option, None)
+        if value is not None and value < 1:
+            raise ValueError(f"--{option}: expected 1 or more, got {value}")
+    source, changes = one_source(arguments.words)
+    return open_analysis(
+        source,
+        arguments.split,
+        recipe=arguments.recipe,
+        images=arguments.images,
+        device=arguments.device,
+        changes=[*changes, f"eval.batch_size={batch}"],
+    )
+
+
+def _write(arguments: argparse.Namespace, content: dict[str, Any]) -> None:
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _run_dilation(arguments: argparse.Namespace) -> int:
+    from dcn.runs.analysis import analyze_dilation
+
+    opened = _open(arguments, arguments.batch)
+    rows = analyze_dilation(opened, arguments.sides, by_group=arguments.by_group)
+    name, images = opened.dataset.name, len(opened.dataset)
+    print(f"effective dilation on {name}, {images} images, mean ± standard deviation")
     print(table([(_name(row), f"{row.undeformed:g}", row.effective) for row in rows], "undeformed"))
     modulated = [(_name(row), "", row.modulation) for row in rows if row.modulation is not None]
     if modulated:
         print("modulation, mean over the taps of a filter")
         print(table(modulated, ""))
-    if arguments.json is not None:
-        report = {"data": dataset.name, "images": len(dataset), "sides": list(arguments.sides)}
-        text = json.dumps(report | {"layers": [_plain(row) for row in rows]}, indent=2)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+    report = {"data": name, "images": images, "sides": list(arguments.sides)}
+    _write(arguments, report | {"layers": [_plain(row) for row in rows]})
     if arguments.figure is not None:
         _draw(rows, arguments.figure)
     return 0
 
 
-def _measure(arguments: argparse.Namespace) -> tuple[Dataset, list[LayerDilation]]:
-    from dcn.analysis import dilation_statistics
-    from dcn.data.subset import spread
-    from dcn.engine.distributed import World, choose_device
-    from dcn.engine.log import progress
-    from dcn.runs.build import evaluation_batches, test_size
-    from dcn.runs.evaluate import find_run, open_for
-    from dcn.runs.load import read_model
-    from dcn.runs.tasks import DETECTION, task_of
+def _run_field(arguments: argparse.Namespace) -> int:
+    from dcn.runs.analysis import analyze_receptive_field
 
-    for option in ("batch", "images"):
-        value = getattr(arguments, option)
-        if value is not None and value < 1:
-            raise ValueError(f"--{option}: expected 1 or more, got {value}")
-    source, changes = one_source(arguments.words)
-    origin, recipe = find_run(source, arguments.recipe, [*changes, f"eval.batch_size={arguments.batch}"])
-    model = read_model(origin.weights)
-    if task_of(model) is not DETECTION:
-        raise ValueError(
-            f"{source}: expected a detector, got a segmentation model; objects are compared by their boxes"
-        )
-    whole = open_for(recipe, arguments.split, model)
-    if not getattr(whole, "annotated", True):
-        raise ValueError(f"{whole.name}: expected annotations that tell objects from background, got none")
-    dataset = spread(whole, arguments.images)
-    world = World(choose_device(arguments.device))
-    batches = evaluation_batches(recipe, dataset, test_size(recipe), world)
-    shown = progress(batches, math.ceil(len(dataset) / arguments.batch), dataset.name)
-    return dataset, dilation_statistics(model.to(world.device), shown, arguments.sides, by_group=arguments.by_group)
+    opened = _open(arguments, 1)
+    fields = analyze_receptive_field(opened, arguments.layer, arguments.sides, units=arguments.units)
+    name, images = opened.dataset.name, len(opened.dataset)
+    print(f"effective receptive field of {fields.layer} on {name}, {images} images: side in pixels, mean ± std")
+    print(table([("with offsets", "", fields.sizes), ("without offsets", "", fields.plain)], ""))
+    report = {"data": name, "images": images, "sides": list(arguments.sides), "layer": fields.layer}
+    _write(arguments, report | {"with_offsets": _spreads(fields.sizes), "without_offsets": _spreads(fields.plain)})
+    if arguments.figure is not None:
+        _draw_fields(fields, arguments.figure)
+    return 0
+
+
+def _draw_fields(fields: LayerFields, path: Path) -> None:
+    from dcn.vis.plots import field_maps
+
+    shown = {
+        f"{kind}: {fields.sizes[kind].mean:.0f} px": mean.numpy()
+        for kind, mean in fields.means.items()
+        if fields.sizes[kind].count
+    }
+    field_maps({**shown, "without offsets": fields.plain_mean.numpy()}, path=path)
+
+
+def _run_complexity(arguments: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from dcn.analysis.memory import keep_freed_memory
+    from dcn.bench.complexity import complexity_table, measure_complexity, model_and_plain
+    from dcn.bench.workload import Workload, parse_size, test_size_of
+    from dcn.engine.distributed import choose_device
+
+    if arguments.repetitions < 1:
+        raise ValueError(f"--repetitions: expected 1 or more, got {arguments.repetitions}")
+    keep_freed_memory()
+    size = test_size_of(arguments.source) if arguments.size is None else parse_size(arguments.size)
+    work = Workload(size, 1, "float32", choose_device(arguments.device))
+    rows = measure_complexity(
+        model_and_plain(arguments.source, work, arguments.plain), work, repetitions=arguments.repetitions
+    )
+    print(complexity_table(rows, work))
+    _write(arguments, {"size": list(work.size), "device": str(work.device), "models": [asdict(row) for row in rows]})
+    if arguments.figure is not None:
+        from dcn.vis.plots import bar_panels
+
+        panels = {
+            "parameters (M)": {row.name: row.parameters / 1e6 for row in rows},
+            "forward (ms)": {row.name: row.forward for row in rows},
+            "run time (ms)": {row.name: row.runtime for row in rows},
+        }
+        bar_panels(panels, path=arguments.figure)
+    return 0
 
 
 def _name(row: LayerDilation) -> str:
@@ -128,23 +221,24 @@ def _cell(spread: Spread) -> str:
 
 
 def _plain(row: LayerDilation) -> dict[str, Any]:
-    """As JSON, which has no NaN."""
-
-    def plain(spreads: dict[str, Spread]) -> dict[str, Any]:
-        return {
-            location: {"filters": own.count, "mean": own.mean, "std": own.std}
-            if own.count
-            else {"filters": 0, "mean": None, "std": None}
-            for location, own in spreads.items()
-        }
-
-    modulation = None if row.modulation is None else plain(row.modulation)
+    """As JSON."""
+    modulation = None if row.modulation is None else _spreads(row.modulation)
     return {
         "layer": row.layer,
         "group": row.group,
         "undeformed": row.undeformed,
-        "effective_dilation": plain(row.effective),
+        "effective_dilation": _spreads(row.effective),
         "modulation": modulation,
+    }
+
+
+def _spreads(spreads: dict[str, Spread]) -> dict[str, Any]:
+    """As JSON, which has no NaN."""
+    return {
+        location: {"filters": own.count, "mean": own.mean, "std": own.std}
+        if own.count
+        else {"filters": 0, "mean": None, "std": None}
+        for location, own in spreads.items()
     }
 
 

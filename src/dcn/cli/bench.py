@@ -67,10 +67,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _workload(arguments: argparse.Namespace) -> Workload:
-    from dcn.bench.workload import Workload
+    from dcn.bench.workload import Workload, parse_size, test_size_of
     from dcn.engine.distributed import choose_device
 
-    size: Any = _test_size(arguments.name) if arguments.size is None else _parse_size(arguments.size)
+    size: Any = test_size_of(arguments.name) if arguments.size is None else parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
         option = "--compile" if arguments.compile else "--cuda-graph"
         raise ValueError(f"--train: expected no option for inference beside it, got {option}; leave it out")
@@ -86,23 +86,3 @@ def _workload(arguments: argparse.Namespace) -> Workload:
         arguments.compile,
         arguments.cuda_graph,
     )
-
-
-def _test_size(name: str) -> Any:
-    """The size at which a model is tested, of its name or its file."""
-    from dcn.models import default_test_size
-    from dcn.runs.load import described
-    from dcn.runs.sources import find_source
-
-    origin = find_source(name)
-    if origin is None:
-        return default_test_size(name)
-    model, options = described(origin.weights)
-    return options.get("test_size") or default_test_size(model)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
-        raise ValueError(f"--size: expected HEIGHTxWIDTH such as 800x1333, got {text!r}")
-    return int(height), int(width)

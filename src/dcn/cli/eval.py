@@ -13,11 +13,13 @@ _EXAMPLES = """\
 examples:
   dcn eval runs/bccd_deformable/0
   dcn eval runs/bccd_deformable/0 --split val --save transforms.test_short=640
+  dcn eval runs/bccd_deformable/0 --report
   dcn eval runs/cards_plain/0 tta.flip=true tta.scales=240x400,320x534
   dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
   dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
   dcn eval cells.onnx --recipe bccd_deformable data.root=data/bccd
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
+  dcn eval --results detections.json --annotations instances_val2017.json --report
   dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point --thresholds 0.5 0.7
   dcn eval --results val_maps/ --annotations VOCdevkit/VOC2012 --image-set val
 """
@@ -43,6 +45,7 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="write the detections too, as COCO JSON and VOC files, or the segmentation maps, as PNGs",
     )
+    parser.add_argument("--report", action="store_true", help="write a page too: kinds of error, worst images ...")
     files = parser.add_argument_group("result files instead of a model")
     files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
     files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs")
@@ -85,6 +88,8 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
             classes=names_of(arguments.classes),
             split=arguments.image_set,
         )
+    if arguments.report:
+        _report_files(arguments)
     return evaluate_files(
         arguments.results,
         arguments.annotations,
@@ -95,6 +100,20 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         split=arguments.image_set,
         classes=names_of(arguments.classes),
     )
+
+
+def _report_files(arguments: argparse.Namespace) -> None:
+    """The page about a file of detections; one of masks or of VOC is refused there."""
+    from dcn.runs.report_files import report_files
+
+    page = report_files(
+        arguments.results,
+        arguments.annotations,
+        output=arguments.output,
+        iou_type=arguments.iou_type,
+        classes=names_of(arguments.classes),
+    )
+    print(page)
 
 
 def _are_masks(results: Path) -> bool:
@@ -119,6 +138,7 @@ def _evaluate_model(arguments: argparse.Namespace) -> Any:
         device=arguments.device,
         output=arguments.output,
         save=arguments.save,
+        report=arguments.report,
         changes=changes,
         **speed_of(arguments),
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from dcn import boxes
@@ -103,7 +102,7 @@ def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tupl
     pictures, captions = [], []
     for kind, learnt in (("learnt", True), ("grid", False)):
         for stage, layers in stages.items():
-            traced = layers if learnt else [_without_offsets(layer) for layer in layers]
+            traced = layers if learnt else [layer.without_offsets() for layer in layers]
             points = sampling_points(traced, ((x1 + x2) / 2, (y1 + y2) / 2), levels=len(layers))
             pictures.append(_draw_points(seen, points))
             captions.append(f"{stage}, {kind}")
@@ -116,7 +115,8 @@ def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[in
     """How far the last layer of each stage moves its taps, location by location."""
     seen = resize_image(_annotation(dataset, index)[0], *test_size)[0]
     stages = _stages(record_offsets(predictor, seen))
-    pictures = [offset_heatmap(_enlarged(seen), _enlarged_layer(layers[-1], seen)) for layers in stages.values()]
+    factor = _SIDE / max(_size(seen))
+    pictures = [offset_heatmap(_enlarged(seen), layers[-1].enlarged(factor)) for layers in stages.values()]
     alt = f"length of the offsets as colour over image {index}, for the last layer of {', '.join(stages)}"
     return contact_sheet(pictures, len(pictures), list(stages), cell=_SIDE), alt, ""
 
@@ -149,27 +149,7 @@ def _stages(layers: Sequence[LayerOffsets]) -> dict[str, list[LayerOffsets]]:
     return stages
 
 
-def _without_offsets(layer: LayerOffsets) -> LayerOffsets:
-    return replace(layer, offset=torch.zeros_like(layer.offset))
-
-
 def _draw_points(seen: Tensor, points: SamplingPoints) -> Tensor:
     """Points traced in a small image, drawn in an enlarged one."""
     large = _enlarged(seen)
-    factor = large.shape[2] / seen.shape[2]
-    levels = tuple(replace(level, points=level.points * factor) for level in points.levels)
-    center = (points.center[0] * factor, points.center[1] * factor)
-    return draw_sampling_points(large, SamplingPoints(center, levels))
-
-
-def _enlarged_layer(layer: LayerOffsets, seen: Tensor) -> LayerOffsets:
-    """The same layer with its grids laid out in the enlarged image."""
-    factor = _SIDE / max(_size(seen))
-    grids = {}
-    for name in ("input_grid", "output_grid"):
-        grid = getattr(layer, name)
-        stride = (grid.stride[0] * factor, grid.stride[1] * factor)
-        # Index coordinates: the centre of pixel 0 lies half a pixel inside the image, before and after.
-        origin = tuple((value + 0.5) * factor - 0.5 for value in grid.origin)
-        grids[name] = replace(grid, stride=stride, origin=(origin[0], origin[1]))
-    return replace(layer, **grids)
+    return draw_sampling_points(large, points.enlarged(large.shape[2] / seen.shape[2]))

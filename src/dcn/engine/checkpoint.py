@@ -105,6 +105,25 @@ def _with_ordered_metadata(content: bytes) -> tuple[bytes, memoryview]:
     return struct.pack("<Q", len(ordered)) + ordered, memoryview(content)[8 + length :]
 
 
+def halve_weights(source: str | Path, path: str | Path) -> None:
+    """Write a weights file of half the size: numbers are rounded to float16, and read as float32 again.
+
+    Raises:
+        ValueError: as :func:`read_weights`, or a number is too large for float16.
+    """
+    from safetensors.torch import save
+
+    state, info = read_weights(source)
+    half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    if broken := not_finite(half.items()):
+        raise ValueError(f"{source}: expected numbers that fit into float16, got others in {', '.join(broken)}")
+    metadata = {"model": info.model, "options": json.dumps(dict(info.options)), "classes": json.dumps(info.classes)}
+    if info.step is not None:
+        metadata["step"] = str(info.step)
+    metadata[TENSORS_KEY] = tensors_checksum(half, metadata)
+    write_atomically(Path(path), *_with_ordered_metadata(save(half, metadata)))
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
     """Read a file of :func:`save_weights`.
 

@@ -285,6 +285,7 @@ class EvalConfig:
         best: the metric that decides which weights are kept as ``best``; ``None``: AP, or AP50 for ``voc``, or mIoU.
         images: number of images evaluated during training, spread over the split; ``None``: all.
         pictures: validation images drawn into the run folder at each evaluation.
+        report: write ``report.html`` about the best weights into the run folder when training has ended.
         batch_size: images of one forward pass.
         compare_at: segmentation: at which size masks are compared. ``annotation`` resizes the prediction (Cityscapes),
             ``prediction`` resizes the annotation (the original code for Pascal VOC); both nearest.
@@ -298,6 +299,7 @@ class EvalConfig:
     best: str | None = None
     images: int | None = None
     pictures: int = 4
+    report: bool = True
     batch_size: int = 1
     compare_at: Literal["annotation", "prediction"] = "annotation"
     absent: Literal["skip", "zero"] = "zero"

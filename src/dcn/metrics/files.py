@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -106,7 +107,45 @@ def _check_options(format: str, iou_type: str, coordinates: str) -> None:
             raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
 
 
-def _coco_result(annotations: Annotations, results: Results, iou_type: IouType) -> CocoResult:
+@dataclass(frozen=True)
+class CocoData:
+    """Annotations and detections in COCO's form; images and categories are numbered from 1.
+
+    Attributes:
+        images: rows of the images.
+        annotations: rows of the objects.
+        results: rows of the detections.
+        classes: names of the categories.
+        names: file names of the images, or their identifiers.
+    """
+
+    images: list[Row]
+    annotations: list[Row]
+    results: list[Row]
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The data set."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, start=1)]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
+
+
+def read_coco_data(
+    results: StrPath,
+    annotations: StrPath,
+    iou_type: IouType = "bbox",
+    classes: Sequence[str] | None = None,
+    split: str | None = None,
+) -> CocoData:
+    """What `evaluate_files` evaluates by the rules of COCO; arguments and errors as there."""
+    known = read_annotations(Path(annotations).expanduser(), classes, split, masks=iou_type == "segm")
+    path = Path(results).expanduser()
+    return _coco_data(known, read_results(path, known, iou_type, "auto", closed=classes is not None), iou_type)
+
+
+def _coco_data(annotations: Annotations, results: Results, iou_type: IouType) -> CocoData:
     images: list[Row] = []
     objects: list[Row] = []
     for number, image in enumerate(annotations.images, start=1):
@@ -115,7 +154,13 @@ def _coco_result(annotations: Annotations, results: Results, iou_type: IouType) 
         objects += [
             {"id": len(objects) + 1 + i, **_object_row(o, number, iou_type)} for i, o in enumerate(image.objects)
         ]
-    return coco_result(images, objects, [_result_row(row) for row in results.rows], results.classes, iou_type)
+    names = tuple(image.name or str(image.id) for image in annotations.images)
+    return CocoData(images, objects, [_result_row(row) for row in results.rows], results.classes, names)
+
+
+def _coco_result(annotations: Annotations, results: Results, iou_type: IouType) -> CocoResult:
+    data = _coco_data(annotations, results, iou_type)
+    return coco_result(data.images, data.annotations, data.results, data.classes, iou_type)
 
 
 def _object_row(item: AnnotatedObject, image: int, iou_type: IouType) -> Row:

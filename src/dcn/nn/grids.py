@@ -39,6 +39,12 @@ class Grid:
         """Image index coordinates ``[..., 2]`` (y, x) of positions ``[..., 2]`` in units of this map."""
         return positions * torch.tensor(self.stride) + torch.tensor(self.origin)
 
+    def enlarged(self, factor: float) -> Grid:
+        """The same map in an image that is enlarged by a factor; pixel centres lie half a pixel inside, as before."""
+        stride = (self.stride[0] * factor, self.stride[1] * factor)
+        y, x = ((value + 0.5) * factor - 0.5 for value in self.origin)
+        return Grid(self.size, stride, (y, x))
+
     def from_image(self, positions: Tensor) -> Tensor:
         """The inverse of `to_image`."""
         return (positions - torch.tensor(self.origin)) / torch.tensor(self.stride)
@@ -63,6 +69,27 @@ class Call:
     output_grid: Grid
 
 
+@dataclass(frozen=True)
+class Mapped:
+    """One call of a convolution or pooling layer.
+
+    Attributes:
+        name: dotted name of the layer in the network; a call after the first has its number in brackets.
+        layer: the layer.
+        features: ``[N, C, H, W]``, its input.
+        output: ``[N, C, H, W]``.
+        input_grid: where the input lies in the image.
+        output_grid: where the output lies.
+    """
+
+    name: str
+    layer: nn.Module
+    features: Tensor
+    output: Tensor
+    input_grid: Grid
+    output_grid: Grid
+
+
 @contextmanager
 def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[None]:
     """Inside, one forward pass of ``model`` tells ``see`` of every call of a deformable layer, in order.
@@ -77,6 +104,18 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
     """
     if not any(isinstance(module, DeformConv2d) for module in model.modules()):
         raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, got none")
+
+    def seen(one: Mapped) -> None:
+        if isinstance(one.layer, DeformConv2d):
+            see(Call(one.name, one.layer, one.features, one.input_grid, one.output_grid))
+
+    with watch_maps(model, seen):
+        yield
+
+
+@contextmanager
+def watch_maps(model: nn.Module, see: Callable[[Mapped], None]) -> Iterator[None]:
+    """As :func:`watch_deformable`, of every convolution and pooling layer but the branches that predict offsets."""
     watcher = _Watcher(see)
     handles = []
     for name, module in model.named_modules():
@@ -94,7 +133,7 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
 class _Watcher:
     """Grids by map size, in order of appearance."""
 
-    def __init__(self, see: Callable[[Call], None]) -> None:
+    def __init__(self, see: Callable[[Mapped], None]) -> None:
         self.see = see
         self.grids: dict[Size, Grid] = {}
         self._calls: dict[str, int] = {}
@@ -104,9 +143,9 @@ class _Watcher:
             before = self._grid(inputs[0])
             size = (output.shape[-2], output.shape[-1])
             after = self.grids.setdefault(size, _after(module, before, size))
-            if isinstance(module, DeformConv2d):
-                call = self._calls[name] = self._calls.get(name, 0) + 1
-                self.see(Call(name if call == 1 else f"{name}[{call}]", module, inputs[0], before, after))
+            call = self._calls[name] = self._calls.get(name, 0) + 1
+            shown = name if call == 1 else f"{name}[{call}]"
+            self.see(Mapped(shown, module, inputs[0], output, before, after))
 
         return hook
 

@@ -35,8 +35,8 @@ class ImageErrors:
 
     Attributes:
         image_id: of the annotation file.
-        ap: AP at IoU 0.5 of this image alone.
-        f1: the same as F1.
+        ap: AP at IoU 0.5 of this image alone, over all its detections.
+        f1: of its detections above the score threshold of the diagnosis, as the rest.
         correct: detections that match an object.
         wrong: detections that match none.
         missed: objects without a detection.
@@ -84,6 +84,8 @@ class Diagnosis:
         calibration_error: expected calibration error, the mean gap of confidence and accuracy.
         calibration: ten bins of scores.
         images: every image, the one with the lowest F1 first.
+        min_score: detections below this score are left out of the confusion matrix, and of what is counted in each
+            image.
     """
 
     metrics: dict[str, float]
@@ -96,6 +98,7 @@ class Diagnosis:
     calibration_error: float
     calibration: tuple[CalibrationBin, ...]
     images: tuple[ImageErrors, ...]
+    min_score: float = 0.3
 
 
 def evaluator(truth: Mapping[str, Any], results: Sequence[Row], iou_type: IouType = "bbox") -> Any:
@@ -131,7 +134,8 @@ def diagnose(
         truth: see :func:`evaluator`.
         results: see there.
         iou_type: what overlaps.
-        min_score: detections below this score are left out of the confusion matrix.
+        min_score: detections below this score are left out of the confusion matrix, and of what is counted in each
+            image.
 
     Raises:
         ValueError: as :func:`evaluator`.
@@ -139,6 +143,7 @@ def diagnose(
     evaluation = evaluator(truth, results, iou_type)
     report, confusion = evaluation.report(), evaluation.confusion_matrix(iou_thr=0.5, min_score=min_score)
     tide, calibration = evaluation.tide_errors(), evaluation.calibration()
+    shown = evaluator(truth, [row for row in results if row["score"] >= min_score], iou_type)
     names = tuple(str(name) for name in confusion["cat_names"])
     return Diagnosis(
         metrics={name: float(value) for name, value in evaluation.get_results().items()},
@@ -150,7 +155,8 @@ def diagnose(
         error_counts={kind: int(tide["counts"][kind]) for kind in ERRORS},
         calibration_error=float(calibration["ece"]),
         calibration=tuple(_bin(row) for row in calibration["bins"]),
-        images=_images(evaluation.image_diagnostics()),
+        images=_images(evaluation.image_diagnostics(), shown.image_diagnostics()),
+        min_score=min_score,
     )
 
 
@@ -168,9 +174,11 @@ def _bin(row: Mapping[str, Any]) -> CalibrationBin:
     return CalibrationBin(low, high, count, float(row["avg_confidence"]), float(row["avg_accuracy"]))
 
 
-def _images(diagnostics: Mapping[str, Any]) -> tuple[ImageErrors, ...]:
+def _images(every: Mapping[str, Any], shown: Mapping[str, Any]) -> tuple[ImageErrors, ...]:
+    """From the diagnostics over all detections, and over those above the score threshold."""
+    ap = {int(image): float(row["ap"]) for image, row in every["img_summary"].items()}
     rows = [
-        ImageErrors(int(image), float(row["ap"]), float(row["f1"]), int(row["tp"]), int(row["fp"]), int(row["fn"]))
-        for image, row in diagnostics["img_summary"].items()
+        ImageErrors(int(image), ap[int(image)], float(row["f1"]), int(row["tp"]), int(row["fp"]), int(row["fn"]))
+        for image, row in shown["img_summary"].items()
     ]
     return tuple(sorted(rows, key=lambda row: (row.f1, -row.missed - row.wrong, row.image_id)))

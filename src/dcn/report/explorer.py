@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcn
 from dcn import boxes
+from dcn.nn import DeformConv2d
 from dcn.structures import Detections
 from dcn.vis import LayerOffsets, record_offsets, roi_parts
 from dcn.vis.canvas import to_picture
@@ -75,7 +76,13 @@ class Observation:
 
 
 def observe(
-    model: Any, image: Tensor, *, name: str = "image", picture: Tensor | None = None, min_score: float = MIN_SCORE
+    model: Any,
+    image: Tensor,
+    *,
+    name: str = "image",
+    picture: Tensor | None = None,
+    min_score: float = MIN_SCORE,
+    needs_layers: bool = True,
 ) -> Observation:
     """Run a network on one image and keep what the explorer shows.
 
@@ -88,6 +95,7 @@ def observe(
         picture: ``[3, H, W]`` uint8 of the same height and width, shown for a floating-point image; by default the
             first channels of the image, scaled to their range.
         min_score: detections below this score are left out.
+        needs_layers: refuse a network without a deformable convolution, of which the page would show nothing.
 
     Raises:
         ValueError: another kind of image, or a network without a deformable convolution.
@@ -98,7 +106,7 @@ def observe(
     handle = network.register_forward_hook(lambda _module, _inputs, output: results.append(output))
     try:
         with _watched_roi_pooling() as rois:
-            layers = record_offsets(network, image.to(device))
+            layers = _layers(network, image.to(device), needs_layers)
     finally:
         handle.remove()
     shown = _picture_of(image) if picture is None else picture
@@ -141,6 +149,19 @@ def write_explorer(path: str | Path, observations: Sequence[Observation], *, tit
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(explorer_page(observations, title=title), encoding="utf-8")
     return path
+
+
+def _layers(network: nn.Module, image: Tensor, needed: bool) -> list[LayerOffsets]:
+    if needed or any(isinstance(module, DeformConv2d) for module in network.modules()):
+        return record_offsets(network, image)
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network([image] if image.dtype == torch.uint8 else image)
+    finally:
+        network.train(was_training)
+    return []
 
 
 class _RoIWatcher(TorchDispatchMode):
@@ -239,18 +260,38 @@ def _detection_rows(observation: Observation) -> list[dict[str, Any]]:
     rows = []
     for box, score, label in zip(detections.boxes, detections.scores.tolist(), detections.labels.tolist(), strict=True):
         name = observation.classes[label] if label < len(observation.classes) else str(label)
-        parts = _parts(observation.rois, box, label, len(observation.classes))
+        parts = _parts(observation, box, label)
         rows.append({"box": box.tolist(), "label": name, "score": score, "parts": parts})
     return rows
 
 
-def _parts(rois: Sequence[RoIOffsets], box: Tensor, label: int, classes: int) -> dict[str, Any] | None:
-    """The parts of the region proposal that overlaps a detection most; ``None`` without deformable RoI pooling.
+def _parts(observation: Observation, box: Tensor, label: int) -> dict[str, Any] | None:
+    """The parts of a detection as JSON."""
+    parts = chosen_parts(observation, box, label)
+    if parts is None:
+        return None
+    region, _, moved, weights = parts
+    shares = None if weights is None else weights.flatten().tolist()
+    return {"region": region.tolist(), "boxes": moved.tolist(), "weights": shares}
+
+
+def chosen_parts(
+    observation: Observation, box: Tensor, label: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
+    """The region proposal that overlaps a detection most, and its parts; ``None`` without deformable RoI pooling.
 
     Of several poolings of a proposal the one with offsets per class is taken, else the last (of a cascade).
+
+    Args:
+        observation: of the image.
+        box: ``[4]`` of the detection.
+        label: of the detection.
+
+    Returns:
+        The region ``[4]``, its parts ``[parts, 4]`` before and after their offsets, and their modulation or ``None``.
     """
     best: tuple[float, int, RoIOffsets, int] | None = None
-    for call in rois:
+    for call in observation.rois:
         overlap = boxes.iou(box[None], call.regions)[0]
         index = int(overlap.argmax())
         rank = (float(overlap[index]), call.offset.shape[1])
@@ -259,8 +300,8 @@ def _parts(rois: Sequence[RoIOffsets], box: Tensor, label: int, classes: int) ->
     if best is None or best[0] == 0:
         return None
     _, channels, call, index = best
-    slot = label + channels // 2 - classes if channels > 2 else 0  # a class of its own for background comes first
+    # A class of its own for background comes first.
+    slot = label + channels // 2 - len(observation.classes) if channels > 2 else 0
     offset = call.offset[index, 2 * slot : 2 * slot + 2]
-    _, moved = roi_parts(call.regions[index], offset, bins=call.bins, gamma=call.gamma)
-    weights = None if call.mask is None else call.mask[index, 0].flatten().tolist()
-    return {"region": call.regions[index].tolist(), "boxes": moved.tolist(), "weights": weights}
+    before, moved = roi_parts(call.regions[index], offset, bins=call.bins, gamma=call.gamma)
+    return call.regions[index], before, moved, None if call.mask is None else call.mask[index, 0]

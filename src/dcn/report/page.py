@@ -9,6 +9,7 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from os import PathLike
 from pathlib import Path
@@ -22,38 +23,20 @@ Picture = Tensor | bytes | StrPath
 
 _SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c1e21; --soft: #5b6067; --line: #d9dce1; --paper: #ffffff;
-  --card: #f5f6f8; --accent: #00629b; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e9eb; --soft: #a5abb3; --line: #3a3e45; --paper: #16181b;
-  --card: #212429; --accent: #7cc4f5; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main, header, footer { max-width: 62rem; margin: 0 auto; padding: 0 1.1rem; }
-header { padding-top: 2.2rem; }
-h1 { font-size: clamp(1.6rem, 4vw, 2.3rem); line-height: 1.2; margin: 0 0 .4rem; text-wrap: balance; }
-h2 { font-size: 1.3rem; margin: 2.6rem 0 .7rem; padding-top: .9rem; border-top: 1px solid var(--line); }
-p { max-width: 44rem; margin: .6rem 0; }
-.lead, footer, figcaption, caption { color: var(--soft); }
-a { color: var(--accent); }
-nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; list-style: none; margin: 1rem 0 0; padding: 0; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; min-width: 50%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding-bottom: .4rem; font-size: .92rem; }
-th, td { padding: .38rem .8rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
-thead th { border-bottom: 2px solid var(--soft); white-space: nowrap; }
-.number { text-align: right; white-space: nowrap; }
-figure { margin: 1rem 0; }
-figure img { display: block; max-width: 100%; height: auto; border-radius: 6px; background: #fff; }
-figcaption { font-size: .92rem; margin-top: .4rem; max-width: 44rem; }
-.grid { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--cell)), 1fr)); }
-.grid figure { margin: 0; }
-.grid img { width: 100%; }
-pre { background: var(--card); padding: .8rem 1rem; border-radius: 6px; overflow-x: auto; font-size: .88rem; }
-footer { margin-top: 3rem; padding-bottom: 2rem; font-size: .9rem; }
-@media print { h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
-"""
+_STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A number in a table with a bar behind it.
+
+    Attributes:
+        value: the number; NaN has no bar.
+        most: the number whose bar fills the cell.
+    """
+
+    value: float
+    most: float = 1.0
 
 
 class Page:
@@ -97,8 +80,16 @@ class Page:
         )
         return self._add(f'<div class="wide"><table><tbody>{rows}</tbody></table></div>')
 
+    def tiles(self, numbers: Mapping[str, object]) -> Page:
+        """Add numbers that are read at a glance: name -> value."""
+        parts = "".join(_tile(name, value) for name, value in numbers.items())
+        return self._add(f'<dl class="tiles">{parts}</dl>')
+
     def table(self, header: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> Page:
-        """Add a table. The first cell of a row names it; numbers are set right (fractions with three decimals)."""
+        """Add a table. The first cell of a row names it; numbers are set right (fractions with three decimals).
+
+        A :class:`Bar` is a number with a bar behind it.
+        """
         for number, row in enumerate(rows):
             if len(row) != len(header):
                 raise ValueError(f"rows: expected {len(header)} cells in row {number}, got {len(row)}")
@@ -125,6 +116,20 @@ class Page:
         """Add several pictures (picture, alt, caption) side by side, as many in a row as fit at ``cell`` pixels."""
         inner = "\n".join(_figure(picture, alt, caption) for picture, alt, caption in pictures)
         return self._add(f'<div class="grid" style="--cell: {int(cell)}px">\n{inner}\n</div>')
+
+    def side_by_side(self, rows: Sequence[tuple[str, Sequence[Picture]]], names: Sequence[str]) -> Page:
+        """Add pictures that belong together, side by side where there is room.
+
+        Args:
+            rows: a line about the pictures, and these.
+            names: what each picture of a row is.
+        """
+        for text, pictures in rows:
+            inner = "\n".join(
+                _figure(picture, f"{name}: {text}", name) for name, picture in zip(names, pictures, strict=True)
+            )
+            self._add(f'<section class="row"><h3>{escape(text)}</h3><div>{inner}</div></section>')
+        return self
 
     def html(self) -> str:
         """The page."""
@@ -158,7 +163,9 @@ def _figure(picture: Picture, alt: str, caption: str) -> str:
     if not alt.strip():
         raise ValueError("alt: expected a text that says what the picture shows, got none")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img src="{_data_uri(picture)}" alt="{escape(alt, quote=True)}">{below}</figure>'
+    # Diagrams are drawn on white; in dark mode the style turns their lightness around, not that of photographs.
+    kind = ' class="diagram"' if isinstance(picture, bytes) else ""
+    return f'<figure><img{kind} src="{_data_uri(picture)}" alt="{escape(alt, quote=True)}">{below}</figure>'
 
 
 def _data_uri(picture: Picture) -> str:
@@ -180,11 +187,18 @@ def _encoded(picture: Picture) -> bytes:
     return Path(picture).read_bytes()
 
 
+def _tile(name: str, value: object) -> str:
+    kind = "" if _is_number(value) else ' class="word"'
+    return f"<div><dt>{escape(name)}</dt><dd{kind}>{escape(_format(value))}</dd></div>"
+
+
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float | Bar) and not isinstance(value, bool)
 
 
 def _format(value: object) -> str:
+    if isinstance(value, Bar):
+        return _format(value.value)
     if isinstance(value, float):
         return "n/a" if math.isnan(value) else f"{value:.3f}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
@@ -195,4 +209,7 @@ def _number_class(right: bool) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, Bar) and value.value > 0:
+        share = min(1.0, value.value / value.most) if value.most > 0 else 0.0
+        return f'<td class="number bar" style="--share: {share:.3f}">{escape(_format(value))}</td>'
     return f"<td{_number_class(_is_number(value))}>{escape(_format(value))}</td>"

@@ -1,30 +1,28 @@
-"""The report of one run: curves, metrics per class, the kinds of error, calibration, the worst images, offsets."""
+"""What the reports of detectors and of segmentation models share: training, offsets, examples, data and origin."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
-from dcn.report.comparison import class_iou, mean_iou
-from dcn.report.diagnosis import ERRORS, CalibrationBin, Diagnosis
-from dcn.report.page import Page
-from dcn.vis.plots import (
-    calibration_curve,
-    confusion_matrix,
-    loss_curves,
-    metric_curves,
-    precision_recall,
-)
+from dcn.nn.offset_health import OffsetHealth
+from dcn.report.page import Bar, Page
+from dcn.vis.plots import loss_curves, metric_curves
 
 Row = Mapping[str, Any]
 OFFSETS = "offsets/"
 """Prefix of the rows' keys that hold sizes of offsets."""
+
+_OFFSET_CURVES = {
+    "mean": "mean length of the offsets in cells of the layer's input, mean over the layers",
+    "largest": "largest offset of all layers, in cells",
+    "outside": "share of the sampling points that lie outside of the map",
+}
+_STILL = 0.05
+"""Offsets whose largest mean over time is below this many cells are called near zero."""
 
 
 @dataclass(frozen=True)
@@ -52,155 +50,103 @@ class RunFacts:
         title: heading of the page.
         data: what was evaluated, in words.
         history: the rows of ``metrics.jsonl``.
-        facts: name -> value: model, data, machine, versions.
+        facts: name -> value: model, weights, seed, machine, versions.
         commands: command lines that repeat the run.
-        recipe: the recipe as YAML.
+        recipe: the recipe as YAML; empty where there is none.
         examples: the worst images, the worst first.
+        offsets: of every deformable layer over some of the images.
+        offset_images: how many images these are.
+        sizes: ``(height, width)`` of every image evaluated.
     """
 
     title: str
     data: str
-    history: Sequence[Row]
-    facts: Mapping[str, object]
-    commands: Sequence[str]
-    recipe: str
-    examples: Sequence[Example] = field(default_factory=list)
+    history: Sequence[Row] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+    commands: Sequence[str] = ()
+    recipe: str = ""
+    examples: Sequence[Example] = ()
+    offsets: Sequence[OffsetHealth] = ()
+    offset_images: int = 0
+    sizes: Sequence[tuple[int, int]] = ()
 
 
-def detection_page(facts: RunFacts, diagnosis: Diagnosis) -> Page:
-    """The report of a detector.
-
-    Args:
-        facts: of the run.
-        diagnosis: of its detections, see :func:`dcn.report.diagnosis.diagnose`.
-    """
-    page = Page(facts.title, f"Evaluated on {facts.data} with the rules of COCO.")
-    metrics = diagnosis.metrics
-    page.section("Result").table(
-        ["metric", "value"], [[name, value] for name, value in metrics.items() if value >= 0], "AP and AR in 0 to 1."
-    )
-    _add_curves(page, facts.history)
-    page.section("Classes").table(
-        ["class", "AP"], [[name, value] for name, value in diagnosis.per_class.items() if value >= 0], "AP by class."
-    )
-    if diagnosis.curves:
-        page.image(
-            precision_recall(diagnosis.curves),
-            "Precision over recall, a line for each class",
-            "Precision and recall at IoU 0.5.",
-        )
-    names = [*diagnosis.classes, "background"]
-    page.image(
-        confusion_matrix(diagnosis.confusion, names),
-        "Confusion matrix, rows are annotated classes, columns detected ones",
-        "Confusion at IoU 0.5, shares of each row. Background as a row: detections of nothing; as a column: missed.",
-    )
-    _add_errors(page, diagnosis)
-    _add_calibration(page, diagnosis.calibration, diagnosis.calibration_error)
-    _add_examples(page, facts.examples)
-    return _add_origin(page, facts)
-
-
-def segmentation_page(
-    facts: RunFacts, classes: Sequence[str], confusion: npt.NDArray[np.integer[Any]], names: Sequence[str]
-) -> Page:
-    """The report of a segmentation model.
-
-    Args:
-        facts: of the run.
-        classes: names of the classes.
-        confusion: ``[N, C, C]`` pixel counts of every image, rows are annotated classes.
-        names: of the N images.
-    """
-    total = confusion.sum(0)
-    page = Page(facts.title, f"Evaluated on {facts.data}.")
-    accuracy = float(np.trace(total) / max(1, total.sum()))
-    page.section("Result").table(
-        ["metric", "value"],
-        [["mIoU", float(mean_iou(total))], ["pixel accuracy", accuracy]],
-        "Mean IoU over the classes that are annotated or predicted.",
-    )
-    _add_curves(page, facts.history)
-    ious = class_iou(total)
-    rows: list[list[object]] = [
-        [name, float(value), int(pixels)]
-        for name, value, pixels in zip(classes, ious, total.sum(1), strict=True)
-        if not math.isnan(value)
-    ]
-    page.section("Classes").table(["class", "IoU", "annotated pixels"], rows, "IoU by class.")
-    page.image(
-        confusion_matrix(total, classes),
-        "Confusion matrix, rows are annotated classes, columns predicted ones",
-        "Confusion of pixels, shares of each row.",
-    )
-    worst = sorted(zip(names, mean_iou(confusion).tolist(), strict=True), key=lambda row: row[1])[:20]
-    page.section("Images").table(["image", "mean IoU"], [list(row) for row in worst], "The images with the lowest IoU.")
-    _add_examples(page, facts.examples)
-    return _add_origin(page, facts)
-
-
-def _add_curves(page: Page, history: Sequence[Row]) -> None:
+def add_training(page: Page, history: Sequence[Row]) -> None:
+    """Losses and metrics over the steps."""
     training = [row for row in history if row.get("kind") == "train"]
     evaluations = [row for row in history if row.get("kind") == "eval"]
     pictures: list[tuple[Any, str, str]] = []
     if any(str(key).startswith("loss") for row in training for key in row):
-        pictures.append((loss_curves(training), "Losses over steps", "Losses, smoothed over the raw values."))
+        pictures.append((loss_curves(training), "Losses over the steps", "Losses; pale: as logged, strong: smoothed."))
     pictures += [
-        (metric_curves({"run": evaluations}, key), f"{key} over steps", f"{key} on validation images.")
+        (metric_curves({"run": evaluations}, key), f"{key} over the steps", f"{key} on validation images.")
         for key in ("AP", "AP50", "mIoU")
         if any(row.get(key) is not None for row in evaluations)
     ]
-    offsets = sorted({key for row in training for key in row if str(key).startswith(OFFSETS)})
-    for key in offsets[:2]:
-        name = key.removeprefix(OFFSETS)
-        pictures.append(
-            (
-                metric_curves({"run": training}, key, smooth=0.8),
-                f"Size of offsets ({name})",
-                f"Size of offsets: {name}.",
-            )
-        )
+    if any(row.get("lr") is not None for row in training):
+        pictures.append((metric_curves({"run": training}, "lr"), "Learning rate over the steps", "Learning rate."))
     if pictures:
-        page.section("Training").figure_grid(pictures, cell=420)
-    if offsets and max((float(training[-1].get(key) or 0) for key in offsets), default=0) < 0.05:
+        page.section("Training").figure_grid(pictures, cell=290)
+
+
+def add_offsets(page: Page, facts: RunFacts) -> None:
+    """How far the deformable layers moved their taps: over the steps, and of the final weights layer by layer."""
+    training = [row for row in facts.history if row.get("kind") == "train"]
+    curves: list[tuple[Any, str, str]] = [
+        (
+            metric_curves({"run": training}, f"{OFFSETS}{name}", smooth=0.8),
+            f"Offsets over the steps: {meaning}",
+            meaning[0].upper() + meaning[1:] + ".",
+        )
+        for name, meaning in _OFFSET_CURVES.items()
+        if any(row.get(f"{OFFSETS}{name}") is not None for row in training)
+    ]
+    if not curves and not facts.offsets:
+        return
+    page.section("Offsets").text(
+        "A deformable layer starts as an ordinary convolution: all offsets are zero. A layer that stays at zero has "
+        "learnt nothing."
+    )
+    if curves:
+        page.figure_grid(curves, cell=290)
+    if facts.offsets:
+        most = max(row.mean for row in facts.offsets)
+        rows = [[row.layer, Bar(row.mean, most), row.largest, row.outside] for row in facts.offsets]
+        page.table(
+            ["layer", "mean", "largest", "outside"],
+            rows,
+            f"Offsets of the evaluated weights over {facts.offset_images} images, in cells of the layer's input; "
+            "outside: share of the sampling points off the map.",
+        )
+    if max((row.mean for row in facts.offsets), default=_last_mean(training)) < _STILL:
         page.text("The offsets stayed near zero: the deformable layers are still almost ordinary convolutions.")
 
 
-def _add_errors(page: Page, diagnosis: Diagnosis) -> None:
-    rows = [[meaning, diagnosis.error_counts[kind], diagnosis.error_costs[kind]] for kind, meaning in ERRORS.items()]
-    page.section("Kinds of error").text(
-        "What each kind of error costs: the AP50 that would be gained if all errors of that kind were mended "
-        "(TIDE, Bolya et al. 2020). The rows do not add up: one error can hide another."
-    )
-    page.table(["error", "count", "AP50 to gain"], rows, "Kinds of error at IoU 0.5.")
+def _last_mean(training: Sequence[Row]) -> float:
+    return next((float(row[f"{OFFSETS}mean"]) for row in reversed(training) if row.get(f"{OFFSETS}mean")), 0.0)
 
 
-def _add_calibration(page: Page, bins: Sequence[CalibrationBin], error: float) -> None:
-    filled = [one for one in bins if one.count]
-    page.section("Calibration")
-    if not filled:
-        page.text("There are no detections.")
-        return
-    page.text(f"Expected calibration error {error:.3f}: the mean gap between score and share of correct detections.")
-    page.image(
-        calibration_curve([(one.confidence, one.accuracy, one.count) for one in filled]),
-        "Share of correct detections over score",
-        "On the diagonal a score of 0.7 is right in 70 of 100 cases.",
-    )
+def add_examples(page: Page, examples: Sequence[Example]) -> None:
+    """The worst images, annotation beside prediction."""
+    if examples:
+        page.section("Worst images").side_by_side(
+            [(f"{one.name}: {one.caption}", (one.target, one.prediction)) for one in examples],
+            ("annotated", "predicted"),
+        )
 
 
-def _add_examples(page: Page, examples: Sequence[Example]) -> None:
-    if not examples:
-        return
-    page.section("Worst images").text("Left the annotation, right the prediction.")
-    pictures = []
-    for one in examples:
-        pictures.append((one.target, f"{one.name} with its annotation", f"{one.name}: annotation"))
-        pictures.append((one.prediction, f"{one.name} with its prediction", one.caption))
-    page.figure_grid(pictures, cell=380)
+def size_facts(sizes: Sequence[tuple[int, int]]) -> dict[str, object]:
+    """How large the images are, in words."""
+    if not sizes:
+        return {}
+    smallest, *_, largest = [*sorted(sizes, key=lambda size: size[0] * size[1]), max(sizes, key=lambda s: s[0] * s[1])]
+    texts = [f"{width}x{height}" for height, width in (smallest, largest)]
+    return {"width x height": texts[0] if smallest == largest else f"{texts[0]} (smallest) to {texts[1]} (largest)"}
 
 
-def _add_origin(page: Page, facts: RunFacts) -> Page:
+def add_origin(page: Page, facts: RunFacts) -> Page:
+    """Facts, commands and recipe."""
     page.section("Origin").facts(facts.facts)
-    page.code("\n".join(facts.commands))
-    return page.section("Recipe").code(facts.recipe)
+    if facts.commands:
+        page.code("\n".join(facts.commands))
+    return page.section("Recipe").code(facts.recipe) if facts.recipe else page

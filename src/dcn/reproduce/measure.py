@@ -24,7 +24,8 @@ from dcn.report.comparison import mean_iou
 from dcn.reproduce.rows import DilationRow, Keyed
 from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model
-from dcn.runs.report import Opened, collect_confusions, collect_detections, open_run_data
+from dcn.runs.opening import Opened, open_run_data
+from dcn.runs.report import CollectedConfusions, CollectedDetections
 from dcn.runs.tasks import DETECTION
 
 NOT_A_NUMBER = float("nan")
@@ -70,12 +71,12 @@ def measure(run: Path, key: Keyed, sides: Sequence[float], device: str | None = 
 
 
 def _detection_metrics(opened: Opened, run: Path) -> dict[str, float]:
-    pairs = list(opened.pairs())
     coco, voc = CocoAP(opened.dataset.classes), VocAP(opened.dataset.classes)
-    for predicted, targets in pairs:
+    collected = CollectedDetections(opened.dataset.classes)
+    for predicted, targets in opened.pairs():
         coco.update(predicted, targets)
         voc.update(predicted, targets)
-    collected = collect_detections(pairs, opened.dataset.classes)
+        collected.add(predicted, targets)
     with gzip.open(run / DETECTIONS_FILE, "wt", encoding="utf-8") as file:
         json.dump({"truth": collected.truth, "results": collected.results}, file)
     by_coco, by_voc = coco.compute(), voc.compute()
@@ -89,8 +90,10 @@ def _detection_metrics(opened: Opened, run: Path) -> dict[str, float]:
 
 
 def _segmentation_metrics(opened: Opened, run: Path) -> dict[str, float]:
-    classes = opened.dataset.classes
-    confusions = collect_confusions(opened.task, opened.pairs(), opened.recipe, classes)
+    collected = CollectedConfusions(opened)
+    for predicted, targets in opened.pairs():
+        collected.add(predicted, targets)
+    confusions = collected.confusion
     np.savez_compressed(run / CONFUSIONS_FILE, confusions=confusions)
     total = confusions.sum(0)
     nothing = dict.fromkeys(("AP", "AP50", "AP75", "VOC50", "VOC70"), NOT_A_NUMBER)

@@ -28,7 +28,7 @@ from dcn.reproduce.tables import Table
 from dcn.runs.build import RANDOM, evaluation_batches, test_size
 from dcn.runs.evaluate import evaluate
 from dcn.runs.load import read_model
-from dcn.runs.report import open_run_data
+from dcn.runs.opening import open_run_data
 from dcn.runs.sources import read_recipe
 from dcn.tta import TTA
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from torch import Tensor
+
+from dcn.engine.config import Recipe
+from dcn.engine.folder import versions
+from dcn.engine.log import shell_command
 from dcn.report.comparison import (
     RESAMPLES,
     Comparison,
@@ -14,10 +18,13 @@ from dcn.report.comparison import (
     compare_detections,
     compare_segmentations,
 )
-from dcn.report.comparison_page import Pair, comparison_page
-from dcn.runs.report import Opened, collect_confusions, collect_detections, image_names, open_run_data
+from dcn.report.comparison_page import MOST_PICTURES, Pair, comparison_page
+from dcn.runs.opening import Opened, image_names, open_run_data
+from dcn.runs.predictor import Predictor
+from dcn.runs.report import CollectedConfusions, CollectedDetections, draw_example, make_collector
 from dcn.runs.sources import StrPath
-from dcn.runs.tasks import DETECTION
+
+Results = CollectedDetections | CollectedConfusions
 
 
 @dataclass(frozen=True)
@@ -47,10 +54,11 @@ class RunComparison:
 
 
 def compare(
-    runs: Sequence[StrPath],
+    runs: Sequence[StrPath | Predictor],
     split: str = "test",
     *,
     output: StrPath | None = None,
+    recipe: StrPath | Recipe | None = None,
     device: str | None = None,
     resamples: int = RESAMPLES,
     changes: Sequence[str] = (),
@@ -63,9 +71,10 @@ def compare(
     >>> print(dcn.compare(["runs/bccd_plain/0", "runs/bccd_deformable/0"]))
 
     Args:
-        runs: run folders; the first one is what the others are compared with.
+        runs: run folders, weights files or predictors; the first one is what the others are compared with.
         split: see :func:`dcn.evaluate`.
         output: an HTML page to write.
+        recipe: what describes the data of all of them; ``None``: the recipe of each run. Predictors need one.
         device: ``"cpu"``, ``"cuda"``, ...
         resamples: of the bootstrap over images.
         changes: ``key=value`` changes of all recipes.
@@ -75,31 +84,52 @@ def compare(
     """
     if len(runs) < 2:
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
-    opened = [open_run_data(run, split, recipe=None, device=device, changes=list(changes)) for run in runs]
+    opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]
     _check_same(opened)
     results = [_results(one) for one in opened]
     names = image_names(opened[0].dataset)
+    pairing = _pairing(opened)
+    compared = [_compared(opened[a], results[a], results[b], names, resamples) for a, b in pairing]
     pairs = tuple(
-        Pair(_label(opened[a]), _label(opened[b]), _compared(opened[a], results[a], results[b], names, resamples))
-        for a, b in _pairing(opened)
+        Pair(
+            opened[a].label,
+            opened[b].label,
+            comparison,
+            _pictures(opened[a], opened[b], comparison, names) if output is not None else (),
+        )
+        for (a, b), comparison in zip(pairing, compared, strict=True)
     )
     seeds = _seeds(opened, pairs)
     page = None
     if output is not None:
-        facts = {"data": f"{len(names)} images of {opened[0].dataset.name}", "resamples": resamples}
+        facts = _facts(opened, resamples)
         page = comparison_page(pairs, seeds, facts).write(output)
     return RunComparison(pairs, seeds, page)
+
+
+def _facts(opened: Sequence[Opened], resamples: int) -> dict[str, object]:
+    first = opened[0]
+    known = {
+        name: ", ".join(value) if isinstance(value, list) else value for name, value in versions().items() if value
+    }
+    runs = [one.folder for one in opened]
+    return {
+        "data": f"{len(first.dataset)} images of {first.dataset.name}",
+        "resamples": resamples,
+        "command": shell_command("dcn", "compare", *runs, "--split", first.split, "--resamples", resamples),
+        **known,
+    }
 
 
 def _check_same(opened: Sequence[Opened]) -> None:
     first = opened[0]
     for other in opened[1:]:
         if other.task is not first.task:
-            raise ValueError(f"runs: expected one task, {_label(first)} is of {first.task.name}, got {other.task.name}")
+            raise ValueError(f"runs: expected one task, {first.label} is of {first.task.name}, got {other.task.name}")
         if tuple(other.dataset.classes) != tuple(first.dataset.classes):
             raise ValueError(
-                f"runs: expected the classes {list(first.dataset.classes)} of {_label(first)}, got "
-                f"{list(other.dataset.classes)} in {_label(other)}"
+                f"runs: expected the classes {list(first.dataset.classes)} of {first.label}, got "
+                f"{list(other.dataset.classes)} in {other.label}"
             )
         _check_same_images(first, other)
 
@@ -110,22 +140,39 @@ def _check_same_images(first: Opened, other: Opened) -> None:
         row = next((i for i, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), len(others))
         got = f"{others[row]} as image {row}" if row < min(len(names), len(others)) else f"{len(others)} images"
         raise ValueError(
-            f"runs: expected the {len(names)} images of {_label(first)} ({first.dataset.name}), got {got} in "
-            f"{_label(other)} ({other.dataset.name})"
+            f"runs: expected the {len(names)} images of {first.label} ({first.dataset.name}), got {got} in "
+            f"{other.label} ({other.dataset.name})"
         )
 
 
-def _results(opened: Opened) -> Any:
-    if opened.task is DETECTION:
-        return collect_detections(opened.pairs(), opened.dataset.classes)
-    return collect_confusions(opened.task, opened.pairs(), opened.recipe, opened.dataset.classes)
+def _results(opened: Opened) -> CollectedDetections | CollectedConfusions:
+    collector = make_collector(opened)
+    for predicted, targets in opened.pairs():
+        collector.add(predicted, targets)
+    return collector
 
 
-def _compared(opened: Opened, first: Any, second: Any, names: Sequence[str], resamples: int) -> Comparison:
-    if opened.task is DETECTION:
+def _compared(opened: Opened, first: Results, second: Results, names: Sequence[str], resamples: int) -> Comparison:
+    if isinstance(first, CollectedDetections) and isinstance(second, CollectedDetections):
         result = compare_detections(first.truth, first.results, second.results, resamples=resamples)
         return result.renamed(dict(enumerate(names, start=1)))
-    return compare_segmentations(names, opened.dataset.classes, first, second, resamples=resamples)
+    assert isinstance(first, CollectedConfusions)
+    assert isinstance(second, CollectedConfusions)
+    return compare_segmentations(names, opened.dataset.classes, first.confusion, second.confusion, resamples=resamples)
+
+
+def _pictures(
+    first: Opened, second: Opened, comparison: Comparison, names: Sequence[str]
+) -> list[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
+    """The images that changed most, annotated and with the prediction of each run."""
+    drawn = []
+    for name, before, after in comparison.changed[:MOST_PICTURES]:
+        if before != after:
+            index = names.index(str(name))
+            target, one = draw_example(first, index)
+            _, other = draw_example(second, index)
+            drawn.append((f"{name}: {before:.2f} to {after:.2f}", (target, one, other)))
+    return drawn
 
 
 def _kind(opened: Opened) -> str:
@@ -163,8 +210,3 @@ def _seeds(opened: Sequence[Opened], pairs: Sequence[Pair]) -> dict[str, SeedDif
         for name in names
         if all(name in pair.comparison.metrics for pair in pairs)
     }
-
-
-def _label(opened: Opened) -> str:
-    folder = opened.folder.absolute()
-    return f"{folder.parent.name}/{folder.name}"

@@ -17,15 +17,17 @@ from dcn.data.dataset import Dataset
 from dcn.data.reading import broken_images
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World, choose_device
-from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
 from dcn.formats.file_names import safe_name
 from dcn.metrics.results import Result
 from dcn.models.inference.prepare import Precision
-from dcn.runs.build import evaluation_batches, open_split, test_size
+from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import fill, predictions
-from dcn.runs.sources import Source, StrPath, as_words, find_source, read_recipe
+from dcn.runs.opening import Opened, find_run, folder_of, open_for, run_label
+from dcn.runs.predictor import Predictor
+from dcn.runs.report import ReportFile
+from dcn.runs.sources import StrPath, as_words
 from dcn.runs.tasks import Task, task_of
 
 LOGGER = logging.getLogger("dcn")
@@ -39,6 +41,7 @@ def evaluate(
     device: str | None = None,
     output: StrPath | None = None,
     save: bool = False,
+    report: bool = False,
     precision: Precision = "float32",
     compile: bool = False,
     cuda_graph: bool = False,
@@ -59,6 +62,7 @@ def evaluate(
         output: folder for ``<split>.json`` and what ``save`` adds; ``None``: ``eval/`` in the run folder, or beside the
             weights.
         save: write the detections as COCO JSON and VOC files, or the segmentation maps as PNGs.
+        report: write ``<split>_report.html`` beside them: see :mod:`dcn.runs.report`.
         precision: of weights and maps.
         compile: run the model through ``torch.compile``.
         cuda_graph: on a GPU: record a CUDA graph for each size, and replay it.
@@ -90,19 +94,24 @@ def evaluate(
     ready = ready_model(
         model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
     ).to(world.device)
-    folder = Path(output).expanduser() if output is not None else (origin.run or origin.weights.parent) / "eval"
+    folder = Path(output).expanduser() if output is not None else folder_of(origin) / "eval"
     name = safe_name(split)
-    writer = task.result_writer(folder, name, dataset) if save else None
+    keepers: list[Any] = [task.result_writer(folder, name, dataset)] if save else []
+    if report and annotated:
+        predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
+        run = folder_of(origin)
+        opened = Opened(run, settings, predictor, dataset, split, world, run_label(run))
+        keepers.append(ReportFile(opened, folder / f"{name}_report.html"))
     metric = task.make_metric(settings.eval, ready, dataset) if annotated else None
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = _kept(_shown(task, ready, settings, dataset, world), writer)
+    pairs = _kept(_shown(task, ready, settings, dataset, world), keepers)
     if metric is None:
         for _ in pairs:
             pass
     else:
         fill(task, metric, pairs, world, settings.eval)
-    if writer is not None:
-        writer.close()
+    for keeper in keepers:
+        keeper.close()
     broken = broken_images(dataset)
     if broken.skipped or broken.repaired:
         LOGGER.warning("%s: %s", dataset.name, broken)
@@ -124,40 +133,6 @@ def measure(model: nn.Module, recipe: Recipe, dataset: Dataset) -> Result:
     return result
 
 
-def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: list[str]) -> tuple[Source, Recipe]:
-    """The weights, and the recipe with its changes, that a caller means.
-
-    Raises:
-        ValueError: neither a run folder nor a weights file, or weights outside of a run without a recipe.
-    """
-    origin = find_source(source)
-    if origin is None:
-        raise ValueError(f"source: expected a run folder or a weights file, got {str(source)!r}, which does not exist")
-    if recipe is None and origin.run is None:
-        raise ValueError(
-            f"recipe: expected the one that describes the data (--recipe NAME), got none, and {origin.weights} is not "
-            "in a run folder"
-        )
-    own = None if origin.run is None else origin.run / RECIPE_FILE
-    return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
-
-
-def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
-    """A split of the recipe's data for a model that must know its classes."""
-    dataset = open_split(
-        recipe,
-        split,
-        masks=bool(getattr(model, "has_masks", False)),
-        semantic=getattr(model, "task", None) == "segmentation",
-    )
-    own = tuple(model.classes)  # type: ignore[arg-type]  # nn.Module attributes are untyped
-    if tuple(dataset.classes) != own:
-        raise ValueError(
-            f"classes: expected those of the model, {list(own)}, got {list(dataset.classes)} in {dataset.name}"
-        )
-    return dataset
-
-
 def _shown(
     task: Task, model: nn.Module, recipe: Recipe, dataset: Dataset, world: World
 ) -> Iterator[tuple[list[Any], list[Any]]]:
@@ -168,10 +143,13 @@ def _shown(
     return progress(pairs, math.ceil(len(dataset) / recipe.eval.batch_size), dataset.name)
 
 
-def _kept(pairs: Iterator[tuple[list[Any], list[Any]]], writer: Any) -> Iterator[tuple[list[Any], list[Any]]]:
+def _kept(
+    pairs: Iterator[tuple[list[Any], list[Any]]], keepers: Sequence[Any]
+) -> Iterator[tuple[list[Any], list[Any]]]:
+    """The same pairs, of which each keeper gets every batch too."""
     for predicted, targets in pairs:
-        if writer is not None:
-            writer.add(predicted, targets)
+        for keeper in keepers:
+            keeper.add(predicted, targets)
         yield predicted, targets
 
 

@@ -27,9 +27,10 @@ from dcn.export.trace import Form, Function, function_of, written
 from dcn.extras import require
 from dcn.metrics.results import Result
 from dcn.models.inference import prepare
-from dcn.runs.evaluate import find_run, measure, open_for
+from dcn.runs.evaluate import measure
 from dcn.runs.images import open_image
 from dcn.runs.load import described, read_model
+from dcn.runs.opening import find_run, open_for
 from dcn.runs.sources import EXPORTED, StrPath, find_source
 
 Format = Literal["onnx", "torch", "aoti"]

@@ -12,6 +12,11 @@ from dcn.nn import DeformConv1d, DeformConv2d, DeformConv3d
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
 
 
+def has_deformable_layers(model: nn.Module) -> bool:
+    """Whether a model has a layer whose offsets can be watched."""
+    return any(isinstance(module, DeformConv1d | DeformConv2d | DeformConv3d) for module in model.modules())
+
+
 def offset_probe(model: nn.Module) -> Probe | None:
     """What :func:`dcn.engine.train` logs about the deformable layers of a model; ``None`` where it has none.
 
@@ -19,7 +24,7 @@ def offset_probe(model: nn.Module) -> Probe | None:
         A probe whose numbers are ``offsets/mean`` and ``offsets/largest`` (size of the offsets in pixels of the layer's
         input, the mean over layers and the largest of all) and ``offsets/outside`` (share of samples off the map).
     """
-    if not any(isinstance(module, DeformConv1d | DeformConv2d | DeformConv3d) for module in model.modules()):
+    if not has_deformable_layers(model):
         return None
 
     @contextmanager

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from dcn.data.dataset import Dataset
+from dcn.data.reading import intact_sample
 from dcn.data.subset import spread
 from dcn.engine.config import Recipe
-from dcn.engine.distributed import World, choose_device
-from dcn.engine.folder import RECIPE_FILE, versions
-from dcn.engine.log import METRICS_FILE, progress, read_rows, shell_command
+from dcn.engine.folder import RECIPE_FILE, VERSIONS_FILE, versions
+from dcn.engine.log import METRICS_FILE, read_rows, shell_command
 from dcn.engine.recipe import dump_recipe
 from dcn.formats.coco_writer import coco_rows, target_rows
 from dcn.metrics import MeanIoU
-from dcn.report.diagnosis import diagnose
+from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
+from dcn.report.detection_page import detection_page
+from dcn.report.diagnosis import IouType, diagnose
 from dcn.report.page import Page
-from dcn.report.run_page import Example, RunFacts, detection_page, segmentation_page
-from dcn.runs.build import evaluation_batches, test_size
-from dcn.runs.evaluate import find_run, open_for
-from dcn.runs.load import read_model, ready_model
-from dcn.runs.measure import predictions
+from dcn.report.run_page import Example, RunFacts
+from dcn.report.segmentation_page import segmentation_page
+from dcn.runs.offsets import has_deformable_layers
+from dcn.runs.opening import Opened, image_name, open_run_data
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words
-from dcn.runs.tasks import DETECTION, Task
+from dcn.runs.tasks import DETECTION
 
 Counts = npt.NDArray[np.int64]
+
+REPORT_FILE = "report.html"
+"""The page in a run folder."""
 
 EXAMPLES = 6
 """Worst images that the page shows."""
@@ -39,9 +43,12 @@ EXAMPLES = 6
 MIN_SCORE = 0.3
 """Score threshold of the detections that are drawn and counted in the confusion matrix."""
 
+OFFSET_IMAGES = 16
+"""Images over which the offsets of the final weights are measured."""
+
 
 def report(
-    source: StrPath,
+    source: StrPath | Predictor,
     split: str = "val",
     *,
     output: StrPath | None = None,
@@ -56,10 +63,10 @@ def report(
     >>> report("runs/bccd_deformable/0", split="test")
 
     Args:
-        source: a run folder (its best weights), a weights file, or a :class:`dcn.Run`.
+        source: a run folder (its best weights), a weights file, a :class:`dcn.Run`, or a predictor.
         split: see :func:`dcn.evaluate`.
         output: the page; ``None``: ``report.html`` in the run folder, or beside the weights.
-        recipe: see :func:`dcn.evaluate`, as the rest.
+        recipe: see :func:`dcn.evaluate`, as the rest; a predictor needs one.
         device: likewise.
         changes: likewise.
         overrides: likewise.
@@ -70,62 +77,139 @@ def report(
     Raises:
         ValueError: as :func:`dcn.evaluate`, or the split has no annotations.
     """
-    opened = open_run_data(source, split, recipe=recipe, device=device, changes=[*as_words(overrides), *changes])
-    facts = _facts(opened)
-    page = _detections(opened, facts) if opened.task is DETECTION else _segmentation(opened, facts)
-    return page.write(Path(output) if output is not None else opened.folder / "report.html")
+    words = [*as_words(overrides), *changes]
+    opened = open_run_data(source, split, recipe=recipe, device=device, changes=words)
+    file = ReportFile(opened, Path(output).expanduser() if output is not None else opened.folder / REPORT_FILE)
+    for predicted, targets in opened.pairs():
+        file.add(predicted, targets)
+    return file.close()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A model and the data that it is looked at with.
+class ReportFile:
+    """A page that is written when all predictions have been added.
+
+    Args:
+        opened: the model and the images.
+        path: the page.
+    """
+
+    def __init__(self, opened: Opened, path: Path) -> None:
+        self.opened, self.path = opened, path
+        self._collector = make_collector(opened)
+
+    def add(self, predicted: Sequence[Any], targets: Sequence[Any]) -> None:
+        """Keep a batch."""
+        self._collector.add(predicted, targets)
+
+    def close(self) -> Path:
+        """Write the page and return its path."""
+        return self._collector.page(self.opened, _facts(self.opened)).write(self.path)
+
+
+def make_collector(opened: Opened) -> CollectedDetections | CollectedConfusions:
+    """What collects the predictions of a model of this task."""
+    if opened.task is DETECTION:
+        return CollectedDetections(opened.dataset.classes)
+    return CollectedConfusions(opened)
+
+
+@dataclass
+class CollectedDetections:
+    """The annotations and detections of a data set in COCO's form; images are numbered from 1 in its order.
 
     Attributes:
-        folder: the run folder, or that of the weights.
-        recipe: of the run, with its changes.
-        predictor: the model, ready to predict.
-        dataset: the images.
-        split: their split, as the caller named it.
-        world: this process.
+        classes: names of the labels.
+        images: rows of the images.
+        annotations: rows of the annotations.
+        results: rows of the detections.
     """
 
-    folder: Path
-    recipe: Recipe
-    predictor: Predictor
-    dataset: Dataset
-    split: str
-    world: World
+    classes: Sequence[str]
+    images: list[dict[str, Any]] = field(default_factory=list)
+    annotations: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def task(self) -> Task:
-        """The task of the model."""
-        return self.predictor.task
+    def truth(self) -> dict[str, Any]:
+        """The data set."""
+        categories = [{"id": number, "name": name} for number, name in enumerate(self.classes, start=1)]
+        return {"images": self.images, "annotations": self.annotations, "categories": categories}
 
-    def pairs(self) -> Iterator[tuple[Any, Any]]:
-        """Predictions and targets, batch by batch."""
-        view = self.predictor.view()
-        batches = evaluation_batches(self.recipe, self.dataset, view.size, self.world)
-        pairs = predictions(self.task, self.predictor.model, view, batches, self.world.device, self.recipe.amp)
-        return progress(pairs, math.ceil(len(self.dataset) / self.recipe.eval.batch_size), self.dataset.name)
+    @property
+    def iou_types(self) -> dict[str, IouType]:
+        """What overlaps: boxes, and masks where the annotations and all detections have them."""
+        rows = [*self.annotations[:1], *self.results[:1]]
+        masks = len(rows) == 2 and all("segmentation" in row for row in rows)
+        return {"boxes": "bbox", **({"masks": "segm"} if masks else {})}
+
+    def add(self, predicted: Sequence[Any], targets: Sequence[Any]) -> None:
+        """Keep a batch of detections and targets."""
+        numbers = range(1, len(self.classes) + 1)
+        for detections, target in zip(predicted, targets, strict=True):
+            number = len(self.images) + 1
+            self.images.append({"id": number, "height": target.size[0], "width": target.size[1]})
+            shown = target if detections.masks is not None else replace(target, masks=None)
+            for row in target_rows(shown, number):
+                self.annotations.append({**row, "id": len(self.annotations) + 1})
+            self.results += coco_rows(detections, number, numbers)
+
+    def page(self, opened: Opened, facts: RunFacts) -> Page:
+        """The page of a detector."""
+        diagnoses = {
+            name: diagnose(self.truth, self.results, iou_type=kind, min_score=MIN_SCORE)
+            for name, kind in self.iou_types.items()
+        }
+        worst = [image for image in diagnoses["boxes"].images if image.missed or image.wrong][:EXAMPLES]
+        indices = _indices(opened, len(self.images))
+        examples = [
+            _example(
+                opened,
+                indices[image.image_id - 1],
+                f"{image.correct} correct, {image.wrong} wrong, {image.missed} missed at score {MIN_SCORE:g}; AP50 of "
+                f"the image {image.ap:.2f}",
+            )
+            for image in worst
+        ]
+        names = _names(opened, len(self.images))
+        return detection_page(replace(facts, examples=examples), self.truth, diagnoses, names)
 
 
-def open_run_data(
-    source: StrPath, split: str, *, recipe: StrPath | Recipe | None, device: str | None, changes: list[str]
-) -> Opened:
-    """Open a run and a split of its data; arguments as in :func:`report`.
+@dataclass
+class CollectedConfusions:
+    """Confusion matrices of the images of a segmentation model.
 
-    Raises:
-        ValueError: as :func:`report`.
+    Attributes:
+        opened: says at which size predictions are compared.
+        counts: ``[C, C]`` of every image, rows are annotated classes.
     """
-    origin, settings = find_run(source, recipe, changes)
-    world = World(choose_device(device))
-    model = read_model(origin.weights)
-    dataset = spread(open_for(settings, split, model), settings.eval.images)
-    if not getattr(dataset, "annotated", True):
-        raise ValueError(f"{dataset.name}: expected annotations, got none; choose another split")
-    ready = ready_model(model, settings.tta, optimize=True, precision="float32", compile=False, cuda_graph=False)
-    predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
-    return Opened(origin.run or origin.weights.parent, settings, predictor, dataset, split, world)
+
+    opened: Opened
+    counts: list[Counts] = field(default_factory=list)
+
+    @property
+    def confusion(self) -> Counts:
+        """``[N, C, C]`` of all images."""
+        return np.stack(self.counts)
+
+    def add(self, predicted: Sequence[Any], targets: Sequence[Any]) -> None:
+        """Count a batch."""
+        task, recipe, classes = self.opened.task, self.opened.recipe, self.opened.dataset.classes
+        for prediction, target in zip(predicted, targets, strict=True):
+            metric = MeanIoU(len(classes), absent="skip", classes=classes)
+            task.update(metric, [prediction], [target], recipe.eval)
+            self.counts.append(metric.confusion.numpy())
+
+    def page(self, opened: Opened, facts: RunFacts) -> Page:
+        """The page of a segmentation model."""
+        confusion = self.confusion
+        right = np.diagonal(confusion, axis1=1, axis2=2).sum(1) / np.maximum(confusion.sum((1, 2)), 1)
+        indices = _indices(opened, len(right))
+        examples = [
+            _example(opened, indices[index], f"{right[index]:.0%} of the pixels are right")
+            for index in np.argsort(right, kind="stable")[:EXAMPLES]
+        ]
+        names = _names(opened, len(right))
+        return segmentation_page(replace(facts, examples=examples), opened.dataset.classes, confusion, names)
 
 
 def _facts(opened: Opened) -> RunFacts:
@@ -134,114 +218,80 @@ def _facts(opened: Opened) -> RunFacts:
     parameters = sum(parameter.numel() for parameter in opened.predictor.model.parameters())
     facts: dict[str, object] = {
         "model": f"{recipe.model.name}, {parameters / 1e6:.2f} M parameters",
-        "weights": recipe.model.weights or recipe.model.backbone_weights or "random",
-        "data": f"{dataset.name}, {len(dataset)} images",
-        "classes": ", ".join(dataset.classes),
+        "started from": recipe.model.weights or recipe.model.backbone_weights or "random weights",
         "seed": recipe.seed,
-        **{name: value for name, value in versions().items() if value},
+        **_machine(folder),
     }
-    commands = [
-        shell_command("dcn", "train", folder / RECIPE_FILE),
-        shell_command("dcn", "eval", folder, "--split", opened.split),
+    offsets, images = _offsets(opened)
+    return RunFacts(
+        title=f"Run {opened.label}",
+        data=f"{len(dataset)} images of {dataset.name}",
+        history=rows,
+        facts=facts,
+        commands=_commands(opened),
+        recipe=dump_recipe(recipe),
+        offsets=offsets,
+        offset_images=images,
+        sizes=list(dataset.sizes),
+    )
+
+
+def _machine(folder: Path) -> dict[str, object]:
+    """Versions and machine of the training where the run recorded them, and of this evaluation where they differ."""
+    here = versions()
+    path = folder / VERSIONS_FILE
+    if not path.is_file():
+        return _shown(here)
+    trained: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    other = {f"{name} of this evaluation": value for name, value in here.items() if trained.get(name) != value}
+    return _shown(trained) | _shown(other)
+
+
+def _shown(values: Mapping[str, Any]) -> dict[str, object]:
+    joined = {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()}
+    return {name: value for name, value in joined.items() if value}
+
+
+def _commands(opened: Opened) -> list[str]:
+    if not (opened.folder / RECIPE_FILE).is_file():
+        return []
+    return [
+        shell_command("dcn", "train", opened.folder / RECIPE_FILE),
+        shell_command("dcn", "eval", opened.folder, "--split", opened.split),
+        shell_command("dcn", "report", opened.folder, "--split", opened.split),
     ]
-    title = f"Run {folder.absolute().parent.name}/{folder.absolute().name}"
-    return RunFacts(title, f"{len(dataset)} images of {dataset.name}", rows, facts, commands, dump_recipe(recipe))
 
 
-@dataclass(frozen=True)
-class CollectedDetections:
-    """The annotations and detections of a data set in COCO's form; images are numbered from 1 in its order.
-
-    Attributes:
-        truth: images, annotations and categories.
-        results: the detections.
-    """
-
-    truth: dict[str, Any]
-    results: list[dict[str, Any]]
-
-
-def collect_detections(pairs: Iterable[tuple[Any, Any]], classes: Sequence[str]) -> CollectedDetections:
-    """Predictions and targets of a detector in COCO's form.
-
-    Args:
-        pairs: batches, from :func:`dcn.runs.measure.predictions`.
-        classes: names of the labels.
-    """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
-    numbers = range(1, len(classes) + 1)
-    for predicted, targets in pairs:
-        for detections, target in zip(predicted, targets, strict=True):
-            number = len(images) + 1
-            images.append({"id": number, "height": target.size[0], "width": target.size[1]})
-            for row in target_rows(replace(target, masks=None), number):
-                annotations.append({**row, "id": len(annotations) + 1})
-            results += coco_rows(replace(detections, masks=None), number, numbers)
-    categories = [{"id": number, "name": name} for number, name in zip(numbers, classes, strict=True)]
-    return CollectedDetections({"images": images, "annotations": annotations, "categories": categories}, results)
+def _offsets(opened: Opened) -> tuple[list[OffsetHealth], int]:
+    """The offsets of every deformable layer that ran, over some of the images; and how many images these were."""
+    model = opened.predictor.model
+    if not has_deformable_layers(model):
+        return [], 0
+    images = spread(opened.dataset, OFFSET_IMAGES)
+    with OffsetMonitor(model) as monitor:
+        for index in range(len(images)):
+            opened.predictor.predict(images[index].image)
+    return [row for row in monitor.report() if row.calls], len(images)
 
 
-def collect_confusions(task: Task, pairs: Iterable[tuple[Any, Any]], recipe: Recipe, classes: Sequence[str]) -> Counts:
-    """``[N, C, C]`` pixel counts of every image of a segmentation model, rows are annotated classes.
-
-    Args:
-        task: of the model.
-        pairs: batches, from :func:`dcn.runs.measure.predictions`.
-        recipe: says at which size predictions are compared.
-        classes: names of the labels.
-    """
-    confusions = []
-    for predicted, targets in pairs:
-        for prediction, target in zip(predicted, targets, strict=True):
-            metric = MeanIoU(len(classes), absent="skip", classes=classes)
-            task.update(metric, [prediction], [target], recipe.eval)
-            confusions.append(metric.confusion.numpy())
-    return np.stack(confusions)
-
-
-def _detections(opened: Opened, facts: RunFacts) -> Page:
-    collected = collect_detections(opened.pairs(), opened.dataset.classes)
-    diagnosis = diagnose(collected.truth, collected.results, min_score=MIN_SCORE)
-    worst = [image for image in diagnosis.images if image.missed or image.wrong][:EXAMPLES]
-    examples = [
-        _example(
-            opened,
-            image.image_id - 1,
-            f"{image.correct} correct, {image.wrong} wrong, {image.missed} missed; AP50 of the image {image.ap:.2f}",
-        )
-        for image in worst
-    ]
-    return detection_page(replace(facts, examples=examples), diagnosis)
-
-
-def _segmentation(opened: Opened, facts: RunFacts) -> Page:
+def _indices(opened: Opened, evaluated: int) -> Sequence[int]:
+    """The indices in the data of the images that were evaluated: damaged ones may have been skipped."""
     dataset = opened.dataset
-    confusion = collect_confusions(opened.task, opened.pairs(), opened.recipe, dataset.classes)
-    right = np.diagonal(confusion, axis1=1, axis2=2).sum(1) / np.maximum(confusion.sum((1, 2)), 1)
-    examples = [
-        _example(opened, int(index), f"{right[index]:.0%} of the pixels are right")
-        for index in np.argsort(right, kind="stable")[:EXAMPLES]
-    ]
-    names = image_names(dataset)
-    return segmentation_page(replace(facts, examples=examples), dataset.classes, confusion, names)
+    every = range(len(dataset))
+    return every if evaluated == len(dataset) else [i for i in every if intact_sample(dataset, i) is not None]
 
 
-def _example(opened: Opened, index: int, caption: str) -> Example:
-    """One image with its annotation and its prediction drawn."""
+def _names(opened: Opened, evaluated: int) -> list[str]:
+    return [image_name(opened.dataset, index) for index in _indices(opened, evaluated)]
+
+
+def draw_example(opened: Opened, index: int) -> tuple[Tensor, Tensor]:
+    """One image with its annotation, and with the prediction of the model; detections from :data:`MIN_SCORE` on."""
     sample, predictor, task = opened.dataset[index], opened.predictor, opened.task
     prediction = predictor.predict(sample.image, min_score=MIN_SCORE if task is DETECTION else None)
     target = task.draw_target(sample.image, sample.target, predictor.classes)
-    picture = task.draw(sample.image, prediction, predictor.classes)
-    return Example(_image_name(opened.dataset, index), target, picture, caption)
+    return target, task.draw(sample.image, prediction, predictor.classes)
 
 
-def image_names(dataset: Dataset) -> list[str]:
-    """The file names of the images, or their numbers where no files stand behind them."""
-    return [_image_name(dataset, index) for index in range(len(dataset))]
-
-
-def _image_name(dataset: Dataset, index: int) -> str:
-    path = dataset.image_path(index)
-    return f"image {index}" if path is None else path.name
+def _example(opened: Opened, index: int, caption: str) -> Example:
+    return Example(image_name(opened.dataset, index), *draw_example(opened, index), caption)

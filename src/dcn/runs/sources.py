@@ -14,12 +14,14 @@ from dcn.engine.checkpoint import find_weights
 from dcn.engine.config import Recipe
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.parse import override, parse
-from dcn.engine.recipe import load_recipe, use_named_plugins
+from dcn.engine.recipe import load_recipe, recipe_names, shipped_weights, use_named_plugins
+from dcn.models import MODELS
 from dcn.plugins import use_plugins
 from dcn.runs.weights import HUB, hub_weights
 
 StrPath = str | PathLike[str]
 _PLAIN_TEXT = re.compile(r"[A-Za-z_./~][\w./~-]*")
+_WEIGHTS = (".safetensors", ".onnx")
 _YAML_WORDS = ("null", "Null", "NULL", "~", "true", "True", "false", "False")
 
 
@@ -41,7 +43,9 @@ class Source:
 
 
 def find_source(source: StrPath) -> Source | None:
-    """The weights that a text means: a file, the best ones of a run folder, or a hub address; ``None``: nothing there.
+    """The weights that a text means; ``None``: nothing is there.
+
+    It is a file, a run folder (its best weights), a hub address, or the name of a model that comes with the package.
 
     Raises:
         ValueError: a folder without weights.
@@ -52,9 +56,24 @@ def find_source(source: StrPath) -> Source | None:
     if path.is_dir():
         return Source(find_weights(path), path if (path / RECIPE_FILE).is_file() else None)
     if not path.is_file():
-        return None
+        shipped = shipped_models().get(fspath(source))
+        return None if shipped is None else Source(shipped, None)
     run = path.absolute().parent.parent
     return Source(path, run if path.absolute().parent.name == "weights" and (run / RECIPE_FILE).is_file() else None)
+
+
+def shipped_models() -> dict[str, Path]:
+    """Weights files of whole models that come with the package, by the name of the recipe that trained them."""
+    names = set(recipe_names())
+    return {path.stem: path for path in shipped_weights().values() if path.stem in names}
+
+
+def names_a_model(word: str) -> bool:
+    """Whether a word means a model, not an image: a run, weights, a hub address, or a name of a table."""
+    path = Path(word).expanduser()
+    if path.is_dir():
+        return (path / RECIPE_FILE).is_file() or (path / "weights").is_dir()
+    return word in shipped_models() or word in MODELS or path.suffix in _WEIGHTS or word.startswith(HUB)
 
 
 def read_recipe(name: StrPath | Recipe, changes: Sequence[str] = (), run: Path | None = None) -> Recipe:

@@ -63,7 +63,7 @@ def precision_recall(
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, path: StrPath | None = None
 ) -> bytes:
     """Precision over recall, one line for each class: from `dcn.metrics.VocAP.curves`. Returns the PNG."""
-    figure, axes = _axes((6.4, 4.6))
+    figure, axes = _axes((5.0, 3.8))
     for number, (name, (recall, precision)) in enumerate(curves.items()):
         axes.plot(np.r_[0.0, recall], np.r_[1.0, precision], label=name, **_style(number))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
@@ -90,7 +90,7 @@ def confusion_matrix(
         raise ValueError(f"counts: expected [{len(classes)}, {len(classes)}] for the classes, got {list(values.shape)}")
     if normalize:
         values = values / np.maximum(values.sum(1, keepdims=True), 1)
-    side = min(14.0, 2.6 + 0.42 * len(classes))
+    side = min(14.0, 1.8 + 0.36 * len(classes))
     figure, axes = _axes((side, side))
     top = values.max() or 1.0
     axes.imshow(values, cmap="Blues", vmin=0, vmax=top)
@@ -101,7 +101,9 @@ def confusion_matrix(
     for (row, column), value in np.ndenumerate(values):
         if value and len(classes) <= 25:
             text = f"{value:.2f}" if normalize else f"{value:.3g}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7, color="w" if value > 0.6 * top else "k")
+            axes.text(
+                column, row, text, ha="center", va="center", fontsize=6.5, color="w" if value > 0.6 * top else "k"
+            )
     return _png(figure, path)
 
 
@@ -161,7 +163,7 @@ def spread_bars(
 def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float, path: StrPath | None) -> bytes:
     if not 0 <= smooth < 1:
         raise ValueError(f"smooth: expected a number in [0, 1), got {smooth}")
-    figure, axes = _axes((6.4, 4.0))
+    figure, axes = _axes((5.0, 3.4))
     for number, (name, (steps, values)) in enumerate(lines.items()):
         style = _style(number)
         if smooth and len(values) > 20:
@@ -172,6 +174,9 @@ def _curves(lines: Mapping[str, tuple[Any, Any]], x: str, y: str, smooth: float,
     axes.set(xlabel=x, ylabel=y)
     if min(value for _, values in lines.values() for value in values) >= 0:
         axes.set_ylim(bottom=0)
+    furthest = max(step for steps, _ in lines.values() for step in steps)
+    if min(step for steps, _ in lines.values() for step in steps) >= 0 < furthest:
+        axes.set_xlim(0, 1.03 * furthest)  # one evaluation alone would stand on an axis of its own making
     _legend(axes, len(lines))
     return _png(figure, path)
 
@@ -203,7 +208,7 @@ def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, dpi=130, layout="constrained", facecolor="white")
+    figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
@@ -218,7 +223,9 @@ def _style(number: int) -> dict[str, Any]:
 
 
 def _legend(axes: Any, count: int) -> None:
-    """Inside where there is room, beside the diagram for many lines."""
+    """Inside where there is room, beside the diagram for many lines; one line alone has its name elsewhere."""
+    if count == 1:
+        return
     if count > 8:
         axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
     else:
@@ -252,4 +259,92 @@ def calibration_curve(points: Sequence[tuple[float, float, int]], *, path: StrPa
     axes.scatter(confidence, accuracy, s=sizes, color=_LINE_COLORS[0], alpha=0.7, label="detections")
     axes.set(xlabel="mean score", ylabel="share of correct detections", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.legend(fontsize="small", loc="upper left", markerscale=0.5)
+    return _png(figure, path)
+
+
+def field_maps(fields: Mapping[str, npt.ArrayLike], *, path: StrPath | None = None) -> bytes:
+    """Receptive fields side by side, each scaled to its own largest value, with the unit in the middle.
+
+    Args:
+        fields: ``[H, W]`` of 0 or more by title, all of one size.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    if not fields:
+        raise ValueError("fields: expected at least one, got none")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(fields), 2.8), dpi=150, layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    arrays = {title: np.asarray(values, dtype=np.float64) for title, values in fields.items()}
+    middle = next(iter(arrays.values())).shape[0] // 2
+    places = [np.argwhere(field > 1e-3 * field.max()) for field in arrays.values() if field.any()]
+    reach = min(middle, 4 + max((int(np.abs(place - middle).max()) for place in places), default=middle))
+    inner = slice(middle - reach, middle + reach + 1)
+    for panel, (title, whole) in zip(figure.subplots(1, len(fields), squeeze=False)[0], arrays.items(), strict=True):
+        field = whole[inner, inner]
+        # The square root shows the weak outer part, as in the figures of Luo et al.
+        shown = np.sqrt(field / (field.max() or 1.0))
+        panel.imshow(shown, cmap="inferno", extent=(-reach, reach, reach, -reach), vmin=0, vmax=1)
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7)
+    return _png(figure, path)
+
+
+def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | None = None) -> bytes:
+    """Bars of the same few things in several diagrams, each with an axis of its own.
+
+    Args:
+        panels: by title, such as ``"run time (ms)"``, the values by name.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    if not panels:
+        raise ValueError("panels: expected at least one, got none")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(2.6 * len(panels) + 2, 0.9 + 0.4 * len(names)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    places = np.arange(len(names))
+    columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for panel, (title, values) in zip(columns, panels.items(), strict=True):
+        numbers = [values[name] for name in names]
+        bars = panel.barh(places, numbers, color=[_LINE_COLORS[i % len(_LINE_COLORS)] for i in places])
+        panel.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=3, fontsize=8)
+        panel.set_yticks(places, names, fontsize=8)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlim(0, 1.25 * max([*numbers, 1e-9]))
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+    columns[0].invert_yaxis()
+    return _png(figure, path)
+
+
+def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath | None = None) -> bytes:
+    """Differences with their intervals, a line for each, beside a line at zero.
+
+    Args:
+        rows: by name: value, low and high end.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    figure, axes = _axes((5.0, 0.8 + 0.35 * max(1, len(rows))))
+    for place, (value, low, high) in enumerate(rows.values()):
+        color = _LINE_COLORS[0] if low > 0 or high < 0 else _LINE_COLORS[-1]
+        axes.plot([low, high], [place, place], color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
+        axes.plot(value, place, "o", color=color, markersize=6)
+    axes.axvline(0, color="k", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    reach = 1.1 * max([abs(end) for ends in rows.values() for end in ends if math.isfinite(end)] + [1e-3])
+    axes.set_xlim(-reach, reach)
     return _png(figure, path)

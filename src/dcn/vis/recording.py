@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,14 @@ class LayerOffsets:
     input_grid: Grid
     output_grid: Grid
     boundary: str = "v2"
+
+    def without_offsets(self) -> LayerOffsets:
+        """The same layer as the ordinary convolution that it started as: no offsets, all factors 1."""
+        return replace(self, offset=torch.zeros_like(self.offset), mask=torch.ones_like(self.mask))
+
+    def enlarged(self, factor: float) -> LayerOffsets:
+        """The same layer for a picture of its image that is enlarged by a factor."""
+        return replace(self, input_grid=self.input_grid.enlarged(factor), output_grid=self.output_grid.enlarged(factor))
 
 
 def record_offsets(model: nn.Module | HasModel, image: Tensor) -> list[LayerOffsets]:

@@ -74,6 +74,22 @@ def draw_roi_parts(
     before, after = roi_parts(box, offset, bins=bins, gamma=gamma)
     if weights is not None and weights.numel() != len(before):
         raise ValueError(f"weights: expected one for each of {len(before)} bins, got {list(weights.shape)}")
+    return draw_parts(image, box, before, after, weights=weights)
+
+
+def draw_parts(image: Tensor, box: Tensor, before: Tensor, after: Tensor, *, weights: Tensor | None = None) -> Tensor:
+    """The picture of :func:`draw_roi_parts` from the parts themselves.
+
+    Args:
+        image: ``[3, H, W]`` uint8.
+        box: ``[4]``, the region.
+        before: ``[parts, 4]`` from :func:`roi_parts`.
+        after: likewise.
+        weights: the modulation, one number for each part in 0..1.
+
+    Returns:
+        ``[3, H, W]`` uint8.
+    """
     shares = [1.0] * len(before) if weights is None else weights.flatten().tolist()
     picture = to_picture(image)
     draw = ImageDraw.Draw(picture)

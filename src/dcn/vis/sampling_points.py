@@ -7,7 +7,7 @@ each of them the unit of the deformable layer below, and so on: 9, 81, 729 point
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -51,6 +51,11 @@ class SamplingPoints:
 
     center: tuple[float, float]
     levels: tuple[PointLevel, ...]
+
+    def enlarged(self, factor: float) -> SamplingPoints:
+        """The same points in a picture of the image that is enlarged by a factor."""
+        levels = tuple(replace(level, points=level.points * factor) for level in self.levels)
+        return SamplingPoints((self.center[0] * factor, self.center[1] * factor), levels)
 
 
 def sampling_points(
