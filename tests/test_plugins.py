@@ -145,6 +145,47 @@ def test_a_problem_of_the_plugins_reader_is_reported_with_its_file(
     assert str(data) in capsys.readouterr().out
 
 
+OWN_DATASET = """
+from pathlib import Path
+import torch
+from dcn.data import Format, read_image
+from dcn.structures import Sample, Target
+
+class Squares:
+    def __init__(self, root, split):
+        self.name, self.classes, self.root = f"squares:{split}", ("square",), Path(root)
+        self.images = sorted(self.root.glob("*.png"))
+        self.sizes = [(64, 80) for _ in self.images]
+    def __len__(self):
+        return len(self.images)
+    def __getitem__(self, index):
+        if self.images[index].stem == "2":
+            raise ValueError("the second is missing")
+        box = torch.tensor([[10.0, 10, 30, 30]])
+        return Sample(read_image(self.images[index]), Target(box, torch.tensor([0]), self.sizes[index]))
+    def image_path(self, index):
+        return self.images[index]
+
+DATASETS = {"squares": Format(Squares, lambda root: ["train"] if (root / "squares").exists() else [], None)}
+"""
+
+
+def test_a_dataset_of_its_own_needs_no_check(
+    importable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_boxes(tmp_path / "data")
+    (data / "squares").touch()
+    name = _module(importable, OWN_DATASET)
+    assert main(["data", "check", str(data), "--plugin", name]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"{data / '2.png'}: the second is missing"
+    assert printed[-1] == f"{data}: squares, 6 images, 5 objects (square 5): 1 problems"
+    assert (
+        main(["data", "show", str(data), "--format", "squares", "--count", "1", "--output", str(tmp_path / "s.png")])
+        == 0
+    )
+
+
 def test_a_weights_file_imports_nothing(
     importable: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -32,6 +32,7 @@ def test_every_format_opens(tmp_path: Path) -> None:
         ("coco_folders", "Roboflow COCO", "train"),
         ("yolo", "Roboflow YOLO", "train"),
         ("csv", "CSV", "all"),
+        ("labelme", "LabelMe", "all"),
         ("auto", "Roboflow YOLO", "train"),
     ):
         LAYOUTS[layout].make(tmp_path / name, items())
@@ -40,7 +41,7 @@ def test_every_format_opens(tmp_path: Path) -> None:
     opened["masks"] = open_dataset("masks", tmp_path / "m", "all")
     assert opened.keys() == FORMATS.keys()
     types = {"voc": Voc, "coco": Coco, "synthetic": Synthetic, "coco_folders": CocoFolders}
-    types |= dict.fromkeys(("voc_files", "yolo", "csv", "auto"), Boxes)
+    types |= dict.fromkeys(("voc_files", "yolo", "csv", "labelme", "auto"), Boxes)
     assert {name: type(data) for name, data in opened.items()} == dict.fromkeys(FORMATS, SegmentationDataset) | types
     assert (len(opened["synthetic"]), len(opened["synthetic"].classes)) == (7, 3)
     assert opened["voc"].name == "v:train"

@@ -156,7 +156,7 @@ def test_a_text_for_the_classes_is_refused(tmp_path: Path) -> None:
     [
         pytest.param(lambda p: None, "the folder does not exist", id="missing"),
         pytest.param(lambda p: p.write_text(""), "expected a folder, got a file", id="file"),
-        pytest.param(lambda p: p.mkdir(), "cannot tell the format: expected ImageSets", id="empty"),
+        pytest.param(lambda p: p.mkdir(), "cannot tell the format: it holds no image. Expected ImageSets", id="empty"),
     ],
 )
 def test_wrong_paths_are_problems_too(tmp_path: Path, make: object, message: str) -> None:

@@ -71,6 +71,18 @@ def test_the_recipe_of_a_run_changes_with_all_that_matters(plan: Plan) -> None:
     assert replace(job, settings=merged([job.settings, {"workers": 4, "eval": {"pictures": 9}}])).recipe == job.recipe
 
 
+def test_each_seed_may_have_a_start_of_its_own(plan: Plan, tmp_path: Path) -> None:
+    datasets = merged([plan.datasets, {"letters": {"starts": "own"}}])
+    own = replace(plan, datasets=datasets)
+    choice = Choice(["letters"], ["rcnn"], variants=["plain"], seeds=(0, 1))
+    names = [job.name for job in missing_jobs(chosen_jobs(own, choice), Places(tmp_path, tmp_path / "none.csv"))]
+    assert names == [f"letters/rcnn/{name}" for name in ("start-0", "plain-0", "start-1", "plain-1")]
+    shared = [job.name for job in missing_jobs(chosen_jobs(plan, choice), Places(tmp_path, tmp_path / "none.csv"))]
+    assert shared == [f"letters/rcnn/{name}" for name in ("start-0", "plain-0", "plain-1")]
+    recipes = {(seed, one.job("letters", "rcnn", "plain", seed).recipe) for one in (own, plan) for seed in (0, 1)}
+    assert len({recipe for _, recipe in recipes}) == 2  # by the kind of start, not by the seed
+
+
 def test_every_run_of_the_shipped_plan_has_a_recipe_and_a_model(shipped: Plan, tmp_path: Path) -> None:
     for name in ("cards", "bccd", "camvid", "voc2012_100"):
         (tmp_path / name).mkdir()

@@ -120,6 +120,9 @@ def test_the_answer_in_short(plan: Plan) -> None:
         (("AP75", "plain (dilation 2)", "3", "30.0", "30.0"), "no"),
         (("AP75", "dilation 4, the best", "3", "30.0", "30.0"), "no"),
     ]
+    without = claims_table(results, dilations=False)
+    assert without is not None
+    assert without.rows == table.rows[::2]
     assert summary(results) == (
         "* **letters**: above plain: Faster R-CNN AP50 (+10.0); not shown: Faster R-CNN AP75 (+0.0).\n"
     )

@@ -74,6 +74,6 @@ def test_a_run_is_evaluated_on_its_split(tmp_path: Path) -> None:
 def test_a_folder_that_is_nothing(tmp_path: Path) -> None:
     make_index_masks(tmp_path / "data", beside=False)
     (tmp_path / "data" / "masks").rename(tmp_path / "data" / "other")
-    with pytest.raises(ValueError, match="cannot tell the format: expected ImageSets"):
+    with pytest.raises(ValueError, match=r"cannot tell the format: .*Expected ImageSets"):
         _train(tmp_path)
     assert not (tmp_path / "runs").exists()

@@ -102,7 +102,7 @@ def test_one_load_for_both_tasks(tmp_path: Path) -> None:
     prediction = predictor.predict(torch.zeros(3, 40, 60, dtype=torch.uint8), resize=None)
     assert isinstance(prediction, SegmentationMap)
     assert prediction.labels.shape == (40, 60)
-    with pytest.raises(ValueError, match="min_score: is an option of detectors"):
+    with pytest.raises(ValueError, match="min_score: expected None for a segmentation model"):
         predictor.predict(torch.zeros(3, 40, 60, dtype=torch.uint8), min_score=0.5)
 
 

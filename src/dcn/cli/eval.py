@@ -17,6 +17,7 @@ examples:
   dcn eval runs/cards_plain/0 tta.flip=true tta.scales=240x400,320x534
   dcn eval model.safetensors --recipe bccd_deformable data.root=data/bccd
   dcn eval model.safetensors --recipe rfcn_r101_coco data.root=data/coco --split test-dev2017 --save
+  dcn eval cells.onnx --recipe bccd_deformable data.root=data/bccd
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
   dcn eval --results detections.json --annotations instances_val2017.json --report
   dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point --thresholds 0.5 0.7
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
         "words",
         nargs="*",
         metavar="RUN_OR_WEIGHTS key=value",
-        help="a run folder or weights file, then key=value changes of its recipe; lists are written a,b",
+        help="a run folder, a weights file or a file of `dcn export`; key=value changes of its recipe, lists as a,b",
     )
     add_split(parser, "test")
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")

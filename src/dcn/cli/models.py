@@ -55,7 +55,7 @@ def _list(part: str, as_json: bool) -> None:
     print(f"{'name':<{width}}  {'params':>8}  {'GFLOPs':>6}  {'at':>9}  published")
     for name, row in rows.items():
         at, published = "{}x{}".format(*row["test_size"]), _results(row["published"][:1])
-        source = published if row["plugin"] is None else f"plug-in {row['plugin']}"
+        source = published if "plugin" not in row else f"plug-in {row['plugin']}"
         print(f"{name:<{width}}  {row['parameters'] / 1e6:6.1f} M  {row['gflops']:6.0f}  {at:>9}  {source}".rstrip())
     if any(len(row["published"]) > 1 for row in rows.values()):
         print("`dcn models NAME` shows every published result of a model.")
@@ -79,7 +79,7 @@ def _show(name: str, size: tuple[int, int] | None, as_json: bool) -> None:
         print(json.dumps(row | {"options": options}, indent=2, default=repr))
         return
     parts = ", ".join(f"{part} {amount:g}" for part, amount in row["gflops_by_part"].items())
-    print(f"{name}: {parameters:,} parameters" + (f", plug-in {row['plugin']}" if row["plugin"] else ""))
+    print(f"{name}: {parameters:,} parameters" + (f", plug-in {row['plugin']}" if "plugin" in row else ""))
     print("{:g} GFLOPs (10^9 multiply-adds) at {}x{}: {}".format(row["gflops"], *row["size"], parts))
     for one in row["published"]:
         print(f"published: {_results([one])}, recipe {one['recipe']}")
@@ -100,7 +100,7 @@ def _describe_or_warn(name: str) -> dict[str, Any] | None:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """``parameters``, ``gflops``, ``test_size``, ``plugin``, and ``published``: result, data, source and recipe."""
+    """``parameters``, ``gflops``, ``test_size``, ``published`` (result, data, source, recipe), ``plugin`` if of one."""
     from dataclasses import asdict
 
     from dcn.analysis import model_costs
@@ -113,10 +113,11 @@ def describe(name: str) -> dict[str, Any]:
     else:  # a model that was added to the table
         parameters, count = model_costs(name)
         gflops = round(count.total / 1e9, 1)
-    return {
+    plugin = MODELS.plugin_of(name)
+    row = {
         "parameters": parameters,
         "gflops": gflops,
         "test_size": default_test_size(name),
         "published": [asdict(row) for row in PUBLISHED.get(name, ())],
-        "plugin": MODELS.plugin_of(name),
     }
+    return row if plugin is None else row | {"plugin": plugin}

@@ -14,6 +14,7 @@ examples:
   dcn predict runs/bccd_deformable/0 "photos/*.jpg" --score 0.3 transforms.test_short=640
   dcn predict runs/cards_plain/0 photo.jpg tta.flip=true tta.suppression=soft_nms_gaussian tta.sigma=0.6
   dcn predict runs/camvid_deformable/0 photos/ tta.scales=0.75,1,1.25 tta.window=1024,1024
+  dcn predict cells.onnx photos/
   dcn predict faster_rcnn_r50_fpn --weights faster_rcnn_r50_fpn_1x_coco.pth photo.jpg
 """
 
@@ -22,7 +23,7 @@ def add_parser(subparsers: Any) -> None:
     """Add the verb ``predict``."""
     help_text = "detect objects in images, or segment them"
     parser = subparsers.add_parser("predict", help=help_text, **examples(_EXAMPLES))
-    parser.add_argument("source", help="a run folder, a weights file, or the name of a model")
+    parser.add_argument("source", help="a run folder, a weights file, a file of `dcn export`, or the name of a model")
     parser.add_argument(
         "words",
         nargs="*",

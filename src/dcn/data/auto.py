@@ -12,6 +12,7 @@ from typing import Any
 
 from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
+from dcn.data.hints import hint
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
 from dcn.formats.problems import attempt, refuse, short
 from dcn.structures import Target
@@ -21,7 +22,7 @@ AUTO = "auto"
 VAL_SHARE = TEST_SHARE = 0.15
 
 _BEGINNINGS = {"train": ("train",), "val": ("val", "dev", "eval"), "test": ("test",)}
-_YEAR = re.compile(r"\d{4}_")
+_BEFORE = re.compile(r"\d{4}_|obj_")  # a year of VOC, the folders of CVAT
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,12 @@ def detect_format(table: Table, root: Path) -> str:
             return name
     names = sorted(path.name for path in root.iterdir())
     raise ValueError(
-        "cannot tell the format: expected ImageSets/Main/*.txt with Annotations (voc), a VOCdevkit (voc), "
-        "images with XML files (voc_files) or JSON files of LabelMe (labelme), annotations/instances_*.json or *.json "
-        "(coco), "
-        "<split>/_annotations.coco.json (coco_folders), data.yaml or classes.txt with images and labels (yolo), *.csv "
-        "with file, x1, y1, x2, y2, class (csv), images with index PNGs (masks), leftImg8bit (cityscapes), <split> and "
-        f"<split>annot (camvid), or dataset.yaml (folder), got {short(names) if names else 'an empty folder'}"
+        f"cannot tell the format: {hint(table, root)}. Expected ImageSets/Main/*.txt with Annotations (voc), a "
+        "VOCdevkit (voc), images with XML files (voc_files) or JSON files of LabelMe (labelme), "
+        "annotations/instances_*.json or *.json (coco), <split>/_annotations.coco.json (coco_folders), data.yaml or "
+        "classes.txt with images and labels (yolo), *.csv with file, x1, y1, x2, y2, class (csv), images with index "
+        "PNGs (masks), leftImg8bit (cityscapes), <split> and <split>annot (camvid), or dataset.yaml (folder), "
+        f"got {short(names) if names else 'an empty folder'}"
     )
 
 
@@ -105,7 +106,7 @@ def find_roles(splits: Sequence[str]) -> dict[str, str]:
     """
     roles = {}
     for role, beginnings in _BEGINNINGS.items():
-        plain = {split: _YEAR.sub("", split, count=1).lower() for split in splits}
+        plain = {split: _BEFORE.sub("", split, count=1).lower() for split in splits}
         fitting = sorted((name for name in plain.values() if name.startswith(beginnings)), key=lambda n: (n != role, n))
         if fitting:
             roles[role] = "+".join(split for split in splits if plain[split] == fitting[0])

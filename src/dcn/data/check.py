@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,10 @@ from dcn.data import auto
 from dcn.data.catalog import FORMATS, find_format
 from dcn.data.duplicates import report_duplicates
 from dcn.data.findings import CheckOptions, Findings
+from dcn.data.format import Format
+from dcn.formats.index_masks import IGNORE
 from dcn.formats.problems import Collector, attempt
+from dcn.structures import Sample, Target
 
 __all__ = ["Findings", "check_dataset", "detect_format", "splits_of"]
 
@@ -73,10 +77,37 @@ def check_dataset(
             return Findings(format or "", 0, {}, collector.problems())
         format = format or detected
     row = find_format(format)
-    if row.check is None:
+    if row.splits is None:
         raise ValueError(f"format: expected one that has files, got {format!r}, which is generated")
-    findings = row.check(root, split, CheckOptions(classes, annotations, images, upright))
+    check = row.check or partial(check_by_reading, format, row)
+    findings = check(root, split, CheckOptions(classes, annotations, images, upright))
     if not told:
         return findings
     report_duplicates(root, format, collector.add)
     return replace(findings, layout=row.says, problems=[*findings.problems, *collector.problems()])
+
+
+def check_by_reading(name: str, row: Format, root: Path, split: str | None, options: CheckOptions) -> Findings:
+    """Open every split of a format without a check of its own and read every sample; problems are the errors raised."""
+    assert row.splits is not None  # a format that has files
+    collector = Collector()
+    names = [split] if split is not None else attempt(partial(row.splits, root), collector.add, root, "") or []
+    counts: Counter[str] = Counter()
+    images = 0
+    for part in names:
+        dataset = attempt(partial(row.open, root, part), collector.add, root, part)
+        for index in range(0 if dataset is None else len(dataset)):
+            assert dataset is not None
+            images += 1
+            sample = attempt(partial(dataset.__getitem__, index), collector.add, dataset.image_path(index) or root, "")
+            counts.update(dataset.classes[label] for label in labels_of(sample))
+    return Findings(name, images, dict(sorted(counts.items())), collector.problems())
+
+
+def labels_of(sample: Sample | None) -> list[int]:
+    """The label of every object of a sample, or every class of a segmentation mask."""
+    target = None if sample is None else sample.target
+    if target is None:
+        return []
+    found = target.labels if isinstance(target, Target) else target.labels.unique()
+    return [label for label in found.tolist() if label != IGNORE]

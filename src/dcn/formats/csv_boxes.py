@@ -1,5 +1,6 @@
 """Boxes in CSV files: ``file, x1, y1, x2, y2, class`` in pixels, with or without a line that names the columns.
 
+With names, width and height of the box may stand in place of ``x2`` and ``y2`` (``bbox_x``, ``bbox_width``, ...).
 Corners are continuous edges, as they are written. A line with a file and nothing else is an image without objects.
 ``classes.csv`` or ``classes.txt``, with a name a line, fixes the order of the classes; otherwise they are sorted.
 """
@@ -8,14 +9,14 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
 from dcn.formats import fields
 from dcn.formats.documents import read_text
-from dcn.formats.file_names import SUFFIXES, files_in, posix, resolve
+from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix, resolve
 from dcn.formats.images import image_size
 from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE
 from dcn.formats.problems import Problem, Report, attempt, short
@@ -23,12 +24,31 @@ from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 from dcn.suggest import one_of
 
 _COLUMNS = {
-    "file": ("file", "filename", "file_name", "image", "image_path", "img_path", "path", "image_name", "img"),
+    "file": (
+        "file",
+        "filename",
+        "file_name",
+        "image",
+        "image_path",
+        "img_path",
+        "path",
+        "image_name",
+        "img",
+        "image_id",
+    ),
     "x1": ("x1", "xmin", "x_min", "left"),
     "y1": ("y1", "ymin", "y_min", "top"),
     "x2": ("x2", "xmax", "x_max", "right"),
     "y2": ("y2", "ymax", "y_max", "bottom"),
-    "class": ("class", "class_name", "label", "name", "category"),
+    "class": ("class", "class_name", "label", "label_name", "name", "category"),
+}
+# Where there is no x2: a corner and the sides of the box. Plain `width` is the image's if there is an x2.
+_SIDES = {
+    **_COLUMNS,
+    "x1": (*_COLUMNS["x1"], "x", "bbox_x", "box_x"),
+    "y1": (*_COLUMNS["y1"], "y", "bbox_y", "box_y"),
+    "x2": ("bbox_width", "box_width", "bbox_w", "w", "width"),
+    "y2": ("bbox_height", "box_height", "bbox_h", "h", "height"),
 }
 _ORDER = tuple(_COLUMNS)
 _NAME_FILES = ("classes.csv", "classes.txt")
@@ -36,8 +56,9 @@ _NAME_FILES = ("classes.csv", "classes.txt")
 
 @dataclass(frozen=True)
 class _Table:
-    """The rows of a file: ``(line number, cells in the order of _ORDER)``."""
+    """The rows of a file: ``(line number, cells in the order of _ORDER)``; ``sides``: width and height for x2, y2."""
 
+    sides: bool
     rows: tuple[tuple[int, tuple[str, ...]], ...]
 
 
@@ -52,7 +73,10 @@ def _read_table(file: Path, _changed: int) -> _Table:
     except (csv.Error, StopIteration) as error:
         raise ValueError(f"{file}: malformed CSV ({error})") from error
     header = [cell.strip().lower() for cell in cells[0][1]]
-    positions = [next((header.index(name) for name in names if name in header), -1) for names in _COLUMNS.values()]
+    positions = _positions(header, _COLUMNS)
+    sides = min(positions) < 0 and min(_positions(header, _SIDES)) >= 0
+    if sides:
+        positions = _positions(header, _SIDES)
     if min(positions) >= 0:
         cells = cells[1:]
     elif _looks_like_row(cells[0][1]):
@@ -62,8 +86,14 @@ def _read_table(file: Path, _changed: int) -> _Table:
             f"{file}: expected columns {', '.join(_ORDER)} or lines 'file,x1,y1,x2,y2,class', got {short(text[0][1])}"
         )
     return _Table(
-        tuple((number, tuple(row[p].strip() if p < len(row) else "" for p in positions)) for number, row in cells)
+        sides,
+        tuple((number, tuple(row[p].strip() if p < len(row) else "" for p in positions)) for number, row in cells),
     )
+
+
+def _positions(header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> list[int]:
+    """Where each column is; -1 for one that is missing."""
+    return [next((header.index(name) for name in names if name in header), -1) for names in columns.values()]
 
 
 def _looks_like_row(cells: Sequence[str]) -> bool:
@@ -73,6 +103,15 @@ def _looks_like_row(cells: Sequence[str]) -> bool:
 
 def _table(file: Path) -> _Table:
     return _read_table(file, file.stat().st_mtime_ns)
+
+
+def problem_of(file: Path) -> str | None:
+    """Why a file holds no boxes."""
+    try:
+        _table(file)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def available_splits(root: Path) -> dict[str, Path]:
@@ -118,14 +157,15 @@ def _classes(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
 
 def _read_file(root: Path, file: Path, report: Report, upright: bool) -> list[BoxRecord]:
     by_image: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
-    for number, cells in _table(file).rows:
+    table = _table(file)
+    for number, cells in table.rows:
         if cells[0]:
             by_image.setdefault(cells[0], []).append((number, cells))
         else:
             report(Problem(file, f"line {number}", "expected the name of an image in the first column, got nothing"))
-    records = []
+    records, folders = [], _folders(root, file)
     for name, rows in by_image.items():
-        image = _image(root, file, name)
+        image = _image(folders, name)
         if image is None:
             report(Problem(file, f"line {rows[0][0]}", f"the image {short(name)} does not exist"))
             continue
@@ -136,29 +176,39 @@ def _read_file(root: Path, file: Path, report: Report, upright: bool) -> list[Bo
         for number, cells in rows:
             if any(cells[1:]):
                 entry = f"line {number}"
-                objects.append(attempt(partial(_object, cells, entry, size), report, file, entry))
+                objects.append(attempt(partial(_object, cells, entry, size, table.sides), report, file, entry))
         kept = tuple(item for item in objects if item is not None)
         records.append(BoxRecord(relative_name(image, root), image, file, size, kept))
     return records
 
 
-def _image(root: Path, file: Path, name: str) -> Path | None:
-    """The image inside of ``root`` that a cell names: paths of other machines are cut to what exists."""
+def _folders(root: Path, file: Path) -> list[Path]:
+    """Where the images of a file may be: ``train_labels.csv`` stands beside ``images/train`` too."""
+    named = (*(root / folder for folder in (*IMAGE_FOLDERS, file.stem)), file.parent / "images")
+    folders = [folder for folder in (file.parent, root, *named) if folder.is_dir()]
+    inner = sorted(path for folder in folders for path in folder.iterdir() if path.is_dir())
+    return list(dict.fromkeys([*folders, *(path for path in inner if file.stem.lower().startswith(path.name.lower()))]))
+
+
+def _image(folders: Sequence[Path], name: str) -> Path | None:
+    """The image that a cell names, perhaps without its ending: paths of other machines are cut to what exists."""
     parts = [part for part in posix(name).split("/") if part not in ("", ".", "..")]
-    folders = [file.parent, root, *(root / folder for folder in (*IMAGE_FOLDERS, file.stem)), file.parent / "images"]
     for start in range(len(parts)):
-        for folder in dict.fromkeys(folders):
-            image = resolve(folder, "/".join(parts[start:])) if folder.is_dir() else None
+        for folder in folders:
+            rest = "/".join(parts[start:])
+            image = resolve(folder, rest) or (None if rest.lower().endswith(SUFFIXES) else image_of(folder, rest))
             if image is not None:
                 return image
     return None
 
 
-def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int]) -> BoxObject:
+def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int], sides: bool) -> BoxObject:
     try:
         x1, y1, x2, y2 = (float(cell) for cell in cells[1:5])
     except ValueError as error:
         raise ValueError(f"expected four numbers x1, y1, x2, y2, got {short(list(cells[1:5]))}") from error
+    if sides:
+        x2, y2 = x1 + x2, y1 + y2
     if not all(math.isfinite(v) and abs(v) < 1e9 for v in (x1, y1, x2, y2)):
         raise ValueError(f"expected four finite numbers x1, y1, x2, y2, got {short(list(cells[1:5]))}")
     if x2 < x1 or y2 < y1:

@@ -16,6 +16,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 _UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"|?*\\]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # devices of Windows
+_ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 _MAX_NAME = 120  # characters of one part; the file systems take 255 bytes, endings and numbers are added
 
 
@@ -57,7 +58,8 @@ def resolve(folder: Path, name: str) -> Path | None:
     """The file that an annotation means by ``name``, relative to a folder, or ``None``.
 
     Backslashes may stand for slashes, the ending may be in another letter case (``a.jpg`` for ``a.JPG``), and the name
-    may repeat that of the folder (``images/a.jpg`` in ``images``).
+    may repeat that of the folder (``images/a.jpg`` in ``images``). A path of another machine (``/home/me/images/a.jpg``
+    or with a drive) is cut to what exists.
     """
     plain = posix(name)
     for spelling in dict.fromkeys((name, plain, plain.removeprefix("./").removeprefix(f"{folder.name}/"))):
@@ -69,7 +71,10 @@ def resolve(folder: Path, name: str) -> Path | None:
             return None
     path = folder / plain
     match = [p for p in _by_stem(path.parent).get(path.stem, ()) if p.suffix.lower() == path.suffix.lower()]
-    return match[0] if match else None
+    if match or not _ABSOLUTE.match(plain):
+        return match[0] if match else None
+    ends = (plain.split("/", start)[start].lstrip("/") for start in range(1, plain.count("/") + 1))
+    return next((found for end in ends if end and (found := resolve(folder, end)) is not None), None)
 
 
 def image_of(folder: Path, stem: str) -> Path | None:

@@ -20,12 +20,14 @@ from dcn.formats.layouts import FolderPair, folder_pairs
 from dcn.formats.masks import check_segmentation
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+from dcn.suggest import one_of
 
 FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
 """Names of folders of JSON files."""
 
 BACKGROUND = "_background_"
 _PEEK = 2**16  # bytes at either end of a file in which its keys are looked for
+_POINTS = {"polygon": "3 or more", "rectangle": "2 or 4", "circle": "2"}
 _CORNERS = 32  # of the polygon that stands for a circle
 
 
@@ -70,8 +72,8 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     """
     pairs = available_splits(root)
     if split not in pairs:
-        known = ", ".join(pairs) or "no folder of images and JSON files of LabelMe"
-        raise ValueError(f"split: {root} has no part {split!r}; there is {known}")
+        known = one_of(pairs, "a folder of images and JSON files of LabelMe")
+        raise ValueError(f"split: expected {known} in {root}, got {split!r}")
     names: set[str] = set()
     records = []
     for name, pair in pairs.items():
@@ -141,7 +143,7 @@ def _object(shape: object, entry: str, size: tuple[int, int]) -> BoxObject:
     # LabelMe lets corners pass the edge of the image; the image ends there for the object too.
     height, width = size
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        raise ValueError(f"the shape {fields.outside(size)}")
+        raise ValueError(f"expected a shape {fields.within(size)}, got {short(shape.get('points'))}")
     cut = tuple(min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(outline))
     check_segmentation([list(cut)], size)
     x1, y1, x2, y2 = (choose(cut[axis::2]) for choose in (min, max) for axis in (0, 1))
@@ -170,6 +172,6 @@ def _outline(kind: object, points: Sequence[tuple[float, float]]) -> list[float]
         radius = math.dist((x, y), edge)
         turns = (2 * math.pi * k / _CORNERS for k in range(_CORNERS))
         return [v for turn in turns for v in (x + radius * math.cos(turn), y + radius * math.sin(turn))]
-    if kind in ("polygon", "rectangle", "circle"):
-        raise ValueError(f"a {kind} has {len(points)} points; a polygon needs 3 or more, the others 2")
+    if kind in _POINTS:
+        raise ValueError(f"expected {_POINTS[kind]} points of a {kind}, got {len(points)}")
     raise ValueError(f"'shape_type': expected polygon, rectangle or circle, got {short(kind)}, which has no area")

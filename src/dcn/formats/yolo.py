@@ -1,13 +1,15 @@
 """YOLO text files: one line ``class x y width height`` an object, in shares of the image; or a polygon after the class.
 
-``data.yaml`` names the classes and the folders of the splits; without it ``classes.txt`` names the classes. A folder
-``images`` has its text files in the folder ``labels`` beside it. Images without a text file have no objects.
+``data.yaml`` names the classes and the folders of the splits, or text files that list their images; so does Darknet's
+``obj.data``. Without them ``classes.txt`` names the classes. A folder ``images`` has its text files in the folder
+``labels`` beside it. Images without a text file have no objects.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -38,16 +40,22 @@ def description(root: Path) -> Path | None:
     return None
 
 
-def available_splits(root: Path) -> dict[str, tuple[FolderPair, ...]]:
+@dataclass(frozen=True)
+class ImageList:
+    """A text file that lists the images of a split, a path a line."""
+
+    file: Path
+
+
+def available_splits(root: Path) -> dict[str, tuple[FolderPair | ImageList, ...]]:
     """The splits of a folder; empty where it is not in this layout (no names of classes, or no text files)."""
     file = description(root)
-    if file is not None:
-        said = read_yaml(file)
-        named = {
-            split: pairs for key, split in _KEYS.items() if (pairs := _pairs_of(root, said.get(key), key)) is not None
-        }
-        if named:
-            return named
+    said = _darknet(root) if file is None else read_yaml(file)
+    named = {
+        split: pairs for key, split in _KEYS.items() if (pairs := _sources_of(root, said.get(key), key)) is not None
+    }
+    if named:
+        return named
     if file is None and _names_file(root) is None:
         return {}
     return {name: (pair,) for name, pair in folder_pairs(root, ("labels", "Labels"), ".txt").items()}
@@ -57,26 +65,48 @@ def _names_file(root: Path) -> Path | None:
     return next((root / name for name in NAME_FILES if (root / name).is_file()), None)
 
 
-def _pairs_of(root: Path, value: object, key: str) -> tuple[FolderPair, ...] | None:
-    """The folders that one key of ``data.yaml`` names; ``None`` where none of them is in ``root``."""
+def _darknet(root: Path) -> dict[str, str]:
+    """The lines ``key = value`` of Darknet's ``obj.data``, which CVAT writes; nothing where the names are missing."""
+    file = root / "obj.data"
+    if not file.is_file() or _names_file(root) is None:
+        return {}
+    lines = (line.partition("=") for _, line in read_text(file, "description of the data").lines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def _sources_of(root: Path, value: object, key: str) -> tuple[FolderPair | ImageList, ...] | None:
+    """The folders and lists that one key of ``data.yaml`` names; ``None`` where none of them is in ``root``."""
     names = value if isinstance(value, list) else [value]
-    folders = [_folder(root, name, key) for name in names if isinstance(name, str) and name]
-    pairs = tuple(FolderPair(folder, _labels_of(folder, root)) for folder in folders if folder is not None)
-    return pairs or None
+    sources: list[FolderPair | ImageList] = []
+    for name in names:
+        if not isinstance(name, str) or not name:
+            continue
+        listed = _inside(root, name, Path.is_file) if name.lower().endswith(".txt") else None
+        folder = _folder(root, name, key) if listed is None else None
+        if listed is not None:
+            sources.append(ImageList(listed))
+        elif folder is not None:
+            sources.append(FolderPair(folder, _labels_of(folder, root)))
+    return tuple(sources) or None
+
+
+def _inside(root: Path, name: str, exists: Callable[[Path], bool]) -> Path | None:
+    """What a path means inside of ``root``: those of other machines and ``../`` are cut to what exists."""
+    parts = [part for part in PurePosixPath(posix(name)).parts if part not in ("/", ".", "..")]
+    for start in range(len(parts)):
+        path = root.joinpath(*parts[start:])
+        try:
+            if exists(path):
+                return path
+        except (OSError, ValueError):  # a name too long, or with a zero in it
+            return None
+    return None
 
 
 def _folder(root: Path, name: str, key: str) -> Path | None:
-    """The folder of images inside of ``root``: other machines' paths and ``../train/images`` are cut to what exists."""
-    parts = [part for part in PurePosixPath(posix(name)).parts if part not in ("/", ".", "..")]
-    for start in range(len(parts)):
-        folder = root.joinpath(*parts[start:])
-        try:
-            if folder.is_dir():
-                return folder
-        except (OSError, ValueError):  # a name too long, or with a zero in it
-            return None
+    """The folder of images inside of ``root`` that a description means, else the usual one of a split."""
     guesses = (root / key / "images", root / "images" / key)
-    return next((folder for folder in guesses if folder.is_dir()), None)
+    return _inside(root, name, Path.is_dir) or next((folder for folder in guesses if folder.is_dir()), None)
 
 
 def _labels_of(images: Path, root: Path) -> Path:
@@ -139,9 +169,27 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
         if part not in splits:
             known = one_of(splits, "a folder of images and text files")
             raise ValueError(f"split: expected {known} in {root}, got {part!r}")
-        for pair in splits[part]:
-            records += _read_pair(root, pair, classes, report, upright)
+        for source in splits[part]:
+            if isinstance(source, ImageList):
+                records += _read_list(root, source, classes, report, upright)
+            else:
+                records += _read_pair(root, source, classes, report, upright)
     return BoxFiles(classes, tuple(records))
+
+
+def _read_list(
+    root: Path, source: ImageList, classes: tuple[str, ...], report: Report, upright: bool
+) -> list[BoxRecord]:
+    records = []
+    for number, line in read_text(source.file, "list of images").lines():
+        image = _inside(root, line, Path.is_file)
+        if image is None:
+            report(Problem(source.file, f"line {number}", f"the image {short(line)} does not exist"))
+            continue
+        file = _labels_of(image.parent, root) / f"{image.stem}.txt"
+        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        records += [] if record is None else [record]
+    return records
 
 
 def _read_pair(

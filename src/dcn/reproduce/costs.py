@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
-from dcn.analysis.clock import interleaved
 from dcn.reproduce.rows import environment, read_table, write_table
 from dcn.reproduce.tables import Table
 
@@ -58,7 +58,7 @@ class CostRow:
         width: of the image.
         plain_parameters: how many.
         deformable_parameters: likewise.
-        plain_ms: forward time of one image, median.
+        plain_ms: processor time of a forward pass for one image, over all threads; median.
         deformable_ms: likewise.
         repetitions: of each.
         threads: that computed.
@@ -87,10 +87,12 @@ def measure_costs(
     networks: Sequence[Network],
     prepare: Callable[[str, int, tuple[int, int]], Prepared],
     *,
-    repetitions: int = 5,
+    repetitions: int = 3,
     path: Path | None = None,
 ) -> list[CostRow]:
-    """Time the networks, plain and deformable in turns, on the CPU.
+    """Time the networks on the CPU, plain and deformable in turns.
+
+    What counts is the time of the processor, which other work on the machine hardly changes.
 
     Args:
         networks: rows of the table.
@@ -111,8 +113,14 @@ def measure_costs(
 def _measure(network: Network, prepare: Callable[[str, int, tuple[int, int]], Prepared], repetitions: int) -> CostRow:
     pair = [prepare(name, network.classes, network.size) for name in (network.plain, network.deformable)]
     plain_count, deformable_count = (sum(parameter.numel() for parameter in model.parameters()) for model, _ in pair)
-    times = interleaved([call for _, call in pair], torch.device("cpu"), repetitions=repetitions, warm_up=1)
-    plain, deformable = (round(1000 * one.median, 1) for one in times)
+    times: list[list[float]] = [[], []]
+    for repetition in range(repetitions + 1):
+        for (_, call), own in zip(pair, times, strict=True):
+            start = time.process_time()
+            call()
+            if repetition > 0:  # the first call of each loads libraries
+                own.append(time.process_time() - start)
+    plain, deformable = (round(1000 * statistics.median(own), 1) for own in times)
     height, width = network.size
     return CostRow(
         network.title, height, width, plain_count, deformable_count, plain, deformable, repetitions, **environment()
@@ -139,7 +147,7 @@ def table4(rows: Sequence[CostRow]) -> Table | None:
         )
         for row in rows
     ]
-    header = ("network", "image", "parameters, M", "more", "paper, M", "forward, s", "more")
+    header = ("network", "image", "parameters, M", "more", "paper, M", "forward, s of a core", "more")
     return Table("Published networks, plain and deformable", header, tuple(lines)) if lines else None
 
 

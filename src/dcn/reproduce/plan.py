@@ -21,15 +21,15 @@ PLAIN = "plain"
 CONDITIONS = ("start", "tune", "offsets", "pool_offsets")
 """Keys of a layer of settings that count under a condition: the stage, or what is deformable in the variant."""
 
-START_SEED = 0
-"""Every system has one start on each data set, which all seeds share."""
+SHARED_SEED = 0
+"""Seed of the start that all seeds share, unless the data set says ``starts: own``."""
 
 _SECTIONS = {"recipe", "systems", "variants", "parts", "datasets"}
 _KEYS = {
     "systems": {"title", "task", "recipe", "aliases"},
     "variants": {"title", "recipe", "systems"},
     "parts": {"title", "variants", "systems"},
-    "datasets": {"like", "title", "systems", "sides", "folder", "recipe", "own"},
+    "datasets": {"like", "title", "systems", "sides", "starts", "folder", "recipe", "own"},
 }
 # What changes neither the weights nor the metrics: rows stay valid where it changes.
 _IRRELEVANT = {"workers": None, "log_every": None, "checkpoint_every": None, "eval": {"pictures": None}}
@@ -47,6 +47,7 @@ class Job:
         seed: of the recipe.
         settings: the recipe as it is in the plan, without folders, weights to start from and seed.
         start: the job whose weights it starts from.
+        own_start: whether each seed has a start of its own.
     """
 
     system: str
@@ -56,11 +57,13 @@ class Job:
     seed: int
     settings: Settings
     start: Job | None = None
+    own_start: bool = False
 
     @property
     def recipe(self) -> str:
         """What identifies the recipe: twelve digits that change with everything that matters to the result."""
         content = [_without(self.settings, _IRRELEVANT), None if self.start is None else self.start.recipe]
+        content += ["own start"] if self.own_start else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -108,8 +111,10 @@ class Plan:
     def job(self, dataset: str, system: str, variant: str, seed: int) -> Job:
         """The fine-tuning of a variant."""
         variant = self.resolved(system, variant)
-        start = Job(system, dataset, PLAIN, "start", START_SEED, self._settings(dataset, system, PLAIN, "start"))
-        return Job(system, dataset, variant, "tune", seed, self._settings(dataset, system, variant, "tune"), start)
+        own = self.datasets[dataset].get("starts", "shared") == "own"
+        settings = self._settings(dataset, system, PLAIN, "start")
+        start = Job(system, dataset, PLAIN, "start", seed if own else SHARED_SEED, settings)
+        return Job(system, dataset, variant, "tune", seed, self._settings(dataset, system, variant, "tune"), start, own)
 
     def _settings(self, dataset: str, system: str, variant: str, stage: Stage) -> Settings:
         data, change = self.datasets[dataset], self.variants[variant]
@@ -153,6 +158,7 @@ def read_plan(path: Path = PLAN) -> Plan:
         _check(f"{path}: parts.{part}.systems", own.get("systems", ()), plan.systems)
     for name, own in datasets.items():
         _check(f"{path}: datasets.{name}.systems", own["systems"], plan.systems)
+        _check(f"{path}: datasets.{name}.starts", [own.get("starts", "shared")], {"shared": None, "own": None})
     return plan
 
 

@@ -152,12 +152,12 @@ class Results:
         ]
 
 
-def claims_table(results: Results) -> Table | None:
-    """Deformable against plain, and against the best dilation: the answer in short."""
+def claims_table(results: Results, *, dilations: bool = True) -> Table | None:
+    """Deformable against plain, and with ``dilations`` against the best one: the answer in short."""
     plan, rows = results.plan, []
     for dataset, system in results.pairs():
         for metric in METRICS[plan.task(system)]:
-            best = results.best_atrous(dataset, system, metric)
+            best = results.best_atrous(dataset, system, metric) if dilations else None
             for reference in (PLAIN, best):
                 claim = reference and results.claim(dataset, system, DEFORMABLE, reference, metric)
                 if not reference or not claim:

@@ -159,21 +159,14 @@ def export(
     compared = list(images) or ([] if data is None else _pictures(data[1]))
     function = function_of(model, name, Form(size, batch, raw, precision))
     with written(path) as temporary:
-        metadata = FORMATS[format][1](function, temporary)
-        if precision == "int8":
-            metadata = quantize(temporary, temporary, metadata, _calibrating(metadata, calibration))
-        exported: Any = read_exported(temporary).eval()
-        limits = tolerance or TOLERANCES[precision]
-        parity = _parity(model, exported, compared, min_score, limits)
-        if parity.failures:
-            # Perhaps the model's results hang on the last digits of its numbers, in torch too.
-            parity = replace(parity, rounding=_parity(model, plain, compared, min_score, limits, exported.metadata))
+        exported = _write(function, temporary, format, calibration)
+        parity = _proof(model, plain, exported, compared, min_score, tolerance or TOLERANCES[precision])
         if parity.failures:
             raise ValueError(f"{path}: the exported model differs ({'; '.join(parity.failures)}); no file was written")
         evaluation = None if data is None or split is None else _evaluation(model, exported, *data, split)
     if with_example:
         shutil.copyfile(str(example.__file__), path.with_name(f"{path.stem}_example.py"))
-    return Exported(path, metadata, parity, evaluation)
+    return Exported(path, exported.metadata, parity, evaluation)
 
 
 def _check(
@@ -218,8 +211,23 @@ def _pictures(dataset: Any) -> list[Tensor]:
     return [some[index].image for index in range(len(some))]
 
 
-def _calibrating(metadata: Metadata, images: Sequence[Any]) -> list[Tensor]:
-    return [resize_image(open_image(image), *metadata.test_size)[0] for image in images]
+def _write(function: Function, path: Path, format: Format, calibration: Sequence[Any]) -> Any:
+    """Write the file, and open it."""
+    metadata = FORMATS[format][1](function, path)
+    if calibration:
+        images = [resize_image(open_image(image), *metadata.test_size)[0] for image in calibration]
+        quantize(path, path, metadata, images)
+    return read_exported(path).eval()
+
+
+def _proof(
+    model: Any, plain: Any, exported: Any, images: Sequence[Any], min_score: float | None, tolerance: Tolerance
+) -> Parity:
+    parity = _parity(model, exported, images, min_score, tolerance)
+    if not parity.failures:
+        return parity
+    # Perhaps the model's results hang on the last digits of its numbers, in torch too.
+    return replace(parity, rounding=_parity(model, plain, images, min_score, tolerance, exported.metadata))
 
 
 def _parity(

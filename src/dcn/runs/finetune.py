@@ -67,17 +67,17 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
         changes = [word for word in changes if not word.startswith("schedule.batch_size=")]
         settings["schedule"]["batch_size"] = _batch_size(recipe, dataset, world)
         recipe = _parsed(name, settings, changes)
-    steps = recipe.schedule.total_steps(math.ceil(len(dataset) / recipe.schedule.images_per_step))
-    settings["schedule"]["warmup"] = {"steps": min(500, max(steps // 10, 1)), "factor": 0.001, "kind": "linear"}
-    recipe = _parsed(name, settings, changes)
+    timing = _timing(recipe, len(dataset))
+    settings["schedule"] |= timing["schedule"]
+    recipe = _parsed(name, {**settings, "eval": timing["eval"]}, changes)
     schedule, transforms = recipe.schedule, recipe.transforms
-    length = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
+    shown = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
     LOGGER.info(
         "%s: settings for %d images: %s of batches of %d, short side %s, long side up to %d; recipe.yaml in the run "
         "folder has them all",
         name,
         len(dataset),
-        length,
+        shown,
         schedule.images_per_step,
         ", ".join(map(str, transforms.short)),
         transforms.long,
@@ -95,11 +95,23 @@ def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Reci
     for section, values in (settings or {"schedule": {"epochs": _EPOCHS[0]}}).items():
         content.setdefault(section, {}).update(values)
     if any(word.startswith("schedule.steps=") for word in changes):
-        content["schedule"].update(epochs=None, milestones=[])
-        content["eval"].pop("every", None)
+        content["schedule"]["epochs"] = None
     for word in changes:
         override(content, word)
     return resolve_root(parse(Recipe, content), None)
+
+
+def _timing(recipe: Recipe, images: int) -> dict[str, Any]:
+    """What follows from the length of the run: warm-up, steps of the learning rate, evaluations."""
+    schedule = recipe.schedule
+    total = schedule.total_steps(math.ceil(images / schedule.images_per_step))
+    if schedule.epochs is not None:
+        milestones, every = [schedule.epochs * 0.75, schedule.epochs * 0.92], max(schedule.epochs // 10, 1)
+    else:  # a run of a few steps is evaluated at its end alone
+        milestones = [max(1, round(total * share)) for share in (0.75, 0.92)]
+        every = total if total <= 100 else total // 10
+    warmup = {"steps": min(500, max(total // 10, 1)), "factor": 0.001, "kind": "linear"}
+    return {"schedule": {"milestones": milestones, "warmup": warmup}, "eval": {"every": every}}
 
 
 def _batch_size(recipe: Recipe, dataset: Dataset, world: World) -> int:
@@ -121,11 +133,7 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
     epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
     return {
         "transforms": {"short": [short], "long": math.ceil(short * _LONG)},
-        "schedule": {
-            "epochs": epochs,
-            "milestones": [epochs * 0.75, epochs * 0.92],
-        },
-        "eval": {"every": max(epochs // 10, 1)},
+        "schedule": {"epochs": epochs},
     }
 
 

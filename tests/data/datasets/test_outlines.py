@@ -117,12 +117,12 @@ def test_a_circle_covers_its_area(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        (_shape("a", [[1, 1], [5, 5]]), "a polygon has 2 points"),
+        (_shape("a", [[1, 1], [5, 5]]), "expected 3 or more points of a polygon, got 2"),
         (_shape("a", [[1, 1], [5, 5]], "line"), "'shape_type': expected polygon, rectangle or circle, got 'line'"),
-        (_shape("a", [[1, 1]], "circle"), "a circle has 1 points"),
+        (_shape("a", [[1, 1]], "circle"), "expected 2 points of a circle, got 1"),
         (_shape("a", [[1, "x"], [5, 5], [7, 8]]), "'points': expected a finite number, got 'x'"),
         (_shape("a", [[1, 1], [5], [7, 8]]), r"'points': expected a list of \[x, y\]"),
-        (_shape("a", [[70, 1], [90, 1], [90, 8]]), "the shape lies outside the image of 64x48 pixels"),
+        (_shape("a", [[70, 1], [90, 1], [90, 8]]), "expected a shape inside the image of 64x48 pixels"),
         (_shape("", [[1, 1], [5, 1], [7, 8]]), "'name': expected a text"),
         ("shape", "expected a shape, got 'shape'"),
     ],

@@ -130,8 +130,12 @@ def test_what_a_file_holds_beside_its_backbone_is_logged(tmp_path: Path, caplog:
     assert "arg:rfcn_cls_offset_t_bias" in caplog.text
 
 
-def test_a_backbone_of_ones_own_gets_its_weights_elsewhere(tmp_path: Path) -> None:
-    model = nn.Module()
-    model.backbone, model.preprocess = nn.Identity(), Preprocess()
-    with pytest.raises(ValueError, match="expected a ResNet as the backbone, got Identity; load the weights"):
-        load_backbone(model, tmp_path / "x.pth")
+def test_a_backbone_of_ones_own_takes_its_own_state_dict(tmp_path: Path) -> None:
+    model, source = nn.Module(), nn.Conv2d(3, 4, 1)
+    model.backbone, model.preprocess = nn.Conv2d(3, 4, 1), Preprocess()
+    torch.save(source.state_dict(), tmp_path / "x.pth")
+    assert load_backbone(model, tmp_path / "x.pth") == []
+    torch.testing.assert_close(model.backbone.weight, source.weight, rtol=0, atol=0)
+    torch.save({"kernel": torch.zeros(4, 3, 1, 1)}, tmp_path / "y.pth")
+    with pytest.raises(ValueError, match=r"y\.pth: expected the tensors of the model"):
+        load_backbone(model, tmp_path / "y.pth")

@@ -12,7 +12,7 @@ from dcn.formats.file_names import files_in, image_files
 from dcn.formats.images import read_index_image
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
 from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs
-from dcn.formats.problems import attempt
+from dcn.formats.problems import Problem, attempt
 from dcn.suggest import one_of
 
 FOLDERS = ("masks", "labels", "annotations", "SegmentationClass", "segmentation")
@@ -60,9 +60,16 @@ def open_masks(
 def available_splits(root: Path) -> list[str]:
     """The splits of a folder; empty where its masks are no index images."""
     pairs = _pairs(root)
-    first = [item.mask for pair in pairs.values() for item in _files(root, pair) if item.mask is not None][:3]
-    read = (attempt(partial(read_index_image, mask), lambda problem: None, mask, "") for mask in first)
-    return list(pairs) if first and all(mask is not None for mask in read) else []
+    return list(pairs) if pairs and first_problem(root) is None else []
+
+
+def first_problem(root: Path) -> str | None:
+    """Why the first masks of a folder are no index images; ``None`` where they are, or where there are none."""
+    first = [item.mask for pair in _pairs(root).values() for item in _files(root, pair) if item.mask is not None][:3]
+    problems: list[Problem] = []
+    for mask in first:
+        attempt(partial(read_index_image, mask), problems.append, mask, "")
+    return str(problems[0]) if problems else None
 
 
 def _pairs(root: Path) -> dict[str, FolderPair]:
