@@ -112,7 +112,7 @@ def test_dark_mode_is_dark(page: Any) -> None:
         "return [...document.querySelectorAll('img')].map(i => [i.className, getComputedStyle(i).filter != 'none'])"
     )
     assert filters
-    assert all(changed == (kind == "diagram") for kind, changed in filters)  # photographs stay as they are
+    assert all(changed == kind.startswith("diagram") for kind, changed in filters)  # photographs stay as they are
 
 
 def test_a_phone_shows_it_without_scrolling_sideways(page: Any) -> None:

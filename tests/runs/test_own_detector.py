@@ -92,7 +92,7 @@ def test_it_goes_through_every_verb(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert all(part in printed for part in ("images/s", "backbone", "head", "deformable layers"))
     assert main(["bench", "model", "cells", "--size", "64x64", "--repetitions", "1", "--device", "cpu", "--train"]) == 0
     capsys.readouterr()
-    assert main(["analyze", str(run), "--device", "cpu"]) == 0
+    assert main(["analyze", "effective-dilation", str(run), "--device", "cpu"]) == 0
     assert "backbone.3" in capsys.readouterr().out
     assert main(["models", "cells"]) == 0
     parameters = sum(parameter.numel() for parameter in cells().parameters())

@@ -98,6 +98,13 @@ def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
     assert np.corrcoef(rows, columns)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize("count", [12, 80])
+def test_many_classes_are_drawn_below_their_mean(count: int, recwarn: pytest.WarningsRecorder) -> None:
+    curves = {f"a class with a long name {i}": ([0.0, 0.5, 1.0], [1.0, 0.5, 0.1]) for i in range(count)}
+    assert _shows(precision_recall(curves), (0, 0x72, 0xB2))
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+
+
 def test_an_interval_without_zero_has_a_colour() -> None:
     """The other one is grey."""
     assert not _shows(intervals({"AP": (0.1, -0.1, 0.3)}), (0, 0x72, 0xB2))

@@ -82,6 +82,8 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         got = f"the model {arguments.words[0]!r}" if arguments.words else "no --annotations"
         raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
     if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
+        if arguments.report:
+            raise ValueError("--report: expected a file of detections, got segmentation masks; report a run instead")
         return evaluate_mask_files(
             arguments.results,
             arguments.annotations,

@@ -21,7 +21,7 @@ from dcn.report.explorer import Observation, chosen_parts, observe
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predict import open_predictor
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import StrPath
+from dcn.runs.sources import StrPath, shipped_models
 from dcn.structures import Detections, SegmentationMap
 from dcn.vis import LayerOffsets, contact_sheet, draw_detections, draw_sampling_points, offset_heatmap, sampling_points
 from dcn.vis.rois import draw_parts
@@ -209,7 +209,8 @@ def show(
         predictor = source
     else:
         predictor = open_predictor(chosen.model if source is None else source, None, changes, device=device)
-    named = named_images(images, chosen.model)
+    shipped = source if isinstance(source, str) and source in shipped_models() else chosen.model
+    named = named_images(images, shipped)
     stems = stems_of([Path(f"{stem}.jpg") for stem, _ in named])
     folder.check(f"{stem}.jpg" for stem in stems)
     written = []

@@ -23,6 +23,7 @@ Picture = Tensor | bytes | StrPath
 
 _SIGNATURES = ((b"\x89PNG", "png"), (b"\xff\xd8", "jpeg"), (b"GIF8", "gif"), (b"RIFF", "webp"))
 
+_WIDE = 1300  # pixels; a wider diagram gets the width of the page
 _STYLE = (Path(__file__).parent / "assets" / "page.css").read_text(encoding="utf-8")
 
 
@@ -164,7 +165,10 @@ def _figure(picture: Picture, alt: str, caption: str) -> str:
         raise ValueError("alt: expected a text that says what the picture shows, got none")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     # Diagrams are drawn on white; in dark mode the style turns their lightness around, not that of photographs.
-    kind = ' class="diagram"' if isinstance(picture, bytes) else ""
+    kind = ""
+    if isinstance(picture, bytes):
+        wide = picture[:4] == b"\x89PNG" and int.from_bytes(picture[16:20], "big") > _WIDE
+        kind = ' class="diagram wide-diagram"' if wide else ' class="diagram"'
     return f'<figure><img{kind} src="{_data_uri(picture)}" alt="{escape(alt, quote=True)}">{below}</figure>'
 
 

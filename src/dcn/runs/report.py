@@ -21,6 +21,7 @@ from dcn.engine.recipe import dump_recipe
 from dcn.formats.coco_writer import coco_rows, target_rows
 from dcn.metrics import MeanIoU
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
+from dcn.report.comparison import mean_iou
 from dcn.report.detection_page import detection_page
 from dcn.report.diagnosis import IouType, diagnose
 from dcn.report.page import Page
@@ -204,9 +205,10 @@ class CollectedConfusions:
         confusion = self.confusion
         right = np.diagonal(confusion, axis1=1, axis2=2).sum(1) / np.maximum(confusion.sum((1, 2)), 1)
         indices = _indices(opened, len(right))
+        ious = mean_iou(confusion)
         examples = [
-            _example(opened, indices[index], f"{right[index]:.0%} of the pixels are right")
-            for index in np.argsort(right, kind="stable")[:EXAMPLES]
+            _example(opened, indices[index], f"mean IoU {ious[index]:.2f}, {right[index]:.0%} of the pixels are right")
+            for index in np.argsort(ious, kind="stable")[:EXAMPLES].tolist()
         ]
         names = _names(opened, len(right))
         return segmentation_page(replace(facts, examples=examples), opened.dataset.classes, confusion, names)

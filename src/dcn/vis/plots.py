@@ -17,6 +17,7 @@ StrPath = str | PathLike[str]
 
 # Okabe and Ito without the yellow, which is too light for lines on white; line styles follow where the colours end.
 _LINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+_MOST_NAMED = 12
 _LINE_STYLES = ("-", "--", ":")
 
 
@@ -62,13 +63,30 @@ def metric_curves(
 def precision_recall(
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]], *, path: StrPath | None = None
 ) -> bytes:
-    """Precision over recall, one line for each class: from `dcn.metrics.VocAP.curves`. Returns the PNG."""
+    """Precision over recall, one line for each class: from `dcn.metrics.VocAP.curves`. Returns the PNG.
+
+    More than 12 classes are drawn pale and without names, below their mean.
+    """
     figure, axes = _axes((5.0, 3.8))
+    many = len(curves) > _MOST_NAMED
     for number, (name, (recall, precision)) in enumerate(curves.items()):
-        axes.plot(np.r_[0.0, recall], np.r_[1.0, precision], label=name, **_style(number))
+        style = {"color": "#888888", "linewidth": 0.6, "alpha": 0.5} if many else _style(number)
+        axes.plot(np.r_[0.0, recall], np.r_[1.0, precision], label=None if many else name, **style)
+    if many:
+        grid = np.linspace(0, 1, 101)
+        mean = np.mean([_precision_at(grid, *curve) for curve in curves.values()], axis=0)
+        axes.plot(grid, mean, label=f"mean of {len(curves)} classes", **_style(0))
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.02), ylim=(0, 1.02))
-    _legend(axes, len(curves))
+    if many:
+        axes.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
+    else:
+        _legend(axes, len(curves))
     return _png(figure, path)
+
+
+def _precision_at(grid: Any, recall: npt.ArrayLike, precision: npt.ArrayLike) -> Any:
+    """The precision of one class at given recalls; 0 beyond the last."""
+    return np.interp(grid, np.asarray(recall), np.asarray(precision), right=0.0)
 
 
 def confusion_matrix(
