@@ -99,7 +99,7 @@ class Parity:
     def _of_detections(self) -> str:
         text = f"{self.images} images, {self.detections} detections: boxes differ by {self.boxes:.2g} px at most "
         text += f"(mean {self.mean_boxes:.2g}), scores by {self.scores:.2g} (mean {self.mean_scores:.2g}); "
-        text += f"{self.unmatched:.2g} have no counterpart"
+        text += f"{100 * self.unmatched:.2g} % have no counterpart"
         return text + (f"; {self.pixels:.2g} of the mask pixels differ" if self.pixels else "")
 
 
