@@ -213,9 +213,10 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
+            advice = "give one of them" if self.steps is None else "set one of them to null (schedule.epochs=null)"
             raise ValueError(
                 f"steps: give either steps or epochs (the unit of milestones and eval.every too), got "
-                f"steps={self.steps} and epochs={self.epochs}; set one of them to null"
+                f"steps={self.steps} and epochs={self.epochs}; {advice}"
             )
         if self.epochs is not None:
             _check_range("epochs", self.epochs, 0, above=True)
