@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +70,13 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def test_size_of(source: StrPath) -> tuple[int, int]:
-    """The size at which a model is tested, of its name or of its file."""
+    """The size at which a model is tested, of its name, its run or its file."""
     origin = find_source(source)
     if origin is None:
-        size: Any = default_test_size(str(source))
-    else:
-        model, options = described(origin.weights)
-        size = options.get("test_size") or default_test_size(model)
-    return int(size[0]), int(size[1])
+        return default_test_size(str(source))
+    name, options = described(origin.weights)
+    height, width = options.get("test_size") or default_test_size(name)
+    return int(height), int(width)
 
 
 def make_model(

@@ -70,7 +70,7 @@ def _workload(arguments: argparse.Namespace) -> Workload:
     from dcn.bench.workload import Workload, parse_size, test_size_of
     from dcn.engine.distributed import choose_device
 
-    size: Any = test_size_of(arguments.name) if arguments.size is None else parse_size(arguments.size)
+    size = test_size_of(arguments.name) if arguments.size is None else parse_size(arguments.size)
     if arguments.train and (arguments.compile or arguments.cuda_graph):
         option = "--compile" if arguments.compile else "--cuda-graph"
         raise ValueError(f"--train: expected no option for inference beside it, got {option}; leave it out")
