@@ -98,8 +98,8 @@ def scale_weights(model: Any, image: Tensor) -> None:
 
     def hook(name: str) -> Callable[..., Tensor | None]:
         def scale(layer: Any, inputs: Any, output: Tensor) -> Tensor | None:
-            if id(layer) in done:
-                return None  # shared between the levels of a pyramid
+            if id(layer) in done or (output.ndim == 2 and len(output) < 8):
+                return None  # shared between the levels of a pyramid, or of a level without regions
             done.add(id(layer))
             mean = output.mean([0, *range(2, output.ndim)], keepdim=True)
             factor = _target(name, layer, offsets) / (output - mean).std().clamp_min(1e-6)
