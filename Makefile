@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CSRC := CMakeLists.txt $(wildcard src/dcn/kernels/cpu/csrc/*)
 
-.PHONY: demo test test-slow check fmt bench bench-gpu clean
+.PHONY: demo test test-slow check fmt bench bench-gpu screenshots clean
 
 $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -49,6 +49,10 @@ bench-gpu:
 	.venv-bench/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.2 numpy onnx==1.23.2 onnxruntime==1.31.1
 	.venv-bench/bin/python -m pip install --quiet --no-deps -e .
 	touch $@
+
+# The pictures of README and docs; needs Chromium and its driver.
+screenshots: $(STAMP)
+	$(BIN)/python -m tests.browser.screenshots docs/images
 
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -26,12 +26,16 @@ QUICK = [
 def sources() -> dict[str, str]:
     """The three files of the page by name."""
     blocks = dict(re.findall(r"^```(python|yaml|toml)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE))
-    return {"tinynet.py": blocks["python"], "tinynet.yaml": blocks["yaml"], "pyproject.toml": blocks["toml"]}
+    return {
+        "tinynet/__init__.py": blocks["python"],
+        "tinynet/tinynet.yaml": blocks["yaml"],
+        "pyproject.toml": blocks["toml"],
+    }
 
 
 def write_package(folder: Path, *, install: bool) -> Path:
     """Module and recipe; with ``install`` also what an installer writes beside them: metadata with the entry points."""
-    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tinynet").mkdir(parents=True, exist_ok=True)
     for name, text in sources().items():
         (folder / name).write_text(text)
     if install:

@@ -12,7 +12,8 @@ SOURCE = Path(__file__).parents[1] / "src"
 FILES = sorted((SOURCE / "dcn").rglob("*.py"))
 
 LEAVES = {
-    *("boxes", "checks", "checksums", "class_names", "extras", "plugins", "structures", "suggest", "threads", "tta")
+    *("boxes", "checks", "checksums", "class_names", "colors", "extras", "notebook", "plugins", "structures"),
+    *("suggest", "threads", "tta"),
 }
 # What DESIGN allows; floors that are still to be built have their rule already.
 MODEL_READERS = {"nn", "models", "metrics"} | LEAVES
@@ -52,6 +53,8 @@ OUTSIDE: dict[str, set[str]] = {
     "checks": {"torch"},
     "structures": {"torch", "numpy"},
     "class_names": set(),
+    "colors": set(),
+    "notebook": {"torch", "numpy"},
     "suggest": set(),
     "tta": set(),
     "checksums": {"torch"},

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dcn import notebook
+
 
 def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
     wrong_rank = value.ndim != len(shape)
@@ -136,6 +138,12 @@ class Detections:
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
+    def _repr_html_(self) -> str:
+        return notebook.boxes_html(self.boxes, self.scores, self.labels)
+
+    def _repr_png_(self) -> bytes:
+        return notebook.boxes_png(self.boxes, self.labels)
+
     def select(self, keep: Tensor) -> Detections:
         """Only the detections of an index or boolean tensor ``[N]``."""
         masks = None if self.masks is None else self.masks[keep]
@@ -161,6 +169,9 @@ class SegmentationMap:
 
     def __post_init__(self) -> None:
         _check("labels", self.labels, (None, None), (torch.int64,))
+
+    def _repr_png_(self) -> bytes:
+        return notebook.labels_png(self.labels)
 
     def to(self, device: torch.device | str) -> SegmentationMap:
         """The same map on ``device``; a copy from pinned memory to a GPU is not waited for."""

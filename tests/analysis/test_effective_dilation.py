@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dcn.analysis import Spread, categories_of, dilation_statistics, effective_dilation
 from dcn.nn import DeformConv2d
-from dcn.structures import Sample, SegmentationMap, Target
+from dcn.structures import Sample, Target
 from tests.vis.networks import Photo, deformable, plain
 
 SMALL, MEDIUM, LARGE, BACKGROUND, LEFT_OUT = 0, 1, 2, 3, -1
@@ -284,13 +284,6 @@ def test_layers_on_regions_and_of_one_tap_are_passed_over() -> None:
         pytest.param(nn.Conv2d(1, 1, 1), [[FLAT]], (32, 96), "model: expected at least one", id="plain"),
         pytest.param(Pair((16, 12)), [], (32, 96), "batches: expected images", id="nothing"),
         pytest.param(Pair((16, 12)), [[TALL]], (96, 32), "sides: expected two lengths", id="order"),
-        pytest.param(
-            Pair((10, 12)),
-            [[Sample(FLAT.image, SegmentationMap(torch.zeros(40, 48, dtype=torch.int64)))]],
-            (32, 96),
-            "batches: expected samples with boxes",
-            id="label-maps",
-        ),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

@@ -110,6 +110,41 @@ def test_points_outside_of_the_map_are_marked(browser: Any, tmp_path: Path) -> N
     assert [p["inside"] for p in traced["levels"][0]["points"]] == [False, True, True] * 3
 
 
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 1, 2)], ids=["stride1", "strides212"])
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_points_outside_are_marked_through_three_layers(
+    browser: Any, tmp_path: Path, name: str, strides: tuple[int, ...]
+) -> None:
+    """A point counts as inside if it and all taps on its way lie on their maps: less than one cell off still reads."""
+    open_page(browser, tmp_path, [observe(stack(TRANSFORMS[name], strides, 1), gray())])
+    seen: set[bool] = set()
+    for unit in ((0, 0), (SIZE[0] // math.prod(strides) - 1, 1), (4, 7)):
+        traced = browser.execute_script("return dcnExplorer.trace(0, 2, 3, 0, arguments[0], true)", list(unit))
+        expected_flags = inside_flags(TRANSFORMS[name], strides, unit)
+        for level, flags in zip(traced["levels"], expected_flags, strict=True):
+            assert [p["inside"] for p in level["points"]] == flags
+        seen |= set(expected_flags[2])
+    assert seen == {False, True}
+
+
+def inside_flags(transform: tuple[Tensor, Tensor], strides: tuple[int, ...], unit: tuple[int, int]) -> list[list[bool]]:
+    """For 9, 81 and 729 points whether they are read. What follows an unread tap is unread too."""
+    matrix, shift = transform
+    steps = (TAPS @ matrix.T + shift).tolist()
+    sizes = [SIZE]
+    for stride in strides:
+        sizes.append((-(-sizes[-1][0] // stride), -(-sizes[-1][1] // stride)))
+    points, inside, levels = [(float(unit[0]), float(unit[1]))], [True], []
+    for depth in reversed(range(len(strides))):
+        (height, width), stride = sizes[depth], strides[depth]
+        taps = [(y * stride + dy, x * stride + dx) for y, x in points for dy, dx in steps]
+        reads = [-1 < y < height and -1 < x < width for y, x in taps]
+        inside = [before and now for before, now in zip([b for b in inside for _ in steps], reads, strict=True)]
+        points = taps
+        levels.append(inside)
+    return levels
+
+
 @pytest.fixture
 def page(browser: Any, tmp_path: Path) -> Any:
     """A page of two images with detections, parts of a region, and three layers."""

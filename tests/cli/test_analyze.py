@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dcn.analysis import LayerDilation, Spread
+from dcn.analysis import LayerDilation, Spread, count_parameters
 from dcn.cli.analyze import _name, _short, table
 from dcn.cli.main import main
 from dcn.data import open_dataset
@@ -18,6 +18,7 @@ from dcn.data.datasets.synthetic import Synthetic
 from dcn.engine import save_weights
 from dcn.models import build
 from dcn.nn import DeformConv2d
+from dcn.runs.load import read_model
 
 NAME = "faster_rcnn_r18_fpn_mdconv_c3-c5"
 LAYERS = ["backbone.layer4.0.conv2", "backbone.layer4.1.conv2"]
@@ -60,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _command(folder: Path, *words: str) -> list[str]:
-    return ["analyze", str(folder), "--device", "cpu", *words]
+    return ["analyze", "effective-dilation", str(folder), "--device", "cpu", *words]
 
 
 def test_it_prints_writes_and_draws(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +108,15 @@ def test_weights_outside_of_a_run_and_images_and_sides_to_choose(folder: Path, t
     report = tmp_path / "dilation.json"
     weights = tmp_path / "model.safetensors"
     weights.write_bytes((folder / "weights" / "last.safetensors").read_bytes())
-    elsewhere = ["analyze", str(weights), "--recipe", str(folder / "recipe.yaml"), "--device", "cpu"]
+    elsewhere = [
+        "analyze",
+        "effective-dilation",
+        str(weights),
+        "--recipe",
+        str(folder / "recipe.yaml"),
+        "--device",
+        "cpu",
+    ]
     assert main([*elsewhere, "--json", str(report), "--images", "2", "--sides", "1", "2"]) == 0
     content = json.loads(report.read_text())
     filters = {category: one["filters"] for category, one in content["layers"][0]["effective_dilation"].items()}
@@ -154,9 +163,8 @@ def test_a_picture_leaves_out_what_all_names_begin_with(names: list[str], expect
         (["--batch", "0"], "--batch: expected 1 or more, got 0"),
         (["--images", "0"], "--images: expected 1 or more, got 0"),
         (["--sides", "96", "32"], "sides: expected two lengths in pixels"),
-        (["data.options.num_classes=2"], "classes: expected those of the model"),
     ],
-    ids=["batch", "images", "sides", "classes"],
+    ids=["batch", "images", "sides"],
 )
 def test_what_does_not_fit_is_refused(
     folder: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
@@ -172,3 +180,41 @@ def test_images_without_annotations_are_refused(
     monkeypatch.setattr(Synthetic, "annotated", False, raising=False)
     assert main(_command(folder)) == 2
     assert "synthetic:test: expected annotations" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("semantic", [False, True], ids=["boxes", "maps"])
+def test_a_segmentation_model_is_measured_on_any_data(semantic: bool, tmp_path: Path) -> None:
+    """Its classes need not be those of the data; objects are boxes or regions of a map."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "head_channels": 16, "test_size": (64, 96)}
+    weights, report, figure = tmp_path / "seg.safetensors", tmp_path / "a.json", tmp_path / "a.png"
+    save_weights(weights, build("deeplab_r18_dcn", ("a", "b"), **options), "deeplab_r18_dcn", options)
+    data = [f"data.options.{key}={json.dumps(value)}" for key, value in {**DATA, "semantic": semantic}.items()]
+    words = [str(weights), "--recipe", "synthetic_segmentation", *data, "transforms.short=64", "transforms.long=96"]
+    for what in (["effective-dilation"], ["receptive-field", "--units", "1"]):
+        command = ["analyze", *what, *words, "--device", "cpu", "--json", str(report), "--figure", str(figure)]
+        assert main([*command, "--sides", "20", "30"]) == 0
+        content = json.loads(report.read_text())
+        rows = content["layers"][0]["effective_dilation"] if "layers" in content else content["with_offsets"]
+        assert rows["background"]["filters"] > 0
+        assert sum(rows[kind]["filters"] for kind in ("small", "medium", "large")) > 0
+        figure.unlink()
+
+
+@pytest.mark.parametrize("source", ["weights", "name"])
+def test_costs_stand_beside_the_plain_form(source: str, folder: Path, tmp_path: Path) -> None:
+    report, figure = tmp_path / "a.json", tmp_path / "a.png"
+    what = "deeplab_r18_dcn" if source == "name" else str(folder)
+    words = ["--size", "64x64", "--repetitions", "1", "--device", "cpu", "--json", str(report), "--figure", str(figure)]
+    assert main(["analyze", "complexity", what, *words]) == 0
+    deformable, plain = json.loads(report.read_text())["models"]
+    assert deformable["name"].startswith(plain["name"])
+    assert deformable["parameters"] > plain["parameters"] > 0
+    assert deformable["multiply_adds"] > plain["multiply_adds"] > 0
+    for row in (deformable, plain):
+        assert 0 < row["forward"] <= row["runtime"]
+        assert row["low"] <= row["runtime"] <= row["high"]
+    assert figure.is_file()
+    if source == "weights":
+        own = count_parameters(read_model(folder))
+        assert deformable["parameters"] == own

@@ -27,8 +27,9 @@ def test_a_model_equals_itself() -> None:
     same = compare_detections(data, rows, rows, resamples=50)
     assert same.images == 30
     for difference in same.metrics.values():
-        assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+        assert (difference.value, difference.low, difference.high, difference.width) == (0, 0, 0, 0)
         assert not difference.shown
+        assert "(+0.0000 to +0.0000, width 0.0000)" in str(difference)
     assert all(a == b for _, a, b in same.changed)
 
 

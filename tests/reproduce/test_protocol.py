@@ -134,7 +134,7 @@ model:
 data: {format: synthetic, options: {length: 2, size: [64, 64], num_classes: 2, glyph_size: [20, 38], semantic: true}}
 transforms: {short: [64], long: 64, flip: 0.0}
 schedule: {steps: 2, batch_size: 2, lr: 0.01}
-eval: {every: 2, metric: miou, images: 1, pictures: 0}
+eval: {every: 2, metric: miou, images: 1, pictures: 0, report: false}
 workers: 0
 """
 

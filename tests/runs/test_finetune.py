@@ -11,7 +11,7 @@ from dcn.data import open_dataset
 from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
 from dcn.runs.finetune import finetuning, is_model
-from tests.data.layouts import LAYOUTS, items
+from tests.data.layouts import LAYOUTS, items, make_index_masks
 
 TINY = [
     "model.options={width: 0.125, stem_channels: 8, fpn_channels: 16, fc_channels: 16, rois_per_image: 16}",
@@ -90,6 +90,25 @@ def test_a_name_and_a_folder_train(folder: Path, tmp_path: Path, monkeypatch: py
     assert (run.finished, run.recipe.data.format, run.recipe.transforms.short) == (True, "auto", (64,))
     assert (run.folder / "splits.json").is_file()
     assert run.recipe.schedule.batch_size == 4  # of 7 images
+
+
+def test_a_segmentation_model_trains_on_outlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    LAYOUTS["LabelMe"].make(tmp_path / "data", items())
+    words = ["model.options={width: 0.125, head_channels: 8}", "model.backbone_weights=random", "workers=0"]
+    words += ["schedule.steps=1", "transforms.short=48", "transforms.long=64", "eval.images=2"]
+    run = dcn.train("deeplab_r18", tmp_path / "data", output=tmp_path, changes=words, device="cpu")
+    assert (run.recipe.eval.metric, run.recipe.schedule.lr_multipliers) == ("miou", {"head.*": 2.0})
+    assert run.metrics.keys() >= {"mIoU"}
+
+
+def test_data_of_the_other_task(tmp_path: Path) -> None:
+    LAYOUTS["VOC devkit"].make(tmp_path / "boxes", items())
+    make_index_masks(tmp_path / "masks", beside=False)
+    with pytest.raises(ValueError, match="expected an outline for every object, for its segmentation mask, got boxes"):
+        finetuning("deeplab_r18", [f"data.root={tmp_path / 'boxes'}"], ALONE)
+    with pytest.raises(ValueError, match="data: expected boxes for a detector, got none in masks:train"):
+        finetuning("faster_rcnn_r18_fpn", [f"data.root={tmp_path / 'masks'}"], ALONE)
 
 
 def test_refusals(folder: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The package of docs/plugins.md in fresh processes: installed or named, every verb, and two processes of torchrun."""
+"""The package of docs/plugins.md in fresh processes: installed or named, every verb, torchrun with two processes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ SOURCE = Path(__file__).parents[2] / "src"
 def environment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A folder with the package on its path and data in it, and what names the plug-in on the command line."""
     folder = tmp_path_factory.mktemp(request.param)
-    write_package(folder / "site", install=request.param == "installed")
     write_boxes(folder / "data")
-    return folder, [] if request.param == "installed" else ["--plugin", "tinynet"]
+    if request.param == "named":
+        write_package(folder / "site", install=False)
+        return folder, ["--plugin", "tinynet"]
+    pytest.importorskip("setuptools")
+    options = ["--no-deps", "--no-build-isolation", "--no-index", "--target", str(folder / "site")]
+    source = write_package(folder / "source", install=False)
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, str(source)], check=True)
+    return folder, []
 
 
 def _run(folder: Path, *command: str) -> str:

@@ -96,6 +96,7 @@ def test_a_crowd_leaves_out_plates_instead_of_piling_them_up() -> None:
     captions = [((50, 50, 90, 80), f"class {i} 0.50", (0, 0, 0)) for i in range(40)]
     plates = _place_plates(captions, (320, 240))
     assert 4 <= len(plates) < 20
+    assert not any(_overlap(a.rect, b.rect) for i, a in enumerate(plates) for b in plates[:i])
     assert plates[0].text == "class 0 0.50"
 
 
@@ -132,3 +133,21 @@ def test_contact_sheet_makes_room_for_captions() -> None:
 def test_contact_sheet_refuses_what_does_not_fit(count: int, captions: list[str] | None) -> None:
     with pytest.raises(ValueError, match="images: expected"):
         contact_sheet([_grey()] * count, captions=captions)
+
+
+@pytest.mark.parametrize("count", [3, 40, 200])
+@pytest.mark.parametrize("size", [(64, 64), (320, 240), (1000, 600)], ids=str)
+def test_no_plate_covers_another_or_leaves_the_image(size: tuple[int, int], count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    corners = torch.rand(count, 2, 2, generator=generator) * torch.tensor(size)
+    rects = [
+        (int(a[0]), int(a[1]), int(b[0]) + 1, int(b[1]) + 1)
+        for a, b in ((pair.amin(0), pair.amax(0)) for pair in corners)
+    ]
+    plates = _place_plates([(rect, f"class {i}", (0, 0, 0)) for i, rect in enumerate(rects)], size)
+    assert plates or size == (64, 64)
+    for index, plate in enumerate(plates):
+        x1, y1, x2, y2 = plate.rect
+        assert 0 <= x1 < x2 <= size[0]
+        assert 0 <= y1 < y2 <= size[1]
+        assert not any(_overlap(plate.rect, other.rect) for other in plates[:index])

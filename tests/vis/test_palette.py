@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.vis.palette import Color, cityscapes_palette, class_color, mix, text_color, voc_palette
+from dcn.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
+from dcn.vis.palette import (
+    Color,
+    cityscapes_palette,
+    class_color,
+    drawing_palette,
+    mix,
+    text_color,
+    voc_palette,
+)
 
 
 def _luminance(color: Color) -> float:
@@ -43,3 +52,19 @@ def test_mix_goes_from_one_to_the_other() -> None:
         (50, 60, 120),
         (100, 110, 220),
     ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "first"),
+    [
+        (("background", "A", "X"), [(0, 0, 0), class_color(0), class_color(1)]),
+        (("road", "tree"), [class_color(0), class_color(1)]),
+        (("background", *VOC_CLASSES), voc_palette()[:3]),
+        (CITYSCAPES_CLASSES, cityscapes_palette()[:3]),
+    ],
+    ids=["background", "own", "voc", "cityscapes"],
+)
+def test_maps_are_drawn_in_safe_or_known_colours(classes: tuple[str, ...], first: list[tuple[int, int, int]]) -> None:
+    palette = drawing_palette(classes)
+    assert palette[: len(first)] == first
+    assert len(palette) == 256

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dcn.vis import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
+from dcn.vis import (
+    bar_panels,
+    calibration_curve,
+    confusion_matrix,
+    field_maps,
+    histogram,
+    intervals,
+    loss_curves,
+    metric_curves,
+    precision_recall,
+    spread_bars,
+)
 from dcn.vis.plots import _points, _smoothed
 
 ROWS: list[dict[str, object]] = [
@@ -87,6 +98,27 @@ def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
     assert np.corrcoef(rows, columns)[0, 1] > 0.8
 
 
+def test_an_interval_without_zero_has_a_colour() -> None:
+    """The other one is grey."""
+    assert not _shows(intervals({"AP": (0.1, -0.1, 0.3)}), (0, 0x72, 0xB2))
+    assert _shows(intervals({"AP": (0.1, -0.1, 0.3), "AP50": (-0.2, -0.3, -0.1)}), (0, 0x72, 0xB2))
+
+
+def test_fields_are_cut_to_what_they_show() -> None:
+    """A spot of 3 x 3 in 101 x 101 fills its panel: its bright part is as large as that of the same in 21 x 21."""
+    bright = []
+    for side in (21, 101):
+        field = np.zeros((side, side))
+        field[side // 2 - 1 : side // 2 + 2, side // 2 - 1 : side // 2 + 2] = 1
+        bright.append(int((_pixels(field_maps({"a": field}))[..., 0] > 240).sum()))
+    assert bright[0] == pytest.approx(bright[1], rel=0.02)
+
+
+def test_panels_and_calibration_are_drawn() -> None:
+    assert _shows(bar_panels({"time": {"a": 1.0, "b": 2.0}, "size": {"a": 3.0, "b": 0.0}}), (0, 0x72, 0xB2))
+    assert _pixels(calibration_curve([(0.2, 0.1, 5), (0.8, 0.9, 50)])).shape[2] == 3
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -95,6 +127,8 @@ def test_confusion_matrix_is_darkest_on_the_diagonal(normalize: bool) -> None:
         pytest.param(lambda: loss_curves(ROWS, smooth=1.0), "smooth", id="smooth"),
         pytest.param(lambda: spread_bars({}, ylabel="cells"), "rows: expected at least one", id="bars"),
         pytest.param(lambda: confusion_matrix(np.eye(2), ["a"]), "counts", id="classes"),
+        pytest.param(lambda: field_maps({}), "fields: expected at least one", id="fields"),
+        pytest.param(lambda: bar_panels({}), "panels: expected at least one", id="panels"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(call: Any, message: str) -> None:

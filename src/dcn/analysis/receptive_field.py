@@ -112,8 +112,9 @@ def respond(model: nn.Module | HasModel, image: Tensor, layer: str | None = None
         for handle in handles:
             handle.remove()
     if not responses:
-        names = [name for name, own in module.named_modules() if isinstance(own, nn.Conv2d | DeformConv2d)]
-        raise ValueError(f"layer: expected a layer of the model that runs, such as {names[-1:]}, got {chosen!r}")
+        raise ValueError(
+            f"layer: expected a layer of the model that runs, such as {default_layer(module)}, got {chosen!r}"
+        )
     return responses[0]
 
 

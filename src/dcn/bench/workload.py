@@ -5,12 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dcn.engine.distributed import choose_device
 from dcn.models import MODELS, Model, build_default, default_test_size
 from dcn.models.inference.prepare import PRECISIONS, Precision
 from dcn.models.parts import ModelPart
@@ -69,18 +67,6 @@ def parse_size(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) > 0 and int(width) > 0):
         raise ValueError(f"--size: expected HEIGHTxWIDTH such as 800x1333, got {text!r}")
     return int(height), int(width)
-
-
-def workload_of(source: StrPath, size: str | None, device: str | None) -> Workload:
-    """Inference on single images for a run, weights or the name of a model.
-
-    Args:
-        source: see :func:`dcn.load`.
-        size: ``HxW``; ``None``: the model's test size.
-        device: ``"cpu"``, ``"cuda"``, ...
-    """
-    shape: Any = test_size_of(source) if size is None else parse_size(size)
-    return Workload((int(shape[0]), int(shape[1])), 1, "float32", choose_device(device))
 
 
 def test_size_of(source: StrPath) -> tuple[int, int]:

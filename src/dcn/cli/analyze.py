@@ -82,7 +82,7 @@ def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> Non
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
     default = "all" if images is None else images
     parser.add_argument(
-        "--images", type=int, default=images, help=f"this many images at even distances (default: {default})"
+        "--images", type=int, default=images, help=f"how many images, spread over the split (default: {default})"
     )
     parser.add_argument(
         "--sides",
@@ -99,7 +99,7 @@ def _add_data(parser: argparse.ArgumentParser, images: int | None = None) -> Non
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file too")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="draw them too")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="write a picture of the results too")
 
 
 def _open(arguments: argparse.Namespace, batch: int) -> Any:
@@ -175,12 +175,14 @@ def _run_complexity(arguments: argparse.Namespace) -> int:
 
     from dcn.analysis.memory import keep_freed_memory
     from dcn.bench.complexity import complexity_table, measure_complexity, model_and_plain
-    from dcn.bench.workload import workload_of
+    from dcn.bench.workload import Workload, parse_size, test_size_of
+    from dcn.engine.distributed import choose_device
 
     if arguments.repetitions < 1:
         raise ValueError(f"--repetitions: expected 1 or more, got {arguments.repetitions}")
     keep_freed_memory()
-    work = workload_of(arguments.source, arguments.size, arguments.device)
+    size = test_size_of(arguments.source) if arguments.size is None else parse_size(arguments.size)
+    work = Workload(size, 1, "float32", choose_device(arguments.device))
     rows = measure_complexity(
         model_and_plain(arguments.source, work, arguments.plain), work, repetitions=arguments.repetitions
     )

@@ -19,19 +19,19 @@ SEGMENTER = "letters_segmentation"
 IMAGES = 4
 
 
-def sample_images(count: int = IMAGES) -> list[tuple[str, Tensor]]:
-    """Generated images that the shipped models have not seen: those of the test split of their recipe."""
-    options: dict[str, Any] = {**load_recipe(DETECTOR).data.options, "length": count}
+def sample_images(count: int = IMAGES, model: str = DETECTOR) -> list[tuple[str, Tensor]]:
+    """Generated images that a shipped model has not seen: those of the test split of its recipe."""
+    options: dict[str, Any] = {**load_recipe(model).data.options, "length": count}
     dataset = Synthetic("test", **options)
     return [(f"letters_{index}", dataset[index].image) for index in range(count)]
 
 
-def named_images(words: Sequence[str]) -> list[tuple[str, Tensor]]:
-    """Names and pixels of image files, folders and patterns; generated images where there is no word.
+def named_images(words: Sequence[str], model: str = DETECTOR) -> list[tuple[str, Tensor]]:
+    """Names and pixels of image files, folders and patterns; where there is no word, those of :func:`sample_images`.
 
     Raises:
         ValueError: as :func:`dcn.runs.predict.find_images`, or a file cannot be read.
     """
     if not words:
-        return sample_images()
+        return sample_images(model=model)
     return [(path.stem, open_image(path)) for path in find_images(words)]

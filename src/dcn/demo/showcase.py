@@ -121,7 +121,7 @@ def roi_parts_picture(predictor: Predictor, image: Tensor, settings: Settings = 
         ValueError: a model without deformable RoI pooling.
     """
     seen = resize_image(image, *_checked(predictor, "detection").size)[0]
-    observation = observe(predictor, seen, min_score=settings.min_score)
+    observation = observe(predictor, seen, min_score=settings.min_score, needs_layers=False)
     if not observation.rois:
         raise ValueError(
             "model: expected a detector with deformable RoI pooling, got one without; `dcn demo roi-parts` alone shows "
@@ -209,7 +209,7 @@ def show(
         predictor = source
     else:
         predictor = open_predictor(chosen.model if source is None else source, None, changes, device=device)
-    named = named_images(images)
+    named = named_images(images, chosen.model)
     stems = stems_of([Path(f"{stem}.jpg") for stem, _ in named])
     folder.check(f"{stem}.jpg" for stem in stems)
     written = []

@@ -7,8 +7,10 @@ the data.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
 """Names of folders of JSON files."""
 
 BACKGROUND = "_background_"
+_FEW = 5
 _PEEK = 2**16  # bytes at either end of a file in which its keys are looked for
 _POINTS = {"polygon": "3 or more", "rectangle": "2 or 4", "circle": "2"}
 _CORNERS = 32  # of the polygon that stands for a circle
@@ -36,21 +39,25 @@ def available_splits(root: Path) -> dict[str, FolderPair]:
     if not root.is_dir() or not any(_looks_right(folder) for folder in _folders(root)):
         return {}
     pairs = folder_pairs(root, FOLDERS, ".json")
-    return {name: pair for name, pair in pairs.items() if _looks_right(pair.annotations)}
+    return {name: pair for name, pair in pairs.items() if any(map(_looks_right, _with_inner(pair.annotations)))}
 
 
 def _folders(root: Path) -> list[Path]:
     """Where JSON files may be: in the folder, in one of annotations, and in those of splits."""
-    inner = [path for path in root.iterdir() if path.is_dir()]
-    named = [folder / name for folder in (root, *inner) for name in FOLDERS]
-    deeper = [path for name in FOLDERS if (root / name).is_dir() for path in (root / name).iterdir() if path.is_dir()]
-    return [root, *inner, *(folder for folder in named if folder.is_dir()), *deeper]
+    first = _with_inner(root)
+    named = [folder / name for folder in first for name in FOLDERS if (folder / name).is_dir()]
+    return list(dict.fromkeys([*first, *(inner for folder in named for inner in _with_inner(folder))]))
+
+
+def _with_inner(folder: Path) -> list[Path]:
+    return [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
 
 
 def _looks_right(folder: Path) -> bool:
-    """Whether one of the first JSON files below a folder has shapes; large files of other tools are not read whole."""
-    files = files_in(folder, ".json") or files_in(folder, ".json", below=True)
-    return any(_has_shapes(file) for file in files[:5])
+    """Whether one of a few JSON files in a folder has shapes; large files of other tools are not read whole."""
+    with os.scandir(folder) as entries:  # a folder of images may have 100,000 of them
+        files = islice((entry.path for entry in entries if entry.name.lower().endswith(".json")), _FEW)
+        return any(_has_shapes(Path(file)) for file in files)
 
 
 def _has_shapes(file: Path) -> bool:

@@ -50,12 +50,18 @@ class Difference:
         return self.second - self.first
 
     @property
+    def width(self) -> float:
+        """Of the interval."""
+        return self.high - self.low
+
+    @property
     def shown(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{self.first:.4f} -> {self.second:.4f}: {self.value:+.4f} ({self.low:+.4f} to {self.high:+.4f})"
+        interval = f"({self.low:+.4f} to {self.high:+.4f}, width {self.width:.4f})"
+        return f"{self.first:.4f} -> {self.second:.4f}: {self.value:+.4f} {interval}"
 
 
 @dataclass(frozen=True)

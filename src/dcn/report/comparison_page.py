@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dcn.report.comparison import Comparison, Difference, SeedDifference
-from dcn.report.page import Page
+from dcn.report.page import Bar, Page, Picture
+from dcn.vis.plots import intervals
 
 MOST_CHANGED = 12
+MOST_PICTURES = 4
+"""Images that changed most and are drawn."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,13 @@ class Pair:
         first: name of the first run.
         second: name of the second run.
         comparison: of the two.
+        pictures: of images that changed most: a line about it; annotation, first and second prediction.
     """
 
     first: str
     second: str
     comparison: Comparison
+    pictures: Sequence[tuple[str, tuple[Picture, Picture, Picture]]] = ()
 
 
 def comparison_page(pairs: Sequence[Pair], seeds: Mapping[str, SeedDifference], facts: Mapping[str, object]) -> Page:
@@ -59,23 +64,33 @@ def _add_seeds(page: Page, seeds: Mapping[str, SeedDifference]) -> None:
 
 
 def _add_pair(page: Page, pair: Pair) -> None:
-    comparison = pair.comparison
-    page.section(f"{pair.first} and {pair.second}").text(_verdict(pair))
+    comparison, first, second = pair.comparison, pair.first, pair.second
+    page.section(f"{first} and {second}").text(_verdict(pair))
+    page.image(
+        intervals({name: (one.value, one.low, one.high) for name, one in comparison.metrics.items()}),
+        "; ".join(
+            f"{name}: {one.value:+.3f}, from {one.low:+.3f} to {one.high:+.3f}"
+            for name, one in comparison.metrics.items()
+        ),
+        f"{second} minus {first}, with 95 % intervals over images. An interval that does not touch the line at zero "
+        "shows a difference.",
+    )
     rows: list[list[object]] = [
-        [name, one.first, one.second, one.value, one.low, one.high, "yes" if one.shown else "no"]
+        [name, one.first, one.second, one.value, one.low, one.high, one.width, "yes" if one.shown else "no"]
         for name, one in comparison.metrics.items()
     ]
-    header = ["metric", pair.first, pair.second, "difference", "low", "high", "shown"]
+    header = ["metric", first, second, "difference", "low", "high", "width", "shown"]
     page.table(header, rows, f"Bootstrap over {comparison.images} images, 95 % intervals.")
     classes = sorted(comparison.per_class.items(), key=lambda row: row[1][0] - row[1][1])
     page.table(
-        ["class", pair.first, pair.second, "difference"],
-        [[name, a, b, b - a] for name, (a, b) in classes],
+        ["class", first, second, "difference"],
+        [[name, Bar(a), Bar(b), b - a] for name, (a, b) in classes],
         "By class, the largest gain first.",
     )
     changed = [[str(name), a, b, b - a] for name, a, b in comparison.changed[:MOST_CHANGED] if a != b]
     if changed:
-        page.table(["image", pair.first, pair.second, "difference"], changed, "Images that changed most.")
+        page.table(["image", first, second, "difference"], changed, "Images that changed most.")
+    page.side_by_side(pair.pictures, ("annotated", first, second))
 
 
 def _verdict(pair: Pair) -> str:

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcn
 from dcn import boxes
+from dcn.nn import DeformConv2d
 from dcn.structures import Detections
 from dcn.vis import LayerOffsets, record_offsets, roi_parts
 from dcn.vis.canvas import to_picture
@@ -75,7 +76,13 @@ class Observation:
 
 
 def observe(
-    model: Any, image: Tensor, *, name: str = "image", picture: Tensor | None = None, min_score: float = MIN_SCORE
+    model: Any,
+    image: Tensor,
+    *,
+    name: str = "image",
+    picture: Tensor | None = None,
+    min_score: float = MIN_SCORE,
+    needs_layers: bool = True,
 ) -> Observation:
     """Run a network on one image and keep what the explorer shows.
 
@@ -88,6 +95,7 @@ def observe(
         picture: ``[3, H, W]`` uint8 of the same height and width, shown for a floating-point image; by default the
             first channels of the image, scaled to their range.
         min_score: detections below this score are left out.
+        needs_layers: refuse a network without a deformable convolution, of which the page would show nothing.
 
     Raises:
         ValueError: another kind of image, or a network without a deformable convolution.
@@ -98,7 +106,7 @@ def observe(
     handle = network.register_forward_hook(lambda _module, _inputs, output: results.append(output))
     try:
         with _watched_roi_pooling() as rois:
-            layers = record_offsets(network, image.to(device))
+            layers = _layers(network, image.to(device), needs_layers)
     finally:
         handle.remove()
     shown = _picture_of(image) if picture is None else picture
@@ -141,6 +149,19 @@ def write_explorer(path: str | Path, observations: Sequence[Observation], *, tit
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(explorer_page(observations, title=title), encoding="utf-8")
     return path
+
+
+def _layers(network: nn.Module, image: Tensor, needed: bool) -> list[LayerOffsets]:
+    if needed or any(isinstance(module, DeformConv2d) for module in network.modules()):
+        return record_offsets(network, image)
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network([image] if image.dtype == torch.uint8 else image)
+    finally:
+        network.train(was_training)
+    return []
 
 
 class _RoIWatcher(TorchDispatchMode):

@@ -117,18 +117,18 @@ class Page:
         inner = "\n".join(_figure(picture, alt, caption) for picture, alt, caption in pictures)
         return self._add(f'<div class="grid" style="--cell: {int(cell)}px">\n{inner}\n</div>')
 
-    def pairs(self, pairs: Sequence[tuple[str, Picture, Picture]], names: tuple[str, str]) -> Page:
-        """Add pictures two by two, side by side where there is room.
+    def side_by_side(self, rows: Sequence[tuple[str, Sequence[Picture]]], names: Sequence[str]) -> Page:
+        """Add pictures that belong together, side by side where there is room.
 
         Args:
-            pairs: a line about both, the first picture, the second.
-            names: what the first and the second pictures are.
+            rows: a line about the pictures, and these.
+            names: what each picture of a row is.
         """
-        for text, *pictures in pairs:
+        for text, pictures in rows:
             inner = "\n".join(
                 _figure(picture, f"{name}: {text}", name) for name, picture in zip(names, pictures, strict=True)
             )
-            self._add(f'<section class="pair"><h3>{escape(text)}</h3><div>{inner}</div></section>')
+            self._add(f'<section class="row"><h3>{escape(text)}</h3><div>{inner}</div></section>')
         return self
 
     def html(self) -> str:

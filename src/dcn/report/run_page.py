@@ -129,8 +129,8 @@ def _last_mean(training: Sequence[Row]) -> float:
 def add_examples(page: Page, examples: Sequence[Example]) -> None:
     """The worst images, annotation beside prediction."""
     if examples:
-        page.section("Worst images").pairs(
-            [(f"{one.name}: {one.caption}", one.target, one.prediction) for one in examples],
+        page.section("Worst images").side_by_side(
+            [(f"{one.name}: {one.caption}", (one.target, one.prediction)) for one in examples],
             ("annotated", "predicted"),
         )
 

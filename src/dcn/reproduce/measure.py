@@ -71,10 +71,9 @@ def measure(run: Path, key: Keyed, sides: Sequence[float], device: str | None = 
 
 
 def _detection_metrics(opened: Opened, run: Path) -> dict[str, float]:
-    pairs = list(opened.pairs())
     coco, voc = CocoAP(opened.dataset.classes), VocAP(opened.dataset.classes)
     collected = CollectedDetections(opened.dataset.classes)
-    for predicted, targets in pairs:
+    for predicted, targets in opened.pairs():
         coco.update(predicted, targets)
         voc.update(predicted, targets)
         collected.add(predicted, targets)

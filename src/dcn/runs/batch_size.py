@@ -86,6 +86,7 @@ def _fitting(recipe: Recipe, model: nn.Module, dataset: Dataset, world: World) -
     before = _taken(device)
     if before is None:
         return None
+    LOGGER.info("schedule.batch_size=auto: measuring the memory of training steps")
     sample, least = largest_sample(dataset, recipe.transforms), 1
     try:
         peaks = _peaks(recipe, model, [sample], device)
@@ -166,7 +167,13 @@ def _taken(device: torch.device) -> int | None:
     """Memory that this process has of the device; ``None`` where nobody knows."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
-    return resident_bytes() if device.type == "cpu" and available_bytes() is not None else None
+    if device.type != "cpu" or available_bytes() is None:
+        return None
+    try:
+        reset_peak()
+    except OSError:  # some containers forbid it
+        return None
+    return resident_bytes()
 
 
 def _room(device: torch.device, taken: int, world: World) -> int:

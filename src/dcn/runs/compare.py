@@ -6,7 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from dcn.engine.config import Recipe
+from dcn.engine.folder import versions
+from dcn.engine.log import shell_command
 from dcn.report.comparison import (
     RESAMPLES,
     Comparison,
@@ -14,10 +18,10 @@ from dcn.report.comparison import (
     compare_detections,
     compare_segmentations,
 )
-from dcn.report.comparison_page import Pair, comparison_page
+from dcn.report.comparison_page import MOST_PICTURES, Pair, comparison_page
 from dcn.runs.opening import Opened, image_names, open_run_data
 from dcn.runs.predictor import Predictor
-from dcn.runs.report import CollectedConfusions, CollectedDetections, make_collector
+from dcn.runs.report import CollectedConfusions, CollectedDetections, draw_example, make_collector
 from dcn.runs.sources import StrPath
 
 Results = CollectedDetections | CollectedConfusions
@@ -84,16 +88,37 @@ def compare(
     _check_same(opened)
     results = [_results(one) for one in opened]
     names = image_names(opened[0].dataset)
+    pairing = _pairing(opened)
+    compared = [_compared(opened[a], results[a], results[b], names, resamples) for a, b in pairing]
     pairs = tuple(
-        Pair(opened[a].label, opened[b].label, _compared(opened[a], results[a], results[b], names, resamples))
-        for a, b in _pairing(opened)
+        Pair(
+            opened[a].label,
+            opened[b].label,
+            comparison,
+            _pictures(opened[a], opened[b], comparison, names) if output is not None else (),
+        )
+        for (a, b), comparison in zip(pairing, compared, strict=True)
     )
     seeds = _seeds(opened, pairs)
     page = None
     if output is not None:
-        facts = {"data": f"{len(names)} images of {opened[0].dataset.name}", "resamples": resamples}
+        facts = _facts(opened, resamples)
         page = comparison_page(pairs, seeds, facts).write(output)
     return RunComparison(pairs, seeds, page)
+
+
+def _facts(opened: Sequence[Opened], resamples: int) -> dict[str, object]:
+    first = opened[0]
+    known = {
+        name: ", ".join(value) if isinstance(value, list) else value for name, value in versions().items() if value
+    }
+    runs = [one.folder for one in opened]
+    return {
+        "data": f"{len(first.dataset)} images of {first.dataset.name}",
+        "resamples": resamples,
+        "command": shell_command("dcn", "compare", *runs, "--split", first.split, "--resamples", resamples),
+        **known,
+    }
 
 
 def _check_same(opened: Sequence[Opened]) -> None:
@@ -134,6 +159,20 @@ def _compared(opened: Opened, first: Results, second: Results, names: Sequence[s
     assert isinstance(first, CollectedConfusions)
     assert isinstance(second, CollectedConfusions)
     return compare_segmentations(names, opened.dataset.classes, first.confusion, second.confusion, resamples=resamples)
+
+
+def _pictures(
+    first: Opened, second: Opened, comparison: Comparison, names: Sequence[str]
+) -> list[tuple[str, tuple[Tensor, Tensor, Tensor]]]:
+    """The images that changed most, annotated and with the prediction of each run."""
+    drawn = []
+    for name, before, after in comparison.changed[:MOST_PICTURES]:
+        if before != after:
+            index = names.index(str(name))
+            target, one = draw_example(first, index)
+            _, other = draw_example(second, index)
+            drawn.append((f"{name}: {before:.2f} to {after:.2f}", (target, one, other)))
+    return drawn
 
 
 def _kind(opened: Opened) -> str:

@@ -24,7 +24,7 @@ from dcn.models.inference.prepare import Precision
 from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import fill, predictions
-from dcn.runs.opening import Opened, find_run, open_for, run_label
+from dcn.runs.opening import Opened, find_run, folder_of, open_for, run_label
 from dcn.runs.predictor import Predictor
 from dcn.runs.report import ReportFile
 from dcn.runs.sources import StrPath, as_words
@@ -94,12 +94,12 @@ def evaluate(
     ready = ready_model(
         model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
     ).to(world.device)
-    folder = Path(output).expanduser() if output is not None else (origin.run or origin.weights.parent) / "eval"
+    folder = Path(output).expanduser() if output is not None else folder_of(origin) / "eval"
     name = safe_name(split)
     keepers: list[Any] = [task.result_writer(folder, name, dataset)] if save else []
     if report and annotated:
         predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
-        run = origin.run or origin.weights.parent
+        run = folder_of(origin)
         opened = Opened(run, settings, predictor, dataset, split, world, run_label(run))
         keepers.append(ReportFile(opened, folder / f"{name}_report.html"))
     metric = task.make_metric(settings.eval, ready, dataset) if annotated else None

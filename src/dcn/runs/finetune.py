@@ -17,7 +17,7 @@ from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
 from dcn.engine.parse import override, parse
 from dcn.engine.recipe import recipe_names
-from dcn.models import MODELS
+from dcn.models import MODELS, is_segmentation
 from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
 from dcn.runs.build import open_split, random_model
 from dcn.runs.sources import resolve_root
@@ -48,12 +48,12 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
     learning rate, evaluations.
 
     Args:
-        name: of a detector.
+        name: of a detector or a segmentation model.
         changes: ``key=value`` words; one of them is ``data.root``.
         world: this process among the others; all of them must call it.
 
     Raises:
-        ValueError: no data, data without boxes, or whatever is wrong with the changes.
+        ValueError: no data, data of the other task, or whatever is wrong with the changes.
     """
     recipe = _parsed(name, {}, changes)
     if recipe.data.root is None:
@@ -61,7 +61,7 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
             f"data.root: expected the folder of the data, got none; write dcn train {name} data.root=FOLDER"
         )
     dataset = open_split(recipe, "train", training=True, masks=False)
-    settings = _settings(dataset)
+    settings = _settings(name, dataset)
     recipe = _parsed(name, settings, changes)
     if recipe.schedule.batch_size == AUTO:
         changes = [word for word in changes if not word.startswith("schedule.batch_size=")]
@@ -90,8 +90,10 @@ def _parsed(name: str, settings: dict[str, Any], changes: Sequence[str]) -> Reci
         "model": {"name": name},
         "data": {"format": "auto"},
         "schedule": {"batch_size": AUTO, "lr": 0.02, "lr_batch_size": 16, "clip_norm": 10.0},
-        "eval": {"metric": "coco"},
+        "eval": {"metric": "miou" if is_segmentation(name) else "coco"},
     }
+    if is_segmentation(name):
+        content["schedule"] |= {"weight_decay": 5e-4, "lr_multipliers": {"head.*": 2.0}}
     for section, values in (settings or {"schedule": {"epochs": _EPOCHS[0]}}).items():
         content.setdefault(section, {}).update(values)
     if any(word.startswith("schedule.steps=") for word in changes):
@@ -123,13 +125,13 @@ def _batch_size(recipe: Recipe, dataset: Dataset, world: World) -> int:
     return max(_BATCH // unit, 1) * unit if count is None else count
 
 
-def _settings(dataset: Dataset) -> dict[str, Any]:
+def _settings(name: str, dataset: Dataset) -> dict[str, Any]:
     """What the data decides."""
-    if not len(dataset) or not isinstance(target_of(dataset, 0), Target):
-        raise ValueError(
-            f"data: expected boxes to train a detector on, got none in {dataset.name}; for other data name a recipe"
-        )
-    short = _short_side(dataset)
+    pixels = is_segmentation(name)
+    if not len(dataset) or isinstance(target_of(dataset, 0), Target) == pixels:
+        needed = "outlines or index PNGs for a segmentation model" if pixels else "boxes for a detector"
+        raise ValueError(f"data: expected {needed}, got none in {dataset.name}; choose a model that fits the data")
+    short = _short_side(dataset, boxes=not pixels)
     epochs = min(max(round(_SEEN_IMAGES / len(dataset)), _EPOCHS[0]), _EPOCHS[1])
     return {
         "transforms": {"short": [short], "long": math.ceil(short * _LONG)},
@@ -137,11 +139,12 @@ def _settings(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _short_side(dataset: Dataset) -> int:
+def _short_side(dataset: Dataset, *, boxes: bool) -> int:
     """The usual shorter side of the images in steps of 32 pixels, more where many objects would be small."""
     sides = torch.tensor([min(size) for size in dataset.sizes], dtype=torch.float32)
-    short = float(sides.median())
-    objects = box_sizes([dataset], max(int(short), 1), max(int(short * _LONG), 1)).sides
-    small = float(objects.sort().values[(len(objects) - 1) // 4])
-    needed = short * max(1.0, _SMALL / small)
+    needed = short = float(sides.median())
+    if boxes:
+        objects = box_sizes([dataset], max(int(short), 1), max(int(short * _LONG), 1)).sides
+        small = float(objects.sort().values[(len(objects) - 1) // 4])
+        needed = short * max(1.0, _SMALL / small)
     return int(min(max(math.ceil(needed / 32) * 32, _SHORT[0]), _SHORT[1]))

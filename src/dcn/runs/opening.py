@@ -132,12 +132,19 @@ def open_run_data(
             cuda_graph=False,
         )
         predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
-        folder = origin.run or origin.weights.parent
-        label = run_label(folder)
+        folder = folder_of(origin)
+        label = run_label(folder) if origin.run is not None else origin.weights.stem
     dataset = spread(open_for(settings, split, predictor.model), settings.eval.images)
     if not getattr(dataset, "annotated", True):
         raise ValueError(f"{dataset.name}: expected annotations, got none; choose another split")
     return Opened(folder, settings, predictor, dataset, split, world, label)
+
+
+def folder_of(origin: Source) -> Path:
+    """Where files about a model go: its run, or the folder of its weights; for those of the package the working one."""
+    if origin.run is not None:
+        return origin.run
+    return Path() if origin.weights in shipped_models().values() else origin.weights.parent
 
 
 def run_label(folder: Path) -> str:

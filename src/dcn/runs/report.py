@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from dcn.data.reading import intact_sample
 from dcn.data.subset import spread
@@ -284,10 +285,13 @@ def _names(opened: Opened, evaluated: int) -> list[str]:
     return [image_name(opened.dataset, index) for index in _indices(opened, evaluated)]
 
 
-def _example(opened: Opened, index: int, caption: str) -> Example:
-    """One image with its annotation and its prediction drawn."""
+def draw_example(opened: Opened, index: int) -> tuple[Tensor, Tensor]:
+    """One image with its annotation, and with the prediction of the model; detections from :data:`MIN_SCORE` on."""
     sample, predictor, task = opened.dataset[index], opened.predictor, opened.task
     prediction = predictor.predict(sample.image, min_score=MIN_SCORE if task is DETECTION else None)
     target = task.draw_target(sample.image, sample.target, predictor.classes)
-    picture = task.draw(sample.image, prediction, predictor.classes)
-    return Example(image_name(opened.dataset, index), target, picture, caption)
+    return target, task.draw(sample.image, prediction, predictor.classes)
+
+
+def _example(opened: Opened, index: int, caption: str) -> Example:
+    return Example(image_name(opened.dataset, index), *draw_example(opened, index), caption)

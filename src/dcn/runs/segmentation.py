@@ -23,7 +23,7 @@ from dcn.runs.view import Size, View
 from dcn.structures import Sample, SegmentationMap
 from dcn.tta import TTA
 from dcn.vis.masks import draw_segmentation, write_index_png
-from dcn.vis.palette import Color, class_palette
+from dcn.vis.palette import Color, class_palette, drawing_palette
 
 _OTHER_TASK = ("suppression", "iou", "sigma", "box_voting", "class_thresholds", "max_per_image")
 
@@ -84,11 +84,11 @@ class SegmentationTask:
     def draw(self, image: Tensor, prediction: SegmentationMap, classes: Sequence[str]) -> Tensor:
         """The image with the classes as colours and a legend."""
         labels = prediction.resized((image.shape[1], image.shape[2])).labels
-        return draw_segmentation(image, labels, class_palette(classes), classes)
+        return draw_segmentation(image, labels, drawing_palette(classes), classes)
 
     def draw_target(self, image: Tensor, target: SegmentationMap, classes: Sequence[str]) -> Tensor:
         """The image with the annotated classes as colours and a legend."""
-        return draw_segmentation(image, target.labels, class_palette(classes), classes)
+        return draw_segmentation(image, target.labels, drawing_palette(classes), classes)
 
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes the maps as index PNGs at the size of the annotation."""

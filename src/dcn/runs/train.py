@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from html import escape
 from os import fspath
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,10 @@ from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
 from dcn.runs.record import record_data, with_used_plugins
-from dcn.runs.report import report
+from dcn.runs.report import REPORT_FILE, report
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
+from dcn.vis.plots import loss_curves
 
 LOGGER = logging.getLogger("dcn")
 PICTURE_SCORE = 0.3
@@ -91,6 +93,21 @@ class Run:
         """The last step in the history; 0 before the first."""
         rows = self.history
         return int(rows[-1]["step"]) if rows else 0
+
+    def _repr_html_(self) -> str:
+        rows = {"folder": str(self.folder), "model": self.recipe.model.name, "step": str(self.step)}
+        rows |= {name: f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
+        page = self.folder / REPORT_FILE
+        link = f'<p><a href="{page.absolute().as_uri()}">report</a></p>' if page.is_file() else ""
+        cells = "".join(
+            f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>' for name, text in rows.items()
+        )
+        return f"<table><tbody>{cells}</tbody></table>{link}"
+
+    def _repr_png_(self) -> bytes | None:
+        """The losses over the steps; ``None``: the next form is shown."""
+        rows = [row for row in self.history if row["kind"] == "train"]
+        return loss_curves(rows) if any("loss" in row for row in rows) else None
 
     def best(self) -> Path:
         """The weights file of the best evaluation, or the last one where nothing was evaluated."""

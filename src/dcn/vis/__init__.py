@@ -7,7 +7,18 @@ from dcn.vis.detections import contact_sheet, draw_detections
 from dcn.vis.masks import color_map, draw_segmentation, write_index_png
 from dcn.vis.offsets import OffsetStatistics, offset_heatmap, offset_statistics
 from dcn.vis.palette import cityscapes_palette, class_color, voc_palette
-from dcn.vis.plots import confusion_matrix, histogram, loss_curves, metric_curves, precision_recall, spread_bars
+from dcn.vis.plots import (
+    bar_panels,
+    calibration_curve,
+    confusion_matrix,
+    field_maps,
+    histogram,
+    intervals,
+    loss_curves,
+    metric_curves,
+    precision_recall,
+    spread_bars,
+)
 from dcn.vis.recording import LayerOffsets, record_offsets
 from dcn.vis.rois import draw_roi_parts, roi_parts
 from dcn.vis.sampling_points import PointLevel, SamplingPoints, draw_sampling_points, sampling_points
@@ -18,6 +29,8 @@ __all__ = [
     "OffsetStatistics",
     "PointLevel",
     "SamplingPoints",
+    "bar_panels",
+    "calibration_curve",
     "cityscapes_palette",
     "class_color",
     "color_map",
@@ -27,7 +40,9 @@ __all__ = [
     "draw_roi_parts",
     "draw_sampling_points",
     "draw_segmentation",
+    "field_maps",
     "histogram",
+    "intervals",
     "loss_curves",
     "metric_curves",
     "offset_heatmap",

@@ -41,8 +41,8 @@ def draw_detections(
     """Draw detections or annotations into a copy of an image.
 
     The best-scored lie on top. Lines and letters grow with the image. Label plates stay inside the image, and each
-    takes the position at its box where it hides the least of the better-scored plates. Where more than a third of a
-    plate would still collide, it is left out and the colour alone names the class.
+    takes the first position at its box where it covers none of the better-scored plates. Where there is none, it is
+    left out, and the colour alone names the class.
 
     Args:
         image: ``[3, H, W]`` uint8, RGB.
@@ -179,7 +179,7 @@ def _draw_boxes(picture: Image.Image, rects: Sequence[tuple[Rect | None, Color]]
 
 
 def _place_plates(captions: Sequence[tuple[Rect | None, str, Color]], size: tuple[int, int]) -> list[_Plate]:
-    """Plates in the order given; each at the candidate position that overlaps the earlier ones least."""
+    """Plates in the order given; each at the first of its positions where it covers no earlier one, else left out."""
     letters = font_size(size)
     plates: list[_Plate] = []
     for rect, caption, color in captions:
@@ -187,19 +187,23 @@ def _place_plates(captions: Sequence[tuple[Rect | None, str, Color]], size: tupl
         width, height = text_size(text, letters)
         if rect is None or not text or height > size[1] // 2:
             continue
-        spots = [_inside(spot, size) for spot in _spots(rect, width + 4, height)]
-        hidden = [sum(_overlap(spot, plate.rect) for plate in plates) for spot in spots]
-        if min(hidden) <= (width + 4) * height / 3:
-            plates.append(_Plate(spots[hidden.index(min(hidden))], text, color))
+        spots = (_inside(spot, size) for spot in _spots(rect, width + 4, height))
+        free = (spot for spot in spots if not any(_overlap(spot, plate.rect) for plate in plates))
+        spot = next(free, None)
+        if spot is not None:
+            plates.append(_Plate(spot, text, color))
     return plates
 
 
 def _spots(box: Rect, width: int, height: int) -> list[Rect]:
-    """Positions for a plate, the preferred first: above and below the box, then within it, left and right."""
+    """Positions for a plate, the preferred first: at the corners of the box outside and inside, then down its sides."""
     x1, y1, x2, y2 = box
     lefts = (x1, x2 - width)
     tops = (y1 - height, y2, y1, y2 - height)
     corners = [(left, top) for top in (tops[0], tops[2], tops[1], tops[3]) for left in lefts]
+    between = range(y1 + height, max(y1 + height, y2 - 2 * height), height)
+    corners += [(left, top) for top in between for left in lefts]
+    corners += [(left, top) for top in tops[:2] for left in range(x1 + width // 2, x2 - width, max(1, width // 2))]
     return [(left, top, left + width, top + height) for left, top in corners]
 
 

@@ -8,23 +8,20 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from dcn.class_names import CITYSCAPES_CLASSES
+from dcn.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
+from dcn.colors import BLACK, Color, class_color, mix, text_color
 
-Color = tuple[int, int, int]
-
-# The qualitative set of Okabe and Ito (2008) without black: told apart under the common colour-vision deficiencies.
-# Ordered so that neighbours differ most in lightness.
-_BASE: tuple[Color, ...] = (
-    (213, 94, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (230, 159, 0),
-    (204, 121, 167),
-)
-_WHITE: Color = (255, 255, 255)
-_BLACK: Color = (0, 0, 0)
+__all__ = [
+    "Color",
+    "cityscapes_palette",
+    "class_color",
+    "class_palette",
+    "drawing_palette",
+    "mix",
+    "shades",
+    "text_color",
+    "voc_palette",
+]
 
 # Order of the training ids 0..18 (road, sidewalk, building, wall, fence, pole, traffic light, traffic sign,
 # vegetation, terrain, sky, person, rider, car, truck, bus, train, motorcycle, bicycle).
@@ -51,26 +48,6 @@ CITYSCAPES_COLORS: tuple[Color, ...] = (
 )
 
 
-def mix(color: Color, other: Color, share: float) -> Color:
-    """``color`` with a ``share`` (0..1) of ``other`` in it."""
-    r, g, b = (round(a * (1 - share) + o * share) for a, o in zip(color, other, strict=True))
-    return r, g, b
-
-
-def class_color(index: int) -> Color:
-    """RGB (0..255) of a class or instance number: seven colours, then lighter and darker ones, then again."""
-    shade, base = divmod(index % (3 * len(_BASE)), len(_BASE))
-    color = _BASE[base]
-    return (color, mix(color, _WHITE, 0.45), mix(color, _BLACK, 0.4))[shade]
-
-
-def text_color(background: Color) -> Color:
-    """Black or white, whichever has the higher contrast (WCAG relative luminance) on ``background``."""
-    linear = [(c / 255) / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in background]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return _BLACK if (luminance + 0.05) / 0.05 >= 1.05 / (luminance + 0.05) else _WHITE
-
-
 def voc_palette() -> list[Color]:
     """The 256 colours of Pascal VOC's index PNGs.
 
@@ -85,12 +62,24 @@ def voc_palette() -> list[Color]:
 
 def cityscapes_palette() -> list[Color]:
     """256 colours by training id: the 19 classes of Cityscapes, the rest black."""
-    return [*CITYSCAPES_COLORS, *[_BLACK] * (256 - len(CITYSCAPES_COLORS))]
+    return [*CITYSCAPES_COLORS, *[BLACK] * (256 - len(CITYSCAPES_COLORS))]
 
 
 def class_palette(classes: Sequence[str]) -> list[Color]:
     """256 colours by label: those of Cityscapes for its classes, of Pascal VOC for all others."""
     return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()
+
+
+def drawing_palette(classes: Sequence[str]) -> list[Color]:
+    """256 colours by label for pictures: those of Cityscapes and of Pascal VOC for their classes.
+
+    For all others :func:`class_color`, told apart under the common colour-vision deficiencies; a first class called
+    background is black, and 255, which is no class, is too.
+    """
+    if tuple(classes) in (CITYSCAPES_CLASSES, ("background", *VOC_CLASSES)):
+        return class_palette(classes)
+    first = [BLACK] if classes and classes[0].lower() == "background" else []
+    return [*first, *(class_color(index) for index in range(255 - len(first))), BLACK]
 
 
 def shades(name: str, values: Tensor) -> npt.NDArray[np.uint8]:

@@ -325,3 +325,26 @@ def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | Non
         panel.tick_params(labelsize=8)
     columns[0].invert_yaxis()
     return _png(figure, path)
+
+
+def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath | None = None) -> bytes:
+    """Differences with their intervals, a line for each, beside a line at zero.
+
+    Args:
+        rows: by name: value, low and high end.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    figure, axes = _axes((5.0, 0.8 + 0.35 * max(1, len(rows))))
+    for place, (value, low, high) in enumerate(rows.values()):
+        color = _LINE_COLORS[0] if low > 0 or high < 0 else _LINE_COLORS[-1]
+        axes.plot([low, high], [place, place], color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
+        axes.plot(value, place, "o", color=color, markersize=6)
+    axes.axvline(0, color="k", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    reach = 1.1 * max([abs(end) for ends in rows.values() for end in ends if math.isfinite(end)] + [1e-3])
+    axes.set_xlim(-reach, reach)
+    return _png(figure, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -88,10 +90,13 @@ def _files(root: Path, pair: FolderPair) -> list[MaskFiles]:
         file.relative_to(pair.annotations).with_suffix("").as_posix(): file
         for file in files_in(pair.annotations, ".png", below=not pair.side_by_side)
     }
-    files = []
-    for image in image_files(pair.images, below=not pair.side_by_side):
+    files, images = [], image_files(pair.images, below=not pair.side_by_side)
+    endings = defaultdict[str, set[str]](set)
+    for image in images:
+        endings[image.stem].add(image.suffix.lower())
+    for image in images:
         name = image.relative_to(pair.images).with_suffix("").as_posix()
-        if pair.side_by_side and image.suffix.lower() == ".png" and _is_mask(name, pair):
+        if pair.side_by_side and image.suffix.lower() == ".png" and _is_mask(name, endings):
             continue
         candidates = [masks.get(f"{name}{suffix}") for suffix in ("", *_SUFFIXES)]
         mask = next((file for file in candidates if file is not None and file != image), None)
@@ -99,13 +104,11 @@ def _files(root: Path, pair: FolderPair) -> list[MaskFiles]:
     return files
 
 
-def _is_mask(name: str, pair: FolderPair) -> bool:
-    """Whether a PNG beside the images is the mask of one of them."""
-    stems = [name, *(name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix))]
-    return any(
-        image.stem in stems and not (image.stem == name and image.suffix.lower() == ".png")
-        for image in image_files(pair.images)
-    )
+def _is_mask(name: str, endings: Mapping[str, set[str]]) -> bool:
+    """Whether a PNG beside the images is the mask of one of them; ``endings`` are those of the images by stem."""
+    of_same_name = endings.get(name, set()) - {".png"}
+    shorter = (name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix))
+    return bool(of_same_name) or any(stem in endings for stem in shorter)
 
 
 def _classes(root: Path, splits: dict[str, FolderPair]) -> tuple[str, ...]:

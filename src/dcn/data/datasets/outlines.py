@@ -78,7 +78,8 @@ class Outlines:
         if target.masks is None and len(target):
             raise ValueError(
                 f"{self.name}: image {target.image_id}: expected an outline for every object, for its "
-                "segmentation mask, got boxes; a segmentation model needs polygons, run lengths or index PNGs"
+                "segmentation mask, got boxes; a segmentation model needs polygons, run lengths or index "
+                "PNGs (masks of Pascal VOC: data.format=voc_segmentation)"
             )
         names = self.classes
         background = next(index for index, name in enumerate(names) if name.lower() in _BACKGROUNDS)
