@@ -12,7 +12,7 @@ import torch
 from dcn.cli.reproduce import parse_seeds
 from dcn.models import build
 from dcn.reproduce.plan import Choice, Plan, chosen_jobs, merged, read_plan
-from dcn.reproduce.queue import Places, missing_jobs, recipe_of
+from dcn.reproduce.queue import Locations, missing_jobs, recipe_of
 from dcn.runs.build import model_options
 
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -75,9 +75,9 @@ def test_each_seed_may_have_a_start_of_its_own(plan: Plan, tmp_path: Path) -> No
     datasets = merged([plan.datasets, {"letters": {"starts": "own"}}])
     own = replace(plan, datasets=datasets)
     choice = Choice(["letters"], ["rcnn"], variants=["plain"], seeds=(0, 1))
-    names = [job.name for job in missing_jobs(chosen_jobs(own, choice), Places(tmp_path, tmp_path / "none.csv"))]
+    names = [job.name for job in missing_jobs(chosen_jobs(own, choice), Locations(tmp_path, tmp_path / "none.csv"))]
     assert names == [f"letters/rcnn/{name}" for name in ("start-0", "plain-0", "start-1", "plain-1")]
-    shared = [job.name for job in missing_jobs(chosen_jobs(plan, choice), Places(tmp_path, tmp_path / "none.csv"))]
+    shared = [job.name for job in missing_jobs(chosen_jobs(plan, choice), Locations(tmp_path, tmp_path / "none.csv"))]
     assert shared == [f"letters/rcnn/{name}" for name in ("start-0", "plain-0", "plain-1")]
     recipes = {(seed, one.job("letters", "rcnn", "plain", seed).recipe) for one in (own, plan) for seed in (0, 1)}
     assert len({recipe for _, recipe in recipes}) == 2  # by the kind of start, not by the seed
@@ -88,12 +88,12 @@ def test_every_run_of_the_shipped_plan_has_a_recipe_and_a_model(shipped: Plan, t
         (tmp_path / name).mkdir()
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "resnet50_1by2_open_nsfw.pth").touch()
-    places = Places(tmp_path, tmp_path / "results.csv", tmp_path)
-    jobs = missing_jobs(chosen_jobs(shipped, Choice(seeds=(0,))), places)
+    locations = Locations(tmp_path, tmp_path / "results.csv", tmp_path)
+    jobs = missing_jobs(chosen_jobs(shipped, Choice(seeds=(0,))), locations)
     assert sum(job.stage == "start" for job in jobs) == sum(len(shipped.systems_of(name)) for name in shipped.datasets)
     models = set()
     for job in jobs:
-        recipe = recipe_of(job, places)
+        recipe = recipe_of(job, locations)
         key = (job.system, job.variant, recipe.model.options["width"])
         if key not in models:
             models.add(key)
@@ -123,11 +123,11 @@ def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
 def test_what_is_missing_is_said(shipped: Plan, tmp_path: Path) -> None:
     job = shipped.job("cards", "rcnn", "plain", 0)
     with pytest.raises(ValueError, match=r"--data: expected a folder with cards/ for cards; no --data was given"):
-        recipe_of(job, Places(tmp_path, tmp_path / "results.csv"))
+        recipe_of(job, Locations(tmp_path, tmp_path / "results.csv"))
     (tmp_path / "cards").mkdir()
     assert job.start is not None
     with pytest.raises(ValueError, match=r"--weights: expected a folder with resnet50_1by2_open_nsfw\.pth"):
-        recipe_of(job.start, Places(tmp_path, tmp_path / "results.csv", tmp_path))
+        recipe_of(job.start, Locations(tmp_path, tmp_path / "results.csv", tmp_path))
 
 
 @pytest.mark.parametrize(

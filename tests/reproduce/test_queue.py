@@ -19,7 +19,7 @@ from dcn.engine.distributed import World
 from dcn.engine.lock import locked
 from dcn.reproduce.intervals import ImageRow, update_intervals
 from dcn.reproduce.plan import Choice, Plan, chosen_jobs, read_plan
-from dcn.reproduce.queue import Places, QueueResult, missing_jobs, run_queue
+from dcn.reproduce.queue import Locations, QueueResult, missing_jobs, run_queue
 from dcn.reproduce.rows import DilationRow, Row, append, read_table
 from dcn.reproduce.tables import all_tables
 from dcn.reproduce.written import read_results
@@ -36,17 +36,17 @@ def plan() -> Plan:
 
 
 @pytest.fixture(scope="module")
-def places(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Places:
+def locations(plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> Locations:
     """All runs of one seed."""
     folder = tmp_path_factory.mktemp("reproduce")
-    places = Places(folder, folder / "results.csv")
-    result = run_queue(plan, chosen_jobs(plan, CHOICE), places, CPU)
+    locations = Locations(folder, folder / "results.csv")
+    result = run_queue(plan, chosen_jobs(plan, CHOICE), locations, CPU)
     assert result == QueueResult(8, {}, interrupted=False)
-    return places
+    return locations
 
 
-def test_every_run_has_a_row(plan: Plan, places: Places) -> None:
-    rows = read_table(places.results, Row)
+def test_every_run_has_a_row(plan: Plan, locations: Locations) -> None:
+    rows = read_table(locations.results, Row)
     assert [(row.system, row.stage, row.variant) for row in rows] == [
         (system, stage, variant)
         for system in ("deeplab", "rcnn")
@@ -57,7 +57,7 @@ def test_every_run_has_a_row(plan: Plan, places: Places) -> None:
             ("tune", "deformable"),
         )
     ]
-    assert missing_jobs(chosen_jobs(plan, CHOICE), places) == []
+    assert missing_jobs(chosen_jobs(plan, CHOICE), locations) == []
     for row in rows:
         metric = row.mIoU if row.system == "deeplab" else row.AP50
         assert 0 <= metric <= 1
@@ -68,15 +68,15 @@ def test_every_run_has_a_row(plan: Plan, places: Places) -> None:
         assert row.torch == torch.__version__
 
 
-def test_offsets_are_measured_where_there_are_any(places: Places) -> None:
-    rows = {(row.system, row.variant): row for row in read_table(places.results, Row) if row.stage == "tune"}
+def test_offsets_are_measured_where_there_are_any(locations: Locations) -> None:
+    rows = {(row.system, row.variant): row for row in read_table(locations.results, Row) if row.stage == "tune"}
     assert math.isnan(rows["rcnn", "plain"].offset)
     assert rows["rcnn", "plain"].offsets == ""
     # After two small steps from zero offsets are small, and not zero.
     assert 0 < rows["rcnn", "deformable"].offset < 0.1
     assert [part.rpartition(" ")[0] for part in rows["rcnn", "deformable"].offsets.split("; ")] == ["c5.1", "pool"]
     assert rows["rcnn", "deformable"].parameters > rows["rcnn", "plain"].parameters
-    dilations = read_table(places.dilations, DilationRow)
+    dilations = read_table(locations.dilations, DilationRow)
     assert {(row.system, row.variant, row.layer, row.undeformed) for row in dilations} == {
         ("rcnn", "deformable", "c5.1", 2.0)
     }
@@ -84,52 +84,54 @@ def test_offsets_are_measured_where_there_are_any(places: Places) -> None:
     assert sum(row.filters for row in dilations) == 3 * 16 * 4
 
 
-def test_the_first_steps_are_the_same_but_for_the_dilation(plan: Plan, places: Places) -> None:
+def test_the_first_steps_are_the_same_but_for_the_dilation(plan: Plan, locations: Locations) -> None:
     """Plain and deformable start as one function of the same images."""
     losses = {}
     for job in chosen_jobs(plan, Choice(["letters"], ["deeplab"], seeds=(0,))):
-        lines = (places.run_folder(job) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (locations.run_folder(job) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         losses[job.variant] = json.loads(lines[0])["loss"]
     assert losses["plain"] == pytest.approx(losses["deformable"], rel=1e-5)
     assert losses["plain"] != pytest.approx(losses["atrous4"], rel=1e-5)
 
 
-def test_only_the_start_keeps_its_weights(plan: Plan, places: Places) -> None:
+def test_only_the_start_keeps_its_weights(plan: Plan, locations: Locations) -> None:
     job = plan.job("letters", "rcnn", "plain", 0)
     assert job.start is not None
-    kept = [path.name for path in (places.run_folder(job.start) / "weights").iterdir()]
+    kept = [path.name for path in (locations.run_folder(job.start) / "weights").iterdir()]
     assert kept == ["last.safetensors"]
-    assert not (places.run_folder(job) / "weights").exists()
+    assert not (locations.run_folder(job) / "weights").exists()
 
 
-def test_nothing_runs_twice(plan: Plan, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_runs_twice(plan: Plan, locations: Locations, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr("dcn.reproduce.queue.train_recipe", never)
-    assert run_queue(plan, chosen_jobs(plan, CHOICE), places, CPU) == QueueResult(0, {}, interrupted=False)
+    assert run_queue(plan, chosen_jobs(plan, CHOICE), locations, CPU) == QueueResult(0, {}, interrupted=False)
 
 
-def test_a_new_clone_with_rows_needs_a_start_only_for_new_runs(plan: Plan, places: Places, tmp_path: Path) -> None:
-    other = Places(tmp_path, places.results)
+def test_a_new_clone_with_rows_needs_a_start_only_for_new_runs(
+    plan: Plan, locations: Locations, tmp_path: Path
+) -> None:
+    other = Locations(tmp_path, locations.results)
     assert missing_jobs(chosen_jobs(plan, CHOICE), other) == []
     jobs = missing_jobs(chosen_jobs(plan, Choice(["letters"], ["rcnn"], variants=["plain"], seeds=(0, 1))), other)
     assert [job.name for job in jobs] == ["letters/rcnn/start-0", "letters/rcnn/plain-1"]
 
 
 def test_a_run_of_another_process_is_left_alone(
-    plan: Plan, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, locations: Locations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One of two runs is taken elsewhere: the other one is trained, then the queue waits for the first."""
     jobs = chosen_jobs(plan, Choice(["letters"], ["rcnn"], variants=["plain"], seeds=(0, 1)))
-    own = Places(tmp_path, tmp_path / "results.csv")
+    own = Locations(tmp_path, tmp_path / "results.csv")
     start = jobs[0].start
     assert start is not None
     own.run_folder(start).parent.mkdir(parents=True)
-    own.run_folder(start).symlink_to(places.run_folder(start))
+    own.run_folder(start).symlink_to(locations.run_folder(start))
     taken = own.run_folder(jobs[0])
     taken.mkdir(parents=True)
-    row = next(row for row in read_table(places.results, Row) if row.recipe == jobs[0].recipe)
+    row = next(row for row in read_table(locations.results, Row) if row.recipe == jobs[0].recipe)
     reader, writer = os.pipe()
     ended, end = os.pipe()
     child = os.fork()
@@ -155,14 +157,14 @@ def test_a_run_of_another_process_is_left_alone(
 
 
 def test_a_signal_ends_the_queue_and_the_next_one_goes_on(
-    plan: Plan, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, locations: Locations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = chosen_jobs(plan, Choice(["letters"], ["deeplab"], variants=["plain"], seeds=(0,)))
-    own = Places(tmp_path, tmp_path / "results.csv")
+    own = Locations(tmp_path, tmp_path / "results.csv")
     start = jobs[0].start
     assert start is not None
     own.run_folder(start).parent.mkdir(parents=True)
-    own.run_folder(start).symlink_to(places.run_folder(start))
+    own.run_folder(start).symlink_to(locations.run_folder(start))
 
     def interrupted(*arguments: Any) -> Run:
         seed, calls = torch.manual_seed, list[int]()
@@ -183,43 +185,43 @@ def test_a_signal_ends_the_queue_and_the_next_one_goes_on(
     monkeypatch.setattr("dcn.reproduce.queue.train_recipe", train_recipe)
     assert run_queue(plan, jobs, own, CPU) == QueueResult(1, {}, interrupted=False)
     # The resumed run is the undisturbed one, bit for bit.
-    undisturbed = next(row for row in read_table(places.results, Row) if row.recipe == jobs[0].recipe)
+    undisturbed = next(row for row in read_table(locations.results, Row) if row.recipe == jobs[0].recipe)
     (resumed,) = read_table(own.results, Row)
     assert (resumed.mIoU, resumed.val, resumed.steps) == (undisturbed.mIoU, undisturbed.val, undisturbed.steps)
 
 
-def test_intervals_over_images_are_those_of_the_kept_results(plan: Plan, places: Places) -> None:
-    new = update_intervals(plan, CHOICE, places)
+def test_intervals_over_images_are_those_of_the_kept_results(plan: Plan, locations: Locations) -> None:
+    new = update_intervals(plan, CHOICE, locations)
     assert {(row.system, row.variant, row.reference) for row in new} == {
         (system, *pair)
         for system in ("deeplab", "rcnn")
         for pair in (("atrous4", "plain"), ("deformable", "plain"), ("deformable", "atrous4"))
     }
-    rows = {(row.system, row.variant): row for row in read_table(places.results, Row) if row.stage == "tune"}
-    for row in read_table(places.images, ImageRow):
+    rows = {(row.system, row.variant): row for row in read_table(locations.results, Row) if row.stage == "tune"}
+    for row in read_table(locations.images, ImageRow):
         gap = getattr(rows[row.system, row.variant], row.metric) - getattr(rows[row.system, row.reference], row.metric)
         assert row.difference == pytest.approx(gap, abs=1e-4)
         assert row.low <= row.high
         assert row.images == 3
-    assert update_intervals(plan, CHOICE, places) == []
+    assert update_intervals(plan, CHOICE, locations) == []
 
 
-def test_detections_and_confusions_are_kept(plan: Plan, places: Places) -> None:
-    with gzip.open(places.run_folder(plan.job("letters", "rcnn", "plain", 0)) / "detections.json.gz", "rt") as file:
+def test_detections_and_confusions_are_kept(plan: Plan, locations: Locations) -> None:
+    with gzip.open(locations.run_folder(plan.job("letters", "rcnn", "plain", 0)) / "detections.json.gz", "rt") as file:
         content = json.load(file)
     assert len(content["truth"]["images"]) == 3
-    with np.load(places.run_folder(plan.job("letters", "deeplab", "plain", 0)) / "confusions.npz") as arrays:
+    with np.load(locations.run_folder(plan.job("letters", "deeplab", "plain", 0)) / "confusions.npz") as arrays:
         assert arrays["confusions"].sum() == 3 * 64 * 64
 
 
-def test_tables_of_the_results(plan: Plan, places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    titles = [table.title for table in all_tables(read_results(plan, places.results))]
+def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.CaptureFixture[str]) -> None:
+    titles = [table.title for table in all_tables(read_results(plan, locations.results))]
     assert titles[:3] == [
         "Deformable against plain and against the best dilation",
         "Plain, atrous and deformable: letters",
         "Plain, atrous and deformable: letters, segmentation",
     ]
-    command = ["reproduce", "--small", "--plan", str(TINY), "--output", str(places.output), "--seeds", "0"]
+    command = ["reproduce", "--small", "--plan", str(TINY), "--output", str(locations.output), "--seeds", "0"]
     assert main([*command, "--tables"]) == 0
     assert "### Plain, atrous and deformable: letters\n" in capsys.readouterr().out
     assert main([*command, "--dry-run", "--dataset", "upright", "--variant", "plain"]) == 0

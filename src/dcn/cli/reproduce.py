@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dcn.reproduce.papers import Line
     from dcn.reproduce.plan import Choice, Plan
     from dcn.reproduce.protocol import Planned, Setting
-    from dcn.reproduce.queue import Places
+    from dcn.reproduce.queue import Locations
 
 _EXAMPLES = """\
 examples:
@@ -80,13 +80,13 @@ def _run(arguments: argparse.Namespace) -> int:
     if changes:
         raise ValueError(f"{changes[0]}: --small takes its settings from a plan; copy it and give it as --plan FILE")
     from dcn.reproduce.plan import PLAN, Choice, read_plan
-    from dcn.reproduce.queue import Places
+    from dcn.reproduce.queue import Locations
 
     plan = read_plan(arguments.plan or PLAN)
     choice = Choice(
         arguments.dataset, arguments.system, arguments.part, arguments.variant, parse_seeds(arguments.seeds)
     )
-    places = Places(
+    locations = Locations(
         arguments.output,
         arguments.results or arguments.output / "results.csv",
         arguments.data,
@@ -95,8 +95,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.keep,
     )
     if arguments.tables:
-        return _tables(plan, choice, places)
-    return _small(plan, choice, places, dry_run=arguments.dry_run)
+        return _tables(plan, choice, locations)
+    return _small(plan, choice, locations, dry_run=arguments.dry_run)
 
 
 def _full(table: str, changes: list[str], arguments: argparse.Namespace) -> int:
@@ -192,34 +192,34 @@ def _costs(path: Path, *, dry_run: bool) -> int:
     return 0
 
 
-def _tables(plan: Plan, choice: Choice, places: Places) -> int:
+def _tables(plan: Plan, choice: Choice, locations: Locations) -> int:
     from dcn.reproduce.intervals import update_intervals
     from dcn.reproduce.tables import all_tables, summary
     from dcn.reproduce.written import read_results
 
-    update_intervals(plan, choice, places)
-    results = read_results(plan, places.results)
+    update_intervals(plan, choice, locations)
+    results = read_results(plan, locations.results)
     print("\n".join([summary(results), *(table.markdown() for table in all_tables(results))]).strip() or "no results")
     return 0
 
 
-def _small(plan: Plan, choice: Choice, places: Places, *, dry_run: bool) -> int:
+def _small(plan: Plan, choice: Choice, locations: Locations, *, dry_run: bool) -> int:
     from dcn.engine.distributed import World, choose_device
     from dcn.reproduce.plan import chosen_jobs
     from dcn.reproduce.queue import missing_jobs, recipe_of, run_queue
 
     jobs = chosen_jobs(plan, choice)
-    left = missing_jobs(jobs, places)
+    left = missing_jobs(jobs, locations)
     if dry_run:
         print("\n".join(f"{job.name}  {job.recipe}" for job in left))
-        print(f"{len(left)} runs are left for {len(jobs)} results in {places.results}")
+        print(f"{len(left)} runs are left for {len(jobs)} results in {locations.results}")
         return 0
     for job in left:
-        recipe_of(job, places)  # what is missing is said before the first run, not hours later
-    result = run_queue(plan, jobs, places, World(choose_device(places.device)))
+        recipe_of(job, locations)  # what is missing is said before the first run, not hours later
+    result = run_queue(plan, jobs, locations, World(choose_device(locations.device)))
     for name, reason in result.failed.items():
         print(f"{name} failed: {reason}")
-    print(f"{result.done} runs done, {len(missing_jobs(jobs, places))} left; results in {places.results}")
+    print(f"{result.done} runs done, {len(missing_jobs(jobs, locations))} left; results in {locations.results}")
     return 130 if result.interrupted else int(bool(result.failed))
 
 

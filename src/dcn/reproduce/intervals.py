@@ -17,7 +17,7 @@ from dcn.report.diagnosis import evaluator
 from dcn.report.resampled_ap import class_matches, resampled_precision
 from dcn.reproduce.measure import CONFUSIONS_FILE, DETECTIONS_FILE
 from dcn.reproduce.plan import PLAIN, Choice, Job, Plan, chosen_jobs
-from dcn.reproduce.queue import Places
+from dcn.reproduce.queue import Locations
 from dcn.reproduce.rows import Row, read_table, write_table
 
 LOGGER = logging.getLogger("dcn")
@@ -81,19 +81,19 @@ class _Resampled:
     resampled: dict[str, Floats]
 
 
-def update_intervals(plan: Plan, choice: Choice, places: Places) -> list[ImageRow]:
+def update_intervals(plan: Plan, choice: Choice, locations: Locations) -> list[ImageRow]:
     """Compute what the run folders have grown by, and write all of it beside the results.
 
     Args:
         plan: names the variants.
         choice: which of them; the seeds are those that have rows.
-        places: with the run folders.
+        locations: with the run folders.
 
     Returns:
         The new rows.
     """
-    runs = _finished(plan, choice, places)
-    known = {row.key: row for row in read_table(places.images, ImageRow)}
+    runs = _finished(plan, choice, locations)
+    known = {row.key: row for row in read_table(locations.images, ImageRow)}
     resampled: dict[str, _Resampled] = {}
     new = []
     for (dataset, system, variant), jobs in runs.items():
@@ -105,10 +105,10 @@ def update_intervals(plan: Plan, choice: Choice, places: Places) -> list[ImageRo
                 continue
             LOGGER.info("%s/%s: %s - %s over %d seeds", dataset, system, variant, reference, len(seeds))
             for job in (job for pair in pairs for job in pair if job.name not in resampled):
-                resampled[job.name] = _resample(places.run_folder(job))
+                resampled[job.name] = _resample(locations.run_folder(job))
             new += _rows(pairs, [(resampled[a.name], resampled[b.name]) for a, b in pairs])
     if new:
-        write_table(places.images, sorted((known | {row.key: row for row in new}).values(), key=_order), ImageRow)
+        write_table(locations.images, sorted((known | {row.key: row for row in new}).values(), key=_order), ImageRow)
     return new
 
 
@@ -116,14 +116,14 @@ def _order(row: ImageRow) -> tuple[str, ...]:
     return row.key
 
 
-def _finished(plan: Plan, choice: Choice, places: Places) -> dict[tuple[str, str, str], dict[int, Job]]:
+def _finished(plan: Plan, choice: Choice, locations: Locations) -> dict[tuple[str, str, str], dict[int, Job]]:
     """The runs with a row and the file of their results, by seed."""
-    rows = {(row.recipe, row.seed) for row in read_table(places.results, Row) if row.stage == "tune"}
+    rows = {(row.recipe, row.seed) for row in read_table(locations.results, Row) if row.stage == "tune"}
     seeds = sorted({seed for _, seed in rows})
     wanted = Choice(choice.datasets, choice.systems, choice.parts, choice.variants, seeds)
     runs: dict[tuple[str, str, str], dict[int, Job]] = {}
     for job in chosen_jobs(plan, wanted):
-        folder = places.run_folder(job)
+        folder = locations.run_folder(job)
         kept = any((folder / name).is_file() for name in (DETECTIONS_FILE, CONFUSIONS_FILE))
         if (job.recipe, job.seed) in rows and kept:
             runs.setdefault((job.dataset, job.system, job.variant), {})[job.seed] = job

@@ -31,7 +31,7 @@ WAIT = 20.0
 
 
 @dataclass(frozen=True)
-class Places:
+class Locations:
     """Where everything is.
 
     Attributes:
@@ -80,45 +80,45 @@ class QueueResult:
     interrupted: bool
 
 
-def missing_jobs(jobs: Sequence[Job], places: Places) -> list[Job]:
+def missing_jobs(jobs: Sequence[Job], locations: Locations) -> list[Job]:
     """The jobs without a row, each start before the first that needs it."""
-    known = {(row.recipe, row.seed, row.stage) for row in read_table(places.results, Row)}
+    known = {(row.recipe, row.seed, row.stage) for row in read_table(locations.results, Row)}
     result: dict[str, Job] = {}
     for job in jobs:
         if (job.recipe, job.seed, job.stage) in known:
             continue
-        if job.start is not None and not has_weights(job.start, places):
+        if job.start is not None and not has_weights(job.start, locations):
             result.setdefault(job.start.name, job.start)
         result[job.name] = job
     return list(result.values())
 
 
-def has_weights(job: Job, places: Places) -> bool:
+def has_weights(job: Job, locations: Locations) -> bool:
     """Whether a start is finished here."""
-    return (places.run_folder(job) / "finished").is_file()
+    return (locations.run_folder(job) / "finished").is_file()
 
 
-def run_queue(plan: Plan, jobs: Sequence[Job], places: Places, world: World) -> QueueResult:
+def run_queue(plan: Plan, jobs: Sequence[Job], locations: Locations, world: World) -> QueueResult:
     """Work through the jobs. Several processes may share one output folder: none takes what another one trains.
 
     Args:
         plan: says where medium and large objects begin.
         jobs: see :func:`dcn.reproduce.plan.chosen_jobs`.
-        places: see there.
+        locations: see there.
         world: this process.
     """
     done, failed = 0, dict[str, str]()
     while True:
-        left = [job for job in missing_jobs(jobs, places) if not _hopeless(job, failed)]
+        left = [job for job in missing_jobs(jobs, locations) if not _hopeless(job, failed)]
         if not left:
             return QueueResult(done, failed, interrupted=False)
         advanced = False
         for number, job in enumerate(left):
-            if job.start is not None and not has_weights(job.start, places):
+            if job.start is not None and not has_weights(job.start, locations):
                 continue
             LOGGER.info("%s: %d of %d runs are left", job.name, len(left) - number, len(jobs))
             try:
-                finished = _take(plan, job, places, world)
+                finished = _take(plan, job, locations, world)
             except LockedError:
                 continue
             except DivergedError as error:
@@ -139,22 +139,22 @@ def _hopeless(job: Job, failed: dict[str, str]) -> bool:
     return job.name in failed or (job.start is not None and job.start.name in failed)
 
 
-def _take(plan: Plan, job: Job, places: Places, world: World) -> bool:
+def _take(plan: Plan, job: Job, locations: Locations, world: World) -> bool:
     """Train and measure one job; whether it was finished."""
-    folder = places.run_folder(job)
+    folder = locations.run_folder(job)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        run = train_recipe(recipe_of(job, places), world, lambda: folder)
+        run = train_recipe(recipe_of(job, locations), world, lambda: folder)
         if not run.finished:
             return False
-        _record(plan, job, places, run)
+        _record(plan, job, locations, run)
         (folder / "finished").touch()
     return True
 
 
-def _record(plan: Plan, job: Job, places: Places, run: Run) -> None:
+def _record(plan: Plan, job: Job, locations: Locations, run: Run) -> None:
     key = Keyed(job.system, job.variant, job.dataset, job.stage, job.seed, job.recipe)
-    measured = measure(run.folder, key, plan.datasets[job.dataset]["sides"], places.device)
+    measured = measure(run.folder, key, plan.datasets[job.dataset]["sides"], locations.device)
     values: dict[str, Any] = {**vars(key), **measured.metrics, **environment()}
     seconds = training_seconds(run.folder, run.recipe.schedule.images_per_step)
     row = Row(
@@ -166,11 +166,11 @@ def _record(plan: Plan, job: Job, places: Places, run: Run) -> None:
         seconds=round(seconds, 3),
     )
     # The row comes last: what has a row is complete.
-    if not _has_rows(places.dilations, DilationRow, job):
-        append(places.dilations, measured.dilations)
-    if not _has_rows(places.results, Row, job):
-        append(places.results, [row])
-    _clean(run.folder, keep_weights=places.keep or job.stage == "start")
+    if not _has_rows(locations.dilations, DilationRow, job):
+        append(locations.dilations, measured.dilations)
+    if not _has_rows(locations.results, Row, job):
+        append(locations.results, [row])
+    _clean(run.folder, keep_weights=locations.keep or job.stage == "start")
 
 
 def _has_rows(path: Path, kind: type[Row] | type[DilationRow], job: Job) -> bool:
@@ -199,7 +199,7 @@ def training_seconds(folder: Path, batch_size: int) -> float:
     )
 
 
-def recipe_of(job: Job, places: Places) -> Recipe:
+def recipe_of(job: Job, locations: Locations) -> Recipe:
     """The whole recipe of a job with its folders.
 
     Raises:
@@ -208,30 +208,30 @@ def recipe_of(job: Job, places: Places) -> Recipe:
     settings = merged([job.settings, {"seed": job.seed}])
     folder = settings["data"].pop("folder", None)
     if folder is not None:
-        settings["data"]["root"] = str(_data_folder(job, folder, places))
+        settings["data"]["root"] = str(_data_folder(job, folder, locations))
     model = settings["model"]
     if job.start is not None:
-        model["weights"] = str(places.run_folder(job.start) / "weights" / "last.safetensors")
+        model["weights"] = str(locations.run_folder(job.start) / "weights" / "last.safetensors")
     elif model.get("backbone_weights") is not None:
-        model["backbone_weights"] = _weights_file(job, model["backbone_weights"], places)
+        model["backbone_weights"] = _weights_file(job, model["backbone_weights"], locations)
     try:
         return parse(Recipe, settings)
     except ValueError as error:
         raise ValueError(f"plan, {job.name}: {error}") from None
 
 
-def _data_folder(job: Job, folder: str, places: Places) -> Path:
-    if places.data is None or not (places.data / folder).is_dir():
-        where = "no --data was given" if places.data is None else f"{places.data / folder} is not there"
+def _data_folder(job: Job, folder: str, locations: Locations) -> Path:
+    if locations.data is None or not (locations.data / folder).is_dir():
+        where = "no --data was given" if locations.data is None else f"{locations.data / folder} is not there"
         raise ValueError(f"--data: expected a folder with {folder}/ for {job.dataset}; {where}")
-    return places.data / folder
+    return locations.data / folder
 
 
-def _weights_file(job: Job, name: str, places: Places) -> str:
+def _weights_file(job: Job, name: str, locations: Locations) -> str:
     if name in shipped_weights() or name in PUBLISHED_WEIGHTS:
         return name
-    folders = [places.weights] if places.weights is not None else []
-    folders += [places.data / "weights", places.data.parent / "weights"] if places.data is not None else []
+    folders = [locations.weights] if locations.weights is not None else []
+    folders += [locations.data / "weights", locations.data.parent / "weights"] if locations.data is not None else []
     for path in (folder / name for folder in folders):
         if path.is_file():
             return str(path)
