@@ -130,8 +130,8 @@ def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) 
         assert len(results[0]) == len(results[1]) == 2
         assert [sorted(line) for line in results[0]] == [sorted(line) for line in results[1]]
         for first, second in zip(*results, strict=True):
-            assert len(first.get("detections", [])) == len(second.get("detections", []))
-            assert bool(first.get("detections")) == bool(score)
+            assert len(first.get("annotations", [])) == len(second.get("annotations", []))
+            assert bool(first.get("annotations")) == bool(score)
 
 
 def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:
