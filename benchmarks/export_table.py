@@ -11,8 +11,8 @@ most regions are background, as in a trained model. Each checkpoint goes through
 loaded again with ``dcn.load``; file and checkpoint predict on the images with the same score threshold. A row passes
 where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation maps by 0.1 % at most, where no
 more than 1 % of the detections lack a counterpart, and where every node of the file is of the ONNX standard
-(`ai.onnx`). Where rows differ by more, the checkpoint is compared with itself with batch norm not folded. Times are medians of the whole model on the largest image,
-onnxruntime and this package's CPU path in turns.
+(`ai.onnx`). Where rows differ by more, the checkpoint is compared with itself with batch norm not folded. Times are
+medians of the whole model on the largest image, onnxruntime and this package's CPU path in turns.
 """
 
 from __future__ import annotations
