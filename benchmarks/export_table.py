@@ -11,9 +11,8 @@ most regions are background, as in a trained model. Each checkpoint goes through
 loaded again with ``dcn.load``; file and checkpoint predict on the images with the same score threshold. A row passes
 where boxes differ by 0.1 px, scores by 0.001, and pixels of masks or of segmentation maps by 0.1 % at most, where no
 more than 1 % of the detections lack a counterpart, and where every node of the file is of the ONNX standard
-(`ai.onnx`). Where rows differ by more, the checkpoint is compared with itself with batch norm not folded: two regions
-of equal score take turns in the suppression then, too. Times are medians of the whole model on the largest image,
-onnxruntime and this package's CPU path in turns.
+(`ai.onnx`). Where rows differ by more, the checkpoint is compared with itself with batch norm not folded. Times are
+medians of the whole model on the largest image, onnxruntime and this package's CPU path in turns.
 """
 
 from __future__ import annotations
@@ -98,8 +97,8 @@ def scale_weights(model: Any, image: Tensor) -> None:
 
     def hook(name: str) -> Callable[..., Tensor | None]:
         def scale(layer: Any, inputs: Any, output: Tensor) -> Tensor | None:
-            if id(layer) in done:
-                return None  # shared between the levels of a pyramid
+            if id(layer) in done or (output.ndim == 2 and len(output) < 8):
+                return None  # shared between the levels of a pyramid, or of a level without regions
             done.add(id(layer))
             mean = output.mean([0, *range(2, output.ndim)], keepdim=True)
             factor = _target(name, layer, offsets) / (output - mean).std().clamp_min(1e-6)

@@ -91,3 +91,13 @@ def test_a_model_whose_own_rounding_differs_as_much(own: float, passes: bool) ->
     assert (again.failures == []) is passes
     assert "no proof" in str(again)
     assert "no proof" not in str(report)
+
+
+def test_a_box_without_area_has_its_counterpart() -> None:
+    flat = Detections(torch.tensor([[9.0, 1, 9, 7]]), torch.tensor([0.9]), torch.tensor([0]))
+    moved = Detections(flat.boxes + 0.05, flat.scores, flat.labels)
+    report = _compare(flat, moved)
+    assert (report.unmatched, report.failures) == (0, [])
+    assert report.boxes == pytest.approx(0.05, abs=1e-6)
+    far = Detections(flat.boxes + 2, flat.scores, flat.labels)
+    assert [text.partition(":")[0] for text in _compare(flat, far).failures] == ["unmatched"]

@@ -42,6 +42,8 @@ TOLERANCES = {
 that are broken."""
 
 
+_SAME = 0.5
+"""Pixels by which the coordinates of a box may differ from those of its counterpart however little both overlap."""
 OWN = 3.0
 """How many times the model's own differences by rounding pass where they exceed the tolerance."""
 _ARBITRARY = "the last digits of a number decide results of this model, as of one that was never trained: no proof"
@@ -193,7 +195,9 @@ def _counterparts(first: Detections, second: Detections, limit: float) -> tuple[
     """Indices of detections of one class that overlap."""
     if not len(first) or not len(second):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    overlap = boxes.iou(first.boxes, second.boxes)
+    # A box without area, as at the border of an image, overlaps nothing, itself neither.
+    same = (first.boxes[:, None] - second.boxes[None]).abs().amax(2) <= _SAME
+    overlap = torch.where(same, 1.0, boxes.iou(first.boxes, second.boxes))
     overlap = torch.where(first.labels[:, None] == second.labels[None], overlap, 0.0)
     # Of equal overlaps the one with the nearest score: detections of one object may follow each other.
     gap = (first.scores[:, None] - second.scores[None]).abs()
