@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor
 import dcn
 from dcn.cli.main import main
 from dcn.engine import save_weights
-from dcn.export.parity import Tolerance
+from dcn.export.parity import Parity, Tolerance
 from dcn.models import build
 from tests.runs.small import OPTIONS, picture, write_photos
 
@@ -187,6 +188,25 @@ def test_an_export_that_differs_leaves_no_file(fixed: tuple[Path, Path], tmp_pat
     with pytest.raises(ValueError, match="the exported model differs"):
         dcn.export(fixed[0], tmp_path / "m.onnx", size=(64, 80), images=[picture()[:, :48, :60]], tolerance=strict)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("own", [0.001, 1.0], ids=["conditioned", "undecided"])
+def test_a_file_without_proof_is_kept_only_where_asked(
+    own: float, fixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Parity(1, 4, boxes=0.5, scores=0.0, pixels=0.0, unmatched=0.0, tolerance=Tolerance())
+    monkeypatch.setattr("dcn.runs.export._proof", lambda *_: replace(found, rounding=replace(found, boxes=own)))
+    path, undecided = tmp_path / "m.onnx", own == 1.0
+    with pytest.raises(ValueError, match=r"boxes: 0\.5 is over 0\.1") as caught:
+        dcn.export(fixed[0], path, size=(64, 80))
+    assert ("--unproven keeps the file" in str(caught.value)) is undecided
+    assert list(tmp_path.iterdir()) == []
+    if undecided:
+        assert "no proof" in str(dcn.export(fixed[0], path, size=(64, 80), unproven=True))
+    else:
+        with pytest.raises(ValueError, match="no file was written"):
+            dcn.export(fixed[0], path, size=(64, 80), unproven=True)
+    assert path.exists() is undecided
 
 
 def test_wrong_names_and_sizes(fixed: tuple[Path, Path], tmp_path: Path) -> None:

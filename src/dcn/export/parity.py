@@ -45,7 +45,7 @@ that are broken."""
 _SAME = 0.5
 """Pixels by which the coordinates of a box may differ from those of its counterpart however little both overlap."""
 OWN = 3.0
-"""How many times the model's own differences by rounding pass where they exceed the tolerance."""
+"""How many times the model's own rounding a file may differ by, to be called undecided."""
 _ARBITRARY = "the last digits of a number decide results of this model, as of one that was never trained: no proof"
 
 
@@ -63,8 +63,8 @@ class Parity:
         tolerance: what passes.
         mean_boxes: mean difference of the coordinates of boxes, pixels.
         mean_scores: mean difference of scores.
-        rounding: the same between two forms of the model itself that differ in rounding alone, where it was needed:
-            differences up to :data:`OWN` times as large pass too.
+        rounding: the same between two forms of the model itself that differ in rounding alone; ``None`` where the
+            differences pass.
     """
 
     images: int
@@ -84,11 +84,17 @@ class Parity:
         problems = []
         for name in ("boxes", "scores", "pixels", "unmatched"):
             value, limit = getattr(self, name), getattr(self.tolerance, name)
-            own = 0.0 if self.rounding is None else getattr(self.rounding, name)
-            limit = OWN * own if own > max(limit, 0.0) else limit
             if not value <= limit:  # NaN fails
                 problems.append(f"{name}: {value:.3g} is over {limit:g}")
         return problems
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it fails, but by no more than `OWN` times what rounding alone changes in the model itself."""
+        if not self.failures or self.rounding is None:
+            return False
+        names = [text.partition(":")[0] for text in self.failures]
+        return all(getattr(self, name) <= OWN * getattr(self.rounding, name) for name in names)
 
     def __str__(self) -> str:
         text = f"{self.images} images: {self.pixels:.2g} of the pixels differ"
