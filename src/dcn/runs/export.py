@@ -178,8 +178,8 @@ def _difference(path: Path, parity: Parity) -> str:
     if not parity.undecided:
         return text
     return (
-        f"{text}. With batch norm folded or not, the model itself differs as much ({parity.rounding}): its results hang "
-        "on the last digits of its numbers, as of one that was never trained. --unproven keeps the file all the same"
+        f"{text}. With batch norm folded or not, the model itself differs as much ({parity.rounding}): its results "
+        "hang on the last digits of its numbers, as of one that was never trained. --unproven keeps the file all the same"
     )
 
 
