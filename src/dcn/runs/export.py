@@ -179,7 +179,7 @@ def _difference(path: Path, parity: Parity) -> str:
         return text
     return (
         f"{text}. With batch norm folded or not, the model itself differs as much ({parity.rounding}): its results "
-        "hang on the last digits of its numbers, as of one that was never trained. --unproven keeps the file all the same"
+        "hang on the last digits of its numbers, as of one that was never trained. --unproven keeps the file anyway"
     )
 
 
