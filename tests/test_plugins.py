@@ -179,7 +179,7 @@ def test_a_dataset_of_its_own_needs_no_check(
     assert main(["data", "check", str(data), "--plugin", name]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == f"{data / '2.png'}: the second is missing"
-    assert printed[-1] == f"{data}: squares, 6 images, 5 objects (square 5): 1 problems"
+    assert printed[-1] == f"{data}: squares, 6 images, 5 objects (square 5): 1 problem"
     assert (
         main(["data", "show", str(data), "--format", "squares", "--count", "1", "--output", str(tmp_path / "s.png")])
         == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dcn.suggest import suggest
+from dcn.suggest import counted, suggest
 
 MANY = [f"name_{index:02d}" for index in range(20)]
 
@@ -28,3 +28,10 @@ MANY = [f"name_{index:02d}" for index in range(20)]
 )
 def test_the_message_ends_with_near_names(name: str, names: list[str], lists: str | None, message: str) -> None:
     assert suggest(name, names, lists) == message
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [pytest.param(n, w, id=w) for n, w in ((0, "0 images"), (1, "1 image"), (2, "2 images"))]
+)
+def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
+    assert counted(number, "image") == words

@@ -1,4 +1,4 @@
-"""The one "did you mean", and the one list of valid names, in messages about a name that is not known."""
+"""Words of messages: the one "did you mean", the one list of valid names, and numbers with their nouns."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ def one_of(names: Iterable[str], otherwise: str) -> str:
     """What a message expects: ``"one of train, val"``, or ``otherwise`` where there is no name to choose."""
     valid = list(names)
     return f"one of {', '.join(valid)}" if len(valid) > 1 else (repr(valid[0]) if valid else otherwise)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``"1 image"``, ``"2 images"``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _either(names: list[str]) -> str:

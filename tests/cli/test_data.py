@@ -32,7 +32,7 @@ def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert lines[0].startswith(f"{tmp_path}/Annotations/a.xml: object 0 (dog): expected a box inside the image of")
     assert lines[1].startswith(f"{tmp_path}/Annotations/b.xml: malformed XML")
     assert lines[2].startswith(f"{tmp_path}: taken for voc (Pascal VOC")
-    assert lines[3:] == [f"{tmp_path}: voc, 1 images, 0 objects (none): 2 problems"]
+    assert lines[3:] == [f"{tmp_path}: voc, 1 image, 0 objects (none): 2 problems"]
 
 
 def test_check_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

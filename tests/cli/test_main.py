@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn.cli.main import VERBS, main, parse
+from dcn.cli.main import VERBS, _in_words, main, parse
 
 
 def test_help_does_not_import_torch() -> None:
@@ -71,3 +71,15 @@ def test_an_error_is_one_line(
 def test_traceback_shows_the_place() -> None:
     with pytest.raises(ValueError, match="did you mean"):
         main(["train", "bcd_plain", "--traceback"])
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        pytest.param(PermissionError(13, "Permission denied", "out"), "out: Permission denied", id="system"),
+        pytest.param(OSError("the disk is full"), "the disk is full", id="own"),
+        pytest.param(ValueError("lr: expected float"), "lr: expected float", id="value"),
+    ],
+)
+def test_errors_are_told_without_numbers(error: ValueError | OSError, words: str) -> None:
+    assert _in_words(error) == words

@@ -160,6 +160,7 @@ def test_relative_paths_are_resolved_and_shipped_names_are_kept(minimal: Path, m
         ("schedule.lr=fast", r"schedule\.lr: expected float, got 'fast'"),
         ("schedule.lr=", r"schedule\.lr: expected float, got None"),
         ("schedule.batch_size=2.5", r"schedule\.batch_size: expected int, got 2\.5"),
+        ("tta.flip=maybe", r"tta\.flip: expected true or false, got 'maybe'"),
         ("seed=true", r"seed: expected int, got True"),
         ("amp=bf61", r"amp: expected one of off, .*, got 'bf61'"),
         ("schedule.warmup.kind=liner", r"schedule\.warmup\.kind: expected one of .*linear.*, got 'liner'"),

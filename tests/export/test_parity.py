@@ -76,7 +76,7 @@ def test_segmentation_counts_pixels() -> None:
     one, other = (_Fake("segmentation", SegmentationMap(t)) for t in (first, second))
     report = compare(one, other, IMAGES[:1], SIZES[:1], Tolerance())
     assert report.pixels == pytest.approx(1 / 8)
-    assert str(report) == "1 images: 0.12 of the pixels differ"
+    assert str(report) == "1 image: 12 % of the pixels differ"
 
 
 def test_no_images_is_no_proof() -> None:

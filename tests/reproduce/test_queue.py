@@ -225,4 +225,4 @@ def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.
     assert main([*command, "--tables"]) == 0
     assert "### Plain, atrous and deformable: letters\n" in capsys.readouterr().out
     assert main([*command, "--dry-run", "--dataset", "upright", "--variant", "plain"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("2 runs are left for 1 results in")
+    assert capsys.readouterr().out.splitlines()[-1].startswith("left: 2 runs, with starts, for 1 row of")

@@ -91,13 +91,23 @@ def test_a_report_that_fails_does_not_undo_the_training(
     assert "the disk is full of dust; dcn report " in caplog.text
 
 
-def test_an_evaluation_writes_the_page_too(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_evaluation_writes_the_page_too(
+    runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     run = runs["segmentation0"]
-    assert main(["eval", str(run), "--split", "val", "--report", "--output", str(tmp_path)]) == 0
+    with caplog.at_level("INFO", logger="dcn"):
+        assert main(["eval", str(run), "--split", "val", "--report", "--output", str(tmp_path)]) == 0
     dcn.Run(run).report("val", output=tmp_path / "same.html")
     ours, theirs = Tables(tmp_path / "val_report.html"), Tables(tmp_path / "same.html")
     assert ours.tiles == theirs.tiles
     assert ours.tables == theirs.tables
+    assert f"written into {tmp_path}" in caplog.text
+
+
+def test_a_page_about_a_model_of_the_package_has_its_name(tmp_path: Path) -> None:
+    command = ["eval", "letters_segmentation", "data.options.length=1", "--report", "--output", str(tmp_path)]
+    assert main(command) == 0
+    assert "<title>Run letters_segmentation" in (tmp_path / "test_report.html").read_text(encoding="utf-8")
 
 
 def test_a_predictor_is_reported_with_a_recipe(runs: dict[str, Path], tmp_path: Path) -> None:

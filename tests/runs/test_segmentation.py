@@ -88,7 +88,7 @@ def test_predict_writes_maps_and_pictures(run: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "x" / "broken.jpg").write_bytes(b"nothing")
     words = [str(tmp_path / "x"), str(tmp_path / "y"), "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main(["predict", str(run), *words, "--keep-size", "tta.window=48,48", "tta.overlap=16"]) == 1
-    assert "segmentation maps of 2 images; 1 images could not be read" in capsys.readouterr().out
+    assert "segmentation maps of 2 images; 1 image could not be read" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir() if path.name[0] != ".")
     assert names == ["a.jpg", "a.png", "a_1.jpg", "a_1.png", "segmentation.jsonl"]
     stored = np.asarray(Image.open(tmp_path / "out" / "a.png"))

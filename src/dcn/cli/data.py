@@ -21,6 +21,7 @@ from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
 from dcn.runs.outputs import OutputFolder
 from dcn.structures import Sample, SegmentationMap
+from dcn.suggest import counted
 
 
 def add_parser(subparsers: Any) -> None:
@@ -83,8 +84,9 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _summary(path: str, findings: Findings) -> str:
     objects = ", ".join(f"{name} {count}" for name, count in findings.objects.items())
-    seen = f"{findings.images} images, {sum(findings.objects.values())} objects ({objects or 'none'})"
-    verdict = f"{len(findings.problems)} problems" if findings.problems else "no problems"
+    images, number = counted(findings.images, "image"), counted(sum(findings.objects.values()), "object")
+    seen = f"{images}, {number} ({objects or 'none'})"
+    verdict = counted(len(findings.problems), "problem") if findings.problems else "no problems"
     return f"{path}: {findings.format or 'unknown format'}, {seen}: {verdict}"
 
 

@@ -58,13 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if traceback:
             raise
-        print(f"dcn: error: {error}", file=sys.stderr)
+        print(f"dcn: error: {_in_words(error)}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if traceback or (error.name or "").partition(".")[0] not in EXTRAS:
             raise
         print(f"dcn: error: {missing_package(str(error.name))}", file=sys.stderr)
         return 2
+
+
+def _in_words(error: ValueError | OSError) -> str:
+    """The message of an error; of the system's own ones the file and what is wrong, without the number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def take_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:

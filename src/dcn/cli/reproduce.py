@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dcn.cli.words import add_device, examples, split_words
+from dcn.suggest import counted
 
 if TYPE_CHECKING:
     from dcn.reproduce.papers import Line
@@ -110,7 +111,10 @@ def _full(table: str, changes: list[str], arguments: argparse.Namespace) -> int:
     if table == "table4":
         return _costs(arguments.output / "table4.csv", dry_run=arguments.dry_run)
     if arguments.data is None:
-        raise ValueError(f"--data: expected the folder of the data sets, got none; {table} --data DIR --dry-run lists")
+        raise ValueError(
+            f"--data: expected the folder of the data sets, got none; `dcn reproduce {table} --data DIR "
+            "--dry-run` lists what has to be in it"
+        )
     lines = lines_of(table)
     gpus = arguments.gpus if arguments.gpus is not None else max(1, torch.cuda.device_count())
     if gpus < 1:
@@ -212,7 +216,7 @@ def _small(plan: Plan, choice: Choice, locations: Locations, *, dry_run: bool) -
     left = missing_jobs(jobs, locations)
     if dry_run:
         print("\n".join(f"{job.name}  {job.recipe}" for job in left))
-        print(f"{len(left)} runs are left for {len(jobs)} results in {locations.results}")
+        print(f"left: {counted(len(left), 'run')}, with starts, for {counted(len(jobs), 'row')} of {locations.results}")
         return 0
     for job in left:
         recipe_of(job, locations)  # what is missing is said before the first run, not hours later

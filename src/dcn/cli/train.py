@@ -25,7 +25,7 @@ def add_parser(subparsers: Any) -> None:
         "words",
         nargs="*",
         metavar="RECIPE key=value",
-        help="a shipped recipe or a .yaml file, then key=value changes; lists are written a,b",
+        help="a shipped recipe, a .yaml file or the name of a model, then key=value changes; lists are written a,b",
     )
     parser.add_argument("--output", default="runs", help="folder for run folders (default runs)")
     parser.add_argument("--name", help="name of the run folder (default: the next number)")

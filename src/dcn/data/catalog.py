@@ -131,7 +131,9 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
             raise ValueError(f"options: expected those of {format!r}, got {name!r}; {suggest(name, known)}")
     if row.splits is None:
         if root is not None:
-            raise ValueError(f"root: {format!r} is generated and has no folder, got {str(root)!r}; leave it out")
+            raise ValueError(
+                f"root: {format!r} is generated and has no folder, got {str(root)!r}; give None, or no data.root"
+            )
         return row.open(split, **options)
     if root is None:
         raise ValueError(f"root: {format!r} needs the folder of the data, got None")

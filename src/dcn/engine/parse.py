@@ -264,7 +264,8 @@ def _scalar(kind: type, value: Any, where: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value) if abs(value) < 2**63 else value
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{where}: expected {kind.__name__}, got {shown(value)} ({type(value).__name__})")
+        expected = "true or false" if kind is bool else kind.__name__
+        raise ValueError(f"{where}: expected {expected}, got {shown(value)} ({type(value).__name__})")
     if isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{where}: expected {kind.__name__} of at most 64 bits, got {shown(value)}")
     return value

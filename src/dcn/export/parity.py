@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dcn import boxes
 from dcn.structures import Detections, SegmentationMap
+from dcn.suggest import counted
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Parity:
         return all(getattr(self, name) <= OWN * getattr(self.rounding, name) for name in names)
 
     def __str__(self) -> str:
-        text = f"{self.images} images: {self.pixels:.2g} of the pixels differ"
+        text = f"{counted(self.images, 'image')}: {100 * self.pixels:.2g} % of the pixels differ"
         if self.detections is not None:
             text = self._of_detections()
         if self.rounding is None:
@@ -105,10 +106,10 @@ class Parity:
         return f"{text}\nthe model alone, with batch norm folded or not: {self.rounding}\n{_ARBITRARY}"
 
     def _of_detections(self) -> str:
-        text = f"{self.images} images, {self.detections} detections: boxes differ by {self.boxes:.2g} px at most "
-        text += f"(mean {self.mean_boxes:.2g}), scores by {self.scores:.2g} (mean {self.mean_scores:.2g}); "
-        text += f"{self.unmatched:.2g} have no counterpart"
-        return text + (f"; {self.pixels:.2g} of the mask pixels differ" if self.pixels else "")
+        text = f"{counted(self.images, 'image')}, {self.detections} detections: boxes differ by {self.boxes:.2g} px "
+        text += f"at most (mean {self.mean_boxes:.2g}), scores by {self.scores:.2g} (mean {self.mean_scores:.2g}); "
+        text += f"{100 * self.unmatched:.2g} % have no counterpart"
+        return text + (f"; {100 * self.pixels:.2g} % of the mask pixels differ" if self.pixels else "")
 
 
 def compare(

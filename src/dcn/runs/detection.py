@@ -21,7 +21,7 @@ from dcn.metrics import CocoAP, VocAP, write_coco_results, write_voc_results
 from dcn.models.detection.tta import TTADetector
 from dcn.runs.view import Size, View
 from dcn.structures import Detections, Sample, Target
-from dcn.suggest import suggest
+from dcn.suggest import counted, suggest
 from dcn.tta import TTA
 from dcn.vis.detections import draw_detections
 
@@ -142,7 +142,8 @@ class DetectionTask:
 
     def conclusion(self, records: Sequence[dict[str, Any]]) -> str:
         """The number of detections, in words."""
-        return f"{sum(len(record['annotations']) for record in records)} detections in {len(records)} images"
+        found = sum(len(record["annotations"]) for record in records)
+        return f"{counted(found, 'detection')} in {counted(len(records), 'image')}"
 
 
 class _ResultWriter:

@@ -24,7 +24,7 @@ from dcn.models.inference.prepare import Precision
 from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model, ready_model
 from dcn.runs.measure import fill, predictions
-from dcn.runs.opening import Opened, find_run, folder_of, open_for, run_label
+from dcn.runs.opening import Opened, find_run, folder_of, label_of, open_for
 from dcn.runs.predictor import Predictor
 from dcn.runs.report import ReportFile
 from dcn.runs.sources import StrPath, as_words
@@ -99,8 +99,7 @@ def evaluate(
     keepers: list[Any] = [task.result_writer(folder, name, dataset)] if save else []
     if report and annotated:
         predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
-        run = folder_of(origin)
-        opened = Opened(run, settings, predictor, dataset, split, world, run_label(run))
+        opened = Opened(folder_of(origin), settings, predictor, dataset, split, world, label_of(origin))
         keepers.append(ReportFile(opened, folder / f"{name}_report.html"))
     metric = task.make_metric(settings.eval, ready, dataset) if annotated else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -112,6 +111,8 @@ def evaluate(
         fill(task, metric, pairs, world, settings.eval)
     for keeper in keepers:
         keeper.close()
+    if keepers:
+        LOGGER.info("written into %s", folder)
     broken = broken_images(dataset)
     if broken.skipped or broken.repaired:
         LOGGER.warning("%s: %s", dataset.name, broken)

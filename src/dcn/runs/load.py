@@ -21,7 +21,7 @@ from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
 from dcn.plugins import advice
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe
+from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe, shipped_models
 from dcn.runs.weights import get_weights
 from dcn.suggest import suggest
 from dcn.tta import TTA
@@ -121,7 +121,7 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
     if name not in MODELS:
         raise ValueError(
             f"source: expected a weights file, a run folder or the name of a model, got {name!r}; "
-            + suggest(name, MODELS, "`dcn models`")
+            + suggest(name, {*MODELS, *shipped_models()}, "`dcn models`")
         )
     return _from_name(name, weights, classes)
 

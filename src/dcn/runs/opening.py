@@ -133,7 +133,7 @@ def open_run_data(
         )
         predictor = Predictor(ready, world.device, settings.tta, test_size(settings))
         folder = folder_of(origin)
-        label = run_label(folder) if origin.run is not None else origin.weights.stem
+        label = label_of(origin)
     dataset = spread(open_for(settings, split, predictor.model), settings.eval.images)
     if not getattr(dataset, "annotated", True):
         raise ValueError(f"{dataset.name}: expected annotations, got none; choose another split")
@@ -145,6 +145,11 @@ def folder_of(origin: Source) -> Path:
     if origin.run is not None:
         return origin.run
     return Path() if origin.weights in shipped_models().values() else origin.weights.parent
+
+
+def label_of(origin: Source) -> str:
+    """A short name of a model, for headings: of its run, or of its weights file."""
+    return origin.weights.stem if origin.run is None else run_label(origin.run)
 
 
 def run_label(folder: Path) -> str:

@@ -24,7 +24,7 @@ from dcn.runs.load import PUBLISHED, described, load
 from dcn.runs.outputs import OutputFolder, stems_of
 from dcn.runs.predictor import Predictor, Resize
 from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
-from dcn.suggest import suggest
+from dcn.suggest import counted, suggest
 from dcn.tta import TTA
 
 LOGGER = logging.getLogger("dcn")
@@ -45,7 +45,7 @@ class Predicted:
     conclusion: str
 
     def __str__(self) -> str:
-        return self.conclusion + (f"; {self.skipped} images could not be read" if self.skipped else "")
+        return self.conclusion + (f"; {counted(self.skipped, 'image')} could not be read" if self.skipped else "")
 
 
 KEYS = ("transforms.test_short", "transforms.long")

@@ -21,6 +21,7 @@ from dcn.metrics import MeanIoU
 from dcn.models.segmentation.inference import segment
 from dcn.runs.view import Size, View
 from dcn.structures import Sample, SegmentationMap
+from dcn.suggest import counted
 from dcn.tta import TTA
 from dcn.vis.masks import draw_segmentation, write_index_png
 from dcn.vis.palette import Color, class_palette, drawing_palette
@@ -129,7 +130,7 @@ class SegmentationTask:
 
     def conclusion(self, records: Sequence[dict[str, Any]]) -> str:
         """The number of maps, in words."""
-        return f"segmentation maps of {len(records)} images"
+        return f"segmentation maps of {counted(len(records), 'image')}"
 
 
 class _ResultWriter:

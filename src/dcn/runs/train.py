@@ -232,7 +232,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
 def _write_report(folder: Path, world: World) -> None:
     """The page about the run. The weights are there already: whatever goes wrong here does not undo the training."""
     try:
-        LOGGER.info("report         %s", report(folder, device=str(world.device)))
+        LOGGER.info("report        %s", report(folder, device=str(world.device)))
     except (ValueError, OSError, ImportError) as error:
         LOGGER.warning("no report was written: %s; %s writes it", error, shell_command("dcn", "report", folder))
 

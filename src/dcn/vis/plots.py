@@ -365,4 +365,5 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath |
     axes.set_ylim(len(rows) - 0.4, -0.6)
     reach = 1.1 * max([abs(end) for ends in rows.values() for end in ends if math.isfinite(end)] + [1e-3])
     axes.set_xlim(-reach, reach)
+    axes.locator_params(axis="x", nbins=5)
     return _png(figure, path)
