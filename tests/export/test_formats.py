@@ -166,7 +166,7 @@ def test_raw_outputs_of_a_batch(weights: Path, tmp_path: Path) -> None:
         (["--format", "torch", "-o", "m.pt2", "--with-example"], "with_example: the script runs an ONNX file"),
         (["--batch", "0"], "--batch: expected a number of images from 1 on"),
         (["--recipe", "synthetic_plain"], "name what to evaluate on with split"),
-        (["--split", "val"], "name the recipe that describes the data"),
+        (["--split", "val"], "expected the one that describes the data"),
         (["--size", "10x0"], "size: expected multiples of 1"),
     ],
     ids=["int8", "suffix", "int8-torch", "example", "batch", "recipe", "split", "size"],

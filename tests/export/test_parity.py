@@ -84,10 +84,22 @@ def test_no_images_is_no_proof() -> None:
         compare(_Fake("detection"), _Fake("detection"), [], [], Tolerance())
 
 
-@pytest.mark.parametrize(("own", "passes"), [(0.05, False), (0.1, True)], ids=["conditioned", "arbitrary"])
-def test_a_model_whose_own_rounding_differs_as_much(own: float, passes: bool) -> None:
+@pytest.mark.parametrize(("own", "undecided"), [(0.05, False), (0.1, True)], ids=["conditioned", "arbitrary"])
+def test_a_model_whose_own_rounding_differs_as_much(own: float, undecided: bool) -> None:
     report = _compare(_found(), _found(shift=0.2))
     again = replace(report, rounding=_compare(_found(), _found(shift=own)))
-    assert (again.failures == []) is passes
+    assert again.failures == report.failures != []
+    assert again.undecided is undecided
+    assert not report.undecided
     assert "no proof" in str(again)
     assert "no proof" not in str(report)
+
+
+def test_a_box_without_area_has_its_counterpart() -> None:
+    flat = Detections(torch.tensor([[9.0, 1, 9, 7]]), torch.tensor([0.9]), torch.tensor([0]))
+    moved = Detections(flat.boxes + 0.05, flat.scores, flat.labels)
+    report = _compare(flat, moved)
+    assert (report.unmatched, report.failures) == (0, [])
+    assert report.boxes == pytest.approx(0.05, abs=1e-6)
+    far = Detections(flat.boxes + 2, flat.scores, flat.labels)
+    assert [text.partition(":")[0] for text in _compare(flat, far).failures] == ["unmatched"]

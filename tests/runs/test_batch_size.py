@@ -57,13 +57,13 @@ def _measure(
 @pytest.mark.parametrize(
     ("fixed", "image", "room", "expected"),
     [
-        (100, 10, 240, 8),  # 0.75 * 240 - 100 is 80
-        (100, 10, 239, 4),
+        (100, 10, 300, 8),  # 0.6 * 300 - 100 is 80
+        (100, 10, 299, 4),
         (100, 10, 10_000, 16),
         (100, 100, 100, 1),  # the measurement itself has fitted
     ],
 )
-def test_a_power_of_two_fits_three_quarters_of_the_memory(
+def test_a_power_of_two_fits_the_share_of_the_memory(
     monkeypatch: pytest.MonkeyPatch, recipe: Recipe, fixed: int, image: int, room: int, expected: int
 ) -> None:
     assert _measure(monkeypatch, recipe, ALONE, fixed=fixed, image=image, room=room, taken=30) == expected

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from torch import Tensor
 import dcn
 from dcn.cli.main import main
 from dcn.engine import save_weights
-from dcn.export.parity import Tolerance
+from dcn.export.parity import Parity, Tolerance
 from dcn.models import build
 from tests.runs.small import OPTIONS, picture, write_photos
 
 CLASSES = ("A", "X")
-"""Those of the generated data with two classes."""
+"""Those of the generated data with two classes; segmentation has the background too."""
 RECIPES = {
     "mask_rcnn_r18_fpn": "base: synthetic_deformable\n",
     "deeplab_r18_dcn": "base: synthetic_segmentation\n",
@@ -37,13 +38,17 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 
 
+def _classes(name: str) -> tuple[str, ...]:
+    return CLASSES if name.startswith("mask") else ("background", *CLASSES)
+
+
 @pytest.fixture(scope="module", params=MODELS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A weights file and its export of any size, made by the command line."""
     name: str = request.param
     folder = tmp_path_factory.mktemp(name)
     torch.manual_seed(3)
-    model = build(name, CLASSES, **MODELS[name])
+    model = build(name, _classes(name), **MODELS[name])
     for module_name, parameter in model.named_parameters():
         if "conv_offset" in module_name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -95,13 +100,13 @@ def test_the_file_holds_standard_operators_and_its_record(pair: tuple[Path, Path
     assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 20)]
     assert {node.domain for node in proto.graph.node} == {""}
     record = json.loads({entry.key: entry.value for entry in proto.metadata_props}["dcn"])
-    assert (record["classes"], record["test_size"], record["size"]) == (list(CLASSES), [64, 96], None)
+    assert (record["classes"], record["test_size"], record["size"]) == (list(_classes(record["model"])), [64, 96], None)
     assert record["version"] == dcn.__version__
 
 
 def test_one_file_answers_as_the_weights_for_images_of_any_size(pair: tuple[Path, Path]) -> None:
     model, exported = (dcn.load(path, device="cpu") for path in pair)
-    assert exported.classes == CLASSES
+    assert exported.classes == model.classes
     options: dict[str, Any] = {} if model.task.name == "segmentation" else {"min_score": 0.1}
     for image, first in zip(_images(), model.predict(_images(), **options), strict=True):
         second = exported.predict(image, **options)
@@ -130,8 +135,8 @@ def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) 
         assert len(results[0]) == len(results[1]) == 2
         assert [sorted(line) for line in results[0]] == [sorted(line) for line in results[1]]
         for first, second in zip(*results, strict=True):
-            assert len(first.get("detections", [])) == len(second.get("detections", []))
-            assert bool(first.get("detections")) == bool(score)
+            assert len(first.get("annotations", [])) == len(second.get("annotations", []))
+            assert bool(first.get("annotations")) == bool(score)
 
 
 def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:
@@ -183,6 +188,25 @@ def test_an_export_that_differs_leaves_no_file(fixed: tuple[Path, Path], tmp_pat
     with pytest.raises(ValueError, match="the exported model differs"):
         dcn.export(fixed[0], tmp_path / "m.onnx", size=(64, 80), images=[picture()[:, :48, :60]], tolerance=strict)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("own", [0.001, 1.0], ids=["conditioned", "undecided"])
+def test_a_file_without_proof_is_kept_only_where_asked(
+    own: float, fixed: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Parity(1, 4, boxes=0.5, scores=0.0, pixels=0.0, unmatched=0.0, tolerance=Tolerance())
+    monkeypatch.setattr("dcn.runs.export._proof", lambda *_: replace(found, rounding=replace(found, boxes=own)))
+    path, undecided = tmp_path / "m.onnx", own == 1.0
+    with pytest.raises(ValueError, match=r"boxes: 0\.5 is over 0\.1") as caught:
+        dcn.export(fixed[0], path, size=(64, 80))
+    assert ("--unproven keeps the file" in str(caught.value)) is undecided
+    assert list(tmp_path.iterdir()) == []
+    if undecided:
+        assert "no proof" in str(dcn.export(fixed[0], path, size=(64, 80), unproven=True))
+    else:
+        with pytest.raises(ValueError, match="no file was written"):
+            dcn.export(fixed[0], path, size=(64, 80), unproven=True)
+    assert path.exists() is undecided
 
 
 def test_wrong_names_and_sizes(fixed: tuple[Path, Path], tmp_path: Path) -> None:

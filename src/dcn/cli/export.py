@@ -53,6 +53,11 @@ def add_parser(subparsers: Any) -> None:
     proof.add_argument("--split", help="evaluate model and file on this split: train, val, test, or its own name")
     proof.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
     _images(proof, "--calibration", "like those to come, for int8")
+    proof.add_argument(
+        "--unproven",
+        action="store_true",
+        help="keep a file over the tolerance where rounding alone changes the model's results as much",
+    )
     parser.add_argument("--with-example", action="store_true", help="also write a script that runs the file by itself")
     parser.add_argument("--weights", help="weights file, where the source is the name of a model")
     parser.add_argument("--classes", help="class names for the name of a model, separated by commas")
@@ -99,6 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
         recipe=arguments.recipe,
         changes=changes,
         min_score=arguments.score,
+        unproven=arguments.unproven,
         with_example=arguments.with_example,
         weights=arguments.weights,
         classes=names_of(arguments.classes),

@@ -43,8 +43,10 @@ TOLERANCES = {
 that are broken."""
 
 
+_SAME = 0.5
+"""Pixels by which the coordinates of a box may differ from those of its counterpart however little both overlap."""
 OWN = 3.0
-"""How many times the model's own differences by rounding pass where they exceed the tolerance."""
+"""How many times the model's own rounding a file may differ by, to be called undecided."""
 _ARBITRARY = "the last digits of a number decide results of this model, as of one that was never trained: no proof"
 
 
@@ -62,8 +64,8 @@ class Parity:
         tolerance: what passes.
         mean_boxes: mean difference of the coordinates of boxes, pixels.
         mean_scores: mean difference of scores.
-        rounding: the same between two forms of the model itself that differ in rounding alone, where it was needed:
-            differences up to :data:`OWN` times as large pass too.
+        rounding: the same between two forms of the model itself that differ in rounding alone; ``None`` where the
+            differences pass.
     """
 
     images: int
@@ -83,11 +85,17 @@ class Parity:
         problems = []
         for name in ("boxes", "scores", "pixels", "unmatched"):
             value, limit = getattr(self, name), getattr(self.tolerance, name)
-            own = 0.0 if self.rounding is None else getattr(self.rounding, name)
-            limit = OWN * own if own > max(limit, 0.0) else limit
             if not value <= limit:  # NaN fails
                 problems.append(f"{name}: {value:.3g} is over {limit:g}")
         return problems
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it fails, but by no more than `OWN` times what rounding alone changes in the model itself."""
+        if not self.failures or self.rounding is None:
+            return False
+        names = [text.partition(":")[0] for text in self.failures]
+        return all(getattr(self, name) <= OWN * getattr(self.rounding, name) for name in names)
 
     def __str__(self) -> str:
         text = f"{counted(self.images, 'image')}: {100 * self.pixels:.2g} % of the pixels differ"
@@ -194,7 +202,9 @@ def _counterparts(first: Detections, second: Detections, limit: float) -> tuple[
     """Indices of detections of one class that overlap."""
     if not len(first) or not len(second):
         return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
-    overlap = boxes.iou(first.boxes, second.boxes)
+    # A box without area, as at the border of an image, overlaps nothing, itself neither.
+    same = (first.boxes[:, None] - second.boxes[None]).abs().amax(2) <= _SAME
+    overlap = torch.where(same, 1.0, boxes.iou(first.boxes, second.boxes))
     overlap = torch.where(first.labels[:, None] == second.labels[None], overlap, 0.0)
     # Of equal overlaps the one with the nearest score: detections of one object may follow each other.
     gap = (first.scores[:, None] - second.scores[None]).abs()

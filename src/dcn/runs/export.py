@@ -107,6 +107,7 @@ def export(
     changes: Sequence[str] = (),
     min_score: float | None = None,
     tolerance: Tolerance | None = None,
+    unproven: bool = False,
     with_example: bool = False,
     weights: StrPath | None = None,
     classes: Sequence[str] | None = None,
@@ -134,6 +135,9 @@ def export(
         min_score: detectors: detections with larger scores are compared; ``None``: the model's own threshold.
         tolerance: the largest differences that pass; ``None``: those of the precision,
             :data:`dcn.export.parity.TOLERANCES`.
+        unproven: keep a file that differs by more than the tolerance where the model's results hang on the last digits
+            of its numbers, as of one that was never trained: the file differs from the model by no more than three
+            times what folding batch norm changes in the model itself.
         with_example: also write ``<output>_example.py``, which runs an ONNX file without this package.
         weights: with a name, as for :func:`dcn.load`.
         classes: with a name, as for :func:`dcn.load`.
@@ -161,12 +165,22 @@ def export(
     with written(path) as temporary:
         exported = _write(function, temporary, format, calibration)
         parity = _proof(model, plain, exported, compared, min_score, tolerance or TOLERANCES[precision])
-        if parity.failures:
-            raise ValueError(f"{path}: the exported model differs ({'; '.join(parity.failures)}); no file was written")
+        if parity.failures and not (unproven and parity.undecided):
+            raise ValueError(_difference(path, parity))
         evaluation = None if data is None or split is None else _evaluation(model, exported, *data, split)
     if with_example:
         shutil.copyfile(str(example.__file__), path.with_name(f"{path.stem}_example.py"))
     return Exported(path, exported.metadata, parity, evaluation)
+
+
+def _difference(path: Path, parity: Parity) -> str:
+    text = f"{path}: the exported model differs ({'; '.join(parity.failures)}); no file was written"
+    if not parity.undecided:
+        return text
+    return (
+        f"{text}. With batch norm folded or not, the model itself differs as much ({parity.rounding}): its results "
+        "hang on the last digits of its numbers, as of one that was never trained. --unproven keeps the file anyway"
+    )
 
 
 def _check(
