@@ -116,7 +116,7 @@ def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
         "number of deformable layers",
         "kinds of deformable layers",
     ]
-    low, high = shipped.job("letters", "rcnn", "plain", 0).settings["data"]["options"]["glyph_size"]
+    low, high = shipped.job("shapes", "rcnn", "plain", 0).settings["data"]["options"]["glyph_size"]
     assert high / low >= 6
 
 

@@ -22,7 +22,7 @@ examples:
   dcn reproduce table3 --data data --gpus 8
   dcn reproduce voc --data data model.backbone_weights=resnet101.params
   dcn reproduce table4
-  dcn reproduce --small --dataset letters uniform --seeds 0-2
+  dcn reproduce --small --dataset shapes uniform --seeds 0-2
   dcn reproduce --small --dataset cards --system rcnn rfcn --data data --weights weights --part a
   dcn reproduce --small --dry-run
   dcn reproduce --small --tables
@@ -56,7 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     small = parser.add_argument_group("in miniature")
     small.add_argument("--small", action="store_true", help="the ablation in miniature")
-    small.add_argument("--dataset", nargs="+", metavar="NAME", help="letters, uniform, cards, ... (default: all)")
+    small.add_argument("--dataset", nargs="+", metavar="NAME", help="shapes, uniform, cards, ... (default: all)")
     small.add_argument("--system", nargs="+", metavar="NAME", help="deeplab, rpn, rcnn, rfcn (default: all)")
     small.add_argument("--part", nargs="+", metavar="NAME", help="a, b, c, d: parts of the ablation (default: all)")
     small.add_argument("--variant", nargs="+", metavar="NAME", help="plain, deformable, ... (default: all of the part)")

@@ -41,7 +41,7 @@ class Job:
 
     Attributes:
         system: name in the plan, such as ``rcnn``.
-        dataset: name in the plan, such as ``letters``.
+        dataset: name in the plan, such as ``shapes``.
         variant: name in the plan, such as ``deformable``.
         stage: ``start`` or ``tune``.
         seed: of the recipe.
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """For messages and folders: ``letters/rcnn/deformable-0``."""
+        """For messages and folders: ``shapes/rcnn/deformable-0``."""
         return f"{self.dataset}/{self.system}/{self.variant if self.stage == 'tune' else 'start'}-{self.seed}"
 
 
