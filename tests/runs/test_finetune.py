@@ -117,3 +117,14 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.backbone_weights: expected weights for the backbone"):
         dcn.train("faster_rcnn_r50_fpn", folder, output=tmp_path / "runs", device="cpu")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("faster_rcnn_r18_fpm", "'faster_rcnn_r18_fpn'"), ("synthetic_plane", "'synthetic_plain'")],
+    ids=["model", "recipe"],
+)
+def test_a_mistyped_name_is_answered_with_models_and_recipes(name: str, near: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"a recipe or a model, or a .yaml file, got '{name}'; did you mean {near}"):
+        dcn.train(name, data=tmp_path, output=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from os import PathLike, fspath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
 from dcn.runs.build import open_split, random_model
 from dcn.runs.sources import resolve_root
 from dcn.structures import Target
+from dcn.suggest import suggest
 
 LOGGER = logging.getLogger("dcn")
 
@@ -37,6 +39,19 @@ _STEPS = 1000  # a batch is small enough for so many steps
 def is_model(name: str | PathLike[str]) -> bool:
     """Whether a text names a model of the package and no recipe."""
     return fspath(name) in MODELS and fspath(name) not in recipe_names()
+
+
+def check_name(name: str | PathLike[str]) -> None:
+    """Refuse a word that is neither a file, nor the name of a recipe, nor that of a model.
+
+    Raises:
+        ValueError: with near names of both.
+    """
+    text = fspath(name)
+    if "/" in text or Path(text).suffix in (".yaml", ".yml") or text in recipe_names() or text in MODELS:
+        return
+    hint = suggest(text, {*recipe_names(), *MODELS}, "`dcn train --list` or `dcn models`")
+    raise ValueError(f"recipe: expected the name of a recipe or a model, or a .yaml file, got {text!r}; {hint}")
 
 
 def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:

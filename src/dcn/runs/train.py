@@ -35,7 +35,7 @@ from dcn.runs.build import (
     test_size,
     training_batches,
 )
-from dcn.runs.finetune import finetuning, is_model
+from dcn.runs.finetune import check_name, finetuning, is_model
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
 from dcn.runs.offsets import offset_probe
@@ -168,6 +168,8 @@ def train(
             stem = recipe.model.name if isinstance(recipe, Recipe) else Path(fspath(recipe)).stem
             parent = Path(output).expanduser()
             check_run_name(parent, stem, name)
+            if not isinstance(recipe, Recipe):
+                check_name(recipe)
             if not isinstance(recipe, Recipe) and is_model(recipe):
                 chosen = finetuning(fspath(recipe), words, world)
             else:
