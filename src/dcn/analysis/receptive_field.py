@@ -249,9 +249,9 @@ def _chosen(
     categories = categories_at(sample, grid, sides, background)
     chosen = []
     for index, category in enumerate(CATEGORIES):
-        places = (categories == index).nonzero()[:, 0]
-        picked = places[torch.randperm(len(places), generator=generator)[:units]]
-        chosen += [(category, divmod(place, grid.size[1])) for place in picked.tolist()]
+        locations = (categories == index).nonzero()[:, 0]
+        picked = locations[torch.randperm(len(locations), generator=generator)[:units]]
+        chosen += [(category, divmod(location, grid.size[1])) for location in picked.tolist()]
     return chosen
 
 
@@ -261,21 +261,21 @@ def _add_centred(total: Tensor, one: Tensor, center: Sequence[int]) -> None:
     if scale == 0:
         return
     rows, columns = (
-        _overlap(place, side, total.shape[axis])
-        for axis, (place, side) in enumerate(zip(center, one.shape, strict=True))
+        _overlap(location, side, total.shape[axis])
+        for axis, (location, side) in enumerate(zip(center, one.shape, strict=True))
     )
     total[rows[1], columns[1]] += one[rows[0], columns[0]] / scale
 
 
-def _overlap(place: int, side: int, width: int) -> tuple[slice, slice]:
+def _overlap(location: int, side: int, width: int) -> tuple[slice, slice]:
     """Of one axis: which pixels of the field, and where they go in the total."""
-    start = place - width // 2
+    start = location - width // 2
     low, high = max(0, start), min(side, start + width)
     return slice(low, max(low, high)), slice(low - start, max(low, high) - start)
 
 
 def _unit(grid: Grid, position: tuple[float, float]) -> tuple[int, int]:
     """(row, column) of the unit nearest to (x, y) in continuous pixels."""
-    place = grid.from_image(torch.tensor([position[1], position[0]]) - 0.5).round().long()
-    row, column = torch.minimum(place.clamp(min=0), torch.tensor(grid.size) - 1).tolist()
+    location = grid.from_image(torch.tensor([position[1], position[0]]) - 0.5).round().long()
+    row, column = torch.minimum(location.clamp(min=0), torch.tensor(grid.size) - 1).tolist()
     return row, column

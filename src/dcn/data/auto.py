@@ -14,9 +14,9 @@ from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
 from dcn.data.hints import hint
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
+from dcn.formats.layouts import unknown_split
 from dcn.formats.problems import attempt, refuse, short
 from dcn.structures import Target
-from dcn.suggest import one_of
 
 AUTO = "auto"
 VAL_SHARE = TEST_SHARE = 0.15
@@ -186,7 +186,7 @@ def _own_split(layout: Layout, root: Path, split: str) -> str | None:
         role = "val" if split == "test" and "test" not in layout.roles else split
         own = split if split in layout.splits else layout.roles.get(role)
         if own is None:
-            raise ValueError(f"split: expected {one_of(layout.splits, 'a split')} in {root}, got {split!r}")
+            raise unknown_split(split, layout.splits, root, "a split")
         return own
     if split in ROLES:  # "train" of a folder without validation is what is left of it after the split
         return layout.roles.get("test") if split == "test" else None

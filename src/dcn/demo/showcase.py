@@ -272,12 +272,12 @@ def _background(around: Tensor, size: Sequence[int]) -> Point:
     """The point of a coarse grid that is furthest from all boxes and the border."""
     height, width = size
     y, x = torch.meshgrid(torch.linspace(0.1, 0.9, 17) * height, torch.linspace(0.1, 0.9, 17) * width, indexing="ij")
-    places = torch.stack((x.flatten(), y.flatten()), 1)
-    gaps = torch.maximum(around[None, :, :2] - places[:, None], places[:, None] - around[None, :, 2:]).clamp(min=0)
-    free = gaps.norm(dim=2).amin(1) if len(around) else torch.full((len(places),), float("inf"))
-    border = torch.minimum(places, torch.tensor([width, height]) - places).amin(1)
+    points = torch.stack((x.flatten(), y.flatten()), 1)
+    gaps = torch.maximum(around[None, :, :2] - points[:, None], points[:, None] - around[None, :, 2:]).clamp(min=0)
+    free = gaps.norm(dim=2).amin(1) if len(around) else torch.full((len(points),), float("inf"))
+    border = torch.minimum(points, torch.tensor([width, height]) - points).amin(1)
     best = int(torch.minimum(free, border).argmax())
-    return float(places[best, 0]), float(places[best, 1])
+    return float(points[best, 0]), float(points[best, 1])
 
 
 def _class_centers(predicted: Any, classes: Sequence[str]) -> list[tuple[str, Point]]:

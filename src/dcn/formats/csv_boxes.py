@@ -18,10 +18,9 @@ from dcn.formats import fields
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix, resolve
 from dcn.formats.images import image_size
-from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE
+from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE, unknown_split
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
-from dcn.suggest import one_of
 
 _COLUMNS = {
     "file": (
@@ -143,7 +142,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in splits:
-            raise ValueError(f"split: expected {one_of(splits, 'a CSV file')} in {root}, got {part!r}")
+            raise unknown_split(part, splits, root, "a CSV file")
         records += _read_file(root, splits[part], report, upright)
     return BoxFiles(_classes(root, splits), tuple(records))
 

@@ -18,11 +18,10 @@ from dcn.formats import fields
 from dcn.formats.documents import read_json
 from dcn.formats.file_names import files_in, image_of, posix, resolve
 from dcn.formats.images import image_size
-from dcn.formats.layouts import FolderPair, folder_pairs
+from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
 from dcn.formats.masks import check_segmentation
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
-from dcn.suggest import one_of
 
 FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
 """Names of folders of JSON files."""
@@ -79,8 +78,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     """
     pairs = available_splits(root)
     if split not in pairs:
-        known = one_of(pairs, "a folder of images and JSON files of LabelMe")
-        raise ValueError(f"split: expected {known} in {root}, got {split!r}")
+        raise unknown_split(split, pairs, root, "a folder of images and JSON files of LabelMe")
     names: set[str] = set()
     records = []
     for name, pair in pairs.items():

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcn.formats.file_names import files_in, image_files, image_of, is_hidden
+from dcn.suggest import one_of
 
 WHOLE = "all"
 """The name of the one split of a folder that is not split."""
+
+
+def unknown_split(split: str, known: Iterable[str], root: Path, otherwise: str) -> ValueError:
+    """The error about a split that a folder does not have.
+
+    Args:
+        split: what was asked for.
+        known: the names of its splits.
+        root: the folder.
+        otherwise: what is expected where there is no split at all.
+    """
+    return ValueError(f"split: expected {one_of(known, otherwise)} in {root}, got {split!r}")
+
 
 IMAGE_FOLDERS = ("images", "Images", "JPEGImages", "imgs", "img")
 

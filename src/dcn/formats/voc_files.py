@@ -10,11 +10,10 @@ from pathlib import Path
 
 from dcn.formats.documents import read_xml
 from dcn.formats.file_names import files_in, image_of, posix, resolve
-from dcn.formats.layouts import FolderPair, folder_pairs
+from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
 from dcn.formats.problems import Problem, Report, attempt
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 from dcn.formats.voc import VocRecord, read_record
-from dcn.suggest import one_of
 
 FOLDERS = ("annotations", "Annotations", "labels", "xml", "xmls")
 """Names of folders of XML files."""
@@ -47,8 +46,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in pairs:
-            known = one_of(pairs, "a folder of images and XML files")
-            raise ValueError(f"split: expected {known} in {root}, got {part!r}")
+            raise unknown_split(part, pairs, root, "a folder of images and XML files")
         records += _read_pair(root, pairs[part], report, upright)
     return BoxFiles(_classes(pairs), tuple(records))
 

@@ -19,10 +19,9 @@ from dcn.formats import fields
 from dcn.formats.documents import read_text, read_yaml
 from dcn.formats.file_names import files_in, image_files, posix
 from dcn.formats.images import image_size
-from dcn.formats.layouts import FolderPair, folder_pairs
+from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
-from dcn.suggest import one_of
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "labels/classes.txt")
 """Files that name the classes, one a line, where there is no ``data.yaml``."""
@@ -167,8 +166,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records: list[BoxRecord] = []
     for part in split.split("+"):
         if part not in splits:
-            known = one_of(splits, "a folder of images and text files")
-            raise ValueError(f"split: expected {known} in {root}, got {part!r}")
+            raise unknown_split(part, splits, root, "a folder of images and text files")
         for source in splits[part]:
             if isinstance(source, ImageList):
                 records += _read_list(root, source, classes, report, upright)

@@ -25,7 +25,7 @@ from dcn.reproduce.rows import DilationRow, Keyed
 from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model
 from dcn.runs.opening import Opened, open_run_data
-from dcn.runs.report import CollectedConfusions, CollectedDetections
+from dcn.runs.report import CollectedConfusions, CollectedDetections, collect
 from dcn.runs.tasks import DETECTION
 
 NOT_A_NUMBER = float("nan")
@@ -90,9 +90,8 @@ def _detection_metrics(opened: Opened, run: Path) -> dict[str, float]:
 
 
 def _segmentation_metrics(opened: Opened, run: Path) -> dict[str, float]:
-    collected = CollectedConfusions(opened)
-    for predicted, targets in opened.pairs():
-        collected.add(predicted, targets)
+    collected = collect(opened)
+    assert isinstance(collected, CollectedConfusions)
     confusions = collected.confusion
     np.savez_compressed(run / CONFUSIONS_FILE, confusions=confusions)
     total = confusions.sum(0)

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dcn.analysis import dilation_statistics
 from dcn.analysis.effective_dilation import PAPER_SIDES
 from dcn.engine.checkpoint import STATE_FILE
 from dcn.engine.config import Recipe, TransformsConfig
@@ -25,10 +24,9 @@ from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
 from dcn.reproduce.measure import short_name
 from dcn.reproduce.papers import DOWNLOADS, TABLE2, Line, folder_of, images_of
 from dcn.reproduce.tables import Table
-from dcn.runs.build import RANDOM, evaluation_batches, test_size
+from dcn.runs.analysis import analyze_dilation, open_analysis
+from dcn.runs.build import RANDOM
 from dcn.runs.evaluate import evaluate
-from dcn.runs.load import read_model
-from dcn.runs.opening import open_run_data
 from dcn.runs.sources import read_recipe
 from dcn.tta import TTA
 
@@ -286,12 +284,9 @@ def comparison(title: str, rows: Sequence[Reached]) -> Table:
 
 def dilation_comparison(title: str, run: Path, setting: Setting) -> Table:
     """Table 2: effective dilation of a run on its test split beside the published one, with the paper's sides."""
-    words = ["eval.images=null", "eval.batch_size=1"]
-    opened = open_run_data(run, "test", recipe=None, device=setting.device, changes=words)
-    model = read_model(run).to(opened.world.device)
-    batches = evaluation_batches(opened.recipe, opened.dataset, test_size(opened.recipe), opened.world)
+    opened = open_analysis(run, "test", device=setting.device, changes=["eval.batch_size=1"])
     lines = []
-    for row in dilation_statistics(model, batches, PAPER_SIDES):
+    for row in analyze_dilation(opened, PAPER_SIDES):
         layer = short_name(row.layer)
         for location, own in row.effective.items():
             published = TABLE2.get(layer, {}).get(location)

@@ -7,7 +7,7 @@ import io
 import math
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
@@ -152,27 +152,24 @@ def _appended(path: Path, rows: Sequence[Keyed]) -> bool:
 
 
 def _append(path: Path, rows: Sequence[Keyed]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [name for name, _ in _columns(type(rows[0]))], lineterminator="\n")
-    if not path.is_file():
-        writer.writeheader()
-    writer.writerows(_cells(asdict(row)) for row in rows)
+    before = path.read_bytes() if path.is_file() else b""
     # A process that is killed here leaves the file as it was.
-    write_atomically(path, (path.read_bytes() if path.is_file() else b"") + text.getvalue().encode())
+    write_atomically(path, before + _encoded(rows, type(rows[0]), header=not path.is_file()))
 
 
 def write_table(path: Path, rows: Iterable[Any], kind: type[Any]) -> None:
     """Write a whole file of rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, _encoded(rows, kind, header=True))
+
+
+def _encoded(rows: Iterable[Any], kind: type[Any], *, header: bool) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, [name for name, _ in _columns(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_cells(asdict(row)) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.getvalue().encode())
-
-
-def _cells(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _cell(value) for name, value in values.items()}
+    if header:
+        writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in asdict(row).items()} for row in rows)
+    return text.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:

@@ -16,9 +16,9 @@ from dcn.engine.log import progress
 from dcn.models import Model
 from dcn.runs.build import evaluation_batches, open_split, test_size
 from dcn.runs.load import read_model
-from dcn.runs.opening import find_run
+from dcn.runs.opening import find_run, recipe_beside_predictor
 from dcn.runs.predictor import Predictor
-from dcn.runs.sources import StrPath, read_recipe
+from dcn.runs.sources import StrPath
 from dcn.structures import Sample
 
 FIELD_IMAGES = 16
@@ -67,9 +67,7 @@ def open_analysis(
     if images is not None and images < 1:
         raise ValueError(f"images: expected 1 or more, got {images}")
     if isinstance(source, Predictor):
-        if recipe is None:
-            raise ValueError("recipe: a predictor brings no data; expected the recipe that describes it, got None")
-        settings, model, world = read_recipe(recipe, changes), source.model, World(source.device)
+        settings, model, world = recipe_beside_predictor(recipe, changes), source.model, World(source.device)
     else:
         origin, settings = find_run(source, recipe, changes)
         model, world = read_model(origin.weights), World(choose_device(device))

@@ -60,7 +60,7 @@ def measured_batch_size(
     counts = [count for count in world.gather(fitting) if count is not None]
     if not counts:
         return None
-    per_part = min(*counts, limit) if len(counts) > 1 else min(counts[0], limit)
+    per_part = min([*counts, limit])
     return 2 ** (max(per_part, 1).bit_length() - 1) * unit
 
 

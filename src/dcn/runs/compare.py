@@ -21,7 +21,7 @@ from dcn.report.comparison import (
 from dcn.report.comparison_page import MOST_PICTURES, Pair, comparison_page
 from dcn.runs.opening import Opened, image_names, open_run_data
 from dcn.runs.predictor import Predictor
-from dcn.runs.report import CollectedConfusions, CollectedDetections, draw_example, make_collector
+from dcn.runs.report import CollectedConfusions, CollectedDetections, collect, draw_example, shown_values
 from dcn.runs.sources import StrPath
 
 Results = CollectedDetections | CollectedConfusions
@@ -86,7 +86,7 @@ def compare(
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
     opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]
     _check_same(opened)
-    results = [_results(one) for one in opened]
+    results = [collect(one) for one in opened]
     names = image_names(opened[0].dataset)
     pairing = _pairing(opened)
     compared = [_compared(opened[a], results[a], results[b], names, resamples) for a, b in pairing]
@@ -109,15 +109,12 @@ def compare(
 
 def _facts(opened: Sequence[Opened], resamples: int) -> dict[str, object]:
     first = opened[0]
-    known = {
-        name: ", ".join(value) if isinstance(value, list) else value for name, value in versions().items() if value
-    }
     runs = [one.folder for one in opened]
     return {
         "data": f"{len(first.dataset)} images of {first.dataset.name}",
         "resamples": resamples,
         "command": shell_command("dcn", "compare", *runs, "--split", first.split, "--resamples", resamples),
-        **known,
+        **shown_values(versions()),
     }
 
 
@@ -143,13 +140,6 @@ def _check_same_images(first: Opened, other: Opened) -> None:
             f"runs: expected the {len(names)} images of {first.label} ({first.dataset.name}), got {got} in "
             f"{other.label} ({other.dataset.name})"
         )
-
-
-def _results(opened: Opened) -> CollectedDetections | CollectedConfusions:
-    collector = make_collector(opened)
-    for predicted, targets in opened.pairs():
-        collector.add(predicted, targets)
-    return collector
 
 
 def _compared(opened: Opened, first: Results, second: Results, names: Sequence[str], resamples: int) -> Comparison:

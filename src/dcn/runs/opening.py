@@ -44,6 +44,17 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: Sequence
     return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
 
 
+def recipe_beside_predictor(recipe: StrPath | Recipe | None, changes: Sequence[str]) -> Recipe:
+    """The recipe that describes the data for a predictor, which brings none.
+
+    Raises:
+        ValueError: there is no recipe.
+    """
+    if recipe is None:
+        raise ValueError("recipe: a predictor brings no data; expected the recipe that describes it, got None")
+    return read_recipe(recipe, changes)
+
+
 def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
     """A split of the recipe's data for a model that must know its classes."""
     dataset = open_split(
@@ -116,9 +127,7 @@ def open_run_data(
         ValueError: as :func:`dcn.evaluate`, or the split has no annotations.
     """
     if isinstance(source, Predictor):
-        if recipe is None:
-            raise ValueError("recipe: a predictor brings no data; expected the recipe that describes it, got None")
-        settings, folder, predictor = read_recipe(recipe, changes), Path(), source
+        settings, folder, predictor = recipe_beside_predictor(recipe, changes), Path(), source
         world, label = World(source.device), type(source.model).__name__
     else:
         origin, settings = find_run(source, recipe, changes)

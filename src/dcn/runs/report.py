@@ -107,6 +107,14 @@ class ReportFile:
         return self._collector.page(self.opened, _facts(self.opened)).write(self.path)
 
 
+def collect(opened: Opened) -> CollectedDetections | CollectedConfusions:
+    """All predictions and targets of a model and its data."""
+    collector = make_collector(opened)
+    for predicted, targets in opened.pairs():
+        collector.add(predicted, targets)
+    return collector
+
+
 def make_collector(opened: Opened) -> CollectedDetections | CollectedConfusions:
     """What collects the predictions of a model of this task."""
     if opened.task is DETECTION:
@@ -162,6 +170,7 @@ class CollectedDetections:
         }
         worst = [image for image in diagnoses["boxes"].images if image.missed or image.wrong][:EXAMPLES]
         indices = _indices(opened, len(self.images))
+        names = [image_name(opened.dataset, index) for index in indices]
         examples = [
             _example(
                 opened,
@@ -171,7 +180,6 @@ class CollectedDetections:
             )
             for image in worst
         ]
-        names = _names(opened, len(self.images))
         return detection_page(replace(facts, examples=examples), self.truth, diagnoses, names)
 
 
@@ -210,7 +218,7 @@ class CollectedConfusions:
             _example(opened, indices[index], f"mean IoU {ious[index]:.2f}, {right[index]:.0%} of the pixels are right")
             for index in np.argsort(ious, kind="stable")[:EXAMPLES].tolist()
         ]
-        names = _names(opened, len(right))
+        names = [image_name(opened.dataset, index) for index in indices]
         return segmentation_page(replace(facts, examples=examples), opened.dataset.classes, confusion, names)
 
 
@@ -243,13 +251,14 @@ def _machine(folder: Path) -> dict[str, object]:
     here = versions()
     path = folder / VERSIONS_FILE
     if not path.is_file():
-        return _shown(here)
+        return shown_values(here)
     trained: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     other = {f"{name} of this evaluation": value for name, value in here.items() if trained.get(name) != value}
-    return _shown(trained) | _shown(other)
+    return shown_values(trained) | shown_values(other)
 
 
-def _shown(values: Mapping[str, Any]) -> dict[str, object]:
+def shown_values(values: Mapping[str, Any]) -> dict[str, object]:
+    """Facts for a page: lists in a line, without those that are empty."""
     joined = {name: ", ".join(value) if isinstance(value, list) else value for name, value in values.items()}
     return {name: value for name, value in joined.items() if value}
 
@@ -281,10 +290,6 @@ def _indices(opened: Opened, evaluated: int) -> Sequence[int]:
     dataset = opened.dataset
     every = range(len(dataset))
     return every if evaluated == len(dataset) else [i for i in every if intact_sample(dataset, i) is not None]
-
-
-def _names(opened: Opened, evaluated: int) -> list[str]:
-    return [image_name(opened.dataset, index) for index in _indices(opened, evaluated)]
 
 
 def draw_example(opened: Opened, index: int) -> tuple[Tensor, Tensor]:

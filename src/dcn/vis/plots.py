@@ -299,8 +299,8 @@ def field_maps(fields: Mapping[str, npt.ArrayLike], *, path: StrPath | None = No
     FigureCanvasAgg(figure)
     arrays = {title: np.asarray(values, dtype=np.float64) for title, values in fields.items()}
     middle = next(iter(arrays.values())).shape[0] // 2
-    places = [np.argwhere(field > 1e-3 * field.max()) for field in arrays.values() if field.any()]
-    reach = min(middle, 4 + max((int(np.abs(place - middle).max()) for place in places), default=middle))
+    positions = [np.argwhere(field > 1e-3 * field.max()) for field in arrays.values() if field.any()]
+    reach = min(middle, 4 + max((int(np.abs(position - middle).max()) for position in positions), default=middle))
     inner = slice(middle - reach, middle + reach + 1)
     for panel, (title, whole) in zip(figure.subplots(1, len(fields), squeeze=False)[0], arrays.items(), strict=True):
         field = whole[inner, inner]
@@ -330,13 +330,13 @@ def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | Non
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(2.6 * len(panels) + 2, 0.9 + 0.4 * len(names)), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    places = np.arange(len(names))
+    positions = np.arange(len(names))
     columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for panel, (title, values) in zip(columns, panels.items(), strict=True):
         numbers = [values[name] for name in names]
-        bars = panel.barh(places, numbers, color=[_LINE_COLORS[i % len(_LINE_COLORS)] for i in places])
+        bars = panel.barh(positions, numbers, color=[_LINE_COLORS[i % len(_LINE_COLORS)] for i in positions])
         panel.bar_label(bars, [f"{number:.3g}" for number in numbers], padding=3, fontsize=8)
-        panel.set_yticks(places, names, fontsize=8)
+        panel.set_yticks(positions, names, fontsize=8)
         panel.set_title(title, fontsize=9)
         panel.set_xlim(0, 1.25 * max([*numbers, 1e-9]))
         panel.spines[["top", "right"]].set_visible(False)
@@ -356,10 +356,10 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath |
         The PNG.
     """
     figure, axes = _axes((5.0, 0.8 + 0.35 * max(1, len(rows))))
-    for place, (value, low, high) in enumerate(rows.values()):
+    for position, (value, low, high) in enumerate(rows.values()):
         color = _LINE_COLORS[0] if low > 0 or high < 0 else _LINE_COLORS[-1]
-        axes.plot([low, high], [place, place], color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
-        axes.plot(value, place, "o", color=color, markersize=6)
+        axes.plot([low, high], [position, position], color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
+        axes.plot(value, position, "o", color=color, markersize=6)
     axes.axvline(0, color="k", linewidth=1)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -8,7 +8,7 @@ from dcn.class_names import CAMVID_CLASSES
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.file_names import image_files
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
-from dcn.suggest import one_of
+from dcn.formats.layouts import unknown_split
 
 _VOID = 11
 
@@ -52,8 +52,7 @@ def available_splits(root: Path) -> list[str]:
 def _files(root: Path, split: str) -> list[MaskFiles]:
     folder = root / split
     if not folder.is_dir():
-        known = one_of(available_splits(root), "folders <split> and <split>annot")
-        raise ValueError(f"split: expected {known} in {root}, got {split!r}")
+        raise unknown_split(split, available_splits(root), root, "folders <split> and <split>annot")
     files = []
     for image in image_files(folder):
         mask = root / f"{split}annot" / f"{image.stem}.png"

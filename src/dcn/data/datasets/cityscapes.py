@@ -12,7 +12,7 @@ from dcn.class_names import CITYSCAPES_CLASSES
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.file_names import is_hidden, safe_path
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
-from dcn.suggest import one_of
+from dcn.formats.layouts import unknown_split
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The id in the dataset's files of each of the 19 classes that are trained; the other ids, 0 to 33, are ignored."""
@@ -85,8 +85,7 @@ def available_splits(root: Path) -> list[str]:
 def _files(root: Path, split: str, quality: str, form: str) -> Sequence[MaskFiles]:
     known = available_splits(root)
     if split not in known:
-        expected = one_of(known, f"a folder leftImg8bit/{split}")
-        raise ValueError(f"split: expected {expected} in {root}, got {split!r}")
+        raise unknown_split(split, known, root, f"a folder leftImg8bit/{split}")
     files = []
     for image in sorted((root / "leftImg8bit" / split).glob(f"*/*{_IMAGE_END}")):
         if is_hidden(image):

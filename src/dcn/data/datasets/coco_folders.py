@@ -11,8 +11,8 @@ from dcn.data.datasets.coco import Coco
 from dcn.data.findings import CheckOptions, Findings
 from dcn.formats.coco import read_instances, report_degenerate
 from dcn.formats.coco_folders import FILE, available_splits, unused_dummy
+from dcn.formats.layouts import unknown_split
 from dcn.formats.problems import Collector, attempt
-from dcn.suggest import one_of
 
 
 class CocoFolders(Coco):
@@ -64,7 +64,7 @@ class CocoFolders(Coco):
 def _folder(root: Path, split: str) -> Path:
     known = available_splits(root)
     if split not in known:
-        raise ValueError(f"split: expected {one_of(known, f'a file <split>/{FILE}')} in {root}, got {split!r}")
+        raise unknown_split(split, known, root, f"a file <split>/{FILE}")
     return root / split
 
 

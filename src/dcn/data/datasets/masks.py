@@ -13,9 +13,8 @@ from dcn.formats.documents import read_text
 from dcn.formats.file_names import files_in, image_files
 from dcn.formats.images import read_index_image
 from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
-from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs
+from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs, unknown_split
 from dcn.formats.problems import Problem, attempt
-from dcn.suggest import one_of
 
 FOLDERS = ("masks", "labels", "annotations", "SegmentationClass", "segmentation")
 _SUFFIXES = ("_mask", "_label", "_labels", "_gt", "-mask")
@@ -49,8 +48,7 @@ def open_masks(
     files: list[MaskFiles] = []
     for part in split.split("+"):
         if part not in splits:
-            expected = one_of(splits, "folders of images and of masks")
-            raise ValueError(f"split: expected {expected} in {root}, got {part!r}")
+            raise unknown_split(part, splits, root, "folders of images and of masks")
         files += _files(root, splits[part])
     classes = _classes(root, splits)
     reader = IndexReader({index: index for index in range(len(classes))})
