@@ -17,7 +17,6 @@ from dcn.analysis import dilation_statistics
 from dcn.data.subset import spread
 from dcn.engine.log import METRICS_FILE, read_rows
 from dcn.metrics import CocoAP, VocAP
-from dcn.models.detection.original.box_head import OffsetRoIPool
 from dcn.models.detection.original.rfcn import TRANS_STD
 from dcn.nn import DeformConv2d, OffsetMonitor
 from dcn.report.comparison import mean_iou
@@ -148,8 +147,9 @@ class _PoolOffsets:
     def __init__(self, model: nn.Module) -> None:
         self.names: dict[str, nn.Module] = {}
         for name, module in model.named_modules():
-            if isinstance(module, OffsetRoIPool):
-                self.names["pool"] = module.offset_fc
+            branch = getattr(module, "offset_fc", None)
+            if isinstance(branch, nn.Linear):
+                self.names["pool"] = branch
             elif getattr(module, "offset_maps", None) is not None:
                 self.names[f"pool {name.rpartition('.')[2]}"] = module
         self._sums: dict[str, list[float]] = {name: [] for name in self.names}
