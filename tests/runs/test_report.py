@@ -138,6 +138,9 @@ def test_a_run_compared_with_itself_shows_no_difference(runs: dict[str, Path], t
     for difference in actual.pairs[0].comparison.metrics.values():
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert "no difference is shown" in page.read_text(encoding="utf-8")
+    assert f"dcn compare {runs['plain0']} {runs['plain0']} --split val --resamples 50" in page.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_segmentation_models_are_compared(runs: dict[str, Path]) -> None:

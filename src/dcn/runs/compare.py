@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import fspath
 from pathlib import Path
 
 from torch import Tensor
@@ -102,20 +103,29 @@ def compare(
     seeds = _seeds(opened, pairs)
     page = None
     if output is not None:
-        facts = _facts(opened, resamples)
+        facts = _facts(opened, resamples, _command(runs, split, recipe, resamples, changes))
         page = comparison_page(pairs, seeds, facts).write(output)
     return RunComparison(pairs, seeds, page)
 
 
-def _facts(opened: Sequence[Opened], resamples: int) -> dict[str, object]:
+def _facts(opened: Sequence[Opened], resamples: int, command: str) -> dict[str, object]:
     first = opened[0]
-    runs = [one.folder for one in opened]
-    return {
-        "data": f"{len(first.dataset)} images of {first.dataset.name}",
-        "resamples": resamples,
-        "command": shell_command("dcn", "compare", *runs, "--split", first.split, "--resamples", resamples),
-        **shown_values(versions()),
-    }
+    facts = {"resamples": resamples, "command": command, **versions()}
+    return {"data": f"{len(first.dataset)} images of {first.dataset.name}", **shown_values(facts)}
+
+
+def _command(
+    runs: Sequence[StrPath | Predictor],
+    split: str,
+    recipe: StrPath | Recipe | None,
+    resamples: int,
+    changes: Sequence[str],
+) -> str:
+    """What makes the page again; empty for predictors and for a recipe beside the runs, which only Python takes."""
+    sources = [fspath(run) for run in runs if not isinstance(run, Predictor)]
+    if recipe is not None or len(sources) < len(runs):
+        return ""
+    return shell_command("dcn", "compare", *sources, *changes, "--split", split, "--resamples", resamples)
 
 
 def _check_same(opened: Sequence[Opened]) -> None:
