@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "deform_conv_kernels.h"
 #include "scalar_types.h"
 
 // The struct of the C ABI, mirrored in deform_conv.py. N = batch, C = channels, O = outputs, G = offset_groups, K taps:
@@ -43,7 +44,9 @@ struct Geometry {
     int64_t tile_rows, tile_columns, row_strips, column_strips, room;
     std::vector<double> shift[3];  // [taps] per axis of the call: index of the tap * dilation
 
-    explicit Geometry(const DcnDeformConv& call);
+    // Tiles have up to `pixels` output pixels and `width` columns: by default 8 strips of 14 rows of the matrix product,
+    // whose columns stay in the L2 cache.
+    explicit Geometry(const DcnDeformConv& call, int64_t pixels = 112, int64_t width = 16, bool even = true);
 
     int64_t pixels_in() const { return rows_in * rest_in; }
     int64_t pixels_out() const { return rows_out * rest_out; }
@@ -83,8 +86,11 @@ struct Band {
 struct RowSchedule {
     std::vector<Band> bands;
     std::vector<unsigned char> live;  // of each row: whether it is ever in the window
-    std::vector<int32_t> slot;        // of each row: its first pixel in the window
+    std::vector<int32_t> slot;        // of each row: its first pixel in the window; empty when the source is the input
     int64_t capacity = 0;             // rows of the window
+
+    // Where the rows of an image that a band needs lie in the window; `first` is its first row over the whole batch.
+    RowSlots slots(const Band& band, int64_t first, int64_t row_pixels) const;
 };
 
 // Input rows touched by each line of tiles: [low, high) over the whole batch, low >= high when none.
@@ -102,6 +108,7 @@ int64_t smallest_window(const RowRanges& ranges);
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
 
 void deform_conv_forward(const DcnDeformConv& call);
+void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
 void deform_conv_backward(const DcnDeformConv& call);
 
 }  // namespace dcn

@@ -33,7 +33,6 @@ class Forward {
     explicit Forward(const DcnDeformConv& call)
         : call_(call),
           g_(call),
-          depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
@@ -42,11 +41,11 @@ class Forward {
           sums_layout_(layout<T>()) {
         // Depth of the product of one block: about 576, 9 taps of 64 channels.
         const int64_t limit = std::min<int64_t>(512, std::max<int64_t>(16, 640 / g_.taps / 16 * 16));
-        blocks_ = channel_blocks(g_, depthwise_ ? 64 : limit, depthwise_);
+        blocks_ = channel_blocks(g_, limit, false);
         for (const ChannelBlock& block : blocks_) segments_.push_back(segments(g_, block));
         group_pitch_ = round_up(g_.group_outputs, gemm_.lanes);
         // bfloat16 samples are multiplied as such where the processor can, in pairs along the depth of the product.
-        pairs_ = std::is_same_v<S, BFloat> && !depthwise_ && pairs_gemm_.multiply && kernels_.sample_pairs;
+        pairs_ = std::is_same_v<S, BFloat> && pairs_gemm_.multiply && kernels_.sample_pairs;
         for (const ChannelBlock& block : blocks_) pairs_ = pairs_ && block.per_group * g_.taps % 2 == 0;
     }
 
@@ -71,7 +70,6 @@ class Forward {
 
     // Elements of the packed weights of one block.
     int64_t packed_size(const ChannelBlock& block) const {
-        if (depthwise_) return block.channels * g_.taps;
         return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
     }
 
@@ -79,7 +77,7 @@ class Forward {
         int64_t depth = 0;
         for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
         if (pairs_) depth = (depth + 1) / 2;
-        return depthwise_ ? 0 : round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
+        return round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
     }
 
     // The widest of the passes of `size` blocks.
@@ -109,7 +107,6 @@ class Forward {
     }
 
     int64_t sums_row(int64_t size) const {
-        if (depthwise_) return round_up(widest(size, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
         return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
     }
 
@@ -148,9 +145,6 @@ class Forward {
         }
         if (direct_) {
             schedule_.bands.push_back({0, g_.tile_lines(), 0, 0});
-            for (int64_t row = 0; row < g_.rows_in; ++row) {
-                schedule_.slot.push_back(static_cast<int32_t>(row * g_.rest_in));
-            }
             return;
         }
         const int64_t lines = 1 + 32 * threads() / g_.column_strips;
@@ -164,7 +158,7 @@ class Forward {
         // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
         const bool several = pass_blocks_ < static_cast<int64_t>(blocks_.size());
         const int64_t turn = block_outputs * g_.pixels_out();
-        sums_kept_ = several && !depthwise_ && sizeof(S) < sizeof(T);
+        sums_kept_ = several && sizeof(S) < sizeof(T);
         blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
                    budget_threads * turn * static_cast<int64_t>(sizeof(T)) <= budget_;
         zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
@@ -192,7 +186,7 @@ class Forward {
             loaded = std::max(loaded, band.load_end);
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
             team_->loop(tiles, [&](int64_t i, int worker) {
-                run_tile(g_.tile(tile + i), first, last, threads_[static_cast<size_t>(worker)]);
+                run_tile(band, g_.tile(tile + i), first, last, threads_[static_cast<size_t>(worker)]);
             });
         }
     }
@@ -204,11 +198,9 @@ class Forward {
         for (int64_t i = first; i < last; ++i) {
             const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
             packed_at_[static_cast<size_t>(i)] = at;
-            const int64_t panels = depthwise_ ? 1 : round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
-            for (int64_t group = 0; group < (depthwise_ ? 1 : block.groups); ++group) {
-                for (int64_t panel = 0; panel < panels; ++panel) {
-                    tasks.push_back({i, group, panel, first, pass_channels(first, last)});
-                }
+            const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+            for (int64_t group = 0; group < block.groups; ++group) {
+                for (int64_t panel = 0; panel < panels; ++panel) tasks.push_back({i, group, panel});
             }
             at += packed_size(block);
         }
@@ -216,21 +208,13 @@ class Forward {
     }
 
     struct PackTask {
-        int64_t block, group, panel, first, pass_channels;
+        int64_t block, group, panel;
     };
 
     void pack_panel(const PackTask& task) {
         const ChannelBlock& block = blocks_[static_cast<size_t>(task.block)];
         const S* weight = static_cast<const S*>(call_.weight);
         T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
-        if (depthwise_) {  // [tap][channel of the pass]
-            T* row = workspace_.at(packed_) + block.first - blocks_[static_cast<size_t>(task.first)].first;
-            for (int64_t t = 0; t < g_.taps; ++t) {
-                kernels_.read(weight + block.first * g_.taps + t, static_cast<int32_t>(call_.dtype), g_.taps,
-                              block.channels, row + t * task.pass_channels);
-            }
-            return;
-        }
         const int64_t step = g_.group_channels * g_.taps, depth = block.per_group * g_.taps;
         const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
         const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
@@ -261,27 +245,9 @@ class Forward {
         TilePlanner<T> planner;
     };
 
-    // All channels of the pass that share an offset group are summed together: their samples are prepared once.
-    void run_depthwise(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+    void run_tile(const Band& band, const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
         SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
-        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
-        const int64_t start = blocks_[static_cast<size_t>(first)].first, channels = pass_channels(first, last);
-        const T* source = source_of(tile, start);
-        for (int64_t c = 0; c < channels;) {
-            const int64_t group = (start + c) / g_.offset_channels;
-            const int64_t end = std::min(channels, (group + 1) * g_.offset_channels - start);
-            scratch.planner.run(workspace_, g_, kernels_, tile, group, slot, true, plan);
-            kernels_.depthwise(plan, source + c, pitch_, end - c, workspace_.at(zeros_), workspace_.at(packed_) + c,
-                               channels, workspace_.at(scratch.sums) + c, sums_row_);
-            c = end;
-        }
-        write(tile, first, last, scratch);
-    }
-
-    void run_tile(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
-        if (depthwise_) return run_depthwise(tile, first, last, scratch);
-        SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
-        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
+        const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         const T* source = source_of(tile, start.first);
         int64_t planned = -1;
@@ -290,7 +256,7 @@ class Forward {
             for (const Segment& segment : segments_[static_cast<size_t>(i)]) {
                 if (segment.offset_group != planned) {
                     planned = segment.offset_group;
-                    scratch.planner.run(workspace_, g_, kernels_, tile, planned, slot, true, plan);
+                    scratch.planner.run(workspace_, g_, kernels_, tile, planned, slots, true, plan);
                 }
                 const T* from = source + block.first - start.first + segment.channel;
                 if (pairs_) {
@@ -347,7 +313,6 @@ class Forward {
     void write(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         const T* sums = workspace_.at(scratch.sums);
-        if (depthwise_) return write_run(tile, sums, start.first, pass_channels(first, last), false);
         const int64_t groups = pass_groups(first, last);
         for (int64_t i = 0; i < groups; ++i) {
             const bool continued = i == 0 && start.start_in_group != 0;
@@ -419,7 +384,7 @@ class Forward {
     DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
     const Geometry g_;
-    const bool depthwise_, direct_;  // direct: the input has its channels innermost already
+    const bool direct_;  // the input has its channels innermost already
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
     const GemmPairs& pairs_gemm_;
@@ -439,6 +404,7 @@ class Forward {
 }  // namespace
 
 void deform_conv_forward(const DcnDeformConv& call) {
+    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise(call);
     switch (call.dtype) {
         case dtype_f32: return Forward<float>(call).run();
         case dtype_f64: return Forward<double>(call).run();

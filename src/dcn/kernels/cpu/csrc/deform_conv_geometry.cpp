@@ -9,16 +9,13 @@
 namespace dcn {
 namespace {
 
-constexpr int64_t tile_pixels = 112;  // 8 strips of 14 rows of the matrix product; the columns of a tile stay in L2
-constexpr int64_t tile_width = 16;
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t element_bytes(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
 
 }  // namespace
 
-Geometry::Geometry(const DcnDeformConv& c) : call(c) {
+Geometry::Geometry(const DcnDeformConv& c, int64_t pixels, int64_t width, bool even) : call(c) {
     const int first = c.axes == 3 ? 0 : 1;
     taps = c.kernel[0] * c.kernel[1] * c.kernel[2];
     corners = int64_t{1} << c.axes;
@@ -30,9 +27,9 @@ Geometry::Geometry(const DcnDeformConv& c) : call(c) {
     group_outputs = c.outputs / c.groups;
     offset_channels = c.channels / c.offset_groups;
     // Nearly square tiles: samples of neighbours overlap, so a square touches the fewest input pixels.
-    column_strips = std::max<int64_t>(1, ceil_div(rest_out, rows_out == 1 ? tile_pixels : tile_width));
-    tile_columns = std::max<int64_t>(1, ceil_div(rest_out, column_strips));
-    row_strips = std::max<int64_t>(1, ceil_div(rows_out, std::max<int64_t>(1, tile_pixels / tile_columns)));
+    column_strips = std::max<int64_t>(1, ceil_div(rest_out, rows_out == 1 ? pixels : width));
+    tile_columns = std::max<int64_t>(1, even ? ceil_div(rest_out, column_strips) : std::min(rest_out, width));
+    row_strips = std::max<int64_t>(1, ceil_div(rows_out, std::max<int64_t>(1, pixels / tile_columns)));
     tile_rows = std::max<int64_t>(1, ceil_div(rows_out, row_strips));
     row_strips = ceil_div(rows_out, tile_rows);
     column_strips = ceil_div(rest_out, tile_columns);
@@ -165,6 +162,13 @@ int64_t smallest_window(const RowRanges& ranges) {
     int64_t rows = 1;
     for (size_t i = 0; i < ranges.low.size(); ++i) rows = std::max(rows, ranges.high[i] - ranges.low[i]);
     return rows;
+}
+
+RowSlots RowSchedule::slots(const Band& band, int64_t first, int64_t row_pixels) const {
+    if (slot.empty()) return {0, std::numeric_limits<int32_t>::max(), 0};
+    const int64_t turns = std::max(band.low, first) / capacity;  // of the ring, before the first row that is needed
+    return {static_cast<int32_t>((first - turns * capacity) * row_pixels),
+            static_cast<int32_t>((turns + 1) * capacity - first), static_cast<int32_t>(capacity * row_pixels)};
 }
 
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines) {
