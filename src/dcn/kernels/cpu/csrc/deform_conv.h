@@ -57,6 +57,25 @@ struct Geometry {
     int64_t tensor_bytes(bool backward) const;
 };
 
+// What one task of a forward pass computes: some rows of a tile, for a range of what its samples are used for (outputs,
+// or channels of a depthwise convolution).
+struct Piece {
+    Tile tile;
+    int64_t first, count;
+};
+
+// What a piece's range is: `count` elements, divided at multiples of `unit`. To sample a pixel costs as much as `samples`
+// elements.
+struct Range {
+    int64_t count, unit, samples;
+    int64_t cost(const Piece& piece) const { return piece.tile.pixels() * (piece.count + samples); }
+};
+
+// The tiles [first, first + tiles) as pieces that `threads` threads share evenly: the last tiles are cut as finely as
+// that takes, to rows, to 5 columns, to units of the range.
+std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t tiles, int64_t threads,
+                             const Range& range);
+
 // A run of channels that is sampled and multiplied at once: part of one convolution group, or several whole groups.
 struct ChannelBlock {
     int64_t first, channels;    // input channels
@@ -108,7 +127,11 @@ int64_t smallest_window(const RowRanges& ranges);
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
 
 void deform_conv_forward(const DcnDeformConv& call);
+// The time of a forward pass over that of an even share of its work among the threads of the call, by the number of
+// multiplications of the tasks; nothing is computed.
+double deform_conv_shares(const DcnDeformConv& call);
 void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
+double deform_conv_depthwise_shares(const DcnDeformConv& call);
 void deform_conv_backward(const DcnDeformConv& call);
 
 }  // namespace dcn

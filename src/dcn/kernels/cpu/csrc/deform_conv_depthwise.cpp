@@ -8,6 +8,7 @@
 #include "deform_conv_depthwise_kernels.h"
 #include "layout.h"
 #include "parallel.h"
+#include "shares.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -70,16 +71,25 @@ class Depthwise {
         for (int64_t i = 0; i < pass_channels_ / block; ++i) {
             std::fill_n(workspace_.at(window_) + (i + 1) * block_step_ - block, block, T(0));
         }
-        dcn_with_team(threads(), [this](DcnTeam& team) {
-            team_ = &team;
-            pack();
-            for (int64_t first = 0; first < call_.channels; first += pass_channels_) {
-                run_pass(first, std::min(call_.channels, first + pass_channels_));
-            }
-        });
+        dcn_with_team(threads(), [this](DcnTeam& team) { run_loops(team); });
+    }
+
+    double shares() {
+        choose_passes();
+        DcnShares team(threads());
+        run_loops(team);
+        return team.over_mean();
     }
 
    private:
+    template <class Team>
+    void run_loops(Team& team) {
+        pack(team);
+        for (int64_t first = 0; first < call_.channels; first += pass_channels_) {
+            run_pass(team, first, std::min(call_.channels, first + pass_channels_));
+        }
+    }
+
     struct Scratch {
         Room<T> sums;
         Room<char> records;
@@ -110,6 +120,8 @@ class Depthwise {
             window = left / (pass_channels_ * g_.rest_in);
         }
         const int64_t lines = 1 + 16 * threads() / g_.column_strips;
+        // Each further thread has scratch that is not counted above; the window may grow by as much.
+        window += std::max<int64_t>(0, (threads() - budget_threads) * scratch) / (pass_channels_ * g_.rest_in);
         schedule_ = schedule(g_, ranges, std::max(window, least + g_.tile_rows), lines);
     }
 
@@ -128,8 +140,9 @@ class Depthwise {
     }
 
     // The weights as [block][tap][channel of the block].
-    void pack() {
-        team_->loop(ceil_div(call_.channels, block), [&](int64_t i) {
+    template <class Team>
+    void pack(Team& team) {
+        const auto pack_block = [&](int64_t i) {
             const int64_t first = i * block, channels = std::min(block, call_.channels - first);
             T* to = workspace_.at(packed_) + first * g_.taps;
             std::fill_n(to, block * g_.taps, T(0));
@@ -137,48 +150,62 @@ class Depthwise {
                 conv_.read(static_cast<const S*>(call_.weight) + first * g_.taps + t,
                            static_cast<int32_t>(call_.dtype), g_.taps, channels, to + t * block);
             }
-        });
+        };
+        team.loop(ceil_div(call_.channels, block), pack_block, [&](int64_t) { return block * g_.taps; });
     }
 
-    void run_pass(int64_t first, int64_t last) {
+    template <class Team>
+    void run_pass(Team& team, int64_t first, int64_t last) {
         int64_t loaded = 0;
         for (const Band& band : schedule_.bands) {
-            load_rows(loaded, band.load_end, first, last);
+            load_rows(team, loaded, band.load_end, first, last);
             loaded = std::max(loaded, band.load_end);
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            // With few tiles their channels are shared out too, though the samples are then prepared several times.
-            const int64_t blocks = ceil_div(last - first, block);
-            const int64_t wanted = std::min(blocks, ceil_div(4 * threads(), tiles));
-            const int64_t share = ceil_div(blocks, threads() > 1 ? wanted : 1) * block;
-            const int64_t shares = ceil_div(last - first, share);
-            team_->loop(tiles * shares, [&](int64_t i, int worker) {
-                const int64_t from = first + i % shares * share;
-                run_tile(band, g_.tile(tile + i / shares), first, from, std::min(last, from + share),
-                         threads_[static_cast<size_t>(worker)]);
-            });
+            // To prepare a sample costs about as much as 16 channels of it.
+            const Range range{last - first, block, 16};
+            const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
+            team.loop(
+                static_cast<int64_t>(work.size()),
+                [&](int64_t i, int worker) {
+                    run_piece(band, work[static_cast<size_t>(i)], first, threads_[static_cast<size_t>(worker)]);
+                },
+                [&](int64_t i) { return range.cost(work[static_cast<size_t>(i)]) * g_.taps * 5; });
         }
     }
 
     // Brings rows of all blocks of the channels into the window.
-    void load_rows(int64_t from, int64_t to, int64_t first, int64_t last) {
-        const int64_t rows = std::max<int64_t>(1, load_pixels / g_.rest_in), blocks = ceil_div(last - first, block);
-        team_->loop(ceil_div(to - from, rows) * blocks, [&](int64_t i) {
-            const int64_t start = from + i / blocks * rows, channel = first + i % blocks * block;
-            load_block(start, std::min(to, start + rows), channel, std::min(block, last - channel),
-                       workspace_.at(window_) + i % blocks * block_step_);
+    template <class Team>
+    void load_rows(Team& team, int64_t from, int64_t to, int64_t first, int64_t last) {
+        const int64_t blocks = ceil_div(last - first, block), wanted = ceil_div(16 * threads(), blocks);
+        const int64_t rows = std::max<int64_t>(1, std::min(load_pixels / g_.rest_in, (to - from) / wanted));
+        const int64_t runs = ceil_div(to - from, rows);
+        const int64_t parts = rows > 1 ? 1 : std::max<int64_t>(1, std::min(wanted / std::max<int64_t>(1, runs), g_.rest_in / 16));
+        const int64_t width = ceil_div(g_.rest_in, parts);
+        const auto load = [&](int64_t i) {
+            const int64_t start = from + i / blocks / parts * rows, channel = first + i % blocks * block;
+            load_block(start, std::min(to, start + rows), i / blocks % parts * width, width, channel,
+                       std::min(block, last - channel), workspace_.at(window_) + i % blocks * block_step_);
+        };
+        team.loop(runs * parts * blocks, load, [&](int64_t i) {
+            return std::min(rows, to - from - i / blocks / parts * rows) * width * block * 4;
         });
     }
 
-    void load_block(int64_t from, int64_t to, int64_t channel, int64_t channels, T* window) {
+    // Columns of rows; whole rows that follow each other in the window at once.
+    void load_block(int64_t from, int64_t to, int64_t column, int64_t width, int64_t channel, int64_t channels,
+                    T* window) {
+        const int64_t columns = std::min(width, g_.rest_in - column);
+        if (columns <= 0) return;
         for (int64_t row = from, rows = 1; row < to; row += rows, rows = 1) {
             const int32_t* slot = schedule_.slot.data() + row;
             const auto live = schedule_.live.begin() + row;
             if (!*live) continue;
             while (row + rows < to && (row + rows) % g_.rows_in && live[rows] && slot[rows] > *slot) ++rows;
-            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in, pixels = rows * g_.rest_in;
+            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in + column;
+            const int64_t pixels = (rows - 1) * g_.rest_in + columns;
             const S* source = static_cast<const S*>(call_.input) + image * call_.input_step[0] +
                               channel * call_.input_step[1] + pixel * call_.input_step[2];
-            T* target = window + *slot * block;
+            T* target = window + (*slot + column) * block;
             layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, pixels, target, block);
             for (int64_t p = 0; channels < block && p < pixels; ++p) {
                 std::fill(target + p * block + channels, target + (p + 1) * block, T(0));
@@ -199,8 +226,10 @@ class Depthwise {
         }
     }
 
-    // Channels [from, to) of a pass that starts at channel `first`.
-    void run_tile(const Band& band, const Tile& tile, int64_t first, int64_t from, int64_t to, const Scratch& scratch) {
+    // Channels of a pass that starts at channel `first`.
+    void run_piece(const Band& band, const Piece& piece, int64_t first, const Scratch& scratch) {
+        const Tile& tile = piece.tile;
+        const int64_t from = first + piece.first, to = from + piece.count;
         const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         char* records = workspace_.at(scratch.records);
         const int64_t record = g_.taps * tap_bytes<T>(g_.corners);
@@ -272,7 +301,6 @@ class Depthwise {
         }
     }
 
-    DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
     const Geometry g_;
     Geometry part_;      // the same with room for the pixels of a part of a tile
@@ -294,6 +322,15 @@ void deform_conv_depthwise(const DcnDeformConv& call) {
         case dtype_f64: return Depthwise<double>(call).run();
         case dtype_f16: return Depthwise<Half>(call).run();
         default: return Depthwise<BFloat>(call).run();
+    }
+}
+
+double deform_conv_depthwise_shares(const DcnDeformConv& call) {
+    switch (call.dtype) {
+        case dtype_f32: return Depthwise<float>(call).shares();
+        case dtype_f64: return Depthwise<double>(call).shares();
+        case dtype_f16: return Depthwise<Half>(call).shares();
+        default: return Depthwise<BFloat>(call).shares();
     }
 }
 

@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "layout.h"
 #include "parallel.h"
+#include "shares.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -54,18 +55,27 @@ class Forward {
         choose_passes();
         reserve();
         std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
-        dcn_with_team(threads(), [this](DcnTeam& team) {
-            team_ = &team;
-            const int64_t count = static_cast<int64_t>(blocks_.size());
-            for (int64_t first = 0; first < count; first += pass_blocks_) {
-                run_pass(first, std::min(count, first + pass_blocks_));
-            }
-            if (blocked_) unblock();
-            if (sums_kept_) write_sums();
-        });
+        dcn_with_team(threads(), [this](DcnTeam& team) { run_loops(team); });
+    }
+
+    double shares() {
+        choose_passes();
+        DcnShares team(threads());
+        run_loops(team);
+        return team.over_mean();
     }
 
    private:
+    template <class Team>
+    void run_loops(Team& team) {
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += pass_blocks_) {
+            run_pass(team, first, std::min(count, first + pass_blocks_));
+        }
+        if (blocked_) unblock(team);
+        if (sums_kept_) write_sums(team);
+    }
+
     int threads() const { return static_cast<int>(call_.threads); }
 
     // Elements of the packed weights of one block.
@@ -148,6 +158,10 @@ class Forward {
             return;
         }
         const int64_t lines = 1 + 32 * threads() / g_.column_strips;
+        // Each further thread has scratch that is not counted above; the window may grow by as much, so that a band has
+        // tiles for all of them.
+        const int64_t more = (threads() - budget_threads) * g_.room * (columns_row() + sums_row(pass_blocks_));
+        window += std::max<int64_t>(0, more) / std::max<int64_t>(1, widest_window() * g_.rest_in);
         schedule_ = schedule(g_, ranges, std::max(window, least + g_.tile_rows), lines);
     }
 
@@ -177,21 +191,34 @@ class Forward {
         workspace_.take();
     }
 
-    void run_pass(int64_t first, int64_t last) {
-        pack(first, last);
+    // Pieces may be parts of the outputs when these are one group.
+    int64_t unit() const { return call_.groups == 1 ? gemm_.panel : call_.outputs; }
+
+    template <class Team>
+    void run_pass(Team& team, int64_t first, int64_t last) {
+        pack(team, first, last);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         int64_t loaded = 0;
         for (const Band& band : schedule_.bands) {
-            if (!direct_) load_rows(loaded, band.load_end, start.first, pass_channels(first, last));
+            if (!direct_) load_rows(team, loaded, band.load_end, start.first, pass_channels(first, last));
             loaded = std::max(loaded, band.load_end);
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            team_->loop(tiles, [&](int64_t i, int worker) {
-                run_tile(band, g_.tile(tile + i), first, last, threads_[static_cast<size_t>(worker)]);
-            });
+            // To sample a channel costs about as much as six outputs of it.
+            const Range range{call_.outputs, unit(), 6 * call_.groups};
+            const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
+            team.loop(
+                static_cast<int64_t>(work.size()),
+                [&](int64_t i, int worker) {
+                    run_piece(band, work[static_cast<size_t>(i)], first, last, threads_[static_cast<size_t>(worker)]);
+                },
+                [&](int64_t i) {
+                    return range.cost(work[static_cast<size_t>(i)]) * g_.taps * pass_channels(first, last) / call_.groups;
+                });
         }
     }
 
-    void pack(int64_t first, int64_t last) {
+    template <class Team>
+    void pack(Team& team, int64_t first, int64_t last) {
         packed_at_.assign(blocks_.size(), 0);
         std::vector<PackTask> tasks;
         int64_t at = 0;
@@ -204,7 +231,11 @@ class Forward {
             }
             at += packed_size(block);
         }
-        team_->loop(static_cast<int64_t>(tasks.size()), [&](int64_t i) { pack_panel(tasks[static_cast<size_t>(i)]); });
+        team.loop(
+            static_cast<int64_t>(tasks.size()), [&](int64_t i) { pack_panel(tasks[static_cast<size_t>(i)]); },
+            [&](int64_t i) {
+                return gemm_.panel * g_.taps * blocks_[static_cast<size_t>(tasks[static_cast<size_t>(i)].block)].per_group;
+            });
     }
 
     struct PackTask {
@@ -227,16 +258,23 @@ class Forward {
         }
     }
 
-    void load_rows(int64_t from, int64_t to, int64_t channel, int64_t channels) {
-        team_->loop(to - from, [&](int64_t i) {
-            const int64_t row = from + i;
-            if (!schedule_.live[static_cast<size_t>(row)]) return;
-            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in;
+    template <class Team>
+    void load_rows(Team& team, int64_t from, int64_t to, int64_t channel, int64_t channels) {
+        // Parts of rows where there are too few for the threads: 16 tasks each are even enough.
+        const int64_t wanted = threads() > 1 ? 16 * threads() / std::max<int64_t>(1, to - from) : 1;
+        const int64_t parts = std::max<int64_t>(1, std::min(wanted, g_.rest_in / 16));
+        const int64_t width = (g_.rest_in + parts - 1) / parts;
+        const auto load = [&](int64_t i) {
+            const int64_t row = from + i / parts, column = i % parts * width;
+            const int64_t columns = std::min(width, g_.rest_in - column);
+            if (columns <= 0 || !schedule_.live[static_cast<size_t>(row)]) return;
+            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in + column;
             const S* source = static_cast<const S*>(call_.input) + image * call_.input_step[0] +
                               channel * call_.input_step[1] + pixel * call_.input_step[2];
-            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, g_.rest_in,
-                           workspace_.at(window_) + schedule_.slot[static_cast<size_t>(row)] * pitch_, pitch_);
-        });
+            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, columns,
+                           workspace_.at(window_) + (schedule_.slot[static_cast<size_t>(row)] + column) * pitch_, pitch_);
+        };
+        team.loop((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
     }
 
     struct Scratch {
@@ -245,7 +283,8 @@ class Forward {
         TilePlanner<T> planner;
     };
 
-    void run_tile(const Band& band, const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+    void run_piece(const Band& band, const Piece& piece, int64_t first, int64_t last, const Scratch& scratch) {
+        const Tile& tile = piece.tile;
         SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
         const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
@@ -268,9 +307,9 @@ class Forward {
                                     workspace_.at(scratch.columns) + segment.column, columns_row_, segment.column_tap);
                 }
             }
-            multiply(tile.pixels(), i, start, first, scratch);
+            multiply(piece, i, start, first, scratch);
         }
-        write(tile, first, last, scratch);
+        write(piece, first, last, scratch);
     }
 
     const T* source_of(const Tile& tile, int64_t channel) const {
@@ -278,45 +317,53 @@ class Forward {
         return static_cast<const T*>(call_.input) + tile.image * call_.input_step[0] + channel;
     }
 
-    void multiply(int64_t pixels, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
+    void multiply(const Piece& piece, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
+        const int64_t pixels = piece.tile.pixels();
         const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
         const int64_t depth = block.per_group * g_.taps;
         const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
-        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)];
+        // Only one group is divided: its outputs begin with a panel.
+        const int64_t outputs = call_.groups == 1 ? piece.count : g_.group_outputs;
+        const int64_t part = call_.groups == 1 ? piece.first : 0;
+        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + part * depth;
         for (int64_t group = 0; group < block.groups; ++group) {
             const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
             if constexpr (std::is_same_v<S, BFloat>) {
                 if (pairs_) {
-                    multiply_pairs(pixels, group, depth, accumulate, packed + group * panels * depth * gemm_.panel,
-                                   (block.group + group - start.group) * group_pitch_, scratch);
+                    multiply_pairs(pixels, outputs, group, depth, accumulate,
+                                   packed + group * panels * depth * gemm_.panel,
+                                   (block.group + group - start.group) * group_pitch_ + part, scratch);
                     continue;
                 }
             }
-            gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth,
+            gemm_.multiply(pixels, outputs, depth, workspace_.at(scratch.columns) + group * depth,
                            columns_row_, 1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel,
                            gemm_.panel,
-                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_, sums_row_,
+                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_ + part, sums_row_,
                            accumulate);
         }
     }
 
     // The product of one group, of pairs of bfloat16.
-    void multiply_pairs(int64_t pixels, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
+    void multiply_pairs(int64_t pixels, int64_t outputs, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
                         const Scratch& scratch) {
         const auto* columns = reinterpret_cast<const uint32_t*>(workspace_.at(scratch.columns));
-        pairs_gemm_.multiply(pixels, g_.group_outputs, depth / 2, columns + group * depth / 2, columns_row_,
+        pairs_gemm_.multiply(pixels, outputs, depth / 2, columns + group * depth / 2, columns_row_,
                              reinterpret_cast<const uint32_t*>(packed), depth * gemm_.panel,
                              workspace_.at(scratch.sums) + sums, sums_row_, accumulate);
     }
 
     // Adds the sums of a tile to the output (or starts it, with the bias).
-    void write(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+    void write(const Piece& piece, int64_t first, int64_t last, const Scratch& scratch) {
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         const T* sums = workspace_.at(scratch.sums);
+        if (call_.groups == 1) {
+            return write_run(piece.tile, sums + piece.first, piece.first, piece.count, start.start_in_group != 0);
+        }
         const int64_t groups = pass_groups(first, last);
         for (int64_t i = 0; i < groups; ++i) {
             const bool continued = i == 0 && start.start_in_group != 0;
-            write_run(tile, sums + i * group_pitch_, (start.group + i) * g_.group_outputs, g_.group_outputs, continued);
+            write_run(piece.tile, sums + i * group_pitch_, (start.group + i) * g_.group_outputs, g_.group_outputs, continued);
         }
     }
 
@@ -347,10 +394,11 @@ class Forward {
 
     // Turns every block of 16 outputs from [pixel][output] into [output][pixel], with the bias. The rest of the
     // workspace is free by now: each thread has its part of it as room for one block.
-    void unblock() {
+    template <class Team>
+    void unblock(Team& team) {
         if constexpr (sizeof(S) == sizeof(T)) {
             const int64_t plane = g_.pixels_out(), per_image = (call_.outputs + block_outputs - 1) / block_outputs;
-            team_->loop(call_.batch * per_image, [&](int64_t i, int worker) {
+            const auto turn = [&](int64_t i, int worker) {
                 const int64_t output = i % per_image * block_outputs;
                 const int64_t width = std::min(block_outputs, call_.outputs - output);
                 S* block = static_cast<S*>(call_.output) + i / per_image * call_.output_step[0] + output * plane;
@@ -358,14 +406,16 @@ class Forward {
                 std::copy_n(block, width * plane, copy);
                 const S* bias = call_.bias ? static_cast<const S*>(call_.bias) + output : nullptr;
                 layout_.scatter(copy, width, width, plane, block, plane, 1, bias, false);
-            });
+            };
+            team.loop(call_.batch * per_image, turn, [&](int64_t) { return 4 * block_outputs * plane; });
         }
     }
 
     // Sums kept in float become the output: blocks of 16 outputs of one convolution group at a time.
-    void write_sums() {
+    template <class Team>
+    void write_sums(Team& team) {
         const int64_t plane = g_.pixels_out(), per_group = (g_.group_outputs + block_outputs - 1) / block_outputs;
-        team_->loop(call_.batch * call_.groups * per_group, [&](int64_t i) {
+        const auto turn = [&](int64_t i) {
             const int64_t first = i % per_group * block_outputs;
             const int64_t width = std::min(block_outputs, g_.group_outputs - first);
             const int64_t output = i / per_group % call_.groups * g_.group_outputs + first;
@@ -374,14 +424,14 @@ class Forward {
             S* to = static_cast<S*>(call_.output) + image * call_.output_step[0] + output * call_.output_step[1];
             layout_.scatter(workspace_.at(sums_) + (image * call_.outputs + output) * plane, width, width, plane,
                             to, call_.output_step[1], call_.output_step[2], bias, false);
-        });
+        };
+        team.loop(call_.batch * call_.groups * per_group, turn, [&](int64_t) { return 4 * block_outputs * plane; });
     }
 
     static constexpr int64_t block_outputs = 16;
     static constexpr int64_t small_input = 64 << 10;  // bytes
     static constexpr int64_t most_kept = 24 << 20;  // bytes of sums kept in float: the workspace of 32 MiB is reused
 
-    DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
     const Geometry g_;
     const bool direct_;  // the input has its channels innermost already
@@ -410,6 +460,16 @@ void deform_conv_forward(const DcnDeformConv& call) {
         case dtype_f64: return Forward<double>(call).run();
         case dtype_f16: return Forward<Half>(call).run();
         default: return Forward<BFloat>(call).run();
+    }
+}
+
+double deform_conv_shares(const DcnDeformConv& call) {
+    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise_shares(call);
+    switch (call.dtype) {
+        case dtype_f32: return Forward<float>(call).shares();
+        case dtype_f64: return Forward<double>(call).shares();
+        case dtype_f16: return Forward<Half>(call).shares();
+        default: return Forward<BFloat>(call).shares();
     }
 }
 
