@@ -91,6 +91,7 @@ CASES = {
     "depthwise-large-kernel": Case(channels=70, outputs=70, groups=70, kernel=(7, 7)),
     "depthwise-two-outputs": Case(channels=12, outputs=24, groups=12),
     "many-passes": Case(channels=608, outputs=41, size=(20, 13), batch=3, mask=False),
+    "many-passes-outputs": Case(channels=512, outputs=512, size=(14, 14), batch=1, mask=False),
     "many-passes-groups": Case(channels=1216, outputs=66, groups=2, size=(12, 13), mask=False),
     "many-passes-bfloat16": Case(channels=608, outputs=200, size=(20, 13), batch=3, dtype=torch.bfloat16),
     "many-passes-float16-channels-last": Case(
@@ -187,7 +188,16 @@ def test_half_precision_is_rounded_once(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["many-passes", "many-passes-bfloat16", "many-bands", "many-outputs", "depthwise", "groups", "channels-last"],
+    [
+        "many-passes",
+        "many-passes-outputs",
+        "many-passes-bfloat16",
+        "many-bands",
+        "many-outputs",
+        "depthwise",
+        "groups",
+        "channels-last",
+    ],
 )
 def test_the_number_of_threads_does_not_change_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []

@@ -380,8 +380,8 @@ class Forward {
                 continue;
             }
             if (blocked_) {
-                S* image = static_cast<S*>(call_.output) + tile.image * call_.output_step[0];
-                layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, image, g_.pixels_out(), pixel,
+                S* blocks = static_cast<S*>(call_.output) + tile.image * call_.output_step[0] + output * g_.pixels_out();
+                layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, blocks, g_.pixels_out(), pixel,
                                     accumulate);
                 continue;
             }
