@@ -92,6 +92,9 @@ CASES = {
     "depthwise-two-outputs": Case(channels=12, outputs=24, groups=12),
     "many-passes": Case(channels=608, outputs=41, size=(20, 13), batch=3, mask=False),
     "many-passes-outputs": Case(channels=512, outputs=512, size=(14, 14), batch=1, mask=False),
+    "many-passes-float64": Case(
+        channels=64, outputs=300, size=(13, 26), kernel=(5, 3), batch=1, mask=False, dtype=torch.float64
+    ),
     "many-passes-groups": Case(channels=1216, outputs=66, groups=2, size=(12, 13), mask=False),
     "many-passes-bfloat16": Case(channels=608, outputs=200, size=(20, 13), batch=3, dtype=torch.bfloat16),
     "many-passes-float16-channels-last": Case(
@@ -191,6 +194,7 @@ def test_half_precision_is_rounded_once(name: str) -> None:
     [
         "many-passes",
         "many-passes-outputs",
+        "many-passes-float64",
         "many-passes-bfloat16",
         "many-bands",
         "many-outputs",

@@ -191,8 +191,8 @@ class Forward {
         workspace_.take();
     }
 
-    // Pieces may be parts of the outputs when these are one group.
-    int64_t unit() const { return call_.groups == 1 ? gemm_.panel : call_.outputs; }
+    // Pieces may be parts of the outputs when these are one group: whole panels, and whole blocks of add_blocked.
+    int64_t unit() const { return call_.groups == 1 ? std::max<int64_t>(block_outputs, gemm_.panel) : call_.outputs; }
 
     template <class Team>
     void run_pass(Team& team, int64_t first, int64_t last) {
