@@ -1,6 +1,6 @@
 """The demo over several seeds: what deformable gains over plain, seed by seed.
 
-    python -m benchmarks.demo_seeds --output runs/demo_seeds --csv benchmarks/results/demo.csv
+    python -m benchmarks.demo_seeds --output runs/demo_seeds
 
 Each seed is one ``dcn demo --seed N``. Rows that the file has are not made again.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from dcn.demo.plan import MODELS, Metrics, SeedResult
 
+CSV = Path(__file__).parent / "results" / "demo.csv"
 COLUMNS = ("seed", *(f"{model} {name}" for model in MODELS for name in Metrics._fields), "seconds")
 
 
@@ -24,7 +25,7 @@ def main() -> int:
     """Run the seeds that are missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/demo_seeds"), help="folder of the demos")
-    parser.add_argument("--csv", type=Path, default=Path("benchmarks/results/demo.csv"), help="file of the rows")
+    parser.add_argument("--csv", type=Path, default=CSV, help="file of the rows")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="default 0 to 4")
     arguments = parser.parse_args()
     known = {run.seed for run in read(arguments.csv)} if arguments.csv.is_file() else set()
