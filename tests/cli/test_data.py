@@ -114,5 +114,5 @@ def test_write_takes_options_of_the_generated_set(tmp_path: Path) -> None:
     assert dataset.sizes == [(64, 96)] * 4
     with pytest.raises(ValueError, match="symbols: expected one of letters, shapes, got 'circles'"):
         _run("write", tmp_path / "e", "symbols=circles")
-    with pytest.raises(ValueError, match="unknown|colour"):
+    with pytest.raises(ValueError, match=r"colour"):
         _run("write", tmp_path / "e", "colour=red")

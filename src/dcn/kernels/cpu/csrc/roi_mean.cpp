@@ -39,7 +39,8 @@ struct Lines {
     T *weight = nullptr, *slope = nullptr;
 };
 
-// The lines of all bins of one RoI along one axis.
+// The lines of the bins of one RoI along one axis. Offsets move every bin of every class on its own: its lines are made
+// when they are asked for. Kept for the whole RoI, those of 7 x 7 bins of 7 classes would leave the first-level cache.
 template <class T>
 class AxisLines {
 public:
@@ -47,49 +48,81 @@ public:
         : call_(call),
           grid_(grid),
           axis_(axis),
-          per_class_(call.offset ? call.bins_y * call.bins_x : axis == 0 ? call.bins_y : call.bins_x),
-          classes_(call.offset ? call.classes : 1),
           last_((axis == 0 ? call.height : call.width) - 1),
           most_(std::min(last_ + 1, 2 * grid.most[axis])),
           low_(-grid.margin),
           high_(static_cast<T>(last_) + grid.margin),
           slots_(last_ + 1, -1),
-          lines_(per_class_ * classes_),
+          lines_(call.offset ? 1 : axis == 0 ? call.bins_y : call.bins_x),
           index_(lines_.size() * most_),
           weights_(lines_.size() * most_ * 2) {}
 
-    // Only the classes from `first` to before `end` are made; the others keep what they held.
-    void load(int64_t roi, int64_t first, int64_t end) {
-        if (classes_ == 1) first = 0, end = 1;
-        for (int64_t i = first * per_class_; i < end * per_class_; ++i) {
-            const int64_t k = i / per_class_, bin = i % per_class_;
-            const int64_t p = call_.offset ? bin / call_.bins_x : bin, q = call_.offset ? bin % call_.bins_x : bin;
-            const RoiSamples<T> samples = grid_.samples(roi, axis_, k, p, q);
-            lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+    void load(int64_t roi) {
+        roi_ = roi;
+        if (call_.offset) return;
+        for (int64_t i = 0; i < static_cast<int64_t>(lines_.size()); ++i) make(i, 0, i, i);
+    }
+
+    // Valid until the next call.
+    const Lines<T>& at(int64_t k, int64_t p, int64_t q) {
+        if (!call_.offset) return lines_[axis_ == 0 ? p : q];
+        make(0, k, p, q);
+        return lines_[0];
+    }
+
+private:
+    void make(int64_t i, int64_t k, int64_t p, int64_t q) {
+        const RoiSamples<T> samples = grid_.samples(roi_, axis_, k, p, q);
+        lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+        if (samples.step >= 0) {
+            collapse_ascending(samples, lines_[i]);
+        } else {
             collapse(samples, lines_[i]);
         }
     }
 
-    const Lines<T>& at(int64_t k, int64_t location) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + location]; }
-
-private:
-    void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
+    // body(line, weight, slope) for the one or two lines of every sample that counts.
+    template <class F>
+    void each_line(const RoiSamples<T>& samples, Lines<T>& lines, F&& body) const {
         for (int64_t i = 0; i < samples.count; ++i) {
             const T location = samples.origin + static_cast<T>(i) * samples.step;
             if (!(location >= low_ && location <= high_)) continue;
             ++lines.samples;
             // A sample held at the border does not move with the bin.
             if (location <= 0 || location >= static_cast<T>(last_)) {
-                const int64_t held = location <= 0 ? 0 : last_;
-                add(lines, held, 1, 0);
+                body(location <= 0 ? 0 : last_, T(1), T(0));
                 continue;
             }
             const int64_t low = static_cast<int64_t>(location);
             const T fraction = location - static_cast<T>(low);
             const T slope = grid_.flat && fraction == 0 ? 0 : 1;
-            add(lines, low, 1 - fraction, -slope);
-            if (slope != 0) add(lines, low + 1, fraction, slope);
+            body(low, 1 - fraction, -slope);
+            if (slope != 0) body(low + 1, fraction, slope);
         }
+    }
+
+    // Of samples in ascending order: their lines are new or one of the last two. The same sums in the same order.
+    void collapse_ascending(const RoiSamples<T>& samples, Lines<T>& lines) const {
+        each_line(samples, lines, [&](int64_t line, T weight, T slope) {
+            int64_t slot = lines.size;
+            if (slot > 0 && lines.index[slot - 1] == line) {
+                slot -= 1;
+            } else if (slot > 1 && lines.index[slot - 2] == line) {
+                slot -= 2;
+            } else {
+                lines.index[slot] = line;
+                lines.weight[slot] = weight;
+                lines.slope[slot] = slope;
+                ++lines.size;
+                return;
+            }
+            lines.weight[slot] += weight;
+            lines.slope[slot] += slope;
+        });
+    }
+
+    void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
+        each_line(samples, lines, [&](int64_t line, T weight, T slope) { add(lines, line, weight, slope); });
         for (int64_t i = 0; i < lines.size; ++i) slots_[lines.index[i]] = -1;
     }
 
@@ -109,7 +142,7 @@ private:
     const DcnRoiCall& call_;
     const RoiGrid<T>& grid_;
     int axis_;
-    int64_t per_class_, classes_, last_, most_;
+    int64_t roi_ = 0, last_, most_;
     T low_, high_;
     std::vector<int64_t> slots_;  // where each line of the map went; -1 between bins
     std::vector<Lines<T>> lines_;
@@ -131,17 +164,17 @@ public:
         pixel_x_ = grouped_ ? 1 : call.channels;
     }
 
-    void load(int64_t roi, int64_t first_class, int64_t end_class) {
+    void load(int64_t roi) {
         roi_ = roi;
-        rows_.load(roi, first_class, end_class);
-        columns_.load(roi, first_class, end_class);
+        rows_.load(roi);
+        columns_.load(roi);
     }
 
     // Prepares the taps of a bin; false when it reads nothing.
     bool bin(int64_t k, int64_t p, int64_t q) {
         const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
-        rows = &rows_.at(k, call_.offset ? p * call_.bins_x + q : p);
-        columns = &columns_.at(k, call_.offset ? p * call_.bins_x + q : q);
+        rows = &rows_.at(k, p, q);
+        columns = &columns_.at(k, p, q);
         const int64_t samples = rows->samples * columns->samples;
         if (grid_.counted) {
             scale = samples ? 1 / static_cast<T>(samples) : T(0);
@@ -261,7 +294,7 @@ bool forward(const DcnRoiCall& call, T* output) {
     dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
         Roi<T>& roi = *workers[worker];
         T* out = output + r * call.channels * bins;
-        roi.load(r, 0, call.classes);
+        roi.load(r);
         if (call.group_y * call.group_x > 1) {
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
                 roi.bin(k, p, q);
@@ -282,10 +315,14 @@ bool forward(const DcnRoiCall& call, T* output) {
     return true;
 }
 
-// Channels of one task of backward_input. They are multiples of 64, so that which channel meets which code, and with it
-// the last digit, does not depend on the number of threads.
+// Channels of one task of backward_input. Without groups they are multiples of 64, so that which channel meets which
+// code, and with it the last digit, does not depend on the number of threads. With groups every channel meets the same
+// code, and few tasks are better: each makes the lines of all its RoIs. A step of R-FCN with deformable pooling, 8 x 100
+// RoIs, one thread: 52 + 42 ms of it with a task for each channel, 12 + 13 with one for each image.
 int64_t channel_chunk(const DcnRoiCall& call) {
+    const bool grouped = call.group_y * call.group_x > 1;
     const int64_t parts = std::max<int64_t>(1, call.threads * 2 / std::max<int64_t>(1, call.images));
+    if (grouped) return std::max<int64_t>(1, (call.channels + parts - 1) / parts);
     return std::max<int64_t>(64, (call.channels / parts + 63) / 64 * 64);
 }
 
@@ -296,7 +333,7 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
     const RoiGrid<T> grid(call);
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const bool grouped = call.group_y * call.group_x > 1;
-    const int64_t chunk = grouped ? std::max<int64_t>(1, channel_chunk(call) / 64) : channel_chunk(call);
+    const int64_t chunk = channel_chunk(call);
     const int64_t chunks = (call.channels + chunk - 1) / chunk;
     const auto& loop = loops<T>();
     const auto workers = make_workers<T>(call, grid);
@@ -307,7 +344,7 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
         const int64_t end = std::min(begin + chunk, call.channels);
         for (int64_t r = 0; r < call.rois; ++r) {
             if (grid.image[r] != image) continue;
-            roi.load(r, begin / per_class, (end - 1) / per_class + 1);
+            roi.load(r);
             const T* grad = grad_output + r * call.channels * bins;
             T* by_bin = turned[worker].data();
             if (!grouped) layout<T>().gather(grad + begin * bins, bins, 1, end - begin, bins, by_bin, chunk);
@@ -363,17 +400,18 @@ void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_of
         const T* grad = grad_output + r * call.channels * bins;
         T* by_bin = grouped ? nullptr : turned[worker].data();
         if (by_bin) layout<T>().gather(grad, bins, 1, call.channels, bins, by_bin, call.channels);
-        roi.load(r, 0, call.classes);
+        roi.load(r);
         each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
             T value = 0, right = 0, down = 0;
             if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
-            const size_t width = static_cast<size_t>(roi.columns->size);
-            for (size_t tap = 0; tap < roi.offsets.size(); ++tap) {
-                const size_t i = tap / width, j = tap % width;
-                const T gain = results[worker][tap];
-                value += gain * roi.rows->weight[i] * roi.columns->weight[j];
-                right += gain * roi.rows->weight[i] * roi.columns->slope[j];
-                down += gain * roi.rows->slope[i] * roi.columns->weight[j];
+            const T* gain = results[worker].data();
+            const int64_t height = roi.rows->size, width = roi.columns->size;
+            for (int64_t i = 0; i < height; ++i) {
+                for (int64_t j = 0; j < width; ++j, ++gain) {
+                    value += *gain * roi.rows->weight[i] * roi.columns->weight[j];
+                    right += *gain * roi.rows->weight[i] * roi.columns->slope[j];
+                    down += *gain * roi.rows->slope[i] * roi.columns->weight[j];
+                }
             }
             const int64_t location = p * call.bins_x + q;
             const T factor = roi.scale * roi.modulation;
