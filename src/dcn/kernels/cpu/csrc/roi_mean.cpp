@@ -74,8 +74,8 @@ private:
     void make(int64_t i, int64_t k, int64_t p, int64_t q) {
         const RoiSamples<T> samples = grid_.samples(roi_, axis_, k, p, q);
         lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
-        if (samples.step >= 0) {
-            collapse_ascending(samples, lines_[i]);
+        if (close(samples)) {
+            collapse_close(samples, lines_[i]);
         } else {
             collapse(samples, lines_[i]);
         }
@@ -101,24 +101,39 @@ private:
         }
     }
 
-    // Of samples in ascending order: their lines are new or one of the last two. The same sums in the same order.
-    void collapse_ascending(const RoiSamples<T>& samples, Lines<T>& lines) const {
-        each_line(samples, lines, [&](int64_t line, T weight, T slope) {
-            int64_t slot = lines.size;
-            if (slot > 0 && lines.index[slot - 1] == line) {
-                slot -= 1;
-            } else if (slot > 1 && lines.index[slot - 2] == line) {
-                slot -= 2;
-            } else {
-                lines.index[slot] = line;
-                lines.weight[slot] = weight;
-                lines.slope[slot] = slope;
-                ++lines.size;
-                return;
-            }
-            lines.weight[slot] += weight;
-            lines.slope[slot] += slope;
-        });
+    // The same sums in the same order for samples at most a line apart and off the border: their lines have no gap, so
+    // nothing is searched for, and nothing depends on where a sample lies.
+    void collapse_close(const RoiSamples<T>& samples, Lines<T>& lines) const {
+        const int64_t first = static_cast<int64_t>(samples.origin);
+        const int64_t end = static_cast<int64_t>(last_location(samples)) + 2;
+        lines.samples = samples.count;
+        lines.size = end - first;
+        for (int64_t i = 0; i < lines.size; ++i) {
+            lines.index[i] = first + i;
+            lines.weight[i] = lines.slope[i] = 0;
+        }
+        T fraction = 0;
+        for (int64_t i = 0; i < samples.count; ++i) {
+            const T location = samples.origin + static_cast<T>(i) * samples.step;
+            const int64_t low = static_cast<int64_t>(location), slot = low - first;
+            fraction = location - static_cast<T>(low);
+            const T slope = grid_.flat && fraction == 0 ? 0 : 1;
+            lines.weight[slot] += 1 - fraction;
+            lines.slope[slot] -= slope;
+            lines.weight[slot + 1] += fraction;
+            lines.slope[slot + 1] += slope;
+        }
+        // What lies beyond a last sample at a whole coordinate is not read.
+        if (grid_.flat && fraction == 0) --lines.size;
+    }
+
+    bool close(const RoiSamples<T>& samples) const {
+        return samples.count > 0 && samples.step >= 0 && samples.step <= 1 && samples.origin > 0 &&
+               last_location(samples) < static_cast<T>(last_);
+    }
+
+    static T last_location(const RoiSamples<T>& samples) {
+        return samples.origin + static_cast<T>(samples.count - 1) * samples.step;
     }
 
     void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
@@ -162,6 +177,9 @@ public:
           grouped_(call.group_y * call.group_x > 1) {
         pixel_y_ = grouped_ ? call.width : call.width * call.channels;
         pixel_x_ = grouped_ ? 1 : call.channels;
+        for (int64_t p = 0; p < call.bins_y; ++p)
+            for (int64_t q = 0; q < call.bins_x; ++q)
+                cells_.push_back(p * call.group_y / call.bins_y * call.group_x + q * call.group_x / call.bins_x);
     }
 
     void load(int64_t roi) {
@@ -172,6 +190,64 @@ public:
 
     // Prepares the taps of a bin; false when it reads nothing.
     bool bin(int64_t k, int64_t p, int64_t q) {
+        find(k, p, q);
+        taps(scale * modulation);
+        return !offsets.empty();
+    }
+
+    // Where a bin reads a single plane, the three that follow take the place of a list of its taps: R-FCN's 8 x 100 RoIs
+    // of 7 classes with offsets of their own took 2.4 times as long with it forward, and 1.5 times backward.
+
+    // What the mean of a bin is, and how it changes as the bin moves; without `scale` and `modulation`.
+    struct Reading {
+        T value = 0, down = 0, right = 0;
+    };
+    Reading read(const T* plane, int64_t k, int64_t p, int64_t q, bool slopes) {
+        find(k, p, q);
+        Reading result;
+        for (int64_t i = 0; i < rows->size; ++i) {
+            const T* line = plane + rows->index[i] * pixel_y_;
+            T along = 0, across = 0;
+            for (int64_t j = 0; j < columns->size; ++j) {
+                const T pixel = line[columns->index[j]];
+                along += columns->weight[j] * pixel;
+                if (slopes) across += columns->slope[j] * pixel;
+            }
+            result.value += rows->weight[i] * along;
+            result.right += rows->weight[i] * across;
+            result.down += rows->slope[i] * along;
+        }
+        if (columns->size == 0) result = {};
+        return result;
+    }
+
+    // Adds the gradient of a bin's mean to the plane's.
+    void spread(T* plane, int64_t k, int64_t p, int64_t q, T grad) {
+        find(k, p, q);
+        const T factor = scale * modulation * grad;
+        for (int64_t i = 0; i < rows->size; ++i) {
+            T* line = plane + rows->index[i] * pixel_y_;
+            const T weight = rows->weight[i] * factor;
+            for (int64_t j = 0; j < columns->size; ++j) line[columns->index[j]] += weight * columns->weight[j];
+        }
+    }
+
+    // First data element of the image, at channel `d` of the output (with groups: the channel that bin (p, q) reads).
+    int64_t base(int64_t d, int64_t p, int64_t q) const {
+        const int64_t plane = call_.height * call_.width, groups = call_.group_y * call_.group_x;
+        const int64_t start = grid_.image[roi_] * call_.channels * groups * plane;
+        if (!grouped_) return start + d;
+        return start + (d * groups + cells_[p * call_.bins_x + q]) * plane;
+    }
+
+    const Lines<T>* rows = nullptr;
+    const Lines<T>* columns = nullptr;
+    T scale = 0, modulation = 1;
+    std::vector<int64_t> offsets;
+    std::vector<T> weights;
+
+private:
+    void find(int64_t k, int64_t p, int64_t q) {
         const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
         rows = &rows_.at(k, p, q);
         columns = &columns_.at(k, p, q);
@@ -182,26 +258,8 @@ public:
             scale = 1 / std::max(rows->many * columns->many, T(1));
         }
         modulation = call_.mask ? static_cast<const T*>(call_.mask)[location] : T(1);
-        taps(scale * modulation);
-        return !offsets.empty();
     }
 
-    // First data element of the image, at channel `d` of the output (with groups: the channel that bin (p, q) reads).
-    int64_t base(int64_t d, int64_t p, int64_t q) const {
-        const int64_t plane = call_.height * call_.width, groups = call_.group_y * call_.group_x;
-        const int64_t start = grid_.image[roi_] * call_.channels * groups * plane;
-        if (!grouped_) return start + d;
-        const int64_t cell = p * call_.group_y / call_.bins_y * call_.group_x + q * call_.group_x / call_.bins_x;
-        return start + (d * groups + cell) * plane;
-    }
-
-    const Lines<T>* rows = nullptr;
-    const Lines<T>* columns = nullptr;
-    T scale = 0, modulation = 1;
-    std::vector<int64_t> offsets;
-    std::vector<T> weights;
-
-private:
     void taps(T factor) {
         const int64_t height = rows->size, width = columns->size;
         offsets.resize(height * width);
@@ -219,6 +277,7 @@ private:
     const RoiGrid<T>& grid_;
     AxisLines<T> rows_, columns_;
     bool grouped_;
+    std::vector<int64_t> cells_;  // [P, Q] channel group that a bin reads
     int64_t roi_ = 0, pixel_y_ = 0, pixel_x_ = 0;
 };
 
@@ -297,6 +356,12 @@ bool forward(const DcnRoiCall& call, T* output) {
         roi.load(r);
         if (call.group_y * call.group_x > 1) {
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+                if (per_class == 1) {
+                    const T value = roi.read(data + roi.base(k, p, q), k, p, q, false).value;
+                    const bool empty = roi.rows->size == 0 || roi.columns->size == 0;
+                    out[k * bins + p * call.bins_x + q] = empty ? T(0) : value * (roi.scale * roi.modulation);
+                    return;
+                }
                 roi.bin(k, p, q);
                 for (int64_t d = k * per_class; d < (k + 1) * per_class; ++d) {
                     out[d * bins + p * call.bins_x + q] = weighted(data + roi.base(d, p, q), roi);
@@ -350,8 +415,14 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
             if (!grouped) layout<T>().gather(grad + begin * bins, bins, 1, end - begin, bins, by_bin, chunk);
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
                 const int64_t first = std::max(begin, k * per_class), last = std::min(end, (k + 1) * per_class);
-                if (first >= last || !roi.bin(k, p, q)) return;
-                const int64_t location = p * call.bins_x + q, taps = static_cast<int64_t>(roi.offsets.size());
+                const int64_t location = p * call.bins_x + q;
+                if (first >= last) return;
+                if (grouped && per_class == 1) {
+                    roi.spread(grad_data + roi.base(k, p, q), k, p, q, grad[k * bins + location]);
+                    return;
+                }
+                if (!roi.bin(k, p, q)) return;
+                const int64_t taps = static_cast<int64_t>(roi.offsets.size());
                 if (!grouped) {
                     loop.scatter(grad_data + roi.base(first, p, q), roi.offsets.data(), roi.weights.data(), taps,
                                  by_bin + location * chunk + first - begin, last - first);
@@ -389,7 +460,7 @@ void gains(const DcnRoiCall& call, const Roi<T>& roi, const T* data, const T* gr
 template <class T>
 void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_offset, T* grad_mask) {
     const RoiGrid<T> grid(call);
-    const int64_t bins = call.bins_y * call.bins_x;
+    const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const T* data = static_cast<const T*>(call.data);
     const bool grouped = call.group_y * call.group_x > 1;
     const auto workers = make_workers<T>(call, grid);
@@ -402,18 +473,23 @@ void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_of
         if (by_bin) layout<T>().gather(grad, bins, 1, call.channels, bins, by_bin, call.channels);
         roi.load(r);
         each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+            const int64_t location = p * call.bins_x + q;
             T value = 0, right = 0, down = 0;
-            if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
-            const T* gain = results[worker].data();
-            const int64_t height = roi.rows->size, width = roi.columns->size;
-            for (int64_t i = 0; i < height; ++i) {
-                for (int64_t j = 0; j < width; ++j, ++gain) {
-                    value += *gain * roi.rows->weight[i] * roi.columns->weight[j];
-                    right += *gain * roi.rows->weight[i] * roi.columns->slope[j];
-                    down += *gain * roi.rows->slope[i] * roi.columns->weight[j];
+            if (grouped && per_class == 1) {
+                const auto reading = roi.read(data + roi.base(k, p, q), k, p, q, true);
+                const T own = grad[k * bins + location];
+                value = reading.value * own, right = reading.right * own, down = reading.down * own;
+            } else {
+                if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
+                const T* gain = results[worker].data();
+                for (int64_t i = 0; i < roi.rows->size; ++i) {
+                    for (int64_t j = 0; j < roi.columns->size; ++j, ++gain) {
+                        value += *gain * roi.rows->weight[i] * roi.columns->weight[j];
+                        right += *gain * roi.rows->weight[i] * roi.columns->slope[j];
+                        down += *gain * roi.rows->slope[i] * roi.columns->weight[j];
+                    }
                 }
             }
-            const int64_t location = p * call.bins_x + q;
             const T factor = roi.scale * roi.modulation;
             if (grad_offset) grad_offset[grid.offset_index(r, 0, k, p, q)] += down * factor * grid.unit(r, 0);
             if (grad_offset) grad_offset[grid.offset_index(r, 1, k, p, q)] += right * factor * grid.unit(r, 1);
