@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn.runs.predict import find_images
+from dcn.runs.inputs import find_images
 
 
 def test_files_folders_and_globs_each_once(tmp_path: Path) -> None:
