@@ -65,7 +65,8 @@ def add_parser(subparsers: Any) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     """Exit code 1 where an image could not be read."""
     from dcn.analysis.memory import keep_freed_memory
-    from dcn.runs.inputs import Frames, find_inputs
+    from dcn.runs.find_inputs import find_inputs
+    from dcn.runs.inputs import Frames
     from dcn.runs.predict import open_predictor, predict_files
 
     changes = [word for word in arguments.words if is_change(word) and not Path(word).exists()]

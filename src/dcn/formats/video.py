@@ -215,7 +215,9 @@ def _opened(name: str, file: Any, container: str, options: dict[str, str] | None
     try:
         opened = av.open(file, format=container, options=options or {})
     except (FFmpegError, ValueError, OSError) as error:
-        raise BrokenVideoError(f"{name}: the video cannot be opened ({_reason(error)})") from error
+        raise BrokenVideoError(
+            f"{name}: the video cannot be opened ({_reason(error)}); it may be damaged or incomplete"
+        ) from error
     with opened:
         stream = opened.streams.best("video") if opened.streams.video else None
         if stream is None:

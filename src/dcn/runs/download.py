@@ -30,7 +30,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follow redirects, but never from an encrypted connection to an open one, nor to another protocol."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        _checked(newurl)
+        if not newurl.startswith(("http:", "https:")):
+            raise ValueError(f"{req.full_url}: expected a redirect to an http or https address, got {newurl}")
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
             raise ValueError(f"{req.full_url}: expected a redirect to an https address, got {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -225,7 +226,11 @@ def _fetch(url: str, part: Path, timeout: float, show: bool) -> None:
 
 
 def _checked(url: str) -> str:
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+    try:
+        scheme = urllib.parse.urlsplit(url).scheme
+    except ValueError as error:
+        raise ValueError(f"url: expected an http or https address, got {url!r} ({error})") from None
+    if scheme not in ("http", "https"):
         raise ValueError(f"url: expected an http or https address, got {url!r}")
     return url
 

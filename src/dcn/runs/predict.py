@@ -15,7 +15,8 @@ from dcn.engine.log import progress
 from dcn.engine.stop import stop_requests
 from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
-from dcn.runs.inputs import Inputs, read_files
+from dcn.runs.find_inputs import read_files
+from dcn.runs.inputs import Inputs
 from dcn.runs.load import PUBLISHED, described, load
 from dcn.runs.prediction_folder import PredictionFolder
 from dcn.runs.predictor import Predictor, Resize, Result
@@ -30,16 +31,19 @@ class Predicted:
 
     Attributes:
         images: number of images with a prediction.
-        skipped: number of images that could not be read.
+        skipped: number of those that could not be read; of videos and cameras also of those that broke off.
         conclusion: what the predictions hold, in words.
+        skipped_word: what was skipped.
     """
 
     images: int
     skipped: int
     conclusion: str
+    skipped_word: str = "image"
 
     def __str__(self) -> str:
-        return self.conclusion + (f"; {counted(self.skipped, 'image')} could not be read" if self.skipped else "")
+        skipped = f"; {counted(self.skipped, self.skipped_word)} could not be read"
+        return self.conclusion + (skipped if self.skipped else "")
 
 
 KEYS = ("transforms.test_short", "transforms.long")
@@ -109,7 +113,7 @@ def predict_files(
 
     Args:
         predictor: see :func:`dcn.load`.
-        images: see :func:`dcn.runs.inputs.find_inputs`; what cannot be read is logged and skipped.
+        images: see :func:`dcn.runs.find_inputs.find_inputs`; what cannot be read is logged and skipped.
         output: the folder; ``None``: nothing is written.
         min_score: see :meth:`Predictor.predict`, as the next two.
         resize: likewise.
@@ -142,7 +146,7 @@ def predict_files(
                 line(record)
             done += 1
     conclusion = f"results of {counted(done, 'image')}" if folder is None else task.conclusion(folder.records())
-    return Predicted(done, inputs.skipped, conclusion)
+    return Predicted(done, inputs.skipped, conclusion, inputs.skipped_word)
 
 
 def _record(result: Result, content: dict[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dcn.data.geometry import resize_image
+from dcn.runs.find_inputs import inputs_of
 from dcn.runs.images import is_image, open_image
-from dcn.runs.inputs import Frames, InputImage, Inputs, Source, inputs_of
+from dcn.runs.inputs import Frames, InputImage, Inputs, Source
 from dcn.runs.tasks import Prediction, task_of
 from dcn.runs.view import Size, View
 from dcn.tta import TTA
@@ -31,7 +33,7 @@ class Result:
         frame: of a video or camera: the number of the frame, from 0.
         time: of such a frame: seconds since the first.
         source: the file, address, video or camera.
-        rate: frames per second of a video or camera.
+        rate: frames per second that are taken of a video or camera.
     """
 
     name: str
@@ -40,7 +42,7 @@ class Result:
     frame: int | None
     time: float | None
     source: Source
-    rate: Any = None
+    rate: Fraction | None = None
 
 
 class Predictor:
