@@ -1,4 +1,4 @@
-"""Results as ``supervision.Detections``, which the trackers, zones and annotators of that library take."""
+"""Results as ``supervision.Detections``, which the zones, annotators and data tools of that library take."""
 
 from __future__ import annotations
 

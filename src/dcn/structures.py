@@ -8,7 +8,7 @@ writers of inclusive formats (Pascal VOC, the original MXNet code) convert at th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -128,7 +128,7 @@ class Detections:
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check("boxes", self.boxes, (None, 4), (torch.float32, torch.float64))
@@ -186,7 +186,7 @@ class SegmentationMap:
 
     labels: Tensor
     image_id: int | str = 0
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check("labels", self.labels, (None, None), (torch.int64,))

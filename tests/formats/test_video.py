@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from fractions import Fraction
 from itertools import islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -155,3 +157,15 @@ def test_a_camera_that_ends_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_camera_that_is_not_there_is_named() -> None:
     with pytest.raises(BrokenVideoError, match="camera 97: /dev/video97 does not exist; cameras here: "):
         list(read_camera("97"))
+
+
+def test_what_ffmpeg_opens_on_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the documentation of FFmpeg's devices; no camera was there to try."""
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert video.camera_device("1")[:2] == ("1:none", "avfoundation")
+    devices = [SimpleNamespace(name="Mic", media_types=["audio"]), SimpleNamespace(name="Cam", media_types=["video"])]
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(av, "enumerate_input_devices", lambda _: devices, raising=False)
+    assert video.camera_device("0")[:2] == ("video=Cam", "dshow")
+    with pytest.raises(BrokenVideoError, match="camera 1: expected one of 1 cameras: Cam"):
+        video.camera_device("1")

@@ -81,6 +81,14 @@ def test_a_folder_of_folders_says_what_helps(tree: Path) -> None:
         find_images([str(tree)])
 
 
+def test_a_folder_of_videos_says_what_helps(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4")
+    with pytest.raises(ValueError, match=r'for its videos give a pattern: ".*/\*\.mp4"$') as caught:
+        find_inputs([str(tmp_path)])
+    pattern = str(caught.value).split('"')[-2]
+    assert [source.stem for source in find_inputs([pattern]).sources] == ["clip"]
+
+
 def test_a_number_is_a_camera_unless_a_file_has_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BrokenVideoError, match="camera 96: /dev/video96 does not exist"):

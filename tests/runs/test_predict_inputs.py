@@ -99,7 +99,8 @@ def test_the_input_video_is_never_written_over(weights: Path, clip: Path, capsys
 def test_mixed_inputs_stay_apart(weights: Path, clip: Path, tmp_path: Path) -> None:
     """Photos, two videos of one name and an address in one batch size; each video is complete."""
     photos = write_photos(tmp_path / "photos", "clip.png", "b.png")
-    other = write_video(tmp_path / "other" / "clip.mp4") if (tmp_path / "other").mkdir() is None else clip
+    (tmp_path / "other").mkdir()
+    other = write_video(tmp_path / "other" / "clip.mp4")
     with served({"/b.jpg": photos[1].read_bytes()}) as root:
         words = [photos[0], clip, f"{root}/b.jpg?x=1", other, photos[1]]
         assert run(weights, *words, "--output", tmp_path / "out", "--frames", 3, "--batch", 4, "--score", 0) == 0

@@ -288,6 +288,8 @@ def camera_device(camera: str) -> tuple[str, str, dict[str, str]]:
     if sys.platform == "win32":
         import av
 
+        if not hasattr(av, "enumerate_input_devices"):
+            raise BrokenVideoError(f"camera {camera}: this PyAV cannot list cameras; pip install --upgrade av")
         devices = [device.name for device in av.enumerate_input_devices("dshow") if "video" in device.media_types]
         if not (camera.isdigit() and int(camera) < len(devices)):
             raise BrokenVideoError(f"camera {camera}: expected one of {len(devices)} cameras: {', '.join(devices)}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from dcn.formats.file_names import SUFFIXES
-from dcn.formats.video import is_video
+from dcn.formats.video import VIDEO_SUFFIXES, is_video
 from dcn.runs.images import is_address, is_image
 from dcn.runs.inputs import CameraSource, Frames, ImageSource, Inputs, Items, Source, VideoSource
 from dcn.runs.outputs import MANIFEST
@@ -150,9 +150,19 @@ def _images_in(folder: Path, recursive: bool, word: str) -> list[Path]:
     folders = _folders_below(folder) if recursive else [folder]
     here = [file for one in folders for file in sorted(one.iterdir()) if _is_image_name(file)]
     if not here:
-        hint = "" if recursive or not any(file.is_dir() for file in folder.iterdir()) else "; --recursive looks below"
-        raise ValueError(f"images: expected {', '.join(SUFFIXES)} files, got none at {word!r}{hint}")
+        raise ValueError(
+            f"images: expected {', '.join(SUFFIXES)} files, got none at {word!r}{_hint(folder, recursive)}"
+        )
     return here
+
+
+def _hint(folder: Path, recursive: bool) -> str:
+    """What helps with a folder that has no images."""
+    inside = list(folder.iterdir())
+    video = next((file.suffix for file in inside if file.suffix.lower() in VIDEO_SUFFIXES), None)
+    if video is not None:
+        return f'; for its videos give a pattern: "{folder}/*{video}"'
+    return "; --recursive looks below" if not recursive and any(file.is_dir() for file in inside) else ""
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
