@@ -101,6 +101,8 @@ def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ValueError, match="expected a file, got a pipe or a device at"):
         find_inputs([str(tmp_path / "pipe.png")])
+    write_photos(tmp_path, "a.png")
+    assert [path.name for path in find_images([str(tmp_path)])] == ["a.png"]
 
 
 def test_a_video_needs_its_package_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ def _opened(name: str, file: Any, container: str, options: dict[str, str] | None
     from av.error import FFmpegError
 
     try:
-        opened = av.open(file, format=container, options=options or {})
+        opened = av.open(file, format=container, options=options or {}, metadata_errors="ignore")
     except (FFmpegError, ValueError, OSError) as error:
         raise BrokenVideoError(
             f"{name}: the video cannot be opened ({_reason(error)}); it may be damaged or incomplete"
@@ -222,6 +222,8 @@ def _opened(name: str, file: Any, container: str, options: dict[str, str] | None
         stream = opened.streams.best("video") if opened.streams.video else None
         if stream is None:
             raise BrokenVideoError(f"{name}: expected a video, got a file without pictures, or without its index")
+        if stream.codec_context is None:
+            raise BrokenVideoError(f"{name}: the video is of a kind that this FFmpeg cannot decode")
         if stream.width * stream.height > MAX_PIXELS:
             raise BrokenVideoError(
                 f"{name}: expected frames of at most {MAX_PIXELS:,} pixels, got {stream.width}x{stream.height}"

@@ -148,7 +148,7 @@ def _matches(pattern: str) -> set[str]:
 
 def _images_in(folder: Path, recursive: bool, word: str) -> list[Path]:
     folders = _folders_below(folder) if recursive else [folder]
-    here = [file for one in folders for file in sorted(one.iterdir()) if _is_image_name(file)]
+    here = [file for one in folders for file in sorted(one.iterdir()) if _is_image(file)]
     if not here:
         raise ValueError(
             f"images: expected {', '.join(SUFFIXES)} files, got none at {word!r}{_hint(folder, recursive)}"
@@ -187,9 +187,10 @@ def _is_left_out(folder: Path) -> bool:
     return folder.name.startswith(".") or folder.name == "__MACOSX" or (folder / MANIFEST).is_file()
 
 
-def _is_image_name(file: Path) -> bool:
-    """Names that begin with a dot are of systems and of unfinished files."""
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+def _is_image(file: Path) -> bool:
+    """Names that begin with a dot are of systems and of unfinished files; pipes and folders are no images."""
+    named = file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    return named and (file.is_file() or not file.exists())
 
 
 def _once(items: Iterable[T], path_of: Callable[[T], Path | None]) -> list[T]:
