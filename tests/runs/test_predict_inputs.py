@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,8 @@ def test_the_first_result_comes_before_the_list_ends(weights: Path, tmp_path: Pa
     photos = write_photos(tmp_path, "a.png", "b.png", "c.png")
     command = [sys.executable, "-m", "dcn", "predict", str(weights), "-", "--json", "-", "--device", "cpu"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        guard = threading.Timer(60, process.kill)  # a program that waits for the end of the list would wait for ever
+        guard.start()
         assert process.stdin is not None
         assert process.stdout is not None
         for photo in photos:
@@ -172,6 +175,7 @@ def test_the_first_result_comes_before_the_list_ends(weights: Path, tmp_path: Pa
             assert json.loads(process.stdout.readline())["file_name"] == str(photo)
         process.stdin.close()
         assert process.wait(30) == 0
+        guard.cancel()
 
 
 @pytest.fixture
