@@ -22,6 +22,7 @@ from dcn.cli.main import main
 from dcn.engine import save_weights
 from dcn.export.parity import Parity, Tolerance
 from dcn.models import build
+from tests.made_videos import write_video
 from tests.runs.small import OPTIONS, picture, write_photos
 
 CLASSES = ("A", "X")
@@ -137,6 +138,21 @@ def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) 
         for first, second in zip(*results, strict=True):
             assert len(first.get("annotations", [])) == len(second.get("annotations", []))
             assert bool(first.get("annotations")) == bool(score)
+
+
+def test_a_video_gives_what_it_gives_with_the_weights(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", noise=True)
+    for path in pair:
+        assert main(["predict", str(path), str(clip), "--every", "5", "--output", str(tmp_path / path.suffix[1:])]) == 0
+    first, second = ((tmp_path / path.suffix[1:]) for path in pair)
+    (stream,) = first.glob("[ds]e*.jsonl")
+    lines = [
+        [json.loads(line) for line in (folder / stream.name).read_text().splitlines()] for folder in (first, second)
+    ]
+    keys = ("file_name", "frame", "time", "height", "width")
+    assert [[line[key] for key in keys] for line in lines[0]] == [[line[key] for key in keys] for line in lines[1]]
+    assert [line["frame"] for line in lines[1]] == [0, 5, 10]
+    assert (second / "clip.mp4").is_file()
 
 
 def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_an_interruption_keeps_what_is_done(
         return real(path)
 
     real: Any = images.open_image
-    monkeypatch.setattr("dcn.runs.predict.open_image", open_image)
+    monkeypatch.setattr("dcn.runs.inputs.open_image", open_image)
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor, photos, tmp_path / "out")
     assert lines == [0, 1, 2]
