@@ -1,4 +1,4 @@
-"""What words mean: files, folders with their loops, patterns, addresses, cameras, and the lines of standard input."""
+"""What words mean: files, folders with their loops, patterns, URLs, cameras, and the lines of standard input."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def test_images_of_the_web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     assert [one.source.stem for one in good.values()] == ["a", "image", "moved", "_._.", "a"]
     said = "\n".join(record.getMessage() for record in caplog.records)
     for part in (
-        "/page.jpg: expected an image, got a web page; give the address of the image itself",
+        "/page.jpg: expected an image, got a web page; give the URL of the image itself",
         "/cut.png: the image cannot be decoded",
         "/big.png: expected at most 1,048,576 bytes, got a file of 1,048,577",
         "/endless.png: expected at most 1,048,576 bytes, got more",
