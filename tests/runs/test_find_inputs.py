@@ -221,7 +221,7 @@ def test_images_of_the_web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
         "/big.png: expected at most 1,048,576 bytes, got a file of 1,048,577",
         "/endless.png: expected at most 1,048,576 bytes, got more",
         "/clip.jpg: expected an image, got a video; download it and give the file",
-        "/out: expected a redirect to an http or https address, got ftp://127.0.0.1/a",
+        "/out: expected a redirect to an http or https URL, got ftp://127.0.0.1/a",
         "/empty.png: the image cannot be decoded",
         "/none.png: the server answers 404",
         "/ü .png: the server answers 404",
