@@ -163,6 +163,8 @@ def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of the pixels" in done.stdout or done.stdout == "" or " at [" in done.stdout
+    alone = subprocess.run(command[:3], capture_output=True, text=True, check=False)
+    assert (alone.returncode, alone.stderr.strip()) == (1, f"usage: python {script} model.onnx photo.jpg")
 
 
 def test_what_the_file_cannot_do_is_refused(pair: tuple[Path, Path]) -> None:

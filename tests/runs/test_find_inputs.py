@@ -77,7 +77,7 @@ def test_a_pattern_visits_every_folder_once(tree: Path, pattern: str, monkeypatc
 
 def test_a_folder_of_folders_says_what_helps(tree: Path) -> None:
     (tree / "one.png").unlink()
-    with pytest.raises(ValueError, match=r"got none at .*; --recursive looks below"):
+    with pytest.raises(ValueError, match=r"got none at .*; a pattern such as .*, looks below"):
         find_images([str(tree)])
 
 

@@ -304,4 +304,7 @@ def test_predict_takes_an_address_and_explains_videos(predictor: Predictor, clip
 
 def test_no_images_are_an_error(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(weights) == 2
-    assert "images: expected files, folders, patterns, URLs, cameras or -, got none" in capsys.readouterr().err
+    assert (
+        "images: expected files, folders, patterns, URLs, cameras or - after the model, got none"
+        in capsys.readouterr().err
+    )

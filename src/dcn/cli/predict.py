@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     changes = [word for word in arguments.words if is_change(word) and not Path(word).exists()]
     words = [word for word in arguments.words if word not in changes]
     if not words:
-        raise ValueError("images: expected files, folders, patterns, URLs, cameras or -, got none")
+        raise ValueError("images: expected files, folders, patterns, URLs, cameras or - after the model, got none")
     inputs = find_inputs(words, recursive=arguments.recursive, frames=Frames(arguments.every, arguments.frames))
     output = arguments.output or (Path("predictions") if arguments.json is None else None)
     keep_freed_memory()

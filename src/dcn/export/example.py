@@ -41,4 +41,6 @@ def main(model: str, photo: str, min_score: float = 0.5) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(f"usage: python {sys.argv[0]} model.onnx photo.jpg")
     main(sys.argv[1], sys.argv[2])

@@ -162,7 +162,9 @@ def _hint(folder: Path, recursive: bool) -> str:
     video = next((file.suffix for file in inside if file.suffix.lower() in VIDEO_SUFFIXES), None)
     if video is not None:
         return f'; for its videos give a pattern: "{folder}/*{video}"'
-    return "; --recursive looks below" if not recursive and any(file.is_dir() for file in inside) else ""
+    if recursive or not any(file.is_dir() for file in inside):
+        return ""
+    return f'; a pattern such as "{folder}/**/*.jpg", or --recursive of `dcn predict`, looks below'
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:
