@@ -96,8 +96,9 @@ def _run(arguments: argparse.Namespace) -> int:
             pictures=not arguments.no_pictures,
             line=line,
         )
-    place = arguments.json if output is None else output
-    print(f"{place}: {done}", file=sys.stderr if arguments.json == _STANDARD_OUTPUT else sys.stdout)
+    streamed = arguments.json == _STANDARD_OUTPUT
+    place = output or ("standard output" if streamed else arguments.json)
+    print(f"{place}: {done}", file=sys.stderr if streamed else sys.stdout)
     return 0 if done.skipped == 0 else 1
 
 

@@ -131,7 +131,9 @@ def _paths_of(word: str, recursive: bool) -> list[Path]:
     here = [path] if path.exists() else [Path(name) for name in sorted(_matches(str(path)))]
     here = [path for path in here if not path.is_dir()]
     if not here:
-        raise ValueError(f"images: expected an image, a folder or a pattern that matches some, got none at {word!r}")
+        raise ValueError(
+            f"images: expected an image, a video, a folder or a pattern that matches some, got none at {word!r}"
+        )
     return here
 
 
