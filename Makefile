@@ -52,7 +52,7 @@ bench-gpu:
 
 # The pictures of README and docs; needs Chromium and its driver.
 screenshots: $(STAMP)
-	$(BIN)/python -m tests.browser.screenshots docs/images
+	$(BIN)/python -m tests.browser.screenshots docs/images runs/demo
 
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .

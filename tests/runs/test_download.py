@@ -176,7 +176,7 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/file", "w.pth"])
 def test_other_addresses_are_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected an http or https address"):
+    with pytest.raises(ValueError, match="expected an http or https URL"):
         download(url, tmp_path / "w")
 
 
@@ -224,5 +224,5 @@ def test_a_connection_that_breaks_again_and_again_is_given_up(server: Server) ->
 
 @pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:port/a", "ftp://127.0.0.1/a", "http:///a"])
 def test_what_is_no_address_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match=r"http.*(address|Invalid|no host)"):
+    with pytest.raises(ValueError, match=r"http.*(URL|Invalid|no host)"):
         fetch(url, most=100, attempts=1)

@@ -1,4 +1,4 @@
-"""What words mean: files, folders with their loops, patterns, addresses, cameras, and the lines of standard input."""
+"""What words mean: files, folders with their loops, patterns, URLs, cameras, and the lines of standard input."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_pattern_visits_every_folder_once(tree: Path, pattern: str, monkeypatc
 
 def test_a_folder_of_folders_says_what_helps(tree: Path) -> None:
     (tree / "one.png").unlink()
-    with pytest.raises(ValueError, match=r"got none at .*; --recursive looks below"):
+    with pytest.raises(ValueError, match=r"got none at .*; a pattern such as .*, looks below"):
         find_images([str(tree)])
 
 
@@ -216,12 +216,12 @@ def test_images_of_the_web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
     assert [one.source.stem for one in good.values()] == ["a", "image", "moved", "_._.", "a"]
     said = "\n".join(record.getMessage() for record in caplog.records)
     for part in (
-        "/page.jpg: expected an image, got a web page; give the address of the image itself",
+        "/page.jpg: expected an image, got a web page; give the URL of the image itself",
         "/cut.png: the image cannot be decoded",
         "/big.png: expected at most 1,048,576 bytes, got a file of 1,048,577",
         "/endless.png: expected at most 1,048,576 bytes, got more",
         "/clip.jpg: expected an image, got a video; download it and give the file",
-        "/out: expected a redirect to an http or https address, got ftp://127.0.0.1/a",
+        "/out: expected a redirect to an http or https URL, got ftp://127.0.0.1/a",
         "/empty.png: the image cannot be decoded",
         "/none.png: the server answers 404",
         "/ü .png: the server answers 404",

@@ -1,4 +1,4 @@
-"""`dcn predict` and `Predictor.stream` on videos, cameras, addresses and lists: what is written, when, and kept."""
+"""`dcn predict` and `Predictor.stream` on videos, cameras, URLs and lists: what is written, when, and kept."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_the_input_video_is_never_written_over(weights: Path, clip: Path, capsys
 
 
 def test_mixed_inputs_stay_apart(weights: Path, clip: Path, tmp_path: Path) -> None:
-    """Photos, two videos of one name and an address in one batch size; each video is complete."""
+    """Photos, two videos of one name and a URL in one batch size; each video is complete."""
     photos = write_photos(tmp_path / "photos", "clip.png", "b.png")
     (tmp_path / "other").mkdir()
     other = write_video(tmp_path / "other" / "clip.mp4")
@@ -304,4 +304,7 @@ def test_predict_takes_an_address_and_explains_videos(predictor: Predictor, clip
 
 def test_no_images_are_an_error(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(weights) == 2
-    assert "images: expected files, folders, patterns, addresses, cameras or -, got none" in capsys.readouterr().err
+    assert (
+        "images: expected files, folders, patterns, URLs, cameras or - after the model, got none"
+        in capsys.readouterr().err
+    )

@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         "words",
         nargs="*",
         metavar="IMAGES key=value",
-        help="image and video files, folders, patterns, http addresses of images, numbers of cameras, - for a list of "
+        help="image and video files, folders, patterns, image URLs, numbers of cameras, - for a list of "
         "paths on standard input; then key=value changes of tta.*, transforms.test_short, transforms.long",
     )
     parser.add_argument(
@@ -72,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     changes = [word for word in arguments.words if is_change(word) and not Path(word).exists()]
     words = [word for word in arguments.words if word not in changes]
     if not words:
-        raise ValueError("images: expected files, folders, patterns, addresses, cameras or -, got none")
+        raise ValueError("images: expected files, folders, patterns, URLs, cameras or - after the model, got none")
     inputs = find_inputs(words, recursive=arguments.recursive, frames=Frames(arguments.every, arguments.frames))
     output = arguments.output or (Path("predictions") if arguments.json is None else None)
     keep_freed_memory()
@@ -96,8 +96,9 @@ def _run(arguments: argparse.Namespace) -> int:
             pictures=not arguments.no_pictures,
             line=line,
         )
-    place = arguments.json if output is None else output
-    print(f"{place}: {done}", file=sys.stderr if arguments.json == _STANDARD_OUTPUT else sys.stdout)
+    streamed = arguments.json == _STANDARD_OUTPUT
+    place = output or ("standard output" if streamed else arguments.json)
+    print(f"{place}: {done}", file=sys.stderr if streamed else sys.stdout)
     return 0 if done.skipped == 0 else 1
 
 

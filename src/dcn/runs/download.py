@@ -31,9 +31,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(("http:", "https:")):
-            raise ValueError(f"{req.full_url}: expected a redirect to an http or https address, got {newurl}")
+            raise ValueError(f"{req.full_url}: expected a redirect to an http or https URL, got {newurl}")
         if req.full_url.startswith("https:") and not newurl.startswith("https:"):
-            raise ValueError(f"{req.full_url}: expected a redirect to an https address, got {newurl}")
+            raise ValueError(f"{req.full_url}: expected a redirect to an https URL, got {newurl}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -54,7 +54,7 @@ def download(
     download: the second waits for the first. Proxies are taken from the environment (``https_proxy``, ``no_proxy``).
 
     Args:
-        url: ``https://`` or ``http://`` address.
+        url: ``https://`` or ``http://`` URL.
         target: the file to write; its folder is made.
         sha256: the checksum, or its first digits, in hexadecimal; ``None``: not checked.
         timeout: seconds without a byte after which a connection counts as broken.
@@ -118,7 +118,7 @@ def fetch(
     """The content of a file, in memory.
 
     Args:
-        url: ``https://`` or ``http://`` address.
+        url: ``https://`` or ``http://`` URL.
         most: bytes after which it is given up.
         timeout: seconds without a byte after which a connection counts as broken.
         within: seconds for the whole file.
@@ -169,7 +169,7 @@ def _retried(url: str, once: Callable[[], T], kept: Callable[[], int] | None, at
                 raise ValueError(f"{url}: the server answers {error.code} ({error.reason})") from None
             reason = f"the server answers {error.code} ({error.reason})"
         except http.client.InvalidURL as error:
-            raise ValueError(f"{url}: expected an http or https address ({error})") from None
+            raise ValueError(f"{url}: expected an http or https URL ({error})") from None
         except (urllib.error.URLError, TimeoutError, ConnectionError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", error)) or type(error).__name__
         # A connection that brought something on its way is no failure of the server: the count starts again.
@@ -181,7 +181,7 @@ def _retried(url: str, once: Callable[[], T], kept: Callable[[], int] | None, at
 
 
 def _request(url: str) -> urllib.request.Request:
-    """A request; letters and spaces that an address cannot hold are encoded."""
+    """A request; letters and spaces that a URL cannot hold are encoded."""
     plain = urllib.parse.quote(_checked(url), safe="%/:?#[]@!$&'()*+,;=~")
     return urllib.request.Request(plain, headers={"User-Agent": "deformable-convnets"})
 
@@ -229,9 +229,9 @@ def _checked(url: str) -> str:
     try:
         scheme = urllib.parse.urlsplit(url).scheme
     except ValueError as error:
-        raise ValueError(f"url: expected an http or https address, got {url!r} ({error})") from None
+        raise ValueError(f"url: expected an http or https URL, got {url!r} ({error})") from None
     if scheme not in ("http", "https"):
-        raise ValueError(f"url: expected an http or https address, got {url!r}")
+        raise ValueError(f"url: expected an http or https URL, got {url!r}")
     return url
 
 

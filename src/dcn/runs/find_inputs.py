@@ -1,4 +1,4 @@
-"""From words to what a prediction looks at: files, folders, patterns, addresses, cameras, standard input."""
+"""From words to what a prediction looks at: files, folders, patterns, URLs, cameras, standard input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import IO, Any, TypeVar
 
 from dcn.formats.file_names import SUFFIXES
 from dcn.formats.video import VIDEO_SUFFIXES, is_video
-from dcn.runs.images import is_address, is_image
+from dcn.runs.images import is_image, is_url
 from dcn.runs.inputs import CameraSource, Frames, ImageSource, Inputs, Items, Source, VideoSource
 from dcn.runs.outputs import MANIFEST
 
@@ -45,7 +45,7 @@ def inputs_of(images: Any, *, recursive: bool = False, frames: Frames | None = N
         images = [images]
     if not isinstance(images, Iterable):
         raise ValueError(
-            "images: expected a path, an address, a camera's number, an array, a tensor, a PIL.Image, or an iterable "
+            "images: expected a path, a URL, a camera's number, an array, a tensor, a PIL.Image, or an iterable "
             f"of these, got {type(images).__name__}"
         )
     return Inputs([Items(images, lambda item: _sources_of(_word(item), recursive, frames))])
@@ -59,8 +59,8 @@ def find_inputs(words: Sequence[str], *, recursive: bool = False, frames: Frames
     """The sources that words mean, in the order given; a file is taken once, however it is spelled.
 
     Args:
-        words: image and video files, folders (the images in them), patterns, http addresses of images, numbers of
-            cameras, and ``-``: the lines of standard input, which are paths and addresses.
+        words: image and video files, folders (the images in them), patterns, image URLs, numbers of
+            cameras, and ``-``: the lines of standard input, which are paths and URLs.
         recursive: look into the folders below, too; each is visited once, also where links lead back.
         frames: which frames of videos and cameras; ``None``: all.
 
@@ -93,7 +93,7 @@ def _sources_of(word: str, recursive: bool, frames: Frames) -> list[Source]:
     """The sources that a word means."""
     if word == STANDARD_INPUT:
         return [Items(_lines(sys.stdin.buffer), lambda line: _sources_at(line, recursive, frames))]
-    if is_address(word):
+    if is_url(word):
         return [ImageSource(word)]
     if _NUMBER.fullmatch(word) and not os.path.lexists(word):
         return [CameraSource(word, frames)]
@@ -101,8 +101,8 @@ def _sources_of(word: str, recursive: bool, frames: Frames) -> list[Source]:
 
 
 def _sources_at(line: str, recursive: bool, frames: Frames) -> list[Source]:
-    """The sources that a line of a list means: an address or a path, which is no pattern."""
-    if is_address(line):
+    """The sources that a line of a list means: a URL or a path, which is no pattern."""
+    if is_url(line):
         return [ImageSource(line)]
     if len(line) >= _LONGEST_LINE:
         raise ValueError(f"images: expected a path on each line, got a line of {_LONGEST_LINE:,} bytes or more")
@@ -131,7 +131,9 @@ def _paths_of(word: str, recursive: bool) -> list[Path]:
     here = [path] if path.exists() else [Path(name) for name in sorted(_matches(str(path)))]
     here = [path for path in here if not path.is_dir()]
     if not here:
-        raise ValueError(f"images: expected an image, a folder or a pattern that matches some, got none at {word!r}")
+        raise ValueError(
+            f"images: expected an image, a video, a folder or a pattern that matches some, got none at {word!r}"
+        )
     return here
 
 
@@ -162,7 +164,9 @@ def _hint(folder: Path, recursive: bool) -> str:
     video = next((file.suffix for file in inside if file.suffix.lower() in VIDEO_SUFFIXES), None)
     if video is not None:
         return f'; for its videos give a pattern: "{folder}/*{video}"'
-    return "; --recursive looks below" if not recursive and any(file.is_dir() for file in inside) else ""
+    if recursive or not any(file.is_dir() for file in inside):
+        return ""
+    return f'; a pattern such as "{folder}/**/*.jpg", or --recursive of `dcn predict`, looks below'
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:

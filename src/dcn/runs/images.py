@@ -20,9 +20,9 @@ from dcn.runs.download import fetch
 
 CHANNELS = (1, 3, 4)
 MAX_DOWNLOAD = 100 * MEGABYTE
-"""Largest image file that is read from an address, in bytes."""
+"""Largest image file that is read from a URL, in bytes."""
 
-_ADDRESS = re.compile(r"https?://", re.IGNORECASE)
+_URL = re.compile(r"https?://", re.IGNORECASE)
 _WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
@@ -38,7 +38,7 @@ def open_image(image: Any) -> Tensor:
         image: one of
 
             * a path: read with all modes of :func:`dcn.formats.images.read_image`, upright as EXIF says;
-            * an ``http://`` or ``https://`` address of an image file of at most :data:`MAX_DOWNLOAD` bytes, likewise;
+            * an ``http://`` or ``https://`` URL of an image file of at most :data:`MAX_DOWNLOAD` bytes, likewise;
             * an array ``[H, W]``, ``[H, W, 1]`` (grey), ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA);
             * a tensor ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` or ``[4, H, W]``;
             * a ``PIL.Image``, of any mode, upright as its EXIF orientation says.
@@ -49,8 +49,8 @@ def open_image(image: Any) -> Tensor:
     Raises:
         ValueError: another type, shape or range, or a file that cannot be read.
     """
-    if is_address(image):
-        return _from_address(image)
+    if is_url(image):
+        return _from_url(image)
     if isinstance(image, str | PathLike):
         return _from_file(Path(fspath(image)).expanduser())
     if isinstance(image, PillowImage.Image):
@@ -66,24 +66,22 @@ def open_image(image: Any) -> Tensor:
     )
 
 
-def is_address(value: object) -> TypeGuard[str]:
-    """Whether a value is a text that begins like an address of the web."""
-    return isinstance(value, str) and _ADDRESS.match(value) is not None
+def is_url(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that begins like a URL of the web."""
+    return isinstance(value, str) and _URL.match(value) is not None
 
 
-def _from_address(address: str) -> Tensor:
-    content = fetch(address, most=MAX_DOWNLOAD)
+def _from_url(url: str) -> Tensor:
+    content = fetch(url, most=MAX_DOWNLOAD)
     try:
-        return decode_image(content, address, upright=True)
+        return decode_image(content, url, upright=True)
     except BrokenImageError:
         if _WEB_PAGE.match(content):
             raise BrokenImageError(
-                f"{address}: expected an image, got a web page; give the address of the image itself"
+                f"{url}: expected an image, got a web page; give the URL of the image itself"
             ) from None
         if container_of(content):
-            raise BrokenImageError(
-                f"{address}: expected an image, got a video; download it and give the file"
-            ) from None
+            raise BrokenImageError(f"{url}: expected an image, got a video; download it and give the file") from None
         raise
 
 

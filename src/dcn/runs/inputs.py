@@ -1,4 +1,4 @@
-"""What a prediction looks at: files, folders, addresses, videos, cameras and lists, one image after another."""
+"""What a prediction looks at: files, folders, URLs, videos, cameras and lists, one image after another."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class InputImage:
 
     Attributes:
         image: ``[3, H, W]`` uint8, RGB.
-        source: the file, address, video or camera.
+        source: the file, URL, video or camera.
         frame: the number of a frame of a video or camera, from 0.
         time: of such a frame, in seconds since the first.
         rate: frames per second that are taken of such a source.
@@ -115,7 +115,7 @@ class Source:
 
 
 class ImageSource(Source):
-    """An image file, or the address of one.
+    """An image file, or the URL of one.
 
     Args:
         place: see :func:`dcn.runs.images.open_image`.
@@ -252,7 +252,7 @@ class Inputs:
             self.skipped_word = "input"
 
 
-def _stem_of(address: str) -> str:
-    """A name for files about an address: its last part, made harmless."""
-    last = urllib.parse.unquote(re.split(r"[?#]", address)[0].rstrip("/").rpartition("/")[2])
+def _stem_of(url: str) -> str:
+    """A name for files about a URL: its last part, made harmless."""
+    last = urllib.parse.unquote(re.split(r"[?#]", url)[0].rstrip("/").rpartition("/")[2])
     return Path(safe_name(last.replace("/", "_"))).stem

@@ -21,7 +21,7 @@ from dcn.runs.load import PUBLISHED, described, load
 from dcn.runs.prediction_folder import PredictionFolder
 from dcn.runs.predictor import Predictor, Resize, Result
 from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
-from dcn.suggest import counted, suggest
+from dcn.suggest import counted
 from dcn.tta import TTA
 
 
@@ -67,7 +67,7 @@ def open_predictor(
     for key in (word.partition("=")[0] for word in changes):
         if key not in KEYS and not key.startswith("tta."):
             valid = [*KEYS, *(f"tta.{field.name}" for field in fields(TTA))]
-            raise ValueError(f"override: expected a key of a prediction, got {key!r}; {suggest(key, valid)}")
+            raise ValueError(f"override: expected one of {', '.join(valid)}, got {key!r}")
     origin = find_source(source)
     if origin is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
         weights = PUBLISHED

@@ -27,12 +27,12 @@ class Result:
     """The prediction for one image of :meth:`Predictor.stream`.
 
     Attributes:
-        name: the file or address as it was given, or a name for a camera or an array.
+        name: the file or URL as it was given, or a name for a camera or an array.
         prediction: as :meth:`Predictor.predict` gives it.
         image: ``[3, H, W]`` uint8, RGB: the image that was read.
         frame: of a video or camera: the number of the frame, from 0.
         time: of such a frame: seconds since the first.
-        source: the file, address, video or camera.
+        source: the file, URL, video or camera.
         rate: frames per second that are taken of a video or camera.
     """
 
@@ -91,7 +91,7 @@ class Predictor:
         """Detect the objects, or classify the pixels, of one or several images.
 
         Args:
-            images: a path, an address, an array, a tensor or a ``PIL.Image``, see
+            images: a path, a URL, an array, a tensor or a ``PIL.Image``, see
                 :func:`dcn.runs.images.open_image`; or a list of these.
             min_score: detectors: only detections with this score or more, in ``[0, 1]``; ``None``: the model's own
                 score threshold.
@@ -135,7 +135,7 @@ class Predictor:
         ...     print(result.frame, result.time, result.prediction.boxes)
 
         Args:
-            images: an image or video file, a folder, a pattern, an ``http`` address of an image, the number of a
+            images: an image or video file, a folder, a pattern, a URL of an image, the number of a
                 camera, ``"-"`` for a list on standard input; an array, a tensor or a ``PIL.Image``; or an iterable of
                 these, which is read as it goes.
             min_score: see :meth:`predict`, as the next two.
