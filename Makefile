@@ -12,7 +12,7 @@ $(STAMP): pyproject.toml constraints.txt $(CSRC)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[train,export,loggers,hub,sbd]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group dev -e ".[train,export,video,supervision,loggers,hub,sbd]"
 	touch $@
 
 demo: $(STAMP)
@@ -52,7 +52,7 @@ bench-gpu:
 
 # The pictures of README and docs; needs Chromium and its driver.
 screenshots: $(STAMP)
-	$(BIN)/python -m tests.browser.screenshots docs/images
+	$(BIN)/python -m tests.browser.screenshots docs/images runs/demo
 
 fmt: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -19,6 +19,8 @@ EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",
+    "av": "video",
+    "supervision": "supervision",
     "scipy": "sbd",
     "huggingface_hub": "hub",
 }

@@ -7,13 +7,14 @@ writers of inclusive formats (Pascal VOC, the original MXNet code) convert at th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dcn import notebook
+from dcn import as_supervision, notebook
 
 
 def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
@@ -120,12 +121,14 @@ class Detections:
         scores: ``[N]`` float32 in ``[0, 1]``.
         labels: ``[N]`` int64, class index ``0 .. C-1``.
         masks: ``[N, H, W]`` bool at the size of that image, or ``None`` for a detector without masks.
+        classes: names of the labels, where they are known: what :func:`dcn.load` gives predicts with them.
     """
 
     boxes: Tensor
     scores: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check("boxes", self.boxes, (None, 4), (torch.float32, torch.float64))
@@ -147,12 +150,28 @@ class Detections:
     def select(self, keep: Tensor) -> Detections:
         """Only the detections of an index or boolean tensor ``[N]``."""
         masks = None if self.masks is None else self.masks[keep]
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks, self.classes)
 
     def to(self, device: torch.device | str) -> Detections:
         """The same detections with their tensors on ``device``."""
         masks = None if self.masks is None else self.masks.to(device)
-        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), masks)
+        return Detections(self.boxes.to(device), self.scores.to(device), self.labels.to(device), masks, self.classes)
+
+    def to_supervision(self, classes: Sequence[str] | None = None) -> Any:
+        """The same detections as ``supervision.Detections``, in the same order.
+
+        Args:
+            classes: names of the labels for ``data["class_name"]``; ``None``: those of the detections, if any.
+
+        Returns:
+            ``supervision.Detections`` with ``xyxy``, ``confidence``, ``class_id``, ``mask`` (``None`` without masks)
+            and ``data``.
+
+        Raises:
+            MissingPackageError: the package supervision is not installed.
+        """
+        names = self.classes if classes is None else classes
+        return as_supervision.from_boxes(self.boxes, self.scores, self.labels, self.masks, names)
 
 
 @dataclass(frozen=True)
@@ -162,10 +181,12 @@ class SegmentationMap:
     Attributes:
         labels: ``[H, W]`` int64, ``0 .. C-1``; 255 is ignored in training and evaluation.
         image_id: the identifier of the data set.
+        classes: names of the labels, where they are known: what :func:`dcn.load` gives predicts with them.
     """
 
     labels: Tensor
     image_id: int | str = 0
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check("labels", self.labels, (None, None), (torch.int64,))
@@ -175,11 +196,26 @@ class SegmentationMap:
 
     def to(self, device: torch.device | str) -> SegmentationMap:
         """The same map on ``device``; a copy from pinned memory to a GPU is not waited for."""
-        return SegmentationMap(_moved(self.labels, device), self.image_id)
+        return replace(self, labels=_moved(self.labels, device))
 
     def pin_memory(self) -> SegmentationMap:
         """The same map in memory that a GPU reads by itself; what the loader of torch calls."""
-        return SegmentationMap(self.labels.pin_memory(), self.image_id)
+        return replace(self, labels=self.labels.pin_memory())
+
+    def to_supervision(self, classes: Sequence[str] | None = None) -> Any:
+        """The map as ``supervision.Detections``: one for each class that occurs, with its pixels as ``mask``.
+
+        Args:
+            classes: names of the labels for ``data["class_name"]``; ``None``: those of the map, if any.
+
+        Returns:
+            ``supervision.Detections`` in the order of ``class_id``; ``xyxy`` is the box around the pixels, and there is
+            no ``confidence``. Pixels of 255 belong to no class.
+
+        Raises:
+            MissingPackageError: the package supervision is not installed.
+        """
+        return as_supervision.from_map(self.labels, self.classes if classes is None else classes)
 
     def resized(self, size: tuple[int, int]) -> SegmentationMap:
         """The map at ``(height, width)``, nearest neighbour: pixel ``i`` is pixel ``floor(i * old / new)`` of this one.
@@ -192,7 +228,7 @@ class SegmentationMap:
             torch.arange(new, device=self.labels.device) * old // new
             for new, old in zip(size, self.labels.shape, strict=True)
         )
-        return SegmentationMap(self.labels[rows][:, columns], self.image_id)
+        return replace(self, labels=self.labels[rows][:, columns])
 
 
 @dataclass(frozen=True)

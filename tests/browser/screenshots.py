@@ -1,7 +1,7 @@
 """Makes the pictures of README and docs: ``make screenshots``, or ``python -m tests.browser.screenshots docs/images``.
 
-Everything comes from the models that ship with the package and from generated images. It needs Chromium, its driver and
-Selenium.
+Everything comes from the models that ship with the package and from generated images; the picture of the demo from a
+finished one (``make demo``), where its folder is named as well. It needs Chromium, its driver and Selenium.
 """
 
 from __future__ import annotations
@@ -17,16 +17,23 @@ from typing import Any
 from PIL import Image
 
 from dcn.cli.main import main as run
+from dcn.demo import pictures
+from dcn.demo.plan import MODELS
 from dcn.demo.shipped import DETECTOR, SEGMENTER
+from dcn.engine import load_recipe
+from dcn.runs.build import open_split, test_size
+from dcn.runs.load import load
 from tests.browser.conftest import FLAGS
 
 MOST_BYTES = 200_000
 _IMAGES = "data.options.length=60"
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, demo: Path | None = None) -> None:
     """Write every picture into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
+    if demo is not None and (demo / "demo.json").is_file():
+        _save(_demo(demo), folder / "demo.webp")
     with tempfile.TemporaryDirectory() as work:
         browser = _browser()
         try:
@@ -39,6 +46,25 @@ def main(folder: Path) -> None:
             run(["demo", *words, "-o", str(output), "--device", "cpu"])
             with Image.open(sorted(output.glob("*.jpg"))[0]) as picture:
                 _save(picture.convert("RGB"), folder / f"{name}.webp")
+
+
+def _demo(folder: Path) -> Image.Image:
+    """A held-out image as annotated and as both models see it; below, where the deformable one samples."""
+    predictors = {name: load(folder / name, device="cpu") for name in MODELS}
+    recipe = load_recipe(folder / "deformable" / "recipe.yaml", [f"data.root={folder / 'data'}"])
+    dataset = open_split(recipe, "test")
+    index = pictures.largest_objects(dataset, 1)[0]
+    found = pictures.detections(dataset, index, predictors)[0]
+    points = pictures.sampling(dataset, index, predictors["deformable"], test_size(recipe))[0]
+    rows = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in (found, points)]
+    width, height = rows[1].width // 2, rows[1].height // 2
+    # The points of c4 and c5, and those of c5 without offsets: three of the four cells.
+    cells = [rows[1].crop((x, y, x + width, y + height)) for x, y in ((0, 0), (width, 0), (width, height))]
+    sheet = Image.new("RGB", (max(rows[0].width, 3 * width), rows[0].height + height), "white")
+    sheet.paste(rows[0], (0, 0))
+    for number, cell in enumerate(cells):
+        sheet.paste(cell, (number * width, rows[0].height))
+    return sheet
 
 
 def _browser() -> Any:
@@ -107,4 +133,4 @@ def _save(picture: Image.Image, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(*(Path(word) for word in sys.argv[1:3]))

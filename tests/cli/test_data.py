@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dcn.cli import data
+from dcn.data import open_dataset
 from tests.data.made_files import make_coco, make_voc, voc_object, voc_xml
 
 
@@ -104,3 +105,14 @@ def test_write_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], fo
     assert _run("write", tmp_path / "d", "--format", format, "--split", "val", "--length", 3, "--seed", 5) == 0
     assert _run("check", tmp_path / "d") == 0
     assert f"{format}, 3 images" in capsys.readouterr().out
+
+
+def test_write_takes_options_of_the_generated_set(tmp_path: Path) -> None:
+    words = ("write", tmp_path / "d", "symbols=shapes", "num_classes=2", "size=[64, 96]", "glyph_size=[20, 30]")
+    assert _run(*words, "--length", 4) == 0
+    dataset = open_dataset("voc", tmp_path / "d", "train", classes=["disc", "square"])
+    assert dataset.sizes == [(64, 96)] * 4
+    with pytest.raises(ValueError, match="symbols: expected one of letters, shapes, got 'circles'"):
+        _run("write", tmp_path / "e", "symbols=circles")
+    with pytest.raises(ValueError, match=r"colour"):
+        _run("write", tmp_path / "e", "colour=red")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import demo_seeds
 from dcn.cli.main import main
 from dcn.demo import job
 from dcn.demo import page as demo_page
-from dcn.demo.plan import FULL, MODELS, Plan, Trained
+from dcn.demo.plan import FULL, MODELS, SEEDS, START, Metrics, Plan, Trained
 from dcn.engine import load_recipe
 from dcn.engine.distributed import World
 from dcn.metrics.results import CocoResult, VocResult
@@ -86,8 +87,8 @@ def test_the_page_has_every_part_and_loads_nothing(page: _Page) -> None:
         "How it was made",
     ]
     assert page.outside == []
-    # 2 + 2 diagrams, 2 images with detections, 3 with sampling points, 2 maps of offsets
-    assert len(page.pictures) == 4 + 2 + 3 + 2
+    # 2 + 2 diagrams, 2 images with detections, 3 with sampling points, 2 maps of offsets, 2 with parts of regions
+    assert len(page.pictures) == 4 + 2 + 3 + 2 + 2
     assert all((picture["alt"] or "").strip() for picture in page.pictures)
 
 
@@ -99,30 +100,33 @@ def test_the_page_shows_the_results(output: Path, page: _Page) -> None:
         assert f"{model['voc']['AP50']:.3f}" in text
         assert f"{model['coco']['AP']:.3f}" in text
         assert f"{model['parameters']:,}" in text
-    layers = re.findall(r"backbone\.layer[234]\.[01]\.conv2", text)
-    assert len(layers) == 6
+    layers = re.findall(r"backbone\.layer[34]\.[01]\.conv2", text)
+    assert len(layers) == 3 * 2  # in the table of offsets, and in that of effective dilation
     assert set(result["seconds"]) >= {"generating and writing the data", "training, plain", "training, deformable"}
 
 
 def test_both_models_are_trained_with_identical_settings(output: Path) -> None:
     plain, deformable = (load_recipe(output / name / "recipe.yaml") for name in MODELS)
-    assert deformable.schedule.lr_multipliers == {"*.conv_offset.*": 0.1}  # only these layers have such a branch
-    same = replace(deformable.schedule, lr_multipliers=plain.schedule.lr_multipliers)
-    assert (plain.schedule, plain.data, plain.transforms, plain.eval, plain.seed) == (
-        same,
-        deformable.data,
-        deformable.transforms,
-        deformable.eval,
-        3,
-    )
-    assert plain.model.options == deformable.model.options
-    assert deformable.model.name == f"{plain.model.name}_mdconv_c3-c5"
+    assert replace(deformable, model=replace(deformable.model, name=plain.model.name)) == plain
+    assert plain.seed == 3
+    assert (plain.model.name, deformable.model.name) == ("rfcn_r50", "rfcn_r50_dcn")
+    assert plain.model.weights == f"{START}.safetensors"
+
+
+def test_both_models_begin_as_the_same_features() -> None:
+    """Offsets are zero at first, so the deformable convolutions are the plain ones: none has a head start."""
+    names = load_recipe("demo_plain").data.classes or ()
+    models = [build_model(load_recipe(f"demo_{name}"), names).eval() for name in MODELS]
+    image = torch.rand(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    plain, deformable = (model.get_submodule("backbone")(image) for model in models)
+    for ours, theirs in zip(deformable, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_metrics_are_those_of_the_verb_eval(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(output / "deformable"), "--json", "--device", "cpu"]) == 0
     evaluated = json.loads(capsys.readouterr().out)
-    written = json.loads((output / job.RESULT_FILE).read_text())["models"]["deformable"]["voc"]
+    written = json.loads((output / job.RESULT_FILE).read_text())["models"]["deformable"]["coco"]
     assert evaluated == pytest.approx(written, nan_ok=True)
 
 
@@ -143,35 +147,34 @@ def test_an_earlier_demo_is_replaced_and_nothing_else(output: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("plain", "deformable", "said"),
     [
-        ((0.5, 0.25), (0.75, 0.125), "0.250 above it in AP50 and 0.125 below it in AP70"),
-        ((0.5, 0.25), (0.5, 0.25), "level with it in AP50 and level with it in AP70"),
+        ((0.25, 0.5, 0.25), (0.5, 0.75, 0.125), "0.250 above it in COCO AP, 0.250 above it in AP50 and 0.125 below it"),
+        ((0.5, 0.5, 0.25), (0.5, 0.5, 0.25), "level with it in COCO AP, level with it in AP50 and level with it in AP"),
     ],
     ids=["mixed", "equal"],
 )
-def test_the_words_follow_the_metrics(plain: tuple[float, float], deformable: tuple[float, float], said: str) -> None:
-    def trained(name: str, metrics: tuple[float, float]) -> Trained:
-        voc = VocResult((0.5, 0.7), dict(zip((0.5, 0.7), metrics, strict=True)), {0.5: {}, 0.7: {}})
-        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, CocoResult.of([0.1] * 12, {}), 1)
+def test_the_words_follow_the_metrics(plain: Metrics, deformable: Metrics, said: str) -> None:
+    def trained(name: str, metrics: Metrics) -> Trained:
+        voc = VocResult((0.5, 0.7), dict(zip((0.5, 0.7), metrics[1:], strict=True)), {0.5: {}, 0.7: {}})
+        return Trained(name, Path(name), load_recipe(f"demo_{name}"), voc, CocoResult.of([metrics[0]] * 12, {}), 1)
 
-    both = [trained("plain", plain), trained("deformable", deformable)]
+    both = [trained("plain", Metrics(*plain)), trained("deformable", Metrics(*deformable))]
     assert said in demo_page.verdict(both, FULL)
     lines = job.conclusion(both, FULL, Path("page.html"), 61.0)
     assert lines[1:] == [
-        f"  plain      AP50 {plain[0]:.3f}, AP70 {plain[1]:.3f}, COCO AP 0.100",
-        f"  deformable AP50 {deformable[0]:.3f}, AP70 {deformable[1]:.3f}, COCO AP 0.100",
+        f"  plain      AP50 {plain[1]:.3f}, AP70 {plain[2]:.3f}, COCO AP {plain[0]:.3f}",
+        f"  deformable AP50 {deformable[1]:.3f}, AP70 {deformable[2]:.3f}, COCO AP {deformable[0]:.3f}",
         f"1 min 1 s; the page: {Path('page.html').resolve()}",
     ]
 
 
-def test_the_data_is_not_what_the_backbone_has_seen() -> None:
-    seen = load_recipe("synthetic_backbone").data.options["seed"]
-    assert seen != job._DATA_SEED
+def test_the_data_is_not_what_the_start_has_seen() -> None:
+    assert load_recipe(START).data.options["seed"] != job.DATA_SEED
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_shipped_backbone_starts_both(name: str) -> None:
-    recipe = load_recipe(f"demo_{name}")
-    model = build_model(recipe, tuple(recipe.data.classes or ()))
-    norm = model.get_submodule("backbone.layer4.1.bn2")
-    # A network that was trained: running statistics differ from their start, 0 and 1.
-    assert float(norm.get_buffer("running_mean").abs().max()) > 0.01
+def test_the_page_tells_what_the_results_file_holds() -> None:
+    runs = demo_seeds.read(demo_seeds.CSV)
+    assert list(SEEDS) == runs
+    assert len(runs) >= 5
+    said = demo_page.seen_before()
+    gains = [run.deformable.ap - run.plain.ap for run in runs]
+    assert f"in {sum(gain > 0 for gain in gains)} of {len(runs)}, by {sum(gains) / len(gains):.3f} in the mean" in said

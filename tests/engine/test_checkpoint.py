@@ -49,7 +49,11 @@ def _broken(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(None, "no such weights file"), (_foreign, "does not name its model"), (_broken, "not a readable safetensors")],
+    [
+        (None, "no such weights file"),
+        (_foreign, "does not name its model"),
+        (_broken, "a file that is not safetensors, or is cut off"),
+    ],
     ids=["missing", "foreign", "broken"],
 )
 def test_unusable_weights_are_named(tmp_path: Path, make: object, message: str) -> None:

@@ -85,6 +85,14 @@ def test_any_map_and_any_number_of_rois(tmp_path: Path, name: str) -> None:
     check(Function(case.call), tmp_path / "m.onnx", first, [{0: "n", 2: "h", 3: "w"}, *rois], others)
 
 
+def test_half_precision(tmp_path: Path) -> None:
+    """Sums of any number of samples are made in float32, because onnxruntime adds no halves by index."""
+    torch.manual_seed(0)
+    x, boxes, offset = CASES["deformable"].draw(2, 11, 13, 9)
+    boxes[1] = boxes[2]
+    check(Function(CASES["deformable"].call), tmp_path / "m.onnx", (x.half(), boxes, offset.half()), tolerance=1e-2)
+
+
 @pytest.mark.parametrize("form", ["align", "parts"])
 @pytest.mark.parametrize("layer", [DeformRoIPool, ModulatedDeformRoIPool], ids=lambda c: c.__name__)
 def test_layers(tmp_path: Path, layer: type[DeformRoIPool], form: str) -> None:

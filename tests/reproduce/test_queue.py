@@ -19,7 +19,7 @@ from dcn.engine.distributed import World
 from dcn.engine.lock import locked
 from dcn.reproduce.intervals import ImageRow, update_intervals
 from dcn.reproduce.plan import Choice, Plan, chosen_jobs, read_plan
-from dcn.reproduce.queue import Locations, QueueResult, missing_jobs, run_queue
+from dcn.reproduce.queue import Locations, QueueResult, expected_hours, missing_jobs, run_queue
 from dcn.reproduce.rows import DilationRow, Row, append, read_table
 from dcn.reproduce.tables import all_tables
 from dcn.reproduce.written import read_results
@@ -225,4 +225,20 @@ def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.
     assert main([*command, "--tables"]) == 0
     assert "### Plain, atrous and deformable: letters\n" in capsys.readouterr().out
     assert main([*command, "--dry-run", "--dataset", "upright", "--variant", "plain"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].startswith("left: 2 runs, with starts, for 1 row of")
+    listed, total = capsys.readouterr().out.splitlines()[-2:]
+    assert listed.startswith("left: 2 runs, with starts, for 1 row of")
+    assert total == "hours of 0 of them, by the rows of their system and data that are there: 0.0"
+
+
+def test_expected_hours_follow_the_rows(plan: Plan, locations: Locations) -> None:
+    rows = read_table(locations.results, Row)
+    known = next(row for row in rows if row.stage == "tune")
+    job = plan.job(known.dataset, known.system, known.variant, seed=7)
+    job.settings["schedule"]["steps"] = 10 * known.steps
+    paces = [
+        row.seconds / row.steps
+        for row in rows
+        if (row.dataset, row.system, row.variant, row.stage) == (job.dataset, job.system, job.variant, job.stage)
+    ]
+    assert expected_hours(job, rows) == pytest.approx(10 * known.steps * sum(paces) / len(paces) / 3600)
+    assert expected_hours(job, []) is None

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dcn.runs.download import download, file_sha256
+from dcn.runs.download import download, fetch, file_sha256
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB: several chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -175,7 +176,7 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://127.0.0.1/file", "w.pth"])
 def test_other_addresses_are_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected an http or https address"):
+    with pytest.raises(ValueError, match="expected an http or https URL"):
         download(url, tmp_path / "w")
 
 
@@ -190,3 +191,38 @@ def test_two_processes_share_one_download(server: Server, tmp_path: Path) -> Non
         process.join(30)
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(server.asked) == 1
+
+
+def test_a_small_file_comes_into_memory(server: Server) -> None:
+    server.statuses, server.breaks = [503], [1_000_000]
+    assert fetch(f"{server.address}/moved", most=len(CONTENT), pause=0.01) == CONTENT
+    assert len(server.asked) == 6  # the redirect and what it leads to, in three attempts
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("file", {"most": 100}, "expected at most 100 bytes, got a file of 5,120,000"),
+        ("file", {"most": len(CONTENT), "within": 0.0}, "expected the file within 0 seconds, got"),
+        ("none", {"most": 100}, r"/none: the server answers 404 \(Not Found\)"),
+    ],
+    ids=["large", "slow", "missing"],
+)
+def test_a_file_that_is_refused_is_asked_for_once(
+    server: Server, path: str, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        fetch(f"{server.address}/{path}", **options)
+    assert len(server.asked) == 1
+
+
+def test_a_connection_that_breaks_again_and_again_is_given_up(server: Server) -> None:
+    server.breaks = [1_000_000] * 3
+    with pytest.raises(ValueError, match=r"the download failed after 3 attempts .*before the connection ended.$"):
+        fetch(f"{server.address}/file", most=len(CONTENT), pause=0.01)
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://127.0.0.1:port/a", "ftp://127.0.0.1/a", "http:///a"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"http.*(URL|Invalid|no host)"):
+        fetch(url, most=100, attempts=1)

@@ -19,9 +19,12 @@ from torch import Tensor
 
 import dcn
 from dcn.cli.main import main
+from dcn.data.geometry import resize_image
 from dcn.engine import save_weights
+from dcn.export import example
 from dcn.export.parity import Parity, Tolerance
 from dcn.models import build
+from tests.made_videos import write_video
 from tests.runs.small import OPTIONS, picture, write_photos
 
 CLASSES = ("A", "X")
@@ -139,6 +142,21 @@ def test_predict_from_the_command_line(pair: tuple[Path, Path], tmp_path: Path) 
             assert bool(first.get("annotations")) == bool(score)
 
 
+def test_a_video_gives_what_it_gives_with_the_weights(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mp4", noise=True)
+    for path in pair:
+        assert main(["predict", str(path), str(clip), "--every", "5", "--output", str(tmp_path / path.suffix[1:])]) == 0
+    first, second = ((tmp_path / path.suffix[1:]) for path in pair)
+    (stream,) = first.glob("[ds]e*.jsonl")
+    lines = [
+        [json.loads(line) for line in (folder / stream.name).read_text().splitlines()] for folder in (first, second)
+    ]
+    keys = ("file_name", "frame", "time", "height", "width")
+    assert [[line[key] for key in keys] for line in lines[0]] == [[line[key] for key in keys] for line in lines[1]]
+    assert [line["frame"] for line in lines[1]] == [0, 5, 10]
+    assert (second / "clip.mp4").is_file()
+
+
 def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path: Path) -> None:
     script = pair[1].with_name("model_example.py")
     assert "dcn." not in script.read_text().replace("`dcn export`", "")
@@ -147,6 +165,18 @@ def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "of the pixels" in done.stdout or done.stdout == "" or " at [" in done.stdout
+    alone = subprocess.run(command[:3], capture_output=True, text=True, check=False)
+    assert (alone.returncode, alone.stderr.strip()) == (1, f"usage: python {script} model.onnx photo.jpg")
+
+
+@pytest.mark.parametrize("size", [(41, 67), (300, 211), (500, 90)], ids=["larger", "smaller", "long"])
+def test_the_example_resizes_as_the_package_does(size: tuple[int, int]) -> None:
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    ours = resize_image(image, 160, 256)[0].permute(1, 2, 0).numpy().astype(int)
+    theirs = example.resized(image.permute(1, 2, 0).numpy(), 160, 256).astype(int)
+    assert ours.shape == theirs.shape
+    assert abs(ours - theirs).max() <= 1  # halves may be rounded to either side
+    assert (ours != theirs).mean() < 0.01
 
 
 def test_what_the_file_cannot_do_is_refused(pair: tuple[Path, Path]) -> None:

@@ -97,7 +97,7 @@ def test_an_interruption_keeps_what_is_done(
         return real(path)
 
     real: Any = images.open_image
-    monkeypatch.setattr("dcn.runs.predict.open_image", open_image)
+    monkeypatch.setattr("dcn.runs.inputs.open_image", open_image)
     with pytest.raises(KeyboardInterrupt):
         predict_files(predictor, photos, tmp_path / "out")
     assert lines == [0, 1, 2]
@@ -140,7 +140,7 @@ def test_detections_do_not_depend_on_the_batch(predictor: Predictor, tmp_path: P
         (["--batch", "0"], "batch: expected 1 or more, got 0"),
         (["--score", "50"], "min_score: expected a number in [0, 1], got 50"),
         (["--classes", "a,b"], "classes: "),
-        (["schedule.lr=1"], "expected a key of a prediction, got 'schedule.lr'"),
+        (["schedule.lr=1"], "expected one of transforms.test_short, transforms.long, tta.scales, "),
         (["tta.flipp=true"], "tta.flipp: unknown key; did you mean 'flip'"),
         (["tta.window=64,64", "tta.overlap=16"], "tta: expected options of detectors, got 'window'"),
     ],

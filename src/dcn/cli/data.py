@@ -13,6 +13,8 @@ from dcn.cli.data_tools import add_verbs, open_splits
 from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
+from dcn.engine.config import DataConfig
+from dcn.engine.parse import override, parse
 from dcn.formats.coco import split_of
 from dcn.formats.coco_writer import write_coco
 from dcn.formats.images import write_image
@@ -39,6 +41,9 @@ def add_parser(subparsers: Any) -> None:
     add_verbs(verbs)
     write = verbs.add_parser("write", help="write the generated set as files")
     write.add_argument("folder", type=Path, help="folder to write")
+    write.add_argument(
+        "options", nargs="*", metavar="key=value", help="options of the generated set, such as symbols=shapes"
+    )
     write.add_argument("--format", choices=("voc", "coco"), default="voc", help="default voc")
     write.add_argument("--split", choices=("train", "val", "test"), default="train", help="default train")
     write.add_argument("--length", type=int, default=100, help="how many images (default 100)")
@@ -152,7 +157,10 @@ def _annotated(sample: Sample, classes: tuple[str, ...]) -> Tensor:
 def _write(arguments: argparse.Namespace) -> int:
     """Write a split of the generated set."""
     options = {"seed": arguments.seed, "length": arguments.length, "difficulty": arguments.difficulty}
-    dataset = open_dataset("synthetic", None, arguments.split, **options)
+    settings = {"format": "synthetic", "options": options}
+    for word in arguments.options:
+        override(settings, f"options.{word}")
+    dataset = open_dataset("synthetic", None, arguments.split, **parse(DataConfig, settings).options)
     write = write_voc if arguments.format == "voc" else write_coco
     write(dataset, arguments.folder, arguments.split)
     print(f"{arguments.folder}: {len(dataset)} images of {dataset.name} as {arguments.format}")

@@ -87,7 +87,7 @@ def _batch(text: str) -> int | None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from dcn.runs.export import FORMATS, export
-    from dcn.runs.predict import find_images
+    from dcn.runs.find_inputs import find_images
 
     source, changes = one_source(arguments.words)
     done = export(

@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = _parser(argv)
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives a list of words only those that stand together.
-    if rest and not (hasattr(arguments, "words") and all(word[:1] != "-" for word in rest)):
+    if rest and not (hasattr(arguments, "words") and all(word[:1] != "-" or word == "-" for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.words += rest

@@ -210,13 +210,18 @@ def _tables(plan: Plan, choice: Choice, locations: Locations) -> int:
 def _small(plan: Plan, choice: Choice, locations: Locations, *, dry_run: bool) -> int:
     from dcn.engine.distributed import World, choose_device
     from dcn.reproduce.plan import chosen_jobs
-    from dcn.reproduce.queue import missing_jobs, recipe_of, run_queue
+    from dcn.reproduce.queue import expected_hours, missing_jobs, recipe_of, run_queue
+    from dcn.reproduce.rows import Row, read_table
 
     jobs = chosen_jobs(plan, choice)
     left = missing_jobs(jobs, locations)
     if dry_run:
-        print("\n".join(f"{job.name}  {job.recipe}" for job in left))
+        hours = [expected_hours(job, read_table(locations.results, Row)) for job in left]
+        for job, own in zip(left, hours, strict=True):
+            print(f"{job.name}  {job.recipe}  {'unknown' if own is None else f'{own:.2f} h'}")
+        known = [own for own in hours if own is not None]
         print(f"left: {counted(len(left), 'run')}, with starts, for {counted(len(jobs), 'row')} of {locations.results}")
+        print(f"hours of {len(known)} of them, by the rows of their system and data that are there: {sum(known):.1f}")
         return 0
     for job in left:
         recipe_of(job, locations)  # what is missing is said before the first run, not hours later

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.demo.page import write_page
-from dcn.demo.plan import MODELS, Clock, Plan, Trained
+from dcn.demo.plan import MODELS, Clock, Plan, Trained, data_options
 from dcn.engine import Recipe, load_recipe
 from dcn.engine.distributed import World
 from dcn.formats.voc_writer import write_voc
@@ -23,7 +23,7 @@ from dcn.runs.train import train_recipe
 from dcn.tta import TTA
 
 RESULT_FILE = "demo.json"
-_DATA_SEED = 0  # the shipped backbone has seen images of seed 1000 only (recipe synthetic_backbone)
+DATA_SEED = 0
 
 
 def run_demo(output: Path, plan: Plan, world: World, seed: int = 0) -> list[str] | None:
@@ -81,7 +81,7 @@ def clear(output: Path) -> None:
 def write_data(folder: Path, plan: Plan) -> None:
     """Generate the splits and write them in the Pascal VOC layout: the reader of real data reads them."""
     for split, count in plan.images.items():
-        write_voc(Synthetic(split, seed=_DATA_SEED, length=count, masks=False), folder, split)
+        write_voc(Synthetic(split, seed=DATA_SEED, length=count, masks=False, **data_options()), folder, split)
 
 
 def _train_and_evaluate(name: str, folder: Path, changes: list[str], world: World, clock: Clock) -> Trained | None:

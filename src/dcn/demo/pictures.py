@@ -10,6 +10,7 @@ from torch import Tensor
 from dcn import boxes
 from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
+from dcn.demo.showcase import roi_parts_picture
 from dcn.runs.predictor import Predictor
 from dcn.structures import Target
 from dcn.vis import (
@@ -71,7 +72,7 @@ def detections(dataset: Dataset, index: int, predictors: dict[str, Predictor]) -
     large = _enlarged(image)
     truth = boxes.scale(target.boxes, _size(image), _size(large))
     pictures = [draw_detections(large, truth, target.labels, classes=dataset.classes)]
-    names, counts = ["annotated"], [f"{len(target)} annotated letters"]
+    names, counts = ["annotated"], [f"{len(target)} annotated objects"]
     for name, predictor in predictors.items():
         detected = predictor.predict(image, min_score=_SCORE)
         placed = boxes.scale(detected.boxes, _size(image), _size(large))
@@ -84,7 +85,7 @@ def detections(dataset: Dataset, index: int, predictors: dict[str, Predictor]) -
 
 
 def largest_objects(dataset: Dataset, count: int) -> list[int]:
-    """Held-out images with the largest letters, whose sampling points can be told apart."""
+    """Held-out images with the largest objects, whose sampling points can be told apart."""
     heights = []
     for index in range(len(dataset)):
         target = _annotation(dataset, index)[1]
@@ -93,7 +94,7 @@ def largest_objects(dataset: Dataset, count: int) -> list[int]:
 
 
 def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Panel:
-    """The sampling points of one unit at the centre of the largest letter, stage by stage: learnt ones above."""
+    """The sampling points of one unit at the centre of the largest object, stage by stage: learnt ones above."""
     image, target = _annotation(dataset, index)
     seen = resize_image(image, *test_size)[0]
     chosen = int(boxes.areas(target.boxes).argmax())
@@ -106,9 +107,9 @@ def sampling(dataset: Dataset, index: int, predictor: Predictor, test_size: tupl
             points = sampling_points(traced, ((x1 + x2) / 2, (y1 + y2) / 2), levels=len(layers))
             pictures.append(_draw_points(seen, points))
             captions.append(f"{stage}, {kind}")
-    letter = dataset.classes[int(target.labels[chosen])]
-    alt = f"sampling points at the centre of a letter {letter} in the stages {', '.join(stages)}, learnt and regular"
-    return contact_sheet(pictures, len(stages), captions, cell=_SIDE), alt, f"letter {letter}"
+    name = dataset.classes[int(target.labels[chosen])]
+    alt = f"sampling points at the centre of a {name} in the stages {', '.join(stages)}, learnt and regular"
+    return contact_sheet(pictures, len(stages), captions, cell=_SIDE), alt, name
 
 
 def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[int, int]) -> Panel:
@@ -121,13 +122,16 @@ def heat(dataset: Dataset, index: int, predictor: Predictor, test_size: tuple[in
     return contact_sheet(pictures, len(pictures), list(stages), cell=_SIDE), alt, ""
 
 
-def motion(
-    dataset: Dataset, indices: Sequence[int], predictor: Predictor, test_size: tuple[int, int]
-) -> list[LayerMotion]:
-    """The offsets of every deformable layer over several held-out images."""
-    recorded = [
-        record_offsets(predictor, resize_image(_annotation(dataset, index)[0], *test_size)[0]) for index in indices
-    ]
+def parts(dataset: Dataset, index: int, predictor: Predictor) -> Panel:
+    """Where deformable RoI pooling moves the parts of the best detections of one image."""
+    picture = roi_parts_picture(predictor, _annotation(dataset, index)[0])
+    return picture, f"regions of the detections in image {index}, and their parts where they are pooled", ""
+
+
+def motion(dataset: Dataset, predictor: Predictor, test_size: tuple[int, int]) -> list[LayerMotion]:
+    """The offsets of every deformable layer over the images of a data set."""
+    images = (_annotation(dataset, index)[0] for index in range(len(dataset)))
+    recorded = [record_offsets(predictor, resize_image(image, *test_size)[0]) for image in images]
     rows = []
     for calls in zip(*recorded, strict=True):
         statistics = offset_statistics(calls)

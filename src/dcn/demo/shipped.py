@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dcn.data.datasets.synthetic import Synthetic
 from dcn.engine import load_recipe
+from dcn.runs.find_inputs import find_images
 from dcn.runs.images import open_image
-from dcn.runs.predict import find_images
 
 DETECTOR = "letters_detection"
 SEGMENTER = "letters_segmentation"
@@ -30,7 +30,7 @@ def named_images(words: Sequence[str], model: str = DETECTOR) -> list[tuple[str,
     """Names and pixels of image files, folders and patterns; where there is no word, those of :func:`sample_images`.
 
     Raises:
-        ValueError: as :func:`dcn.runs.predict.find_images`, or a file cannot be read.
+        ValueError: as :func:`dcn.runs.find_inputs.find_images`, or a file cannot be read.
     """
     if not words:
         return sample_images(model=model)

@@ -139,7 +139,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a mapping
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error}); it may be cut off") from None
+        raise ValueError(
+            f"{path}: expected weights of this package, got a file that is not safetensors, or is cut off ({error}); "
+            "`dcn import` converts checkpoints of other programs"
+        ) from None
     check_tensors(path, state, metadata)
     if not {"model", "classes"} <= metadata.keys():
         raise ValueError(f"{path}: the file does not name its model; give the name, and this file as the weights")

@@ -134,7 +134,9 @@ class TransformsConfig:
             _check_range("test_short", self.test_short, 1)
         largest = max(self.test_size[0], *self.short)
         if self.long < largest:
-            raise ValueError(f"long: expected at least the largest shorter side {largest}, got {self.long}")
+            raise ValueError(
+                f"long: expected at least the largest shorter side, {largest}, got {self.long}; set transforms.long too"
+            )
         if not 0 <= self.flip <= 1:
             raise ValueError(f"flip: expected a probability in [0, 1], got {self.flip}")
         _check_range("rotation", self.rotation, 0, 180)

@@ -162,8 +162,8 @@ def _terminal() -> bool:
     return sys.stderr.isatty()
 
 
-def progress(items: Iterable[Any], total: int, title: str, show: bool = True) -> Iterator[Any]:
-    """Pass items through, with a bar where there is a terminal."""
+def progress(items: Iterable[Any], total: int | None, title: str, show: bool = True) -> Iterator[Any]:
+    """Pass items through, with a bar where there is a terminal; ``total`` is ``None`` where nobody knows it."""
     if not (show and _terminal()):
         yield from items
         return

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -56,7 +57,26 @@ def read_image(path: str | Path, *, upright: bool = False, repair: bool = False)
     """
     path = Path(path)
     with _opened(path, repair) as image:
-        array = np.array(to_rgb(_upright(image) if upright else image, str(path)), dtype=np.uint8)
+        return _pixels(image, str(path), upright)
+
+
+def decode_image(data: bytes, name: str, *, upright: bool = False) -> Tensor:
+    """`read_image` of the bytes of a file.
+
+    Args:
+        data: the content of an image file.
+        name: what errors call it.
+        upright: as for `read_image`.
+
+    Raises:
+        BrokenImageError: the image is truncated, broken or larger than `MAX_PIXELS`.
+    """
+    with _decoded(io.BytesIO(data), name) as image:
+        return _pixels(image, name, upright)
+
+
+def _pixels(image: Image.Image, name: str, upright: bool) -> Tensor:
+    array = np.array(to_rgb(_upright(image) if upright else image, name), dtype=np.uint8)
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
@@ -66,9 +86,14 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _opened(path: Path, repair: bool = False) -> AbstractContextManager[Image.Image]:
+    """The image with its header read and its size checked; ``repair`` adds the end that a JPEG may lack."""
+    return _decoded(partial(_mended, path) if repair else path, str(path))
+
+
 @contextmanager
-def _opened(path: Path, repair: bool = False) -> Iterator[Image.Image]:
-    """The image with its header read and its size checked; ``repair`` adds the end that a JPEG may lack.
+def _decoded(source: Path | io.BytesIO | Callable[[], io.BytesIO], name: str) -> Iterator[Image.Image]:
+    """An image with its header read and its size checked.
 
     Raises:
         BrokenImageError: no such file, too many pixels, or what Pillow cannot decode, in the body too.
@@ -79,23 +104,23 @@ def _opened(path: Path, repair: bool = False) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit follows
-            image = Image.open(_mended(path) if repair else path)
+            image = Image.open(source() if callable(source) else source)
         with image:
-            _check_size(image, path)
+            _check_size(image, name)
             yield image
     except BrokenImageError:
         raise
     except FileNotFoundError as error:
-        raise BrokenImageError(f"{path}: the image file does not exist") from error
+        raise BrokenImageError(f"{name}: the image file does not exist") from error
     except (*_BROKEN, Image.DecompressionBombError) as error:
-        raise BrokenImageError(f"{path}: the image cannot be decoded ({_reason(error)})") from error
+        raise BrokenImageError(f"{name}: the image cannot be decoded ({_reason(error)})") from error
 
 
-def _check_size(image: Image.Image, path: Path) -> None:
+def _check_size(image: Image.Image, name: str) -> None:
     pixels = image.width * image.height
     if pixels > MAX_PIXELS:
         size = f"{image.width}x{image.height}"
-        raise BrokenImageError(f"{path}: expected at most {MAX_PIXELS:,} pixels, got {size}; make the image smaller")
+        raise BrokenImageError(f"{name}: expected at most {MAX_PIXELS:,} pixels, got {size}; make the image smaller")
 
 
 def _mended(path: Path) -> io.BytesIO:

@@ -93,6 +93,19 @@ def missing_jobs(jobs: Sequence[Job], locations: Locations) -> list[Job]:
     return list(result.values())
 
 
+def expected_hours(job: Job, rows: Sequence[Row]) -> float | None:
+    """How long a job should take: as long a step as in other runs of its variant, else of its system, on its data.
+
+    Returns:
+        Hours, on the machines of the rows; ``None`` where there is no such row.
+    """
+    steps = job.settings.get("schedule", {}).get("steps")
+    alike = [row for row in rows if (row.system, row.dataset) == (job.system, job.dataset) and row.steps]
+    same = [row for row in alike if (row.variant, row.stage) == (job.variant, job.stage)]
+    paces = [row.seconds / row.steps for row in same or alike]
+    return None if not paces or steps is None else int(steps) * sum(paces) / len(paces) / 3600
+
+
 def has_weights(job: Job, locations: Locations) -> bool:
     """Whether a start is finished here."""
     return (locations.run_folder(job) / "finished").is_file()

@@ -26,6 +26,7 @@ from dcn.tta import TTA
 from dcn.vis.detections import draw_detections
 
 _OTHER_TASK = ("window", "overlap")
+_ABOUT_IMAGE = ("file_name", "frame", "time", "height", "width")
 
 
 class DetectionTask:
@@ -132,7 +133,7 @@ class DetectionTask:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
         for number, record in enumerate(records, start=1):
-            images.append({"id": number, **{key: record[key] for key in ("file_name", "height", "width")}})
+            images.append({"id": number, **{key: record[key] for key in _ABOUT_IMAGE if key in record}})
             for row in record["annotations"]:
                 own = {key: value for key, value in row.items() if key != "category"}
                 annotations.append({"id": len(annotations) + 1, "image_id": number, **own})

@@ -11,8 +11,9 @@ import torch
 
 from dcn.data.geometry import resize_image
 from dcn.report.explorer import MIN_SCORE, Observation, observe, write_explorer
+from dcn.runs.find_inputs import find_images
 from dcn.runs.images import open_image
-from dcn.runs.predict import find_images, open_predictor
+from dcn.runs.predict import open_predictor
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath
 

@@ -166,15 +166,17 @@ def export(
         exported = _write(function, temporary, format, calibration)
         parity = _proof(model, plain, exported, compared, min_score, tolerance or TOLERANCES[precision])
         if parity.failures and not (unproven and parity.undecided):
-            raise ValueError(_difference(path, parity))
+            raise ValueError(_difference(path, parity, precision))
         evaluation = None if data is None or split is None else _evaluation(model, exported, *data, split)
     if with_example:
         shutil.copyfile(str(example.__file__), path.with_name(f"{path.stem}_example.py"))
     return Exported(path, exported.metadata, parity, evaluation)
 
 
-def _difference(path: Path, parity: Parity) -> str:
+def _difference(path: Path, parity: Parity, precision: str) -> str:
     text = f"{path}: the exported model differs ({'; '.join(parity.failures)}); no file was written"
+    if precision == "int8":
+        return f"{text}. Give more calibration images, or compare detections of higher scores (--score), or use float16"
     if not parity.undecided:
         return text
     return (

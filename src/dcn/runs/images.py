@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -12,9 +13,17 @@ from PIL import Image as PillowImage
 from PIL import ImageOps
 from torch import Tensor
 
-from dcn.formats.images import read_image, to_rgb
+from dcn.formats.documents import MEGABYTE
+from dcn.formats.images import BrokenImageError, decode_image, read_image, to_rgb
+from dcn.formats.video import container_of, is_video
+from dcn.runs.download import fetch
 
 CHANNELS = (1, 3, 4)
+MAX_DOWNLOAD = 100 * MEGABYTE
+"""Largest image file that is read from a URL, in bytes."""
+
+_URL = re.compile(r"https?://", re.IGNORECASE)
+_WEB_PAGE = re.compile(rb"(\xef\xbb\xbf)?\s*<(!doctype html|html|head|body)\b", re.IGNORECASE)
 
 
 def is_image(value: object) -> bool:
@@ -29,6 +38,7 @@ def open_image(image: Any) -> Tensor:
         image: one of
 
             * a path: read with all modes of :func:`dcn.formats.images.read_image`, upright as EXIF says;
+            * an ``http://`` or ``https://`` URL of an image file of at most :data:`MAX_DOWNLOAD` bytes, likewise;
             * an array ``[H, W]``, ``[H, W, 1]`` (grey), ``[H, W, 3]`` (RGB) or ``[H, W, 4]`` (RGBA);
             * a tensor ``[H, W]``, ``[1, H, W]``, ``[3, H, W]`` or ``[4, H, W]``;
             * a ``PIL.Image``, of any mode, upright as its EXIF orientation says.
@@ -39,8 +49,10 @@ def open_image(image: Any) -> Tensor:
     Raises:
         ValueError: another type, shape or range, or a file that cannot be read.
     """
+    if is_url(image):
+        return _from_url(image)
     if isinstance(image, str | PathLike):
-        return read_image(Path(fspath(image)).expanduser(), upright=True)
+        return _from_file(Path(fspath(image)).expanduser())
     if isinstance(image, PillowImage.Image):
         upright = ImageOps.exif_transpose(image)
         return torch.from_numpy(np.array(to_rgb(upright), dtype=np.uint8)).permute(2, 0, 1).contiguous()
@@ -52,6 +64,37 @@ def open_image(image: Any) -> Tensor:
     raise ValueError(
         f"images: expected a path, an array, a tensor, a PIL.Image or a list of these, got {type(image).__name__}"
     )
+
+
+def is_url(value: object) -> TypeGuard[str]:
+    """Whether a value is a text that begins like a URL of the web."""
+    return isinstance(value, str) and _URL.match(value) is not None
+
+
+def _from_url(url: str) -> Tensor:
+    content = fetch(url, most=MAX_DOWNLOAD)
+    try:
+        return decode_image(content, url, upright=True)
+    except BrokenImageError:
+        if _WEB_PAGE.match(content):
+            raise BrokenImageError(
+                f"{url}: expected an image, got a web page; give the URL of the image itself"
+            ) from None
+        if container_of(content):
+            raise BrokenImageError(f"{url}: expected an image, got a video; download it and give the file") from None
+        raise
+
+
+def _from_file(path: Path) -> Tensor:
+    try:
+        return read_image(path, upright=True)
+    except BrokenImageError:
+        if is_video(path):
+            raise BrokenImageError(
+                f"{path}: expected an image, got a video; `dcn predict` and `Predictor.stream` take videos whose names "
+                "end like one, such as .mp4"
+            ) from None
+        raise
 
 
 def _from_array(image: np.ndarray[Any, np.dtype[Any]]) -> Tensor:

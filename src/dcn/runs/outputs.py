@@ -15,24 +15,36 @@ MANIFEST = ".dcn_outputs.jsonl"
 """Lists what a command wrote into a folder: a JSON object with ``file`` and ``sha256`` on each line."""
 
 _CHUNK = 1 << 20
+_ERRORS = "backslashreplace"  # bytes of a name that are no UTF-8 become `\\udcff`, which is how JSON writes them
+
+
+class Stems:
+    """File stems that are all different: a number tells images of one name in two folders apart.
+
+    Letter case does not count, because some file systems ignore it.
+
+    Args:
+        own: stems that belong to images to come; no other image gets one of these with a number.
+    """
+
+    def __init__(self, own: Iterable[str] = ()) -> None:
+        self._own = {stem.casefold() for stem in own}
+        self._used: set[str] = set()
+
+    def __call__(self, wanted: str) -> str:
+        """A stem that was not given before: the one that is wanted, or that with a number."""
+        stem, number = wanted, 0
+        while stem.casefold() in self._used or (number and stem.casefold() in self._own):
+            number += 1
+            stem = f"{wanted}_{number}"
+        self._used.add(stem.casefold())
+        return stem
 
 
 def stems_of(paths: Sequence[Path]) -> list[str]:
-    """A file stem for each path, all different: a number tells images of one name in two folders apart.
-
-    Letter case does not count, because some file systems ignore it.
-    """
-    own = {path.stem.casefold() for path in paths}
-    used: set[str] = set()
-    stems = []
-    for path in paths:
-        stem, number = path.stem, 0
-        while stem.casefold() in used or (number and stem.casefold() in own):
-            number += 1
-            stem = f"{path.stem}_{number}"
-        used.add(stem.casefold())
-        stems.append(stem)
-    return stems
+    """A file stem for each path, all different; see :class:`Stems`."""
+    stems = Stems(path.stem for path in paths)
+    return [stems(path.stem) for path in paths]
 
 
 class OutputFolder:
@@ -56,6 +68,11 @@ class OutputFolder:
         self._inputs = {identity for path in inputs if (identity := _identity(path)) is not None}
         self._own = _read_manifest(self.folder / MANIFEST)
 
+    def protect(self, path: Path) -> None:
+        """Add a file to those that are never written."""
+        if (identity := _identity(path)) is not None:
+            self._inputs.add(identity)
+
     def check(self, names: Iterable[str]) -> None:
         """Refuse names that must not be written, before anything is computed.
 
@@ -65,8 +82,9 @@ class OutputFolder:
         for name in names:
             self._check(name)
 
-    def write(self, name: str, write: Callable[[Path], None]) -> Path:
-        """Write a file: ``write(path)`` writes it under a temporary name of the same suffix, then it is renamed.
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Give a temporary file of the same suffix, which becomes the file at the end.
 
         Raises:
             ValueError: as :meth:`check`.
@@ -76,12 +94,17 @@ class OutputFolder:
         path = self.folder / name
         temporary = self.folder / f".{os.getpid()}.tmp{path.suffix}"
         try:
-            write(temporary)
+            yield temporary
             self._note(name, _digest(temporary))
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        return path
+
+    def write(self, name: str, write: Callable[[Path], None]) -> Path:
+        """Write a file: ``write(path)`` writes it under its temporary name; see :meth:`writing`."""
+        with self.writing(name) as temporary:
+            write(temporary)
+        return self.folder / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file in UTF-8; see :meth:`write`."""
@@ -96,7 +119,7 @@ class OutputFolder:
         # Without a checksum until it is complete: a killed command leaves a file that the next one may replace.
         self._note(name, None)
         path.unlink(missing_ok=True)
-        with path.open("x", encoding="utf-8") as file:
+        with path.open("x", encoding="utf-8", errors=_ERRORS) as file:
             yield lambda row: _append(file, row)
         self._note(name, _digest(path))
 
@@ -117,7 +140,7 @@ class OutputFolder:
 
     def _note(self, name: str, digest: str | None) -> None:
         self._own[name] = digest
-        with (self.folder / MANIFEST).open("a", encoding="utf-8") as file:
+        with (self.folder / MANIFEST).open("a", encoding="utf-8", errors=_ERRORS) as file:
             _append(file, {"file": name, "sha256": digest})
 
 

@@ -1,33 +1,28 @@
-"""``dcn predict``: images into pictures, maps and JSON, written as they come."""
+"""``dcn predict``: images and frames into pictures, videos, maps and JSON, written as they come."""
 
 from __future__ import annotations
 
-import glob
-import json
-import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from os import fspath
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dcn.engine.config import DataConfig, ModelConfig, Recipe, ScheduleConfig, TransformsConfig
 from dcn.engine.folder import RECIPE_FILE
 from dcn.engine.log import progress
-from dcn.formats.file_names import SUFFIXES
+from dcn.engine.stop import stop_requests
 from dcn.models import default_test_size
 from dcn.models.zoo.weights import PUBLISHED_WEIGHTS
-from dcn.runs.images import open_image
+from dcn.runs.find_inputs import read_files
+from dcn.runs.inputs import Inputs
 from dcn.runs.load import PUBLISHED, described, load
-from dcn.runs.outputs import OutputFolder, stems_of
-from dcn.runs.predictor import Predictor, Resize
+from dcn.runs.prediction_folder import PredictionFolder
+from dcn.runs.predictor import Predictor, Resize, Result
 from dcn.runs.sources import Source, StrPath, changed, find_source, read_recipe
-from dcn.suggest import counted, suggest
+from dcn.suggest import counted
 from dcn.tta import TTA
-
-LOGGER = logging.getLogger("dcn")
 
 
 @dataclass(frozen=True)
@@ -36,16 +31,19 @@ class Predicted:
 
     Attributes:
         images: number of images with a prediction.
-        skipped: number of images that could not be read.
+        skipped: number of those that could not be read; of videos and cameras also of those that broke off.
         conclusion: what the predictions hold, in words.
+        skipped_word: what was skipped.
     """
 
     images: int
     skipped: int
     conclusion: str
+    skipped_word: str = "image"
 
     def __str__(self) -> str:
-        return self.conclusion + (f"; {counted(self.skipped, 'image')} could not be read" if self.skipped else "")
+        skipped = f"; {counted(self.skipped, self.skipped_word)} could not be read"
+        return self.conclusion + (skipped if self.skipped else "")
 
 
 KEYS = ("transforms.test_short", "transforms.long")
@@ -69,7 +67,7 @@ def open_predictor(
     for key in (word.partition("=")[0] for word in changes):
         if key not in KEYS and not key.startswith("tta."):
             valid = [*KEYS, *(f"tta.{field.name}" for field in fields(TTA))]
-            raise ValueError(f"override: expected a key of a prediction, got {key!r}; {suggest(key, valid)}")
+            raise ValueError(f"override: expected one of {', '.join(valid)}, got {key!r}")
     origin = find_source(source)
     if origin is None and weights is None and fspath(source) in PUBLISHED_WEIGHTS:
         weights = PUBLISHED
@@ -96,57 +94,32 @@ def _plain_recipe(source: StrPath, origin: Source | None) -> Recipe:
     )
 
 
-def find_images(words: Sequence[str]) -> list[Path]:
-    """Files, and the images in folders and globs, each once, in the order given.
-
-    Raises:
-        ValueError: a word names nothing, or a folder has no images.
-    """
-    paths: dict[Path, None] = {}
-    for word in words:
-        path = Path(word).expanduser()
-        if path.is_dir():
-            here = sorted(file for file in path.iterdir() if _is_image_name(file))
-        else:
-            here = [path] if path.exists() else [Path(name) for name in sorted(glob.glob(str(path), recursive=True))]
-        if not here:
-            kinds = (
-                f"{', '.join(SUFFIXES)} files" if path.is_dir() else "an image, a folder or a pattern that matches some"
-            )
-            raise ValueError(f"images: expected {kinds}, got none at {word!r}")
-        paths.update(dict.fromkeys(here))
-    return list(paths)
-
-
-def _is_image_name(file: Path) -> bool:
-    """Names that begin with a dot are of systems and of unfinished files."""
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-
-
 def predict_files(
     predictor: Predictor,
-    paths: Sequence[Path],
-    output: str | Path = "predictions",
+    images: Inputs | Sequence[Path],
+    output: str | Path | None = "predictions",
     *,
     min_score: float | None = None,
     resize: Resize = "default",
     batch_size: int = 1,
     pictures: bool = True,
+    line: Callable[[dict[str, Any]], None] | None = None,
 ) -> Predicted:
-    """Predict on image files and write the results into a folder.
+    """Predict on files, addresses, videos or cameras and write the results into a folder.
 
     Every image has a line in ``detections.jsonl`` (``segmentation.jsonl``) as soon as it is done. ``detections.json``
     is written at the end, also after an interruption. Files of an earlier prediction are replaced; no other file is,
-    see :class:`dcn.runs.outputs.OutputFolder`.
+    see :class:`dcn.runs.outputs.OutputFolder`. A camera runs until the process gets SIGINT (Ctrl-C) or SIGTERM.
 
     Args:
         predictor: see :func:`dcn.load`.
-        paths: the images; files that cannot be read are logged and skipped.
-        output: the folder.
+        images: see :func:`dcn.runs.find_inputs.find_inputs`; what cannot be read is logged and skipped.
+        output: the folder; ``None``: nothing is written.
         min_score: see :meth:`Predictor.predict`, as the next two.
         resize: likewise.
         batch_size: likewise.
-        pictures: draw the predictions.
+        pictures: draw the predictions; those of a video or camera become a video.
+        line: called with the record of each image as soon as it is done.
 
     Raises:
         ValueError: a file to be written is one of the images, or is not of an earlier prediction.
@@ -155,58 +128,29 @@ def predict_files(
         raise ValueError(f"batch: expected 1 or more, got {batch_size}")
     predictor.view(resize, min_score)  # says what does not fit, before a folder is made
     task = predictor.task
-    paths = list(dict.fromkeys(paths))
-    folder = OutputFolder(output, paths)
-    stems = dict(zip(paths, stems_of(paths), strict=True))
-    folder.check([task.stream, *task.summaries([], predictor.classes)])
-    folder.check(f"{stem}{suffix}" for stem in stems.values() for suffix in task.suffixes(pictures))
-    done = skipped = 0
-    try:
-        with folder.lines(task.stream) as add:
-            for batch, failed in _batches(progress(paths, len(paths), "predict"), batch_size):
-                skipped += failed
-                predictions = predictor.predict(
-                    [image for _, image in batch], min_score=min_score, resize=resize, batch_size=batch_size
-                )
-                for (path, image), prediction in zip(batch, predictions, strict=True):
-                    files = task.files(prediction, image, predictor.classes, pictures)
-                    _write(folder, stems[path], files)
-                    add(_record(path, image, task.record(prediction, predictor.classes)))
-                    done += 1
-    finally:
-        records = _records(folder.folder / task.stream)
-        for name, text in task.summaries(records, predictor.classes).items():
-            folder.write_text(name, text)
-    return Predicted(done, skipped, task.conclusion(records))
+    inputs = images if isinstance(images, Inputs) else read_files(images)
+    folder = None if output is None else PredictionFolder(output, task, predictor.classes, inputs.sources, pictures)
+    done = 0
+    with ExitStack() as stack:
+        if inputs.live:
+            seen = stack.enter_context(stop_requests())
+            inputs.stopped = lambda: bool(seen)
+        if folder is not None:
+            stack.enter_context(folder)
+        results = predictor.stream(inputs, min_score=min_score, resize=resize, batch_size=batch_size)
+        for result in progress(results, inputs.total, "predict"):
+            record = _record(result, task.record(result.prediction, predictor.classes))
+            if folder is not None:
+                folder.add(result, record)
+            if line is not None:
+                line(record)
+            done += 1
+    conclusion = f"results of {counted(done, 'image')}" if folder is None else task.conclusion(folder.records())
+    return Predicted(done, inputs.skipped, conclusion, inputs.skipped_word)
 
 
-def _batches(paths: Iterator[Path], size: int) -> Iterator[tuple[list[tuple[Path, Tensor]], int]]:
-    """Batches of readable images, each with the number of unreadable ones before it."""
-    batch: list[tuple[Path, Tensor]] = []
-    failed = 0
-    for path in paths:
-        try:
-            batch.append((path, open_image(path)))
-        except ValueError as error:
-            LOGGER.warning("skipped: %s", error)
-            failed += 1
-        if len(batch) == size:
-            yield batch, failed
-            batch, failed = [], 0
-    if batch or failed:
-        yield batch, failed
-
-
-def _write(folder: OutputFolder, stem: str, files: dict[str, Callable[[Path], None]]) -> None:
-    for suffix, write in files.items():
-        folder.write(f"{stem}{suffix}", write)
-
-
-def _record(path: Path, image: Tensor, content: dict[str, Any]) -> dict[str, Any]:
-    return {"file_name": str(path), "height": image.shape[1], "width": image.shape[2], **content}
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    """The records of all images that were done."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+def _record(result: Result, content: dict[str, Any]) -> dict[str, Any]:
+    """What JSON says about one image: a frame has its number and its time in seconds."""
+    moving = {} if result.frame is None else {"frame": result.frame, "time": round(result.time or 0.0, 6)}
+    size = {"height": result.image.shape[1], "width": result.image.shape[2]}
+    return {"file_name": result.name, **moving, **size, **content}

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dcn.data.geometry import resize_image
+from dcn.runs.find_inputs import inputs_of
 from dcn.runs.images import is_image, open_image
+from dcn.runs.inputs import Frames, InputImage, Inputs, Source
 from dcn.runs.tasks import Prediction, task_of
 from dcn.runs.view import Size, View
 from dcn.tta import TTA
 
 Resize = Literal["default"] | Size | None
 """``"default"``: the model's test size; ``(shorter side, largest longer side)``; ``None``: the image as it is."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The prediction for one image of :meth:`Predictor.stream`.
+
+    Attributes:
+        name: the file or URL as it was given, or a name for a camera or an array.
+        prediction: as :meth:`Predictor.predict` gives it.
+        image: ``[3, H, W]`` uint8, RGB: the image that was read.
+        frame: of a video or camera: the number of the frame, from 0.
+        time: of such a frame: seconds since the first.
+        source: the file, URL, video or camera.
+        rate: frames per second that are taken of a video or camera.
+    """
+
+    name: str
+    prediction: Any
+    image: Tensor
+    frame: int | None
+    time: float | None
+    source: Source
+    rate: Fraction | None = None
 
 
 class Predictor:
@@ -64,8 +91,8 @@ class Predictor:
         """Detect the objects, or classify the pixels, of one or several images.
 
         Args:
-            images: a path, an array, a tensor or a ``PIL.Image``, see :func:`dcn.runs.images.open_image`; or a list of
-                these.
+            images: a path, a URL, an array, a tensor or a ``PIL.Image``, see
+                :func:`dcn.runs.images.open_image`; or a list of these.
             min_score: detectors: only detections with this score or more, in ``[0, 1]``; ``None``: the model's own
                 score threshold.
             resize: see :data:`Resize`.
@@ -91,12 +118,58 @@ class Predictor:
             predictions += self._predict(batch, min_score, resize)
         return predictions
 
+    def stream(
+        self,
+        images: Any,
+        *,
+        min_score: float | None = None,
+        resize: Resize = "default",
+        batch_size: int = 1,
+        recursive: bool = False,
+        every: int = 1,
+        frames: int | None = None,
+    ) -> Iterator[Result]:
+        """Predict on whatever ``dcn predict`` takes, one result after another.
+
+        >>> for result in predictor.stream("clip.mp4", min_score=0.5):
+        ...     print(result.frame, result.time, result.prediction.boxes)
+
+        Args:
+            images: an image or video file, a folder, a pattern, a URL of an image, the number of a
+                camera, ``"-"`` for a list on standard input; an array, a tensor or a ``PIL.Image``; or an iterable of
+                these, which is read as it goes.
+            min_score: see :meth:`predict`, as the next two.
+            resize: likewise.
+            batch_size: likewise; frames of a camera do not wait for others.
+            recursive: look into the folders below a folder, too.
+            every: take each so many-th frame of videos and cameras, from the first on.
+            frames: take so many frames of each video or camera; ``None``: all.
+
+        Returns:
+            An iterator. What cannot be read is logged as a warning and left out.
+
+        Raises:
+            ValueError: a word that names nothing, or an option that makes no sense.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+        self.view(resize, min_score)  # says what does not fit, before anything is read
+        inputs = inputs_of(images, recursive=recursive, frames=Frames(every, frames))
+        return self._stream(inputs, min_score, resize, batch_size)
+
+    def _stream(self, inputs: Inputs, min_score: float | None, resize: Resize, batch_size: int) -> Iterator[Result]:
+        for batch in _batches(inputs, batch_size):
+            predictions = self._predict([one.image for one in batch], min_score, resize)
+            for one, prediction in zip(batch, predictions, strict=True):
+                yield Result(one.source.name, prediction, one.image, one.frame, one.time, one.source, one.rate)
+
     def _predict(self, images: Sequence[Tensor], min_score: float | None, resize: Resize) -> list[Prediction]:
         view = self.view(resize, min_score)
         size = view.size
         resized = images if size is None else [resize_image(image, *size)[0] for image in images]
         sizes = [(image.shape[1], image.shape[2]) for image in images]
-        return view.run([image.to(self.device) for image in resized], sizes, min_score)
+        predictions = view.run([image.to(self.device) for image in resized], sizes, min_score)
+        return [replace(one, classes=self.classes) for one in predictions]
 
     def view(self, resize: Resize = "default", min_score: float | None = None) -> View:
         """How the model looks at images with these options of :meth:`predict`.
@@ -112,3 +185,15 @@ class Predictor:
                 f"resize: expected 'default', None or (shorter, longer) such as (800, 1333), got {resize!r}"
             )
         return self.task.view(self.model, self.tta, resize)
+
+
+def _batches(inputs: Iterable[InputImage], size: int) -> Iterator[list[InputImage]]:
+    """Batches of images; an image of a camera ends its batch."""
+    batch: list[InputImage] = []
+    for one in inputs:
+        batch.append(one)
+        if len(batch) == size or one.source.live:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -47,7 +47,9 @@ class SegmentationTask:
     def check_score(self, min_score: float | None) -> None:
         """Refuse a score threshold."""
         if min_score is not None:
-            raise ValueError(f"min_score: expected None for a segmentation model, got {min_score}")
+            raise ValueError(
+                f"min_score: expected None for a segmentation model, which has no scores, got {min_score}; leave it out"
+            )
 
     def validation_tta(self, tta: TTA) -> TTA:
         """One pass; windows stay, because they bound the memory."""

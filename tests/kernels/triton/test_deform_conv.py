@@ -372,7 +372,7 @@ def test_launches_are_planned_once_for_calls_alike(device: torch.device, monkeyp
     assert all(_same(a, b) for a, b in zip(first, _backward(case, device), strict=True))
 
 
-def test_the_gradient_of_an_offset_that_images_share_is_addressed_with_64_bits() -> None:
+def test_the_gradient_of_an_offset_that_images_share_is_urled_with_64_bits() -> None:
     """Its own elements are few, those of its gradient are 2 * 9 * 128 * 128 for each image."""
     x, offset, weight = torch.zeros(2, 1, 4, 4), torch.zeros(1, 18, 4, 4).expand(2, -1, -1, -1), torch.zeros(1, 1, 3, 3)
     call, _ = _deform_conv_call.describe(x, offset, weight, None, (1, 1), (1, 1), (1, 1), "v2")

@@ -11,7 +11,19 @@ from typing import NamedTuple
 
 from onnxscript import opset20 as op
 
-from dcn.export.operators._values import Value, arange, both, constant, ints, real, reshape, size, summed, whole
+from dcn.export.operators._values import (
+    Value,
+    addable,
+    arange,
+    both,
+    constant,
+    ints,
+    real,
+    reshape,
+    size,
+    summed,
+    whole,
+)
 from dcn.kernels.roi_grid import RoiRule
 
 _MOST = 2.0**24
@@ -169,10 +181,12 @@ def adaptive(call: Call) -> Value:
     (rows, columns), channels = call.rule.output_size, int(call.input.shape[1])
     position = op.Add(op.Mul(op.Add(op.Mul(roi, rows), row), columns), column)
     rois = size(call.image, 0)
-    empty = op.Expand(op.CastLike(0.0, call.input), op.Concat(op.Mul(rois, rows * columns), ints(channels), axis=0))
+    pixels = addable(pixels, call.input)
+    empty = op.Expand(op.CastLike(0.0, pixels), op.Concat(op.Mul(rois, rows * columns), ints(channels), axis=0))
     total = op.ScatterND(empty, op.Unsqueeze(position, ints(1)), pixels, reduction="add")
-    count = op.CastLike(op.Max(op.Mul(down.many, across.many), 1.0), call.input)
+    count = op.CastLike(op.Max(op.Mul(down.many, across.many), 1.0), pixels)
     means = op.Div(reshape(total, rois, rows * columns, channels), op.Unsqueeze(count, ints(2)))
+    means = op.CastLike(means, call.input)
     return reshape(op.Transpose(means, perm=[0, 2, 1]), rois, channels, rows, columns)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from onnxscript import FLOAT, INT64
+from onnxscript import BFLOAT16, FLOAT, FLOAT16, INT64
 from onnxscript import opset20 as op
 
 Value: TypeAlias = Any
@@ -79,6 +79,11 @@ def constant(values: Sequence[float], *shape: int) -> Value:
 def summed(value: Value, count: int) -> Value:
     """The sum over the last axis, kept; not by ReduceSum, to which onnxruntime gives a wrong shape without any RoI."""
     return op.MatMul(value, op.CastLike(constant([1] * count, count, 1), value))
+
+
+def addable(value: Value, like: Value) -> Value:
+    """In float32 where ``like`` is in half precision: onnxruntime's ``ScatterND`` adds no halves."""
+    return real(value) if like.dtype in (FLOAT16.dtype, BFLOAT16.dtype) else value
 
 
 def finite_rois(boxes: Value) -> tuple[Value, Value]:

@@ -8,7 +8,7 @@ from math import prod
 
 from onnxscript import opset20 as op
 
-from dcn.export.operators._values import Value, arange, both, ints, join, real, reshape, size, whole
+from dcn.export.operators._values import Value, addable, arange, both, ints, join, real, reshape, size, whole
 from dcn.export.operators.deform_conv import held, positions
 
 
@@ -65,14 +65,15 @@ def translate(
     for extent in out[1:]:
         pixels = op.Mul(pixels, extent)
     rows = op.Mul(op.Mul(images, ints(offset_groups)), pixels)
-    total = op.Expand(op.CastLike(0.0, input), join(rows, outputs // offset_groups))
+    columns = addable(columns, input)
+    total = op.Expand(op.CastLike(0.0, columns), join(rows, outputs // offset_groups))
     first = op.Mul(reshape(whole(arange(op.Mul(images, ints(offset_groups)))), -1, offset_groups, 1), pixels)
     for index, share in _corners(locations, [real(extent) for extent in out], out, boundary):
         index = op.Add(reshape(index, images, offset_groups, -1), first)  # noqa: PLW2901
-        values = op.Mul(columns, op.CastLike(reshape(share, images, offset_groups, -1, 1), input))
+        values = op.Mul(columns, op.CastLike(reshape(share, images, offset_groups, -1, 1), columns))
         total = op.ScatterND(total, op.Unsqueeze(index, ints(-1)), values, reduction="add")
     maps = op.Transpose(reshape(total, images, offset_groups, pixels, outputs // offset_groups), perm=[0, 1, 3, 2])
-    maps = reshape(maps, images, outputs, *out)
+    maps = op.CastLike(reshape(maps, images, outputs, *out), input)
     return maps if bias is None else op.Add(maps, reshape(bias, 1, outputs, *[1] * axes))
 
 

@@ -39,7 +39,8 @@ struct Lines {
     T *weight = nullptr, *slope = nullptr;
 };
 
-// The lines of all bins of one RoI along one axis.
+// The lines of the bins of one RoI along one axis. Offsets move every bin of every class on its own: its lines are made
+// when they are asked for. Kept for the whole RoI, those of 7 x 7 bins of 7 classes would leave the first-level cache.
 template <class T>
 class AxisLines {
 public:
@@ -47,49 +48,96 @@ public:
         : call_(call),
           grid_(grid),
           axis_(axis),
-          per_class_(call.offset ? call.bins_y * call.bins_x : axis == 0 ? call.bins_y : call.bins_x),
-          classes_(call.offset ? call.classes : 1),
           last_((axis == 0 ? call.height : call.width) - 1),
           most_(std::min(last_ + 1, 2 * grid.most[axis])),
           low_(-grid.margin),
           high_(static_cast<T>(last_) + grid.margin),
           slots_(last_ + 1, -1),
-          lines_(per_class_ * classes_),
+          lines_(call.offset ? 1 : axis == 0 ? call.bins_y : call.bins_x),
           index_(lines_.size() * most_),
           weights_(lines_.size() * most_ * 2) {}
 
-    // Only the classes from `first` to before `end` are made; the others keep what they held.
-    void load(int64_t roi, int64_t first, int64_t end) {
-        if (classes_ == 1) first = 0, end = 1;
-        for (int64_t i = first * per_class_; i < end * per_class_; ++i) {
-            const int64_t k = i / per_class_, bin = i % per_class_;
-            const int64_t p = call_.offset ? bin / call_.bins_x : bin, q = call_.offset ? bin % call_.bins_x : bin;
-            const RoiSamples<T> samples = grid_.samples(roi, axis_, k, p, q);
-            lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+    void load(int64_t roi) {
+        roi_ = roi;
+        if (call_.offset) return;
+        for (int64_t i = 0; i < static_cast<int64_t>(lines_.size()); ++i) make(i, 0, i, i);
+    }
+
+    // Valid until the next call.
+    const Lines<T>& at(int64_t k, int64_t p, int64_t q) {
+        if (!call_.offset) return lines_[axis_ == 0 ? p : q];
+        make(0, k, p, q);
+        return lines_[0];
+    }
+
+private:
+    void make(int64_t i, int64_t k, int64_t p, int64_t q) {
+        const RoiSamples<T> samples = grid_.samples(roi_, axis_, k, p, q);
+        lines_[i] = {0, 0, samples.many, &index_[i * most_], &weights_[2 * i * most_], &weights_[(2 * i + 1) * most_]};
+        if (close(samples)) {
+            collapse_close(samples, lines_[i]);
+        } else {
             collapse(samples, lines_[i]);
         }
     }
 
-    const Lines<T>& at(int64_t k, int64_t location) const { return lines_[(classes_ > 1 ? k : 0) * per_class_ + location]; }
-
-private:
-    void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
+    // body(line, weight, slope) for the one or two lines of every sample that counts.
+    template <class F>
+    void each_line(const RoiSamples<T>& samples, Lines<T>& lines, F&& body) const {
         for (int64_t i = 0; i < samples.count; ++i) {
             const T location = samples.origin + static_cast<T>(i) * samples.step;
             if (!(location >= low_ && location <= high_)) continue;
             ++lines.samples;
             // A sample held at the border does not move with the bin.
             if (location <= 0 || location >= static_cast<T>(last_)) {
-                const int64_t held = location <= 0 ? 0 : last_;
-                add(lines, held, 1, 0);
+                body(location <= 0 ? 0 : last_, T(1), T(0));
                 continue;
             }
             const int64_t low = static_cast<int64_t>(location);
             const T fraction = location - static_cast<T>(low);
             const T slope = grid_.flat && fraction == 0 ? 0 : 1;
-            add(lines, low, 1 - fraction, -slope);
-            if (slope != 0) add(lines, low + 1, fraction, slope);
+            body(low, 1 - fraction, -slope);
+            if (slope != 0) body(low + 1, fraction, slope);
         }
+    }
+
+    // The same sums in the same order for samples at most a line apart and off the border: their lines have no gap, so
+    // nothing is searched for, and nothing depends on where a sample lies.
+    void collapse_close(const RoiSamples<T>& samples, Lines<T>& lines) const {
+        const int64_t first = static_cast<int64_t>(samples.origin);
+        const int64_t end = static_cast<int64_t>(last_location(samples)) + 2;
+        lines.samples = samples.count;
+        lines.size = end - first;
+        for (int64_t i = 0; i < lines.size; ++i) {
+            lines.index[i] = first + i;
+            lines.weight[i] = lines.slope[i] = 0;
+        }
+        T fraction = 0;
+        for (int64_t i = 0; i < samples.count; ++i) {
+            const T location = samples.origin + static_cast<T>(i) * samples.step;
+            const int64_t low = static_cast<int64_t>(location), slot = low - first;
+            fraction = location - static_cast<T>(low);
+            const T slope = grid_.flat && fraction == 0 ? 0 : 1;
+            lines.weight[slot] += 1 - fraction;
+            lines.slope[slot] -= slope;
+            lines.weight[slot + 1] += fraction;
+            lines.slope[slot + 1] += slope;
+        }
+        // What lies beyond a last sample at a whole coordinate is not read.
+        if (grid_.flat && fraction == 0) --lines.size;
+    }
+
+    bool close(const RoiSamples<T>& samples) const {
+        return samples.count > 0 && samples.step >= 0 && samples.step <= 1 && samples.origin > 0 &&
+               last_location(samples) < static_cast<T>(last_);
+    }
+
+    static T last_location(const RoiSamples<T>& samples) {
+        return samples.origin + static_cast<T>(samples.count - 1) * samples.step;
+    }
+
+    void collapse(const RoiSamples<T>& samples, Lines<T>& lines) {
+        each_line(samples, lines, [&](int64_t line, T weight, T slope) { add(lines, line, weight, slope); });
         for (int64_t i = 0; i < lines.size; ++i) slots_[lines.index[i]] = -1;
     }
 
@@ -109,7 +157,7 @@ private:
     const DcnRoiCall& call_;
     const RoiGrid<T>& grid_;
     int axis_;
-    int64_t per_class_, classes_, last_, most_;
+    int64_t roi_ = 0, last_, most_;
     T low_, high_;
     std::vector<int64_t> slots_;  // where each line of the map went; -1 between bins
     std::vector<Lines<T>> lines_;
@@ -129,28 +177,59 @@ public:
           grouped_(call.group_y * call.group_x > 1) {
         pixel_y_ = grouped_ ? call.width : call.width * call.channels;
         pixel_x_ = grouped_ ? 1 : call.channels;
+        for (int64_t p = 0; p < call.bins_y; ++p)
+            for (int64_t q = 0; q < call.bins_x; ++q)
+                cells_.push_back(p * call.group_y / call.bins_y * call.group_x + q * call.group_x / call.bins_x);
     }
 
-    void load(int64_t roi, int64_t first_class, int64_t end_class) {
+    void load(int64_t roi) {
         roi_ = roi;
-        rows_.load(roi, first_class, end_class);
-        columns_.load(roi, first_class, end_class);
+        rows_.load(roi);
+        columns_.load(roi);
     }
 
     // Prepares the taps of a bin; false when it reads nothing.
     bool bin(int64_t k, int64_t p, int64_t q) {
-        const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
-        rows = &rows_.at(k, call_.offset ? p * call_.bins_x + q : p);
-        columns = &columns_.at(k, call_.offset ? p * call_.bins_x + q : q);
-        const int64_t samples = rows->samples * columns->samples;
-        if (grid_.counted) {
-            scale = samples ? 1 / static_cast<T>(samples) : T(0);
-        } else {
-            scale = 1 / std::max(rows->many * columns->many, T(1));
-        }
-        modulation = call_.mask ? static_cast<const T*>(call_.mask)[location] : T(1);
+        find(k, p, q);
         taps(scale * modulation);
         return !offsets.empty();
+    }
+
+    // Where a bin reads a single plane, the three that follow take the place of a list of its taps: R-FCN's 8 x 100 RoIs
+    // of 7 classes with offsets of their own took 2.4 times as long with it forward, and 1.5 times backward.
+
+    // What the mean of a bin is, and how it changes as the bin moves; without `scale` and `modulation`.
+    struct Reading {
+        T value = 0, down = 0, right = 0;
+    };
+    Reading read(const T* plane, int64_t k, int64_t p, int64_t q, bool slopes) {
+        find(k, p, q);
+        Reading result;
+        for (int64_t i = 0; i < rows->size; ++i) {
+            const T* line = plane + rows->index[i] * pixel_y_;
+            T along = 0, across = 0;
+            for (int64_t j = 0; j < columns->size; ++j) {
+                const T pixel = line[columns->index[j]];
+                along += columns->weight[j] * pixel;
+                if (slopes) across += columns->slope[j] * pixel;
+            }
+            result.value += rows->weight[i] * along;
+            result.right += rows->weight[i] * across;
+            result.down += rows->slope[i] * along;
+        }
+        if (columns->size == 0) result = {};
+        return result;
+    }
+
+    // Adds the gradient of a bin's mean to the plane's.
+    void spread(T* plane, int64_t k, int64_t p, int64_t q, T grad) {
+        find(k, p, q);
+        const T factor = scale * modulation * grad;
+        for (int64_t i = 0; i < rows->size; ++i) {
+            T* line = plane + rows->index[i] * pixel_y_;
+            const T weight = rows->weight[i] * factor;
+            for (int64_t j = 0; j < columns->size; ++j) line[columns->index[j]] += weight * columns->weight[j];
+        }
     }
 
     // First data element of the image, at channel `d` of the output (with groups: the channel that bin (p, q) reads).
@@ -158,8 +237,7 @@ public:
         const int64_t plane = call_.height * call_.width, groups = call_.group_y * call_.group_x;
         const int64_t start = grid_.image[roi_] * call_.channels * groups * plane;
         if (!grouped_) return start + d;
-        const int64_t cell = p * call_.group_y / call_.bins_y * call_.group_x + q * call_.group_x / call_.bins_x;
-        return start + (d * groups + cell) * plane;
+        return start + (d * groups + cells_[p * call_.bins_x + q]) * plane;
     }
 
     const Lines<T>* rows = nullptr;
@@ -169,6 +247,19 @@ public:
     std::vector<T> weights;
 
 private:
+    void find(int64_t k, int64_t p, int64_t q) {
+        const int64_t location = (roi_ * call_.bins_y + p) * call_.bins_x + q;
+        rows = &rows_.at(k, p, q);
+        columns = &columns_.at(k, p, q);
+        const int64_t samples = rows->samples * columns->samples;
+        if (grid_.counted) {
+            scale = samples ? 1 / static_cast<T>(samples) : T(0);
+        } else {
+            scale = 1 / std::max(rows->many * columns->many, T(1));
+        }
+        modulation = call_.mask ? static_cast<const T*>(call_.mask)[location] : T(1);
+    }
+
     void taps(T factor) {
         const int64_t height = rows->size, width = columns->size;
         offsets.resize(height * width);
@@ -186,6 +277,7 @@ private:
     const RoiGrid<T>& grid_;
     AxisLines<T> rows_, columns_;
     bool grouped_;
+    std::vector<int64_t> cells_;  // [P, Q] channel group that a bin reads
     int64_t roi_ = 0, pixel_y_ = 0, pixel_x_ = 0;
 };
 
@@ -261,9 +353,15 @@ bool forward(const DcnRoiCall& call, T* output) {
     dcn_parallel_for(call.rois, static_cast<int>(call.threads), [&](int64_t r, int worker) {
         Roi<T>& roi = *workers[worker];
         T* out = output + r * call.channels * bins;
-        roi.load(r, 0, call.classes);
+        roi.load(r);
         if (call.group_y * call.group_x > 1) {
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
+                if (per_class == 1) {
+                    const T value = roi.read(data + roi.base(k, p, q), k, p, q, false).value;
+                    const bool empty = roi.rows->size == 0 || roi.columns->size == 0;
+                    out[k * bins + p * call.bins_x + q] = empty ? T(0) : value * (roi.scale * roi.modulation);
+                    return;
+                }
                 roi.bin(k, p, q);
                 for (int64_t d = k * per_class; d < (k + 1) * per_class; ++d) {
                     out[d * bins + p * call.bins_x + q] = weighted(data + roi.base(d, p, q), roi);
@@ -282,10 +380,14 @@ bool forward(const DcnRoiCall& call, T* output) {
     return true;
 }
 
-// Channels of one task of backward_input. They are multiples of 64, so that which channel meets which code, and with it
-// the last digit, does not depend on the number of threads.
+// Channels of one task of backward_input. Without groups they are multiples of 64, so that which channel meets which
+// code, and with it the last digit, does not depend on the number of threads. With groups every channel meets the same
+// code, and few tasks are better: each makes the lines of all its RoIs. A step of R-FCN with deformable pooling, 8 x 100
+// RoIs, one thread: 52 + 42 ms of it with a task for each channel, 12 + 13 with one for each image.
 int64_t channel_chunk(const DcnRoiCall& call) {
+    const bool grouped = call.group_y * call.group_x > 1;
     const int64_t parts = std::max<int64_t>(1, call.threads * 2 / std::max<int64_t>(1, call.images));
+    if (grouped) return std::max<int64_t>(1, (call.channels + parts - 1) / parts);
     return std::max<int64_t>(64, (call.channels / parts + 63) / 64 * 64);
 }
 
@@ -296,7 +398,7 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
     const RoiGrid<T> grid(call);
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const bool grouped = call.group_y * call.group_x > 1;
-    const int64_t chunk = grouped ? std::max<int64_t>(1, channel_chunk(call) / 64) : channel_chunk(call);
+    const int64_t chunk = channel_chunk(call);
     const int64_t chunks = (call.channels + chunk - 1) / chunk;
     const auto& loop = loops<T>();
     const auto workers = make_workers<T>(call, grid);
@@ -307,14 +409,20 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
         const int64_t end = std::min(begin + chunk, call.channels);
         for (int64_t r = 0; r < call.rois; ++r) {
             if (grid.image[r] != image) continue;
-            roi.load(r, begin / per_class, (end - 1) / per_class + 1);
+            roi.load(r);
             const T* grad = grad_output + r * call.channels * bins;
             T* by_bin = turned[worker].data();
             if (!grouped) layout<T>().gather(grad + begin * bins, bins, 1, end - begin, bins, by_bin, chunk);
             each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
                 const int64_t first = std::max(begin, k * per_class), last = std::min(end, (k + 1) * per_class);
-                if (first >= last || !roi.bin(k, p, q)) return;
-                const int64_t location = p * call.bins_x + q, taps = static_cast<int64_t>(roi.offsets.size());
+                const int64_t location = p * call.bins_x + q;
+                if (first >= last) return;
+                if (grouped && per_class == 1) {
+                    roi.spread(grad_data + roi.base(k, p, q), k, p, q, grad[k * bins + location]);
+                    return;
+                }
+                if (!roi.bin(k, p, q)) return;
+                const int64_t taps = static_cast<int64_t>(roi.offsets.size());
                 if (!grouped) {
                     loop.scatter(grad_data + roi.base(first, p, q), roi.offsets.data(), roi.weights.data(), taps,
                                  by_bin + location * chunk + first - begin, last - first);
@@ -352,7 +460,7 @@ void gains(const DcnRoiCall& call, const Roi<T>& roi, const T* data, const T* gr
 template <class T>
 void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_offset, T* grad_mask) {
     const RoiGrid<T> grid(call);
-    const int64_t bins = call.bins_y * call.bins_x;
+    const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const T* data = static_cast<const T*>(call.data);
     const bool grouped = call.group_y * call.group_x > 1;
     const auto workers = make_workers<T>(call, grid);
@@ -363,19 +471,25 @@ void backward_locations(const DcnRoiCall& call, const T* grad_output, T* grad_of
         const T* grad = grad_output + r * call.channels * bins;
         T* by_bin = grouped ? nullptr : turned[worker].data();
         if (by_bin) layout<T>().gather(grad, bins, 1, call.channels, bins, by_bin, call.channels);
-        roi.load(r, 0, call.classes);
+        roi.load(r);
         each_bin(call, [&](int64_t k, int64_t p, int64_t q) {
-            T value = 0, right = 0, down = 0;
-            if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
-            const size_t width = static_cast<size_t>(roi.columns->size);
-            for (size_t tap = 0; tap < roi.offsets.size(); ++tap) {
-                const size_t i = tap / width, j = tap % width;
-                const T gain = results[worker][tap];
-                value += gain * roi.rows->weight[i] * roi.columns->weight[j];
-                right += gain * roi.rows->weight[i] * roi.columns->slope[j];
-                down += gain * roi.rows->slope[i] * roi.columns->weight[j];
-            }
             const int64_t location = p * call.bins_x + q;
+            T value = 0, right = 0, down = 0;
+            if (grouped && per_class == 1) {
+                const auto reading = roi.read(data + roi.base(k, p, q), k, p, q, true);
+                const T own = grad[k * bins + location];
+                value = reading.value * own, right = reading.right * own, down = reading.down * own;
+            } else {
+                if (roi.bin(k, p, q)) gains(call, roi, data, grad, by_bin, k, p, q, results[worker]);
+                const T* gain = results[worker].data();
+                for (int64_t i = 0; i < roi.rows->size; ++i) {
+                    for (int64_t j = 0; j < roi.columns->size; ++j, ++gain) {
+                        value += *gain * roi.rows->weight[i] * roi.columns->weight[j];
+                        right += *gain * roi.rows->weight[i] * roi.columns->slope[j];
+                        down += *gain * roi.rows->slope[i] * roi.columns->weight[j];
+                    }
+                }
+            }
             const T factor = roi.scale * roi.modulation;
             if (grad_offset) grad_offset[grid.offset_index(r, 0, k, p, q)] += down * factor * grid.unit(r, 0);
             if (grad_offset) grad_offset[grid.offset_index(r, 1, k, p, q)] += right * factor * grid.unit(r, 1);
