@@ -1,6 +1,7 @@
 """Makes the markdown tables of the docs from measured rows: `python -m benchmarks.table benchmarks/results/cpu.csv`.
 
-The newest row of each machine, case and competitor counts. Times are medians in milliseconds; the ratio is dcn to conv2d.
+The newest row of each machine, case and competitor counts. Times are medians in milliseconds; the ratio is dcn to
+conv2d.
 """
 
 from __future__ import annotations

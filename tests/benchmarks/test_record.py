@@ -9,10 +9,8 @@ from benchmarks.record import FIELDS, Row, interleaved, store, timing
 
 
 def _row(case: str, competitor: str, median: float, machine: str = "one") -> Row:
-    return {"suite": "conv", "case": case, "direction": "forward", "load": "idle", "competitor": competitor} | {
-        "median_ms": median,
-        "machine": machine,
-    }
+    row: Row = {"suite": "conv", "case": case, "direction": "forward", "load": "idle", "competitor": competitor}
+    return row | {"median_ms": median, "machine": machine}
 
 
 def test_a_new_row_takes_the_place_of_the_older_one_of_the_same_measurement(tmp_path: Path) -> None:
