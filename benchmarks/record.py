@@ -18,7 +18,7 @@ FIELDS = (
     *("date", "machine", "cores", "threads", "load", "versions", "suite", "case", "direction", "competitor"),
     *("median_ms", "p20_ms", "p80_ms", "repetitions", "largest_error", "peak_ratio"),
 )
-KEY = ("suite", "case", "direction", "load", "competitor")
+KEY = ("machine", "suite", "case", "direction", "load", "competitor")
 Row = dict[str, str | int | float]
 
 
@@ -69,7 +69,7 @@ def _version(name: str) -> str | None:
 
 
 def store(path: Path, row: Row) -> None:
-    """Add a row to the file; an older one of the same suite, case, direction, load and competitor goes."""
+    """Add a row to the file; an older one of the same machine, suite, case, direction, load and competitor goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: list[Mapping[str, object]] = []
     if path.exists():

@@ -1,6 +1,7 @@
 """Makes the markdown tables of the docs from measured rows: `python -m benchmarks.table benchmarks/results/cpu.csv`.
 
-The newest row of each case and competitor counts. Times are medians in milliseconds; the ratio is dcn to conv2d.
+The newest row of each machine, case and competitor counts. Times are medians in milliseconds; the ratio is dcn to
+conv2d.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from math import exp, log
 from pathlib import Path
 
 COMPETITORS = ("dcn", "conv2d", "onnxruntime", "torchvision")
-Key = tuple[str, str, str, str]  # suite, direction, load, case
+Key = tuple[str, str, str, str, str]  # machine, suite, direction, load, case
 
 
 def newest(path: Path) -> dict[Key, dict[str, dict[str, str]]]:
@@ -19,7 +20,7 @@ def newest(path: Path) -> dict[Key, dict[str, dict[str, str]]]:
     measured: dict[Key, dict[str, dict[str, str]]] = {}
     with path.open(newline="") as file:
         for row in csv.DictReader(file):
-            key = (row["suite"], row["direction"], row["load"], row["case"])
+            key = (row["machine"], row["suite"], row["direction"], row["load"], row["case"])
             measured.setdefault(key, {})[row["competitor"]] = row
     return measured
 
@@ -51,9 +52,9 @@ def _summary(group: list[dict[str, dict[str, str]]]) -> str:
 def tables(path: Path) -> str:
     measured = newest(path)
     text: list[str] = []
-    for section in dict.fromkeys(key[:3] for key in measured):
-        suite, direction, load = section
-        group = {key[3]: rows for key, rows in measured.items() if key[:3] == section}
+    for section in dict.fromkeys(key[:4] for key in measured):
+        _, suite, direction, load = section
+        group = {key[4]: rows for key, rows in measured.items() if key[:4] == section}
         row = next(iter(next(iter(group.values())).values()))
         text += [
             f"### {suite}, {direction}, {load}",

@@ -26,6 +26,12 @@ def int_tuple(
     """
     if type(value) is int and minimum <= value <= maximum:
         return (value,) * n
+    if type(value) is tuple and len(value) == n:  # the usual case without generators, which cost more than the checks
+        for v in value:
+            if type(v) is not int or not minimum <= v <= maximum:
+                break
+        else:
+            return value
     values = (value,) * n if isinstance(value, int) else value
     integers = isinstance(values, (tuple, list)) and len(values) == n and all(_integer(v) for v in values)
     if not integers or any(v < minimum for v in values):
@@ -58,6 +64,8 @@ def number(name: str, value: float, *, above: float = -math.inf, finite: bool = 
         ValueError: no number (a bool, a string and a tensor are none), NaN, not above ``above``, or infinite where it
             must be ``finite``.
     """
+    if type(value) is float and value > above and (-math.inf < value < math.inf or not finite):
+        return value
     real = isinstance(value, (int, float, Real))
     if not real or isinstance(value, bool) or not value > above or (finite and not math.isfinite(value)):
         expectation = f"a {'finite ' if finite else ''}number{f' above {above:g}' if above > -math.inf else ''}"

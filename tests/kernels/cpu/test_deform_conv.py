@@ -91,12 +91,17 @@ CASES = {
     "depthwise-large-kernel": Case(channels=70, outputs=70, groups=70, kernel=(7, 7)),
     "depthwise-two-outputs": Case(channels=12, outputs=24, groups=12),
     "many-passes": Case(channels=608, outputs=41, size=(20, 13), batch=3, mask=False),
+    "many-passes-outputs": Case(channels=512, outputs=512, size=(14, 14), batch=1, mask=False),
+    "many-passes-float64": Case(
+        channels=64, outputs=300, size=(13, 26), kernel=(5, 3), batch=1, mask=False, dtype=torch.float64
+    ),
     "many-passes-groups": Case(channels=1216, outputs=66, groups=2, size=(12, 13), mask=False),
     "many-passes-bfloat16": Case(channels=608, outputs=200, size=(20, 13), batch=3, dtype=torch.bfloat16),
     "many-passes-float16-channels-last": Case(
         channels=1216, outputs=66, groups=2, size=(12, 13), dtype=torch.float16, channels_last=True
     ),
     "many-bands": Case(channels=20, outputs=20, size=(150, 70), spread=1.0, batch=2),
+    "many-outputs": Case(channels=16, outputs=300, size=(25, 42)),
     "many-images": Case(channels=20, outputs=20, size=(7, 8), spread=1.0, batch=33),
     "large-kernel": Case(channels=20, kernel=(7, 7), size=(14, 13)),
     "pointwise": Case(channels=300, kernel=(1, 1)),
@@ -186,11 +191,21 @@ def test_half_precision_is_rounded_once(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["plain", "many-passes", "many-passes-bfloat16", "many-bands", "depthwise", "groups", "channels-last"],
+    [
+        "many-passes",
+        "many-passes-outputs",
+        "many-passes-float64",
+        "many-passes-bfloat16",
+        "many-bands",
+        "many-outputs",
+        "depthwise",
+        "groups",
+        "channels-last",
+    ],
 )
 def test_the_number_of_threads_does_not_change_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for threads in (1, 2, 5):
+    for threads in (1, 2, 5, 64):
         monkeypatch.setattr(_library, "threads", lambda threads=threads: threads)
         results.append([_forward(cpu, CASES[name]), *_backward(cpu, CASES[name])])
     one, *others = results
@@ -210,14 +225,17 @@ def test_wild_offsets_sample_nothing(value: float, boundary: str) -> None:
     assert all(g is None or not g.any() for g in grads)
 
 
-def test_an_infinite_value_outside_the_taps_does_not_spread() -> None:
+@pytest.mark.parametrize("groups", [1, 16], ids=["dense", "depthwise"])
+def test_an_infinite_value_outside_the_taps_does_not_spread(groups: int) -> None:
     """A corner outside the image counts as 0, it is not read as 0 times some other location."""
     x = torch.ones(1, 16, 4, 4)
     x[..., 3, 0] = float("inf")  # the row below it is outside
     offset = torch.zeros(1, 2, 4, 4)
     offset[:, 1] = 0.5  # halfway to the right neighbour; the last column reads outside
-    output = cpu.forward(x, offset, torch.ones(1, 16, 1, 1), None, None, (1, 1), (0, 0), (1, 1), "v2")
-    assert torch.equal(output[0, 0, 3], torch.tensor([float("inf"), 16.0, 16.0, 8.0]))
+    weight = torch.ones(groups, 16 // groups, 1, 1)
+    output = cpu.forward(x, offset, weight, None, None, (1, 1), (0, 0), (1, 1), "v2")
+    each = 16.0 / groups
+    assert torch.equal(output[0, 0, 3], torch.tensor([float("inf"), each, each, each / 2]))
 
 
 def test_a_mask_of_nan_propagates() -> None:

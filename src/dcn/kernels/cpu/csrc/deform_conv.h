@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "deform_conv_kernels.h"
 #include "scalar_types.h"
 
 // The struct of the C ABI, mirrored in deform_conv.py. N = batch, C = channels, O = outputs, G = offset_groups, K taps:
@@ -43,7 +44,9 @@ struct Geometry {
     int64_t tile_rows, tile_columns, row_strips, column_strips, room;
     std::vector<double> shift[3];  // [taps] per axis of the call: index of the tap * dilation
 
-    explicit Geometry(const DcnDeformConv& call);
+    // Tiles have up to `pixels` output pixels and `width` columns: by default 8 strips of 14 rows of the matrix product,
+    // whose columns stay in the L2 cache.
+    explicit Geometry(const DcnDeformConv& call, int64_t pixels = 112, int64_t width = 16, bool even = true);
 
     int64_t pixels_in() const { return rows_in * rest_in; }
     int64_t pixels_out() const { return rows_out * rest_out; }
@@ -53,6 +56,25 @@ struct Geometry {
     int axis(int64_t i) const { return static_cast<int>(3 - call.axes + i); }  // i-th axis of the call among z, y, x
     int64_t tensor_bytes(bool backward) const;
 };
+
+// What one task of a forward pass computes: some rows of a tile, for a range of what its samples are used for (outputs,
+// or channels of a depthwise convolution).
+struct Piece {
+    Tile tile;
+    int64_t first, count;
+};
+
+// What a piece's range is: `count` elements, divided at multiples of `unit`. To sample a pixel costs as much as `samples`
+// elements.
+struct Range {
+    int64_t count, unit, samples;
+    int64_t cost(const Piece& piece) const { return piece.tile.pixels() * (piece.count + samples); }
+};
+
+// The tiles [first, first + tiles) as pieces that `threads` threads share evenly: the last tiles are cut as finely as
+// that takes, to rows, to 5 columns, to units of the range.
+std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t tiles, int64_t threads,
+                             const Range& range);
 
 // A run of channels that is sampled and multiplied at once: part of one convolution group, or several whole groups.
 struct ChannelBlock {
@@ -83,8 +105,11 @@ struct Band {
 struct RowSchedule {
     std::vector<Band> bands;
     std::vector<unsigned char> live;  // of each row: whether it is ever in the window
-    std::vector<int32_t> slot;        // of each row: its first pixel in the window
+    std::vector<int32_t> slot;        // of each row: its first pixel in the window; empty when the source is the input
     int64_t capacity = 0;             // rows of the window
+
+    // Where the rows of an image that a band needs lie in the window; `first` is its first row over the whole batch.
+    RowSlots slots(const Band& band, int64_t first, int64_t row_pixels) const;
 };
 
 // Input rows touched by each line of tiles: [low, high) over the whole batch, low >= high when none.
@@ -102,6 +127,11 @@ int64_t smallest_window(const RowRanges& ranges);
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
 
 void deform_conv_forward(const DcnDeformConv& call);
+// The time of a forward pass over that of an even share of its work among the threads of the call, by the number of
+// multiplications of the tasks; nothing is computed.
+double deform_conv_shares(const DcnDeformConv& call);
+void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
+double deform_conv_depthwise_shares(const DcnDeformConv& call);
 void deform_conv_backward(const DcnDeformConv& call);
 
 }  // namespace dcn

@@ -157,9 +157,6 @@ class Backward {
             for (int64_t line = 0; line < g_.tile_lines(); line += lines) {
                 schedule_.bands.push_back({line, std::min(line + lines, g_.tile_lines()), 0, 0});
             }
-            for (int64_t row = 0; row < g_.rows_in; ++row) {
-                schedule_.slot.push_back(static_cast<int32_t>(row * g_.rest_in));
-            }
         } else {
             schedule_ = schedule(g_, ranges, std::max(window, least + g_.tile_rows), lines);
         }
@@ -215,7 +212,7 @@ class Backward {
         for (size_t b = 0; b < schedule_.bands.size(); ++b) {
             const Band& band = schedule_.bands[b];
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            team_->loop(tiles, [&](int64_t i, int worker) { prepare_tile(round, tile, i, worker); });
+            team_->loop(tiles, [&](int64_t i, int worker) { prepare_tile(round, band, tile, i, worker); });
             const int64_t flush_to = b + 1 < schedule_.bands.size() ? schedule_.bands[b + 1].low
                                                                     : call_.batch * g_.rows_in;
             team_->loop(round.last - round.first, [&](int64_t i, int worker) {
@@ -284,7 +281,7 @@ class Backward {
         return plans_[static_cast<size_t>(at)].at(workspace_, g_, pixels);
     }
 
-    void prepare_tile(const Round& round, int64_t first_tile, int64_t i, int worker) {
+    void prepare_tile(const Round& round, const Band& band, int64_t first_tile, int64_t i, int worker) {
         const Tile tile = g_.tile(first_tile + i);
         const bool whole = tile.columns == g_.rest_out;
         const int64_t rows = whole ? 1 : tile.rows, run = whole ? tile.pixels() : tile.columns;
@@ -295,11 +292,11 @@ class Backward {
             layout_.gather(from, call_.output_step[1], call_.output_step[2], outputs(round), run,
                            gradient_of(i) + r * run * gradient_row_, gradient_row_);
         }
-        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
+        const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         const int64_t first = first_offset_group(block(round.first));
         for (int64_t q = first; q < first + offset_groups(round); ++q) {
             SamplingPlan<T> plan = plan_of(round, i, q, tile.pixels());
-            threads_[static_cast<size_t>(worker)].planner.run(workspace_, g_, kernels_, tile, q, slot, false, plan);
+            threads_[static_cast<size_t>(worker)].planner.run(workspace_, g_, kernels_, tile, q, slots, false, plan);
         }
     }
 

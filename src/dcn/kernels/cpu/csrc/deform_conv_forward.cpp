@@ -10,6 +10,7 @@
 #include "gemm.h"
 #include "layout.h"
 #include "parallel.h"
+#include "shares.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -33,7 +34,6 @@ class Forward {
     explicit Forward(const DcnDeformConv& call)
         : call_(call),
           g_(call),
-          depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
@@ -42,11 +42,11 @@ class Forward {
           sums_layout_(layout<T>()) {
         // Depth of the product of one block: about 576, 9 taps of 64 channels.
         const int64_t limit = std::min<int64_t>(512, std::max<int64_t>(16, 640 / g_.taps / 16 * 16));
-        blocks_ = channel_blocks(g_, depthwise_ ? 64 : limit, depthwise_);
+        blocks_ = channel_blocks(g_, limit, false);
         for (const ChannelBlock& block : blocks_) segments_.push_back(segments(g_, block));
         group_pitch_ = round_up(g_.group_outputs, gemm_.lanes);
         // bfloat16 samples are multiplied as such where the processor can, in pairs along the depth of the product.
-        pairs_ = std::is_same_v<S, BFloat> && !depthwise_ && pairs_gemm_.multiply && kernels_.sample_pairs;
+        pairs_ = std::is_same_v<S, BFloat> && pairs_gemm_.multiply && kernels_.sample_pairs;
         for (const ChannelBlock& block : blocks_) pairs_ = pairs_ && block.per_group * g_.taps % 2 == 0;
     }
 
@@ -55,23 +55,31 @@ class Forward {
         choose_passes();
         reserve();
         std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
-        dcn_with_team(threads(), [this](DcnTeam& team) {
-            team_ = &team;
-            const int64_t count = static_cast<int64_t>(blocks_.size());
-            for (int64_t first = 0; first < count; first += pass_blocks_) {
-                run_pass(first, std::min(count, first + pass_blocks_));
-            }
-            if (blocked_) unblock();
-            if (sums_kept_) write_sums();
-        });
+        dcn_with_team(threads(), [this](DcnTeam& team) { run_loops(team); });
+    }
+
+    double shares() {
+        choose_passes();
+        DcnShares team(threads());
+        run_loops(team);
+        return team.over_mean();
     }
 
    private:
+    template <class Team>
+    void run_loops(Team& team) {
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += pass_blocks_) {
+            run_pass(team, first, std::min(count, first + pass_blocks_));
+        }
+        if (blocked_) unblock(team);
+        if (sums_kept_) write_sums(team);
+    }
+
     int threads() const { return static_cast<int>(call_.threads); }
 
     // Elements of the packed weights of one block.
     int64_t packed_size(const ChannelBlock& block) const {
-        if (depthwise_) return block.channels * g_.taps;
         return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
     }
 
@@ -79,7 +87,7 @@ class Forward {
         int64_t depth = 0;
         for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
         if (pairs_) depth = (depth + 1) / 2;
-        return depthwise_ ? 0 : round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
+        return round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
     }
 
     // The widest of the passes of `size` blocks.
@@ -109,7 +117,6 @@ class Forward {
     }
 
     int64_t sums_row(int64_t size) const {
-        if (depthwise_) return round_up(widest(size, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
         return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
     }
 
@@ -148,12 +155,13 @@ class Forward {
         }
         if (direct_) {
             schedule_.bands.push_back({0, g_.tile_lines(), 0, 0});
-            for (int64_t row = 0; row < g_.rows_in; ++row) {
-                schedule_.slot.push_back(static_cast<int32_t>(row * g_.rest_in));
-            }
             return;
         }
         const int64_t lines = 1 + 32 * threads() / g_.column_strips;
+        // Each further thread has scratch that is not counted above; the window may grow by as much, so that a band has
+        // tiles for all of them.
+        const int64_t more = (threads() - budget_threads) * g_.room * (columns_row() + sums_row(pass_blocks_));
+        window += std::max<int64_t>(0, more) / std::max<int64_t>(1, widest_window() * g_.rest_in);
         schedule_ = schedule(g_, ranges, std::max(window, least + g_.tile_rows), lines);
     }
 
@@ -164,7 +172,7 @@ class Forward {
         // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
         const bool several = pass_blocks_ < static_cast<int64_t>(blocks_.size());
         const int64_t turn = block_outputs * g_.pixels_out();
-        sums_kept_ = several && !depthwise_ && sizeof(S) < sizeof(T);
+        sums_kept_ = several && sizeof(S) < sizeof(T);
         blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
                    budget_threads * turn * static_cast<int64_t>(sizeof(T)) <= budget_;
         zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
@@ -183,54 +191,61 @@ class Forward {
         workspace_.take();
     }
 
-    void run_pass(int64_t first, int64_t last) {
-        pack(first, last);
+    // Pieces may be parts of the outputs when these are one group: whole panels, and whole blocks of add_blocked.
+    int64_t unit() const { return call_.groups == 1 ? std::max<int64_t>(block_outputs, gemm_.panel) : call_.outputs; }
+
+    template <class Team>
+    void run_pass(Team& team, int64_t first, int64_t last) {
+        pack(team, first, last);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         int64_t loaded = 0;
         for (const Band& band : schedule_.bands) {
-            if (!direct_) load_rows(loaded, band.load_end, start.first, pass_channels(first, last));
+            if (!direct_) load_rows(team, loaded, band.load_end, start.first, pass_channels(first, last));
             loaded = std::max(loaded, band.load_end);
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            team_->loop(tiles, [&](int64_t i, int worker) {
-                run_tile(g_.tile(tile + i), first, last, threads_[static_cast<size_t>(worker)]);
-            });
+            // To sample a channel costs about as much as six outputs of it.
+            const Range range{call_.outputs, unit(), 6 * call_.groups};
+            const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
+            team.loop(
+                static_cast<int64_t>(work.size()),
+                [&](int64_t i, int worker) {
+                    run_piece(band, work[static_cast<size_t>(i)], first, last, threads_[static_cast<size_t>(worker)]);
+                },
+                [&](int64_t i) {
+                    return range.cost(work[static_cast<size_t>(i)]) * g_.taps * pass_channels(first, last) / call_.groups;
+                });
         }
     }
 
-    void pack(int64_t first, int64_t last) {
+    template <class Team>
+    void pack(Team& team, int64_t first, int64_t last) {
         packed_at_.assign(blocks_.size(), 0);
         std::vector<PackTask> tasks;
         int64_t at = 0;
         for (int64_t i = first; i < last; ++i) {
             const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
             packed_at_[static_cast<size_t>(i)] = at;
-            const int64_t panels = depthwise_ ? 1 : round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
-            for (int64_t group = 0; group < (depthwise_ ? 1 : block.groups); ++group) {
-                for (int64_t panel = 0; panel < panels; ++panel) {
-                    tasks.push_back({i, group, panel, first, pass_channels(first, last)});
-                }
+            const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+            for (int64_t group = 0; group < block.groups; ++group) {
+                for (int64_t panel = 0; panel < panels; ++panel) tasks.push_back({i, group, panel});
             }
             at += packed_size(block);
         }
-        team_->loop(static_cast<int64_t>(tasks.size()), [&](int64_t i) { pack_panel(tasks[static_cast<size_t>(i)]); });
+        team.loop(
+            static_cast<int64_t>(tasks.size()), [&](int64_t i) { pack_panel(tasks[static_cast<size_t>(i)]); },
+            [&](int64_t i) {
+                return gemm_.panel * g_.taps * blocks_[static_cast<size_t>(tasks[static_cast<size_t>(i)].block)].per_group;
+            });
     }
 
     struct PackTask {
-        int64_t block, group, panel, first, pass_channels;
+        int64_t block, group, panel;
     };
 
     void pack_panel(const PackTask& task) {
         const ChannelBlock& block = blocks_[static_cast<size_t>(task.block)];
         const S* weight = static_cast<const S*>(call_.weight);
         T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
-        if (depthwise_) {  // [tap][channel of the pass]
-            T* row = workspace_.at(packed_) + block.first - blocks_[static_cast<size_t>(task.first)].first;
-            for (int64_t t = 0; t < g_.taps; ++t) {
-                kernels_.read(weight + block.first * g_.taps + t, static_cast<int32_t>(call_.dtype), g_.taps,
-                              block.channels, row + t * task.pass_channels);
-            }
-            return;
-        }
         const int64_t step = g_.group_channels * g_.taps, depth = block.per_group * g_.taps;
         const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
         const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
@@ -243,16 +258,23 @@ class Forward {
         }
     }
 
-    void load_rows(int64_t from, int64_t to, int64_t channel, int64_t channels) {
-        team_->loop(to - from, [&](int64_t i) {
-            const int64_t row = from + i;
-            if (!schedule_.live[static_cast<size_t>(row)]) return;
-            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in;
+    template <class Team>
+    void load_rows(Team& team, int64_t from, int64_t to, int64_t channel, int64_t channels) {
+        // Parts of rows where there are too few for the threads: 16 tasks each are even enough.
+        const int64_t wanted = threads() > 1 ? 16 * threads() / std::max<int64_t>(1, to - from) : 1;
+        const int64_t parts = std::max<int64_t>(1, std::min(wanted, g_.rest_in / 16));
+        const int64_t width = (g_.rest_in + parts - 1) / parts;
+        const auto load = [&](int64_t i) {
+            const int64_t row = from + i / parts, column = i % parts * width;
+            const int64_t columns = std::min(width, g_.rest_in - column);
+            if (columns <= 0 || !schedule_.live[static_cast<size_t>(row)]) return;
+            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in + column;
             const S* source = static_cast<const S*>(call_.input) + image * call_.input_step[0] +
                               channel * call_.input_step[1] + pixel * call_.input_step[2];
-            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, g_.rest_in,
-                           workspace_.at(window_) + schedule_.slot[static_cast<size_t>(row)] * pitch_, pitch_);
-        });
+            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, columns,
+                           workspace_.at(window_) + (schedule_.slot[static_cast<size_t>(row)] + column) * pitch_, pitch_);
+        };
+        team.loop((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
     }
 
     struct Scratch {
@@ -261,27 +283,10 @@ class Forward {
         TilePlanner<T> planner;
     };
 
-    // All channels of the pass that share an offset group are summed together: their samples are prepared once.
-    void run_depthwise(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+    void run_piece(const Band& band, const Piece& piece, int64_t first, int64_t last, const Scratch& scratch) {
+        const Tile& tile = piece.tile;
         SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
-        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
-        const int64_t start = blocks_[static_cast<size_t>(first)].first, channels = pass_channels(first, last);
-        const T* source = source_of(tile, start);
-        for (int64_t c = 0; c < channels;) {
-            const int64_t group = (start + c) / g_.offset_channels;
-            const int64_t end = std::min(channels, (group + 1) * g_.offset_channels - start);
-            scratch.planner.run(workspace_, g_, kernels_, tile, group, slot, true, plan);
-            kernels_.depthwise(plan, source + c, pitch_, end - c, workspace_.at(zeros_), workspace_.at(packed_) + c,
-                               channels, workspace_.at(scratch.sums) + c, sums_row_);
-            c = end;
-        }
-        write(tile, first, last, scratch);
-    }
-
-    void run_tile(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
-        if (depthwise_) return run_depthwise(tile, first, last, scratch);
-        SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
-        const int32_t* slot = schedule_.slot.data() + (direct_ ? 0 : tile.image * g_.rows_in);
+        const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         const T* source = source_of(tile, start.first);
         int64_t planned = -1;
@@ -290,7 +295,7 @@ class Forward {
             for (const Segment& segment : segments_[static_cast<size_t>(i)]) {
                 if (segment.offset_group != planned) {
                     planned = segment.offset_group;
-                    scratch.planner.run(workspace_, g_, kernels_, tile, planned, slot, true, plan);
+                    scratch.planner.run(workspace_, g_, kernels_, tile, planned, slots, true, plan);
                 }
                 const T* from = source + block.first - start.first + segment.channel;
                 if (pairs_) {
@@ -302,9 +307,9 @@ class Forward {
                                     workspace_.at(scratch.columns) + segment.column, columns_row_, segment.column_tap);
                 }
             }
-            multiply(tile.pixels(), i, start, first, scratch);
+            multiply(piece, i, start, first, scratch);
         }
-        write(tile, first, last, scratch);
+        write(piece, first, last, scratch);
     }
 
     const T* source_of(const Tile& tile, int64_t channel) const {
@@ -312,46 +317,53 @@ class Forward {
         return static_cast<const T*>(call_.input) + tile.image * call_.input_step[0] + channel;
     }
 
-    void multiply(int64_t pixels, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
+    void multiply(const Piece& piece, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
+        const int64_t pixels = piece.tile.pixels();
         const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
         const int64_t depth = block.per_group * g_.taps;
         const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
-        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)];
+        // Only one group is divided: its outputs begin with a panel.
+        const int64_t outputs = call_.groups == 1 ? piece.count : g_.group_outputs;
+        const int64_t part = call_.groups == 1 ? piece.first : 0;
+        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + part * depth;
         for (int64_t group = 0; group < block.groups; ++group) {
             const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
             if constexpr (std::is_same_v<S, BFloat>) {
                 if (pairs_) {
-                    multiply_pairs(pixels, group, depth, accumulate, packed + group * panels * depth * gemm_.panel,
-                                   (block.group + group - start.group) * group_pitch_, scratch);
+                    multiply_pairs(pixels, outputs, group, depth, accumulate,
+                                   packed + group * panels * depth * gemm_.panel,
+                                   (block.group + group - start.group) * group_pitch_ + part, scratch);
                     continue;
                 }
             }
-            gemm_.multiply(pixels, g_.group_outputs, depth, workspace_.at(scratch.columns) + group * depth,
+            gemm_.multiply(pixels, outputs, depth, workspace_.at(scratch.columns) + group * depth,
                            columns_row_, 1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel,
                            gemm_.panel,
-                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_, sums_row_,
+                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_ + part, sums_row_,
                            accumulate);
         }
     }
 
     // The product of one group, of pairs of bfloat16.
-    void multiply_pairs(int64_t pixels, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
+    void multiply_pairs(int64_t pixels, int64_t outputs, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
                         const Scratch& scratch) {
         const auto* columns = reinterpret_cast<const uint32_t*>(workspace_.at(scratch.columns));
-        pairs_gemm_.multiply(pixels, g_.group_outputs, depth / 2, columns + group * depth / 2, columns_row_,
+        pairs_gemm_.multiply(pixels, outputs, depth / 2, columns + group * depth / 2, columns_row_,
                              reinterpret_cast<const uint32_t*>(packed), depth * gemm_.panel,
                              workspace_.at(scratch.sums) + sums, sums_row_, accumulate);
     }
 
     // Adds the sums of a tile to the output (or starts it, with the bias).
-    void write(const Tile& tile, int64_t first, int64_t last, const Scratch& scratch) {
+    void write(const Piece& piece, int64_t first, int64_t last, const Scratch& scratch) {
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
         const T* sums = workspace_.at(scratch.sums);
-        if (depthwise_) return write_run(tile, sums, start.first, pass_channels(first, last), false);
+        if (call_.groups == 1) {
+            return write_run(piece.tile, sums + piece.first, piece.first, piece.count, start.start_in_group != 0);
+        }
         const int64_t groups = pass_groups(first, last);
         for (int64_t i = 0; i < groups; ++i) {
             const bool continued = i == 0 && start.start_in_group != 0;
-            write_run(tile, sums + i * group_pitch_, (start.group + i) * g_.group_outputs, g_.group_outputs, continued);
+            write_run(piece.tile, sums + i * group_pitch_, (start.group + i) * g_.group_outputs, g_.group_outputs, continued);
         }
     }
 
@@ -368,8 +380,8 @@ class Forward {
                 continue;
             }
             if (blocked_) {
-                S* image = static_cast<S*>(call_.output) + tile.image * call_.output_step[0];
-                layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, image, g_.pixels_out(), pixel,
+                S* blocks = static_cast<S*>(call_.output) + tile.image * call_.output_step[0] + output * g_.pixels_out();
+                layout_.add_blocked(sums + r * run * sums_row_, sums_row_, outputs, run, blocks, g_.pixels_out(), pixel,
                                     accumulate);
                 continue;
             }
@@ -382,10 +394,11 @@ class Forward {
 
     // Turns every block of 16 outputs from [pixel][output] into [output][pixel], with the bias. The rest of the
     // workspace is free by now: each thread has its part of it as room for one block.
-    void unblock() {
+    template <class Team>
+    void unblock(Team& team) {
         if constexpr (sizeof(S) == sizeof(T)) {
             const int64_t plane = g_.pixels_out(), per_image = (call_.outputs + block_outputs - 1) / block_outputs;
-            team_->loop(call_.batch * per_image, [&](int64_t i, int worker) {
+            const auto turn = [&](int64_t i, int worker) {
                 const int64_t output = i % per_image * block_outputs;
                 const int64_t width = std::min(block_outputs, call_.outputs - output);
                 S* block = static_cast<S*>(call_.output) + i / per_image * call_.output_step[0] + output * plane;
@@ -393,14 +406,16 @@ class Forward {
                 std::copy_n(block, width * plane, copy);
                 const S* bias = call_.bias ? static_cast<const S*>(call_.bias) + output : nullptr;
                 layout_.scatter(copy, width, width, plane, block, plane, 1, bias, false);
-            });
+            };
+            team.loop(call_.batch * per_image, turn, [&](int64_t) { return 4 * block_outputs * plane; });
         }
     }
 
     // Sums kept in float become the output: blocks of 16 outputs of one convolution group at a time.
-    void write_sums() {
+    template <class Team>
+    void write_sums(Team& team) {
         const int64_t plane = g_.pixels_out(), per_group = (g_.group_outputs + block_outputs - 1) / block_outputs;
-        team_->loop(call_.batch * call_.groups * per_group, [&](int64_t i) {
+        const auto turn = [&](int64_t i) {
             const int64_t first = i % per_group * block_outputs;
             const int64_t width = std::min(block_outputs, g_.group_outputs - first);
             const int64_t output = i / per_group % call_.groups * g_.group_outputs + first;
@@ -409,17 +424,17 @@ class Forward {
             S* to = static_cast<S*>(call_.output) + image * call_.output_step[0] + output * call_.output_step[1];
             layout_.scatter(workspace_.at(sums_) + (image * call_.outputs + output) * plane, width, width, plane,
                             to, call_.output_step[1], call_.output_step[2], bias, false);
-        });
+        };
+        team.loop(call_.batch * call_.groups * per_group, turn, [&](int64_t) { return 4 * block_outputs * plane; });
     }
 
     static constexpr int64_t block_outputs = 16;
     static constexpr int64_t small_input = 64 << 10;  // bytes
     static constexpr int64_t most_kept = 24 << 20;  // bytes of sums kept in float: the workspace of 32 MiB is reused
 
-    DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
     const Geometry g_;
-    const bool depthwise_, direct_;  // direct: the input has its channels innermost already
+    const bool direct_;  // the input has its channels innermost already
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
     const GemmPairs& pairs_gemm_;
@@ -439,11 +454,22 @@ class Forward {
 }  // namespace
 
 void deform_conv_forward(const DcnDeformConv& call) {
+    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise(call);
     switch (call.dtype) {
         case dtype_f32: return Forward<float>(call).run();
         case dtype_f64: return Forward<double>(call).run();
         case dtype_f16: return Forward<Half>(call).run();
         default: return Forward<BFloat>(call).run();
+    }
+}
+
+double deform_conv_shares(const DcnDeformConv& call) {
+    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise_shares(call);
+    switch (call.dtype) {
+        case dtype_f32: return Forward<float>(call).shares();
+        case dtype_f64: return Forward<double>(call).shares();
+        case dtype_f16: return Forward<Half>(call).shares();
+        default: return Forward<BFloat>(call).shares();
     }
 }
 

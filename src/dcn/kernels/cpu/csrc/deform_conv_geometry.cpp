@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <queue>
+#include <utility>
 
 #include "deform_conv.h"
 #include "deform_conv_kernels.h"
@@ -9,16 +12,13 @@
 namespace dcn {
 namespace {
 
-constexpr int64_t tile_pixels = 112;  // 8 strips of 14 rows of the matrix product; the columns of a tile stay in L2
-constexpr int64_t tile_width = 16;
-
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t element_bytes(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
 
 }  // namespace
 
-Geometry::Geometry(const DcnDeformConv& c) : call(c) {
+Geometry::Geometry(const DcnDeformConv& c, int64_t pixels, int64_t width, bool even) : call(c) {
     const int first = c.axes == 3 ? 0 : 1;
     taps = c.kernel[0] * c.kernel[1] * c.kernel[2];
     corners = int64_t{1} << c.axes;
@@ -30,9 +30,9 @@ Geometry::Geometry(const DcnDeformConv& c) : call(c) {
     group_outputs = c.outputs / c.groups;
     offset_channels = c.channels / c.offset_groups;
     // Nearly square tiles: samples of neighbours overlap, so a square touches the fewest input pixels.
-    column_strips = std::max<int64_t>(1, ceil_div(rest_out, rows_out == 1 ? tile_pixels : tile_width));
-    tile_columns = std::max<int64_t>(1, ceil_div(rest_out, column_strips));
-    row_strips = std::max<int64_t>(1, ceil_div(rows_out, std::max<int64_t>(1, tile_pixels / tile_columns)));
+    column_strips = std::max<int64_t>(1, ceil_div(rest_out, rows_out == 1 ? pixels : width));
+    tile_columns = std::max<int64_t>(1, even ? ceil_div(rest_out, column_strips) : std::min(rest_out, width));
+    row_strips = std::max<int64_t>(1, ceil_div(rows_out, std::max<int64_t>(1, pixels / tile_columns)));
     tile_rows = std::max<int64_t>(1, ceil_div(rows_out, row_strips));
     row_strips = ceil_div(rows_out, tile_rows);
     column_strips = ceil_div(rest_out, tile_columns);
@@ -59,6 +59,83 @@ int64_t Geometry::tensor_bytes(bool backward) const {
                          taps_out * call.axes * element_bytes(call.offset_dtype) +
                          (call.mask ? taps_out * element_bytes(call.mask_dtype) : 0);
     return backward ? 2 * data : data;
+}
+
+namespace {
+
+struct Cut {
+    int64_t rows, columns, parts;
+};
+
+std::vector<Piece> pieces(const Geometry& geometry, int64_t first, int64_t tiles, int64_t whole, const Cut& cut,
+                          const Range& range) {
+    std::vector<Piece> result;
+    const int64_t part = ceil_div(ceil_div(range.count, range.unit), cut.parts) * range.unit;
+    for (int64_t i = 0; i < tiles; ++i) {
+        const Tile tile = geometry.tile(first + i);
+        const int64_t rows = i < whole ? tile.rows : cut.rows, columns = i < whole ? tile.columns : cut.columns;
+        const int64_t width = i < whole ? range.count : part;
+        for (int64_t row = 0; row < tile.rows; row += rows) {
+            for (int64_t column = 0; column < tile.columns; column += columns) {
+                const Tile one{tile.image, tile.row + row, std::min(rows, tile.rows - row), tile.column + column,
+                               std::min(columns, tile.columns - column)};
+                for (int64_t at = 0; at < range.count; at += width) {
+                    result.push_back({one, at, std::min(width, range.count - at)});
+                }
+            }
+        }
+    }
+    return result;
+}
+
+// When the last piece is done, each being taken by the thread that is free first.
+int64_t time_of(const std::vector<Piece>& work, int64_t threads, const Range& range) {
+    std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>> busy;
+    for (int64_t i = 0; i < threads; ++i) busy.push(0);
+    int64_t last = 0;
+    for (const Piece& piece : work) {
+        const int64_t end = busy.top() + range.cost(piece);
+        busy.pop();
+        busy.push(end);
+        last = std::max(last, end);
+    }
+    return last;
+}
+
+}  // namespace
+
+std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t tiles, int64_t threads,
+                             const Range& range) {
+    constexpr int64_t enough = 20, least_columns = 5, most_parts = 16;  // 20 tiles for each thread are even as they are
+    const Cut none{geometry.tile_rows, geometry.tile_columns, 1};
+    std::vector<Piece> best = pieces(geometry, first, tiles, tiles, none, range);
+    if (threads <= 1 || tiles >= enough * threads) return best;
+    int64_t ideal = 0;
+    for (const Piece& piece : best) ideal += range.cost(piece);
+    ideal = std::max<int64_t>(1, ideal / threads);
+    int64_t least = time_of(best, threads, range);
+    // From coarse to fine; small pieces have costs of their own, and a part of the range samples once more.
+    std::vector<Cut> cuts;
+    const int64_t parts = std::max<int64_t>(1, std::min(most_parts, range.count / range.unit));
+    for (Cut cut = none;; cut.rows = (cut.rows + 1) / 2) {
+        for (cut.columns = none.columns;; cut.columns = (cut.columns + 1) / 2) {
+            for (cut.parts = 1; cut.parts <= parts; cut.parts *= 2) cuts.push_back(cut);
+            if (cut.columns < 2 * least_columns) break;
+        }
+        if (cut.rows == 1) break;
+    }
+    const auto size = [](const Cut& cut) { return cut.rows * cut.columns * most_parts / cut.parts; };
+    std::stable_sort(cuts.begin(), cuts.end(), [&](const Cut& a, const Cut& b) { return size(a) > size(b); });
+    const int64_t whole = std::max<int64_t>(0, tiles / threads - 1) * threads;
+    for (const Cut& cut : cuts) {
+        if (least <= ideal + ideal / 25) break;
+        std::vector<Piece> work = pieces(geometry, first, tiles, whole, cut, range);
+        const int64_t time = time_of(work, threads, range);
+        if (time >= least - least / 50) continue;
+        least = time;
+        best = std::move(work);
+    }
+    return best;
 }
 
 std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit, bool depthwise) {
@@ -165,6 +242,13 @@ int64_t smallest_window(const RowRanges& ranges) {
     int64_t rows = 1;
     for (size_t i = 0; i < ranges.low.size(); ++i) rows = std::max(rows, ranges.high[i] - ranges.low[i]);
     return rows;
+}
+
+RowSlots RowSchedule::slots(const Band& band, int64_t first, int64_t row_pixels) const {
+    if (slot.empty()) return {0, std::numeric_limits<int32_t>::max(), 0};
+    const int64_t turns = std::max(band.low, first) / capacity;  // of the ring, before the first row that is needed
+    return {static_cast<int32_t>((first - turns * capacity) * row_pixels),
+            static_cast<int32_t>((turns + 1) * capacity - first), static_cast<int32_t>(capacity * row_pixels)};
 }
 
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines) {

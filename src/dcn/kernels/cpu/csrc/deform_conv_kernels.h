@@ -20,15 +20,20 @@ struct SamplingPlan {
     int axes;        // 1, 2 or 3 coordinates; 2^axes corners; bit 0 of a corner is the last axis
 };
 
+// Where the rows of an image lie in a window that is a ring: the first pixel of row r is
+// start + r * step - (r >= turn ? ring : 0).
+struct RowSlots {
+    int32_t start, turn, ring;
+};
+
 template <class T>
 struct PlanRequest {
     const T* offset;        // [taps, axes, room]
     const T* location[3];      // [pixels] per axis: output location * stride - padding
     const T* tap_shift[3];  // [taps] per axis: index of the tap * dilation
     int64_t size[3];        // of the input, per axis
-    int64_t step[3];        // pixels between neighbours along an axis; not used for axis 0 when `slot` is given
-    const int32_t* slot;    // [size[0]] start of a row of the window, in pixels, or null
-    int32_t start;          // added to every index
+    int64_t step[3];        // pixels between neighbours along an axis
+    RowSlots slots;         // where the lines of axis 0 lie in the source
     bool v1;                // boundary rule of SPEC "v1": inside is [0, size), no attenuation beyond size - 1
     bool fold_mask;
 };
@@ -65,10 +70,6 @@ struct DeformConvKernels {
     // The same rounded to bfloat16, as bits; null where the processor cannot multiply those.
     void (*sample_pairs)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
                          uint16_t* to, int64_t to_row, int64_t to_tap);
-    // Depthwise: to[pixel * to_row + channel] = sum over taps of weight[tap * weight_tap + channel] * interpolated
-    // input.
-    void (*depthwise)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
-                      const T* weight, int64_t weight_tap, T* to, int64_t to_row);
     void (*backward)(const SamplingPlan<T>& plan, const BackwardRun<T>& run);
     // Turns dots into gradients: values[axis, taps, room] of the offsets and values[axes, taps, room] of the mask.
     void (*finish)(const SamplingPlan<T>& plan, const T* dots, T* values);

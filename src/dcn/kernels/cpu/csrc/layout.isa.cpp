@@ -94,29 +94,49 @@ void gather_channels_last(const S* from, int64_t pixel_step, int64_t channels, i
     }
 }
 
+// A square of one vector of channels and as many pixels. Not part of the loops around it, where the compiler kept the
+// addresses of 16 rows in memory; that took longer than the transposition.
+template <class S, class T>
+__attribute__((noinline)) void gather_square(const S* from, int64_t channel_step, T* to, int64_t to_step) {
+    constexpr int n = lanes<T>;
+    Vec<T> rows[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = read<S, T>(from + i * channel_step);
+    transpose<T>(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) store(to + i * to_step, rows[i]);
+}
+
+template <class S, class T>
+__attribute__((noinline)) void gather_part(const S* from, int64_t channel_step, int count, T* to, int64_t to_step) {
+    constexpr int n = lanes<T>;
+    Vec<T> rows[n];
+    for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(from + i * channel_step, count);
+    transpose<T>(rows);
+    for (int i = 0; i < count; ++i) store(to + i * to_step, rows[i]);
+}
+
 template <class S, class T>
 void gather(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels, T* to,
             int64_t to_step) {
     constexpr int n = lanes<T>;
+    constexpr int64_t ahead = 256 / sizeof(S);  // pixels fetched ahead, of 16 or fewer channels at a time
     if (channel_step == 1) return gather_channels_last(from, pixel_step, channels, pixels, to, to_step);
     if (pixel_step != 1) return gather_strided(from, channel_step, pixel_step, channels, pixels, to, to_step);
     const int64_t whole = channels - channels % n;
-    for (int64_t p = 0; p < pixels; p += n) {
-        const int count = static_cast<int>(pixels - p < n ? pixels - p : n);
-        for (int64_t c = 0; c < whole; c += n) {
-            Vec<T> rows[n];
-            const S* corner = from + c * channel_step + p;
-            if (count == n) {
-#pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) rows[i] = read<S, T>(corner + i * channel_step);
-            } else {
-#pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(corner + i * channel_step, count);
+    for (int64_t c = 0; c < whole; c += n) {
+        const S* row = from + c * channel_step;
+        for (int64_t p = 0; p < pixels; p += n) {
+            // The lines to come; at the end of the run those of the next channels.
+            const bool same = p + ahead < pixels;
+            if (same || c + n < whole) {
+                const S* next = same ? row + p + ahead : row + n * channel_step + (p + ahead - pixels) % pixels;
+                for (int i = 0; i < n; ++i) __builtin_prefetch(next + i * channel_step);
             }
-            transpose<T>(rows);
-#pragma GCC unroll 16
-            for (int i = 0; i < n; ++i) {
-                if (i < count) store(to + (p + i) * to_step + c, rows[i]);
+            if (pixels - p >= n) {
+                gather_square<S, T>(row + p, channel_step, to + p * to_step + c, to_step);
+            } else {
+                gather_part<S, T>(row + p, channel_step, static_cast<int>(pixels - p), to + p * to_step + c, to_step);
             }
         }
     }
@@ -154,6 +174,42 @@ void scatter_channels_last(const T* from, int64_t from_step, int64_t channels, i
                     bias ? bias + whole : nullptr, accumulate);
 }
 
+// See gather_square.
+template <class S, class T>
+__attribute__((noinline)) void scatter_square(const T* from, int64_t from_step, S* to, int64_t channel_step,
+                                              const S* bias, bool accumulate) {
+    constexpr int n = lanes<T>;
+    Vec<T> rows[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = load(from + i * from_step);
+    transpose<T>(rows);
+    if (bias) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) rows[i] += splat<T>(widen(bias[i]));
+    }
+    if (accumulate) {
+#pragma GCC unroll 16
+        for (int i = 0; i < n; ++i) rows[i] += read<S, T>(to + i * channel_step);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) write<S, T>(to + i * channel_step, rows[i]);
+}
+
+template <class S, class T>
+__attribute__((noinline)) void scatter_part(const T* from, int64_t from_step, int count, S* to, int64_t channel_step,
+                                            const S* bias, bool accumulate) {
+    constexpr int n = lanes<T>;
+    Vec<T> rows[n];
+    for (int i = 0; i < n; ++i) rows[i] = load(from + (i < count ? i : 0) * from_step);
+    transpose<T>(rows);
+    for (int i = 0; i < n; ++i) {
+        S* target = to + i * channel_step;
+        if (bias) rows[i] += splat<T>(widen(bias[i]));
+        if (accumulate) rows[i] += read_part<S, T>(target, count);
+        write_part<S, T>(target, rows[i], count);
+    }
+}
+
 template <class S, class T>
 void scatter(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to, int64_t channel_step,
              int64_t pixel_step, const S* bias, bool accumulate) {
@@ -163,23 +219,15 @@ void scatter(const T* from, int64_t from_step, int64_t channels, int64_t pixels,
     }
     const int64_t whole = pixel_step == 1 ? channels - channels % n : 0;
     for (int64_t c = 0; c < whole; c += n) {
+        const S* shift = bias ? bias + c : nullptr;
         for (int64_t p = 0; p < pixels; p += n) {
-            const int count = static_cast<int>(pixels - p < n ? pixels - p : n);
-            Vec<T> rows[n];
-#pragma GCC unroll 16
-            for (int i = 0; i < n; ++i) rows[i] = load(from + (p + (i < count ? i : 0)) * from_step + c);
-            transpose<T>(rows);
-#pragma GCC unroll 16
-            for (int i = 0; i < n; ++i) {
-                S* target = to + (c + i) * channel_step + p;
-                if (bias) rows[i] += splat<T>(widen(bias[c + i]));
-                if (count == n) {
-                    if (accumulate) rows[i] += read<S, T>(target);
-                    write<S, T>(target, rows[i]);
-                } else {
-                    if (accumulate) rows[i] += read_part<S, T>(target, count);
-                    write_part<S, T>(target, rows[i], count);
-                }
+            const T* square = from + p * from_step + c;
+            S* target = to + c * channel_step + p;
+            if (pixels - p >= n) {
+                scatter_square<S, T>(square, from_step, target, channel_step, shift, accumulate);
+            } else {
+                scatter_part<S, T>(square, from_step, static_cast<int>(pixels - p), target, channel_step, shift,
+                                   accumulate);
             }
         }
     }

@@ -77,6 +77,12 @@ class DcnTeam {
         }
     }
 
+    // The same; what a task costs matters to DcnShares only (shares.h).
+    template <class F, class Cost>
+    void loop(int64_t tasks, F&& body, Cost&&) {
+        loop(tasks, body);
+    }
+
     // What the other threads of the team do until the team is closed.
     void serve() noexcept;
     void close() noexcept { closed_.store(true, std::memory_order_release); }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "deform_conv.h"
 #include "deform_conv_kernels.h"
@@ -53,9 +54,9 @@ class TilePlanner {
         shift_ = workspace.plan<T>(3 * g.taps);
     }
 
-    // `slot`: window locations of the rows of the tile's image.
+    // `slots`: where the rows of the tile's image lie in the source.
     void run(const Workspace& workspace, const Geometry& g, const DeformConvKernels<T>& kernels, const Tile& tile,
-             int64_t offset_group, const int32_t* slot, bool fold_mask, SamplingPlan<T>& to) const {
+             int64_t offset_group, const RowSlots& slots, bool fold_mask, SamplingPlan<T>& to) const {
         const DcnDeformConv& call = g.call;
         T* offset = workspace.at(offset_);
         read(g, kernels, tile, call.offset, call.offset_dtype, call.offset_step, offset_group * g.taps * call.axes,
@@ -67,7 +68,8 @@ class TilePlanner {
         request.offset = offset;
         request.v1 = call.v1 != 0;
         request.fold_mask = fold_mask;
-        fill(workspace, g, tile, slot, request);
+        request.slots = slots;
+        fill(workspace, g, tile, request);
         kernels.plan(request, to);
     }
 
@@ -90,8 +92,7 @@ class TilePlanner {
         }
     }
 
-    void fill(const Workspace& workspace, const Geometry& g, const Tile& tile, const int32_t* slot,
-              PlanRequest<T>& request) const {
+    void fill(const Workspace& workspace, const Geometry& g, const Tile& tile, PlanRequest<T>& request) const {
         const DcnDeformConv& call = g.call;
         const int axes = static_cast<int>(call.axes);
         for (int i = 0; i < axes; ++i) {
@@ -112,11 +113,9 @@ class TilePlanner {
             request.size[i] = call.size[axis];
             request.step[i] = axis == 0 ? call.size[1] * call.size[2] : axis == 1 ? call.size[2] : 1;
         }
-        if (axes == 1) {
-            request.start = slot[0];  // the only row of the image
-        } else {
-            request.slot = slot;
-            request.step[0] = 1;
+        if (axes == 1) {  // the only row of the image
+            const RowSlots& slots = request.slots;
+            request.slots = {slots.start - (slots.turn > 0 ? 0 : slots.ring), std::numeric_limits<int32_t>::max(), 0};
         }
     }
 
