@@ -105,7 +105,7 @@ def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
     variants = {part: shipped.variants_of(part, "rfcn") for part in shipped.parts}
     assert variants == {
         "a": ["plain", "atrous4", "atrous6", "atrous8", "deformable"],
-        "b": ["plain", "dconv3", "dpool", "deformable"],
+        "b": ["plain", "still", "dconv3", "dpool", "deformable"],
         "c": ["plain", "dconv1", "dconv2", "dconv3", "dconv6"],
         "d": ["plain", "dconv3", "v2", "modulated", "group1"],
     }

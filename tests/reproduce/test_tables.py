@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,16 @@ def test_the_answer_in_short(plan: Plan) -> None:
         "* **letters**: above plain: Faster R-CNN AP50 (+10.0); "
         "not shown: Faster R-CNN AP (+5.0), Faster R-CNN AP75 (+0.0).\n"
     )
+
+
+def test_the_best_dilation_is_that_of_the_seeds_that_all_have() -> None:
+    plan = read_plan()
+    rows = [
+        replace(_row(plan, variant, seed, ap, ap, recipe=job.recipe), dataset="shapes")
+        for variant, seed, ap in (("atrous4", 0, 0.5), ("atrous4", 1, 0.2), ("atrous6", 0, 0.4))
+        for job in [plan.job("shapes", "rcnn", variant, seed)]
+    ]
+    assert Results(plan, rows, [], []).best_atrous("shapes", "rcnn", "AP50") == "atrous4"
 
 
 def test_a_part_lists_its_variants_beside_the_first(plan: Plan) -> None:

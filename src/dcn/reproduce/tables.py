@@ -134,11 +134,15 @@ class Results:
         return Claim(SeedDifference(*values), image)
 
     def best_atrous(self, dataset: str, system: str, metric: str) -> str | None:
-        """The dilation other than 2 with the highest mean of a metric on the test images themselves."""
+        """The dilation other than 2 with the highest mean of a metric on the test images themselves.
+
+        The means are those over the seeds that all dilations have, where there are any: seeds differ in their level.
+        """
+        runs = {variant: rows for variant in ATROUS if (rows := self.of(dataset, system, variant))}
+        common = set.intersection(*(set(rows) for rows in runs.values())) if runs else set()
         means = {
-            variant: statistics.fmean(getattr(row, metric) for row in rows.values())
-            for variant in ATROUS
-            if (rows := self.of(dataset, system, variant))
+            variant: statistics.fmean(getattr(rows[seed], metric) for seed in common or rows)
+            for variant, rows in runs.items()
         }
         return max(means, key=lambda variant: means[variant]) if means else None
 
