@@ -239,7 +239,9 @@ def test_arrays_and_words_in_any_order(tmp_path: Path) -> None:
     assert names([photo, photo]) == [str(photo)]
 
 
-@pytest.mark.parametrize("images", [3.5, None, [3.5], iter([None])], ids=["number", "none", "list of a number", "iterator"])
+@pytest.mark.parametrize(
+    "images", [3.5, None, [3.5], iter([None])], ids=["number", "none", "list of a number", "iterator"]
+)
 def test_other_things_are_refused(images: Any) -> None:
     with pytest.raises(ValueError, match="images: expected a path"):
         list(inputs_of(images))
