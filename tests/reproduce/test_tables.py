@@ -115,6 +115,8 @@ def test_the_answer_in_short(plan: Plan) -> None:
     table = claims_table(results)
     assert table is not None
     assert [(row[2:7], row[-1]) for row in table.rows] == [
+        (("AP", "plain (dilation 2)", "3", "26.0", "31.0"), "no"),  # no interval over images
+        (("AP", "dilation 4, the best", "3", "27.5", "31.0"), "no"),
         (("AP50", "plain (dilation 2)", "3", "52.0", "62.0"), "above"),
         (("AP50", "dilation 4, the best", "3", "55.0", "62.0"), "above"),
         (("AP75", "plain (dilation 2)", "3", "30.0", "30.0"), "no"),
@@ -124,18 +126,21 @@ def test_the_answer_in_short(plan: Plan) -> None:
     assert without is not None
     assert without.rows == table.rows[::2]
     assert summary(results) == (
-        "* **letters**: above plain: Faster R-CNN AP50 (+10.0); not shown: Faster R-CNN AP75 (+0.0).\n"
+        "* **letters**: above plain: Faster R-CNN AP50 (+10.0); "
+        "not shown: Faster R-CNN AP (+5.0), Faster R-CNN AP75 (+0.0).\n"
     )
 
 
 def test_a_part_lists_its_variants_beside_the_first(plan: Plan) -> None:
     (table,) = part_tables(Results(plan, _rows(plan), [], []), "a")
     assert table.title == "Plain, atrous and deformable: letters"
-    assert [row[1:4] for row in table.rows] == [
-        ("plain (dilation 2)", "3", "52.0 ± 2.0"),
-        ("dilation 4", "3", "55.0 ± 1.0"),
-        ("deformable", "3", "62.0 ± 2.6"),
+    assert [(*row[1:4], row[7]) for row in table.rows] == [
+        ("plain (dilation 2)", "3", "26.0 ± 1.0", "52.0 ± 2.0"),
+        ("dilation 4", "3", "27.5 ± 0.5", "55.0 ± 1.0"),
+        ("deformable", "3", "31.0 ± 1.3", "62.0 ± 2.6"),
     ]
+    # Another part without a variant of its own would repeat it.
+    assert part_tables(Results(plan, _rows(plan), [], []), "c") == []
     assert [row[-1] for row in table.rows] == ["-", "-", "0.50, pool 0.030"]
     # Without the first variant there is nothing to compare with.
     assert part_tables(Results(plan, [row for row in _rows(plan) if row.variant != "plain"], [], []), "a") == []

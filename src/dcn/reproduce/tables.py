@@ -12,7 +12,7 @@ from dcn.reproduce.intervals import ATROUS, DEFORMABLE, ImageRow
 from dcn.reproduce.plan import PLAIN, Plan
 from dcn.reproduce.rows import DilationRow, Row
 
-METRICS = {"detection": ("AP50", "AP75"), "segmentation": ("mIoU",)}
+METRICS = {"detection": ("AP", "AP50", "AP75"), "segmentation": ("mIoU",)}
 """What the tables show of a task, in percent; the rules are those of COCO."""
 
 NONE = "-"
@@ -215,6 +215,9 @@ def _part_rows(results: Results, part: str, dataset: str, system: str, metrics: 
     with_rows = [name for name in names if results.of(dataset, system, name)]
     if len(with_rows) < 2 or with_rows[0] != names[0]:
         return []  # nothing to compare, or nothing to compare with
+    first = next(iter(plan.parts))
+    if part != first and set(with_rows) <= set(plan.variants_of(first, system)):
+        return []  # the table of the first part holds all of it
     lines = []
     for name in with_rows:
         rows = results.of(dataset, system, name)
