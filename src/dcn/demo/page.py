@@ -129,7 +129,9 @@ def seen_before() -> str:
         f"Seen with the full demo over {len(SEEDS)} seeds ({SEEDS_MACHINE}): the deformable model was above the plain "
         f"one in COCO AP in {sum(gain > 0 for gain in gains['ap'])} of {len(SEEDS)}, by {means['ap']:.3f} in the mean "
         f"({min(gains['ap']):.3f} to {max(gains['ap']):.3f}); AP50 {means['ap50']:+.3f}, AP70 {means['ap70']:+.3f}. "
-        "All seeds share the weights they start from."
+        "All seeds share the weights they start from. About three quarters of the gain come from how deformable RoI "
+        "pooling samples (bilinear means, where plain pooling rounds its cells); learnt offsets add the rest "
+        "(docs/does_it_help.md)."
     )
 
 
