@@ -139,7 +139,7 @@ def test_lines_on_standard_output_and_nothing_else(
     assert run(weights, "photos", "--json", "-", "--score", 0) == 0
     out, err = capsys.readouterr()
     assert [json.loads(line)["file_name"] for line in out.splitlines()] == [f"photos/{photo.name}" for photo in photos]
-    assert "-: results of 2 images" in err
+    assert "standard output: results of 2 images" in err
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
     assert run(weights, "photos", "--json", "lines.jsonl", "--output", "out", "--score", 0) == 0
     assert (tmp_path / "lines.jsonl").read_text() == out
@@ -200,6 +200,7 @@ def test_a_camera_ends_with_a_signal_and_keeps_everything(
     camera: None, predictor: Predictor, tmp_path: Path, number: signal.Signals
 ) -> None:
     (photo,) = write_photos(tmp_path, "a.png")
+    before = signal.getsignal(number)
     seen: list[dict[str, Any]] = []
 
     def line(record: dict[str, Any]) -> None:
@@ -212,7 +213,7 @@ def test_a_camera_ends_with_a_signal_and_keeps_everything(
     assert rows(tmp_path / "out") == seen
     assert len(json.loads((tmp_path / "out" / "detections.json").read_text())["images"]) == 4
     assert len(frames_of(tmp_path / "out" / "camera0.mp4")) == 4
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(number) is before
 
 
 def test_an_interrupted_video_is_kept_as_far_as_it_came(predictor: Predictor, clip: Path, tmp_path: Path) -> None:
