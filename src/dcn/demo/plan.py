@@ -68,7 +68,7 @@ SEEDS: tuple[SeedResult, ...] = (
     SeedResult(3, Metrics(0.5085, 0.8326, 0.6873), Metrics(0.5914, 0.8448, 0.7592)),
     SeedResult(4, Metrics(0.5037, 0.8252, 0.6997), Metrics(0.5953, 0.8497, 0.7721)),
 )
-SEEDS_MACHINE = "two cores of an AMD EPYC, CPU"
+SEEDS_MACHINE = "one thread of an AMD EPYC"
 
 
 @dataclass(frozen=True)
