@@ -15,17 +15,7 @@ from dcn.cli.main import main
 from dcn.runs import images
 from dcn.runs.predict import predict_files
 from dcn.runs.predictor import Predictor
-from tests.runs.small import write_photos, write_weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def predictor(weights: Path) -> Predictor:
-    return dcn.load(weights, device="cpu")
+from tests.runs.small import write_photos
 
 
 def _contents(folder: Path) -> dict[str, bytes]:

@@ -25,18 +25,8 @@ from dcn.runs.find_inputs import find_inputs
 from dcn.runs.predict import predict_files
 from dcn.runs.predictor import Predictor
 from tests.made_videos import RATE, write_video
-from tests.runs.small import picture, write_photos, write_weights
+from tests.runs.small import picture, write_photos
 from tests.web import served
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights"))
-
-
-@pytest.fixture(scope="module")
-def predictor(weights: Path) -> Predictor:
-    return dcn.load(weights, device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -216,7 +216,8 @@ def _small(plan: Plan, choice: Choice, locations: Locations, *, dry_run: bool) -
     jobs = chosen_jobs(plan, choice)
     left = missing_jobs(jobs, locations)
     if dry_run:
-        hours = [expected_hours(job, read_table(locations.results, Row)) for job in left]
+        rows = read_table(locations.results, Row)
+        hours = [expected_hours(job, rows) for job in left]
         for job, own in zip(left, hours, strict=True):
             print(f"{job.name}  {job.recipe}  {'unknown' if own is None else f'{own:.2f} h'}")
         known = [own for own in hours if own is not None]
