@@ -403,9 +403,11 @@ class _RunningMeans:
     steps: int = 0
 
     def add(self, losses: dict[str, float]) -> None:
+        """Add the losses of a step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
 
     def means(self) -> dict[str, float]:
+        """The mean of each loss over the steps."""
         return {name: value / self.steps for name, value in self.sums.items()}

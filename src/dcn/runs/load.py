@@ -91,7 +91,8 @@ def ready_model(
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
-            "compile, cuda_graph: expected one pass for each image, got test-time options; leave out one of the two"
+            f"compile, cuda_graph: expected one pass for each image, got the test-time options {tta}; leave out one of "
+            "the two"
         )
     return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
 
