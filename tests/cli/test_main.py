@@ -63,7 +63,7 @@ def test_what_is_not_an_override_is_refused(words: str, message: str, capsys: py
         ("train photos", "got 'photos'; a folder of data goes behind it, as data.root=photos;"),
         (
             "eval letters_detection data.root=photos",
-            "data.root out, or name the format of the folder too, data.format=auto",
+            "leave data.root out, or read the folder with data.format=auto data.options=",
         ),
         ("train x --name y z", "expected one recipe, got x z"),
         ("train --resume /no/such", "expected a run folder, got /no/such"),

@@ -133,7 +133,7 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
         if root is not None:
             raise ValueError(
                 f"root: expected None for {format!r}, which is generated, got {str(root)!r}; leave data.root out, "
-                "or name the format of the folder too, data.format=auto"
+                "or read the folder with data.format=auto data.options="
             )
         return row.open(split, **options)
     if root is None:
