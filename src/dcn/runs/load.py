@@ -120,10 +120,10 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
         return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
-        raise ValueError(
-            f"source: expected a weights file, a run folder or the name of a model, got {name!r}; "
-            + suggest(name, {*MODELS, *shipped_models()}, "`dcn models`")
-        )
+        expected = "source: expected a weights file, a run folder or the name of a model"
+        if Path(name).name != name:
+            raise ValueError(f"{expected}, got {name!r}, which does not exist (looked for from {Path.cwd()})")
+        raise ValueError(f"{expected}, got {name!r}; " + suggest(name, {*MODELS, *shipped_models()}, "`dcn models`"))
     return _from_name(name, weights, classes)
 
 
