@@ -33,11 +33,24 @@ def test_overrides_may_stand_anywhere(words: str) -> None:
     assert (arguments.words, arguments.name) == (["bccd_plain", "a=1", "b=2"], "x")
 
 
-@pytest.mark.parametrize("words", ["train x --bad=1", "models a b=2", "nothing"])
-def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train x --bad=1", "unrecognized arguments: --bad=1; `dcn train --help` lists the options"),
+        ("train x --lr 0.1", "--lr 0.1; a setting of the recipe is a word without dashes, schedule.lr=VALUE"),
+        ("predict x --test-short=5", "a setting of the recipe is a word without dashes, transforms.test_short=VALUE"),
+        ("models a b=2", "unrecognized arguments: b=2; `dcn models --help` lists the options"),
+        ("xyz", "got 'xyz'; `dcn --help` says what they do"),
+        ("predikt x", "got 'predikt'; did you mean 'predict'?"),
+    ],
+    ids=["option", "key", "two-words", "word", "verb", "near-verb"],
+)
+def test_what_is_not_an_override_is_refused(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parse(words.split())
-    assert "dcn: error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "dcn: error: " in error
+    assert message in error
 
 
 @pytest.mark.parametrize(
@@ -47,6 +60,11 @@ def test_what_is_not_an_override_is_refused(words: str, capsys: pytest.CaptureFi
         ("train bccd_plain schedule.lrr=1", "schedule.lrr: unknown key; did you mean 'lr'?"),
         ("train bccd_plain data.root=/no/such", "data.root: expected a folder, got '/no/such'"),
         ("train", "expected one recipe, got none"),
+        ("train photos", "got 'photos'; a folder of data goes behind it, as data.root=photos;"),
+        (
+            "eval letters_detection data.root=photos",
+            "leave data.root out, or read the folder with data.format=auto data.options=",
+        ),
         ("train x --name y z", "expected one recipe, got x z"),
         ("train --resume /no/such", "expected a run folder, got /no/such"),
         ("train synthetic_plain model.name=faster_rcnn_r18_fpm", "did you mean 'faster_rcnn_r18_fpn'"),
@@ -62,6 +80,7 @@ def test_an_error_is_one_line(
     words: str, message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
     assert main(words.split()) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dcn: error: ")

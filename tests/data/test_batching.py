@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -163,3 +167,27 @@ def test_errors_of_workers_arrive(tmp_path: Path, workers: int) -> None:
     (tmp_path / "JPEGImages" / "b.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"b.png: the image cannot be decoded"):
         list(evaluation_loader(data, 1, workers=workers))
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["fresh", "begun"])
+def test_a_program_ends_though_its_loader_is_still_referenced(begun: bool) -> None:
+    """The workers ignore SIGTERM, with which multiprocessing would end them at the exit of Python."""
+    code = (
+        "import tests.data.test_batching as made\n"
+        "data = made._data()\n"
+        "made.kept = loader = made.training_loader(data, made.TrainingBatches(data.sizes, 2), workers=2)\n"
+        f"{begun} and next(loader)\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": f"{root}{os.pathsep}{root / 'src'}"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
+    assert done.returncode == 0
+
+
+def test_closing_ends_the_workers() -> None:
+    data = _data()
+    loader = training_loader(data, TrainingBatches(data.sizes, 2), workers=2)
+    next(loader)
+    assert len(multiprocessing.active_children()) == 2
+    loader.close()  # type: ignore[attr-defined]  # an iterator that is a generator
+    assert multiprocessing.active_children() == []

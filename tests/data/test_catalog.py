@@ -60,7 +60,7 @@ def test_options_are_the_keywords(format: str) -> None:
         (("zzz", "x", "train"), {}, "expected a data format, got 'zzz'; valid: auto, camvid, cityscapes, coco"),
         (("voc", "x", "train"), {"clases": 1}, "expected those of 'voc', got 'clases'; did you mean 'classes'"),
         (("coco", None, "train"), {}, "root: 'coco' needs the folder of the data, got None"),
-        (("synthetic", "x", "train"), {}, "root: 'synthetic' is generated and has no folder, got 'x'"),
+        (("synthetic", "x", "train"), {}, "root: expected None for 'synthetic', which is generated, got 'x'"),
     ],
     ids=["near", "far", "option", "no-root", "root"],
 )

@@ -42,11 +42,12 @@ def test_a_weights_file_knows_its_model(weights: Path) -> None:
     [
         (("faster_rcnn_r18_fpm",), "did you mean 'faster_rcnn_r18_fpn'"),
         (("no-such-thing.pth",), "expected a weights file, a run folder or the name of a model"),
+        (("runs/no/0",), r"got 'runs/no/0', which does not exist \(looked for from /"),
         (("letters_detektion",), "did you mean .letters_detection"),
         (("WEIGHTS", "WEIGHTS"), "has its own weights"),
         (("faster_rcnn_r18_fpn", "WEIGHTS"), "misshapen: backbone"),
     ],
-    ids=["typo", "missing", "near-the-package", "twice", "other-options"],
+    ids=["typo", "missing", "path", "near-the-package", "twice", "other-options"],
 )
 def test_what_cannot_be_loaded_is_named(weights: Path, arguments: tuple[str, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -292,6 +292,8 @@ def test_predict_takes_an_address_and_explains_videos(predictor: Predictor, clip
     assert torch.equal(one.boxes, predictor.predict(photo, min_score=0.0).boxes)
     with pytest.raises(ValueError, match=r"got a video; .*`Predictor.stream` take"):
         predictor.predict(clip)
+    with pytest.raises(ValueError, match=r"got a folder; .*`Predictor.stream` take the images in it"):
+        predictor.predict(tmp_path)
 
 
 def test_no_images_are_an_error(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ import dcn
 from dcn import threads
 from dcn.extras import EXTRAS, missing_package
 from dcn.plugins import use_plugins
+from dcn.suggest import suggest
 
 # Verbs in the order of `dcn --help`. The module of each, dcn.cli.<verb>, has add_parser(subparsers); `import` is a word
 # of Python and so cannot be the name of a module.
@@ -95,13 +96,36 @@ def take_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; names and ``key=value`` words may stand between and after options."""
     parser = _parser(argv)
+    verb = next((word for word in argv if not word.startswith("-")), None)
+    if verb is not None and verb not in VERBS:
+        parser.error(f"verb: expected one of {', '.join(VERBS)}, got {verb!r}; {_nearest(verb)}")
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives a list of words only those that stand together.
     if rest and not (hasattr(arguments, "words") and all(word[:1] != "-" or word == "-" for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(
+            f"unrecognized arguments: {' '.join(rest)}{_hint(rest, hasattr(arguments, 'words'), arguments.verb)}"
+        )
     if rest:
         arguments.words += rest
     return arguments
+
+
+def _nearest(verb: str) -> str:
+    near = suggest(verb, VERBS)
+    return near if near.startswith("did you mean") else "`dcn --help` says what they do"
+
+
+def _hint(rest: Sequence[str], takes_words: bool, verb: str) -> str:
+    """What may have been meant by options that do not exist: a key of a recipe, or where all options are listed."""
+    keys = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
+    if takes_words and keys:
+        from dcn.engine.config import Recipe
+        from dcn.engine.parse import key_names
+
+        meant = next((name for name in key_names(Recipe) if name.rpartition(".")[2] == keys[0]), None)
+        if meant is not None:
+            return f"; a setting of the recipe is a word without dashes, {meant}=VALUE"
+    return f"; `dcn {verb} --help` lists the options"
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

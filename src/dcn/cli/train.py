@@ -63,6 +63,6 @@ def _run(arguments: argparse.Namespace) -> int:
         changes=changes,
     )
     if not run.finished:
-        print(f"stopped at step {run.step}; continue with: dcn train --resume {run.folder}")
+        print(f"stopped before the end; continue with: dcn train --resume {run.folder}")
         return 130
     return 0

@@ -55,6 +55,7 @@ def _conv(make: Callable[..., nn.Module], groups: str | None = None, **options: 
     """A builder for convolutions: shapes from the weight, geometry from the attributes."""
 
     def build(old: nn.Module) -> nn.Module:
+        """The layer of this package in place of ``old``."""
         if getattr(old, "extra_offset_mask", False):
             raise _Unfit("it predicts its offsets from a second input (extra_offset_mask)")
         weight: Any = _get(old, "weight")
@@ -86,6 +87,7 @@ def _detectron2(make: Callable[..., nn.Module]) -> Builder:
     )
 
     def build(old: nn.Module) -> nn.Module:
+        """The layer of this package in place of ``old``."""
         new = inner(old)
         vars(new)["activation"] = vars(old).get("activation")  # a module is taken over with the branches
         return new
@@ -102,6 +104,7 @@ def _pool_pack(make: Callable[..., nn.Module], *fields: str) -> Builder:
     """The same for RoI pooling with a branch, whose hidden width may be stored or must be read off the branch."""
 
     def build(old: nn.Module) -> nn.Module:
+        """The layer of this package in place of ``old``."""
         first: Any = _get(old, "offset_fc")[0]
         arguments = {name: _get(old, name) for name in fields}
         return make(**arguments, deform_fc_channels=first.out_features)
@@ -111,6 +114,7 @@ def _pool_pack(make: Callable[..., nn.Module], *fields: str) -> Builder:
 
 def _dcn_pooling(make: Callable[..., nn.Module], branch: str) -> Builder:
     def build(old: nn.Module) -> nn.Module:
+        """The layer of this package in place of ``old``."""
         arguments = {name: _get(old, name) for name in _DCN_POOLING}
         if not arguments["no_trans"]:
             first: Any = _get(old, branch)[0]

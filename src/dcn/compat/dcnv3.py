@@ -195,9 +195,11 @@ class _Metadata(Distribution):
     """The distribution ``DCNv3``, whose version the original's code reads as a number."""
 
     def read_text(self, filename: str) -> str | None:
+        """The one text that `importlib.metadata` asks for."""
         return f"Metadata-Version: 2.1\nName: DCNv3\nVersion: {VERSION}\n" if filename == "METADATA" else None
 
     def locate_file(self, path: object) -> Any:
+        """Refused: there are no files."""
         raise FileNotFoundError(f"DCNv3 is a stand-in of dcn.compat.dcnv3 and has no file {path}")
 
 
@@ -206,6 +208,7 @@ class _Finder(DistributionFinder):
         """There is no module here."""
 
     def find_distributions(self, context: DistributionFinder.Context | None = None) -> Iterator[Distribution]:
+        """The stand-in, where its name or all names are asked for."""
         name = None if context is None else context.name
         return iter([_Metadata()] if (name or "").lower() == "dcnv3" else [])
 

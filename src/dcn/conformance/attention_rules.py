@@ -33,6 +33,7 @@ class _Case:
     dtype: torch.dtype = torch.float64
 
     def tensors(self) -> list[Tensor]:
+        """The inputs of a call, the same each time."""
         random = torch.Generator().manual_seed(0)
         shapes = torch.tensor(self.levels)
         areas = shapes.prod(1)
@@ -52,6 +53,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 def _agrees(*cases: _Case, limit: float = 1e-9) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         errors = []
         for case in cases:
             value, shapes, starts, *rest = case.tensors()
@@ -100,6 +102,7 @@ def _wild(function: Function) -> tuple[str, bool]:
 
 def _gradient(index: int) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         actual = []
         for each in (function, _REFERENCE):
             tensors = _Case().tensors()

@@ -42,6 +42,7 @@ class _Case:
         out = [(s + 2 * p - r - 1) // t + 1 for s, p, r, t in zip(size, self.padding, reach, self.stride, strict=True)]
 
         def normal(*shape: int) -> Tensor:
+            """Normal numbers, the same for every call of a case."""
             return torch.randn(self.batch, *shape, generator=generator, dtype=torch.float64).to(self.dtype)
 
         return [normal(*size, self.groups * self.depth), normal(*out, 2 * taps), normal(*out, taps)]
@@ -73,6 +74,7 @@ def _picked(function: Function, operator: str, tap: int, move: tuple[float, floa
 
 def _tap_order(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         actual = [_picked(function, operator, tap, (0.0, 0.0)) for tap in (1, 3)]
         orders = {(21.0, 12.0): ("columns outermost", True), (12.0, 21.0): ("rows outermost", False)}
         return orders.get((actual[0], actual[1]), (f"taps 1 and 3 read {actual}", False))
@@ -82,6 +84,7 @@ def _tap_order(operator: str) -> Ask:
 
 def _coordinates(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         actual = _picked(function, operator, 4, (1.0, 0.0))
         return {23.0: ("x, then y", True), 32.0: ("y, then x", False)}.get(actual, (f"reads {actual}", False))
 
@@ -90,6 +93,7 @@ def _coordinates(operator: str) -> Ask:
 
 def _scale(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         actual = _picked(function, operator, 0, (0.5, 0.0), scale=2.0)
         answers = {1.0: ("scales grid and offset", True), 12.0: ("scales the offset only", False)}
         return answers.get(actual, (f"reads {actual}", False))
@@ -99,6 +103,7 @@ def _scale(operator: str) -> Ask:
 
 def _edge(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         case = _Case((1, 1), padding=(1, 1), groups=1, depth=1, batch=1)
         input = torch.ones(1, 5, 6, 1, dtype=torch.float64)
         offset = torch.zeros(1, 7, 8, 2, dtype=torch.float64)
@@ -115,6 +120,7 @@ def _compare(operator: str, cases: list[_Case], limit: float, *, gradients: bool
     reference: Function = partial(getattr(ops, operator), backend="reference")
 
     def results(function: Function, case: _Case, dtype: torch.dtype) -> list[Tensor]:
+        """The output, and with gradients those of its inputs."""
         tensors = [t.to(dtype).requires_grad_(gradients) for t in case.given(operator)]
         output = case.run(function, tensors)
         if not gradients:
@@ -122,6 +128,7 @@ def _compare(operator: str, cases: list[_Case], limit: float, *, gradients: bool
         return [output, *torch.autograd.grad(output.square().sum(), tensors)]
 
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         errors = [0.0]
         for case in cases:
             pairs = zip(results(function, case, case.dtype), results(reference, case, torch.float64), strict=True)
@@ -135,6 +142,7 @@ def _compare(operator: str, cases: list[_Case], limit: float, *, gradients: bool
 
 def _nan(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         case, worst = _Case(groups=1, depth=1, batch=1), 0.0
         input, offset, mask = case.tensors()
         without = mask.clone()
@@ -152,6 +160,7 @@ def _nan(operator: str) -> Ask:
 
 def _second(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         case = _Case((2, 2), padding=(0, 0), groups=1, depth=2, batch=1)
         tensors = tuple(t.requires_grad_() for t in case.given(operator))
         ok = torch.autograd.gradgradcheck(lambda *t: case.run(function, list(t)), tensors, fast_mode=True)
@@ -162,6 +171,7 @@ def _second(operator: str) -> Ask:
 
 def _wrong_calls(operator: str) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         case, silent = _Case(), []
         names = {"dcnv3": ("input", "offset", "mask"), "dcnv4": ("input", "offset_mask")}[operator]
         for index, name in enumerate(names):

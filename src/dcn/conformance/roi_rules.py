@@ -34,6 +34,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 def _agrees(reference: Function, options: Sequence[tuple[Any, ...]]) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         errors = []
         for count in (4, 0):
             call = (_map(), _rois()[:count], 2, _SCALE)
@@ -45,6 +46,7 @@ def _agrees(reference: Function, options: Sequence[tuple[Any, ...]]) -> Ask:
 
 def _half(reference: Function, dtype: torch.dtype) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         actual = function(_map(dtype), _rois(dtype), 2, _SCALE)
         return verdict([_difference(actual, reference(_map(dtype).double(), _rois(dtype).double(), 2, _SCALE))], 2e-2)
 
@@ -53,6 +55,7 @@ def _half(reference: Function, dtype: torch.dtype) -> Ask:
 
 def _gradient(reference: Function) -> Ask:
     def ask(function: Function) -> tuple[str, bool]:
+        """What the function does, and whether that is the expected answer."""
         grads = []
         for each in (function, reference):
             leaf = _map().requires_grad_()
@@ -113,6 +116,7 @@ def _moved_second(function: Function) -> tuple[str, bool]:
     mask = torch.linspace(0.1, 0.9, 8, dtype=torch.float64).view(2, 1, 2, 2).requires_grad_()
 
     def call(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """The pooling as a function of its differentiable inputs."""
         return function(x, rois, offset, 2, _SCALE, mask)
 
     ok = torch.autograd.gradcheck(call, (x, offset, mask), fast_mode=True)

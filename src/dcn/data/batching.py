@@ -7,10 +7,14 @@ number of worker processes.
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing.util  # noqa: F401  # before our own end, see _end_workers
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -22,6 +26,9 @@ from dcn.structures import Sample
 
 Key = tuple[int, int]
 """``(epoch, index)``: what a sample with its augmentation is a function of."""
+
+_RUNNING: WeakSet[Any] = WeakSet()
+"""Loaders with processes that were not ended yet."""
 
 
 # A step asks for its whole epoch: two are kept, the one running and the one a prefetching loader has begun.
@@ -246,15 +253,32 @@ def _load(
             generator=torch.Generator(),
         )
         loaded = iter(loaded)  # the workers start now, not at the first batch
+        _RUNNING.add(loaded)
     return _batches(loaded)
 
 
+@atexit.register
+def _end_workers() -> None:
+    """End what still loads when Python exits.
+
+    Functions of atexit run from the last registered to the first, so this one runs before that of multiprocessing,
+    which would send SIGTERM to the workers and then wait for them: they ignore it, and the program would never end.
+    """
+    for loader in list(_RUNNING):
+        loader._shutdown_workers()
+
+
 def _batches(loaded: Iterable[list[Sample | Failure | None]]) -> Iterator[list[Sample]]:
-    """Batches without the images that were skipped; the first failure is raised."""
-    for batch in loaded:
-        failure = next((item for item in batch if isinstance(item, Failure)), None)
-        if failure is not None:
-            raise ValueError(failure.message)
-        samples = [item for item in batch if isinstance(item, Sample)]
-        if samples:
-            yield samples
+    """Batches without the images that were skipped; the first failure is raised. Closing it ends the workers."""
+    try:
+        for batch in loaded:
+            failure = next((item for item in batch if isinstance(item, Failure)), None)
+            if failure is not None:
+                raise ValueError(failure.message)
+            samples = [item for item in batch if isinstance(item, Sample)]
+            if samples:
+                yield samples
+    finally:
+        if loaded in _RUNNING:
+            loaded._shutdown_workers()  # type: ignore[attr-defined]  # torch has no public way
+            _RUNNING.discard(loaded)

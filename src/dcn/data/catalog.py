@@ -132,7 +132,8 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
     if row.splits is None:
         if root is not None:
             raise ValueError(
-                f"root: {format!r} is generated and has no folder, got {str(root)!r}; give None, or no data.root"
+                f"root: expected None for {format!r}, which is generated, got {str(root)!r}; leave data.root out, "
+                "or read the folder with data.format=auto data.options="
             )
         return row.open(split, **options)
     if root is None:

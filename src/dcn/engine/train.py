@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,13 +129,14 @@ class _Trainer:
         self.parallel = world.wrap(self.model)
         self.log = RunLog(folder, self.step) if world.is_main else None
         self.console = Console(self.total, self.step, show=world.is_main)
+        self.source: Iterator[list[Sample]] | None = None
 
     def fit(self, batches: Batches, evaluate: Evaluate | None, probe: Probe | None, stop: list[int]) -> Outcome:
         """Run to the end, or to the first stop request."""
         if evaluate is not None and self._evaluation_is_missing():
             self._evaluate(evaluate)
         self.parallel.train()
-        source = batches(self.step)
+        source = self.source = batches(self.step)
         since = time.perf_counter()
         stopping = self.world.any(bool(stop))
         while self.step < self.total and not stopping:
@@ -159,7 +160,9 @@ class _Trainer:
         return Outcome(self.step, self.step >= self.total, self.metrics, self.best if self.best > -math.inf else None)
 
     def close(self) -> None:
-        """Close log and console."""
+        """Close log and console, and end the processes that load images."""
+        if isinstance(self.source, Generator):
+            self.source.close()
         self.console.close()
         if self.log is not None:
             self.log.close()
@@ -403,9 +406,11 @@ class _RunningMeans:
     steps: int = 0
 
     def add(self, losses: dict[str, float]) -> None:
+        """Add the losses of a step."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.steps += 1
 
     def means(self) -> dict[str, float]:
+        """The mean of each loss over the steps."""
         return {name: value / self.steps for name, value in self.sums.items()}

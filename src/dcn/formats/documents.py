@@ -164,6 +164,7 @@ def parse_xml(data: bytes) -> Element:
     builder, depth = TreeBuilder(), 0
 
     def start(tag: str, attributes: dict[str, str]) -> None:
+        """An element begins; refuses too deep ones."""
         nonlocal depth
         depth += 1
         if depth > MAX_DEPTH:
@@ -171,6 +172,7 @@ def parse_xml(data: bytes) -> Element:
         builder.start(tag, attributes)
 
     def end(tag: str) -> None:
+        """An element ends."""
         nonlocal depth
         depth -= 1
         builder.end(tag)

@@ -173,6 +173,7 @@ def _image_of_annotations(annotations: Annotations) -> Lookup:
     """How the entries of a plain list name an image: a number is an id, a text an id or a file name."""
 
     def find(value: object, where: str) -> int:
+        """The index that an id or a name of the file stands for."""
         by_id = annotations.by_id(fields.identifier(value, where))
         named = annotations.by_name(value) if isinstance(value, str) else []
         choices = sorted({*([] if by_id is None else [by_id]), *named})
@@ -185,6 +186,7 @@ def _category_of_annotations(annotations: Annotations) -> Lookup:
     """How the entries of a plain list name a class: a number is an id, a text an id or a name."""
 
     def find(value: object, where: str) -> int:
+        """The index that an id or a name of the file stands for."""
         by_id = annotations.labels.get(fields.identifier(value, where))
         named = annotations.classes.index(value) if value in annotations.classes else None
         choices = sorted({label for label in (by_id, named) if label is not None})
@@ -245,6 +247,7 @@ def _own_images(content: dict[str, Any], path: Path, annotations: Annotations) -
         _same_size(entry, annotations, index, f"{path}: {where}")
 
     def find(value: object, where: str) -> int:
+        """The index that an id or a name of the file stands for."""
         key = fields.identifier(value, where)
         if key in unknown:
             return _only([], unknown[key], where, annotations)
@@ -272,6 +275,7 @@ def _own_categories(content: dict[str, Any], path: Path, classes: _Classes) -> L
     names = read_categories(content, path, refuse)
 
     def find(value: object, where: str) -> int:
+        """The index that an id or a name of the file stands for."""
         key = fields.identifier(value, where)
         if key not in names:
             raise ValueError(f"{where}: expected a category_id of the file's own 'categories', got {short(value)}")
@@ -441,6 +445,7 @@ def _class_of_line(lines: Sequence[_Line], annotations: Annotations, classes: _C
     by_index = all_indices and not all_names
 
     def find(line: _Line) -> int:
+        """The label that the name or index of a line stands for."""
         is_index = line.name.isdecimal() and (by_index or line.name not in annotations.classes)
         if not is_index and (line.name in annotations.classes or annotations.is_voc):
             return classes.label(line.name, line.where)

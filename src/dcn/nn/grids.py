@@ -106,6 +106,7 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
         raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, got none")
 
     def seen(one: Mapped) -> None:
+        """Pass on the calls of deformable convolutions."""
         if isinstance(one.layer, DeformConv2d):
             see(Call(one.name, one.layer, one.features, one.input_grid, one.output_grid))
 
@@ -139,6 +140,8 @@ class _Watcher:
         self._calls: dict[str, int] = {}
 
     def hook(self, name: str) -> Any:
+        """What sees the calls of a layer."""
+
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             before = self._grid(inputs[0])
             size = (output.shape[-2], output.shape[-1])

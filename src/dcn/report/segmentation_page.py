@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,13 @@ _MOST_CONFUSIONS = 10
 _MOST_IMAGES = 20
 
 
-def segmentation_page(facts: RunFacts, classes: Sequence[str], confusion: Counts, names: Sequence[str]) -> Page:
+def segmentation_page(
+    facts: RunFacts,
+    classes: Sequence[str],
+    confusion: Counts,
+    names: Sequence[str],
+    absent: Literal["skip", "zero"] = "skip",
+) -> Page:
     """The report of a segmentation model.
 
     Args:
@@ -27,16 +33,22 @@ def segmentation_page(facts: RunFacts, classes: Sequence[str], confusion: Counts
         classes: names of the classes.
         confusion: ``[N, C, C]`` pixel counts of every image, rows are annotated classes.
         names: of the N images.
+        absent: how a class counts in the mean IoU that is neither annotated nor predicted: not, or as 0.
     """
     total = confusion.sum(0)
     accuracy = float(np.trace(total) / max(1, total.sum()))
-    miou = float(mean_iou(total))
+    miou, meaning = float(mean_iou(total)), "mean IoU of the classes that are annotated or predicted"
+    missing = int(np.isnan(class_iou(total)).sum())
+    if absent == "zero" and missing:
+        miou *= 1 - missing / len(classes)
+        meaning = f"mean IoU of all classes, 0 for the {missing} of them that {'are' if missing > 1 else 'is'} neither "
+        meaning += "annotated nor predicted (eval.absent=zero)"
     page = Page(facts.title, f"Evaluated on {facts.data}.")
     page.tiles({"mIoU": miou, "pixel accuracy": accuracy, "images": len(names), "classes": len(classes)})
     page.section("Result").table(
         ["metric", "value", "measured over"],
         [
-            ["mIoU", Bar(miou), "mean IoU of the classes that are annotated or predicted"],
+            ["mIoU", Bar(miou), meaning],
             ["pixel accuracy", Bar(accuracy), "annotated pixels with the right class"],
             ["mean accuracy", Bar(_mean_accuracy(total)), "the same, mean of the annotated classes"],
         ],

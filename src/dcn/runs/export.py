@@ -32,7 +32,7 @@ from dcn.runs.images import open_image
 from dcn.runs.load import described, read_model
 from dcn.runs.opening import find_run, open_for
 from dcn.runs.sources import EXPORTED, StrPath, find_source
-from dcn.suggest import measured, summary_of
+from dcn.suggest import counted, measured, summary_of
 
 Format = Literal["onnx", "torch", "aoti"]
 FORMATS: Mapping[str, tuple[str, Callable[[Function, Path], Metadata]]] = {
@@ -153,7 +153,8 @@ def export(
     path = Path(fspath(output)).expanduser()
     _check(path, format, precision, calibration, raw or format != "onnx", with_example)
     if split is None and (recipe is not None or changes):
-        raise ValueError("recipe, changes: describe the data of an evaluation; name what to evaluate on with split")
+        given = [*([] if recipe is None else [f"recipe {fspath(recipe)}"]), *changes]
+        raise ValueError(f"split: expected the name of a split for {' and '.join(given)}, got None")
     origin = find_source(source)
     if origin is not None and origin.weights.suffix in EXPORTED:
         raise ValueError(f"source: expected weights, got {origin.weights}, which is exported already")
@@ -201,12 +202,13 @@ def _check(
         raise ValueError(f"precision: int8 is for the format onnx, got {format}; use float32 or float16")
     if (precision == "int8") != bool(calibration):
         raise ValueError(
-            "calibration: int8 needs images that look like those to come, and nothing else does; "
-            "give both --precision int8 and --calibration FOLDER"
+            "calibration: expected images that look like those to come with int8, and none otherwise, got "
+            f"{counted(len(calibration), 'image')} with {precision}; give both, --precision int8 and --calibration"
         )
     if with_example and no_example:
         raise ValueError(
-            "with_example: the script runs an ONNX file with final results; leave out raw and other formats"
+            f"with_example: expected an ONNX file with final results, which the script runs, got {format}"
+            f"{' with raw outputs' if format == 'onnx' else ''}; leave out raw and other formats"
         )
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")

@@ -51,6 +51,10 @@ def check_name(name: str | PathLike[str]) -> None:
     if "/" in text or Path(text).suffix in (".yaml", ".yml") or text in recipe_names() or text in MODELS:
         return
     hint = suggest(text, {*recipe_names(), *MODELS}, "`dcn train --list` or `dcn models`")
+    if Path(text).is_dir():
+        hint = (
+            f"a folder of data goes behind it, as data.root={text}; `dcn train --list` or `dcn models` lists the names"
+        )
     raise ValueError(f"recipe: expected the name of a recipe or a model, or a .yaml file, got {text!r}; {hint}")
 
 

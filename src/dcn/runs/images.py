@@ -86,6 +86,10 @@ def _from_url(url: str) -> Tensor:
 
 
 def _from_file(path: Path) -> Tensor:
+    if path.is_dir():
+        raise BrokenImageError(
+            f"{path}: expected an image, got a folder; `dcn predict` and `Predictor.stream` take the images in it"
+        )
     try:
         return read_image(path, upright=True)
     except BrokenImageError:

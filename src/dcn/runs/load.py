@@ -91,7 +91,8 @@ def ready_model(
         return model
     if (compile or cuda_graph) and tta != TTA(window=tta.window, overlap=tta.overlap):
         raise ValueError(
-            "compile, cuda_graph: expected one pass for each image, got test-time options; leave out one of the two"
+            f"compile, cuda_graph: expected one pass for each image, got the test-time options {tta}; leave out one of "
+            "the two"
         )
     return accelerate(prepare(model, precision), compiled=compile, cuda_graph=cuda_graph)
 
@@ -119,10 +120,10 @@ def read_model(source: StrPath, weights: StrPath | None = None, classes: Sequenc
         return _from_file(origin.weights, classes)
     name = fspath(source)
     if name not in MODELS:
-        raise ValueError(
-            f"source: expected a weights file, a run folder or the name of a model, got {name!r}; "
-            + suggest(name, {*MODELS, *shipped_models()}, "`dcn models`")
-        )
+        expected = "source: expected a weights file, a run folder or the name of a model"
+        if Path(name).name != name:
+            raise ValueError(f"{expected}, got {name!r}, which does not exist (looked for from {Path.cwd()})")
+        raise ValueError(f"{expected}, got {name!r}; " + suggest(name, {*MODELS, *shipped_models()}, "`dcn models`"))
     return _from_name(name, weights, classes)
 
 

@@ -218,7 +218,8 @@ class CollectedConfusions:
             for index in np.argsort(ious, kind="stable")[:EXAMPLES].tolist()
         ]
         names = [image_name(opened.dataset, index) for index in indices]
-        return segmentation_page(replace(facts, examples=examples), opened.dataset.classes, confusion, names)
+        facts, absent = replace(facts, examples=examples), opened.recipe.eval.absent
+        return segmentation_page(facts, opened.dataset.classes, confusion, names, absent)
 
 
 def _facts(opened: Opened) -> RunFacts:

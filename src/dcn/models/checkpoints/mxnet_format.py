@@ -61,12 +61,15 @@ class _Cursor:
 
     @property
     def left(self) -> int:
+        """Bytes that were not read yet."""
         return len(self.data) - self.at
 
     def fail(self, problem: str) -> ValueError:
+        """The error at this place of the file."""
         return ValueError(f"{self.name}: not a readable MXNet .params file: {problem} (byte {self.at})")
 
     def take(self, size: int, what: str) -> memoryview:
+        """The next bytes; refuses to read beyond the end."""
         if size > self.left:
             raise self.fail(f"expected {size} bytes for {what}, got {self.left}; the file is cut short or damaged")
         part = self.data[self.at : self.at + size]
@@ -74,9 +77,11 @@ class _Cursor:
         return part
 
     def numbers(self, layout: str, what: str) -> tuple[int, ...]:
+        """The next numbers, in the layout of `struct`, little endian."""
         return struct.unpack("<" + layout, self.take(struct.calcsize("<" + layout), what))
 
     def count(self, what: str, smallest: int) -> int:
+        """The next count of things of at least ``smallest`` bytes each; refuses one that cannot be."""
         (count,) = self.numbers("Q", f"the number of {what}")
         if count * smallest > self.left:
             raise self.fail(f"expected {count} {what}, got {self.left} bytes, which cannot hold them")

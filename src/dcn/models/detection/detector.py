@@ -169,6 +169,7 @@ class Detector(nn.Module):
         sizes = sizes_of(images, output_sizes)
 
         def detect(members: list[int], batch: ImageBatch, frames: Frames) -> list[Detections]:
+            """Detections of the images of one batch."""
             padded = self.detect(batch.pixels, frames, self.score_threshold)
             return with_pasted_masks(padded, [sizes[index] for index in members])
 
@@ -189,6 +190,7 @@ class Detector(nn.Module):
         """
 
         def collect(members: list[int], batch: ImageBatch, frames: Frames) -> list[Detections]:
+            """Candidates of the images of one batch."""
             rows = zip(*self.candidates(batch.pixels, frames), strict=True)
             return [self._above(box, scores, min_score) for box, scores in rows]
 
