@@ -113,3 +113,16 @@ def test_a_network_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_wrong_arguments_are_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "model", *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_files_are_not_said_to_be_in_the_precision_of_the_call() -> None:
+    """An int8 file is timed as it is; it has no parts, and so no row of deformable layers."""
+    file = Measurement("small.onnx", 10.0, 9.0, 11.0, 100.0, None, {}, 0.0)
+    model = Measurement("rfcn_r50", 20.0, 19.0, 21.0, 50.0, 3.0, {"backbone": 20.0}, 0.0)
+    work = Workload((600, 1000), 1, "float32", CPU)
+    alone, both = table([file, file], work), table([file, model], work)
+    assert alone.startswith("inference, 600x1000, batch 1, in the precision of the files, cpu\n")
+    assert both.startswith("inference, 600x1000, batch 1, float32 (a file in its own precision), cpu\n")
+    assert "deformable layers" in both
+    assert "deformable layers" not in alone
+    assert "small.onnx takes 0.500 times as long" in both

@@ -295,7 +295,7 @@ FORMS = [
     ),
     OddResult("box null", coco_file(), json_file([row(bbox=None)]), "'bbox': expected 4 finite numbers"),
     OddResult("JSON nested deeply", coco_file(), _deep, "malformed JSON"),
-    OddResult("another JSON document", coco_file(), json_file({"a": 1}), "expected a list of detections, got nothing"),
+    OddResult("another JSON document", coco_file(), json_file({"a": 1}), "expected a list of detections, got {'a': 1}"),
 ]
 
 MASKS = [

@@ -12,8 +12,11 @@ def table(measurements: Sequence[Measurement], work: Workload) -> str:
     """A column for each model."""
     rows = measurements
     what = "training" if work.train else "inference"
+    files = [not work.train and not row.parts for row in rows]  # of `dcn export`, which have no parts
+    precision: str = "in the precision of the files" if all(files) else work.precision
+    precision += " (a file in its own precision)" if any(files) and not all(files) else ""
     lines = [
-        f"{what}, {work.size[0]}x{work.size[1]}, batch {work.batch}, {work.precision}, {work.device}",
+        f"{what}, {work.size[0]}x{work.size[1]}, batch {work.batch}, {precision}, {work.device}",
         _line("", [row.name for row in rows]),
         _line("images/s", [f"{row.images_per_second:.2f}" for row in rows]),
         _line("ms per image", [f"{row.milliseconds:.1f}" for row in rows]),
@@ -22,7 +25,8 @@ def table(measurements: Sequence[Measurement], work: Workload) -> str:
     ]
     labels = dict.fromkeys(label for row in rows for label in row.parts)
     lines += [_line(label, [_share(row.parts.get(label, 0.0), row) for row in rows]) for label in labels]
-    lines.append(_line("deformable layers", [_share(row.deformable, row) for row in rows]))
+    if not all(files):
+        lines.append(_line("deformable layers", [_share(row.deformable, row) for row in rows]))
     if len(rows) == 2:
         lines.append(f"{rows[0].name} takes {rows[0].milliseconds / rows[1].milliseconds:.3f} times as long")
     return "\n".join(lines)
@@ -31,7 +35,7 @@ def table(measurements: Sequence[Measurement], work: Workload) -> str:
 def _share(milliseconds: float, row: Measurement) -> str:
     total = sum(row.parts.values())
     if not row.parts:
-        return ""  # a file of `dcn export` has no parts
+        return ""
     return f"{milliseconds:.1f} ms {milliseconds / total:6.1%}" if total else "0.0 ms"
 
 

@@ -145,7 +145,8 @@ def _read_coco(
     whole = isinstance(content, dict) and "images" in content and "categories" in content
     items = content.get("annotations") if isinstance(content, dict) else content
     if not isinstance(items, list):
-        raise ValueError(f"{path}: expected a list of detections, got {short(items)}; is this a COCO result file?")
+        given = content if items is None else items
+        raise ValueError(f"{path}: expected a list of detections, got {short(given)}; is this a COCO result file?")
     inclusive = coordinates == "voc" or (coordinates == "auto" and whole and annotations.is_voc)
     classes = _Classes(annotations, closed)
     if whole:
