@@ -29,5 +29,5 @@ DCN_EXPORT int dcn_deform_conv_backward(const DcnDeformConv* call) {
 
 // How evenly the threads of a call would share its forward pass, see deform_conv_shares; nothing is computed.
 DCN_EXPORT int dcn_deform_conv_shares(const DcnDeformConv* call, double* over_mean) {
-    return dcn_guard([&] { *over_mean = dcn::deform_conv_shares(*call); });
+    return dcn_guard([&] { *over_mean = dcn::deform_conv_forward_shares(*call); });
 }

@@ -19,12 +19,7 @@ void read_as(const S* from, int64_t step, int64_t count, T* to) {
 
 template <class T>
 void read(const void* from, int32_t dtype, int64_t step, int64_t count, T* to) {
-    switch (dtype) {
-        case dtype_f32: return read_as(static_cast<const float*>(from), step, count, to);
-        case dtype_f64: return read_as(static_cast<const double*>(from), step, count, to);
-        case dtype_f16: return read_as(static_cast<const Half*>(from), step, count, to);
-        default: return read_as(static_cast<const BFloat*>(from), step, count, to);
-    }
+    for_type(dtype, [&](auto type) { read_as(static_cast<const decltype(type)*>(from), step, count, to); });
 }
 
 inline void put(double value, float& to) { to = static_cast<float>(value); }
@@ -49,12 +44,7 @@ void write_as(const T* from, int64_t count, S* to, int64_t step, bool accumulate
 
 template <class T>
 void write(const T* from, int64_t count, void* to, int32_t dtype, int64_t step, bool accumulate) {
-    switch (dtype) {
-        case dtype_f32: return write_as(from, count, static_cast<float*>(to), step, accumulate);
-        case dtype_f64: return write_as(from, count, static_cast<double*>(to), step, accumulate);
-        case dtype_f16: return write_as(from, count, static_cast<Half*>(to), step, accumulate);
-        default: return write_as(from, count, static_cast<BFloat*>(to), step, accumulate);
-    }
+    for_type(dtype, [&](auto type) { write_as(from, count, static_cast<decltype(type)*>(to), step, accumulate); });
 }
 
 template <class T>

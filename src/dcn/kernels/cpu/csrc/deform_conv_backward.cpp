@@ -11,9 +11,10 @@
 #include <vector>
 
 #include "deform_conv.h"
+#include "deform_conv_pass.h"
 #include "gemm.h"
+#include "integers.h"
 #include "layout.h"
-#include "parallel.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -25,8 +26,6 @@ constexpr int64_t budget_floor = 3 << 20;
 constexpr int64_t band_pixels = 1500;
 constexpr int64_t budget_threads = 2;  // whose scratch counts: the rounds must not depend on the number of threads
 constexpr int64_t least_blocks = 4;  // of a round: work for as many threads, whatever the memory
-
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 template <class S>
 class Backward {
@@ -55,79 +54,7 @@ class Backward {
         plane_ = g_.taps * g_.room;
     }
 
-    void run() {
-        const bool empty = call_.batch * g_.pixels_out() * call_.outputs * call_.channels == 0;
-        if (!empty) {
-            choose_rounds();
-            reserve();
-            std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
-        }
-        dcn_with_team(threads(), [this, empty](DcnTeam& team) {
-            team_ = &team;
-            clear(empty);
-            if (empty) return;
-            const int64_t count = static_cast<int64_t>(blocks_.size());
-            for (int64_t first = 0; first < count; first += round_blocks_) {
-                run_round({first, std::min(count, first + round_blocks_)});
-            }
-        });
-    }
-
-   private:
-    struct Round {
-        int64_t first, last;  // blocks
-    };
-
-    struct Scratch {
-        Room<T> columns, column_gradient, dots;
-        TilePlanner<T> planner;
-    };
-
-    const ChannelBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
-    int threads() const { return static_cast<int>(call_.threads); }
-    bool wants_locations() const { return call_.grad_offset || call_.grad_mask; }
-    int64_t first_offset_group(const ChannelBlock& b) const { return b.first / g_.offset_channels; }
-    int64_t last_offset_group(const ChannelBlock& b) const { return (b.first + b.channels - 1) / g_.offset_channels; }
-
-    int64_t packed_size(const ChannelBlock& b) const {
-        if (depthwise_) return b.channels * g_.taps;
-        return b.groups * round_up(b.per_group * g_.taps, gemm_.panel) * g_.group_outputs;
-    }
-
-    // Outputs of the convolution groups of a round.
-    int64_t first_output(const Round& round) const { return block(round.first).group * g_.group_outputs; }
-    int64_t outputs(const Round& round) const {
-        const ChannelBlock& end = block(round.last - 1);
-        return (end.group + end.groups) * g_.group_outputs - first_output(round);
-    }
-    int64_t offset_groups(const Round& round) const {
-        return last_offset_group(block(round.last - 1)) - first_offset_group(block(round.first)) + 1;
-    }
-
-    // Gradients start as zeros where something may be left out; the weight gradient is summed in place.
-    void clear(bool empty) {
-        const int64_t input = call_.batch * call_.channels * g_.pixels_in();
-        if (call_.grad_input && (direct_ || empty)) {
-            S* to = static_cast<S*>(call_.grad_input);
-            constexpr int64_t part = 1 << 16;
-            team_->loop((input + part - 1) / part, [&](int64_t i) {
-                std::fill_n(to + i * part, std::min(part, input - i * part), S{});
-            });
-        }
-        const int64_t locations = call_.batch * call_.offset_groups * g_.taps * g_.pixels_out();
-        if (empty && call_.grad_offset) clear_as(call_.grad_offset, call_.offset_dtype, locations * call_.axes);
-        if (empty && call_.grad_mask) clear_as(call_.grad_mask, call_.mask_dtype, locations);
-        if (empty && call_.grad_weight) {
-            std::fill_n(static_cast<S*>(call_.grad_weight), call_.outputs * g_.group_channels * g_.taps, S{});
-        }
-    }
-
-    static void clear_as(void* tensor, int64_t dtype, int64_t count) {
-        char* bytes = static_cast<char*>(tensor);
-        std::fill(bytes, static_cast<char*>(element_at(tensor, dtype, count)), char(0));
-    }
-
-    void choose_rounds() {
+    void choose() {
         const RowRanges ranges = direct_ ? RowRanges{} : row_ranges(g_);
         const int64_t total = static_cast<int64_t>(blocks_.size()), bytes = static_cast<int64_t>(sizeof(T));
         const int64_t tensors = g_.tensor_bytes(true) * bytes / static_cast<int64_t>(sizeof(S));
@@ -165,13 +92,6 @@ class Backward {
         }
     }
 
-    // Gradients of the offsets and masks of one offset group at a tile: [axes + 1, taps, room].
-    int64_t values() const { return (call_.axes + 1) * plane_; }
-    int64_t plan_elements() const { return plane_ * (2 * g_.corners + call_.axes + 1); }
-    int64_t partial_elements() const { return wants_locations() ? block_offset_groups_ * values() : 0; }
-    int64_t scratch_elements() const { return g_.room * 2 * columns_row_ + plane_ * (g_.corners + call_.axes); }
-    int64_t gradient_row(const Round& round) const { return round_up(outputs(round), 16) + 16; }
-
     void reserve() {
         const int64_t total = static_cast<int64_t>(blocks_.size());
         for (int64_t first = 0; first < total; first += round_blocks_) {
@@ -204,29 +124,88 @@ class Backward {
         }
         waste_ = workspace_.plan<T>(threads() * round_up(block_channels_, 16));
         workspace_.take();
+        std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
     }
 
-    void run_round(const Round& round) {
-        team_->loop(round.last - round.first, [&](int64_t i) { prepare(round, round.first + i); });
+    template <class Team>
+    void run_loops(Team& team) {
+        if (call_.grad_input && direct_) clear_input(team);
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += round_blocks_) {
+            run_round(team, {first, std::min(count, first + round_blocks_)});
+        }
+    }
+
+   private:
+    struct Round {
+        int64_t first, last;  // blocks
+    };
+
+    struct Scratch {
+        Room<T> columns, column_gradient, dots;
+        TilePlanner<T> planner;
+    };
+
+    const ChannelBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
+    int threads() const { return static_cast<int>(call_.threads); }
+    bool wants_locations() const { return call_.grad_offset || call_.grad_mask; }
+    int64_t first_offset_group(const ChannelBlock& b) const { return b.first / g_.offset_channels; }
+    int64_t last_offset_group(const ChannelBlock& b) const { return (b.first + b.channels - 1) / g_.offset_channels; }
+
+    int64_t packed_size(const ChannelBlock& b) const {
+        if (depthwise_) return b.channels * g_.taps;
+        return b.groups * round_up(b.per_group * g_.taps, gemm_.panel) * g_.group_outputs;
+    }
+
+    // Outputs of the convolution groups of a round.
+    int64_t first_output(const Round& round) const { return block(round.first).group * g_.group_outputs; }
+    int64_t outputs(const Round& round) const {
+        const ChannelBlock& end = block(round.last - 1);
+        return (end.group + end.groups) * g_.group_outputs - first_output(round);
+    }
+    int64_t offset_groups(const Round& round) const {
+        return last_offset_group(block(round.last - 1)) - first_offset_group(block(round.first)) + 1;
+    }
+
+    // Gradients that lie as the tensor does are added to in place.
+    template <class Team>
+    void clear_input(Team& team) {
+        constexpr int64_t part = 1 << 16;
+        const int64_t count = call_.batch * call_.channels * g_.pixels_in();
+        S* to = static_cast<S*>(call_.grad_input);
+        team.loop(ceil_div(count, part), [&](int64_t i) { std::fill_n(to + i * part, std::min(part, count - i * part), S{}); },
+                  [&](int64_t i) { return std::min(part, count - i * part); });
+    }
+
+    // Gradients of the offsets and masks of one offset group at a tile: [axes + 1, taps, room].
+    int64_t values() const { return (call_.axes + 1) * plane_; }
+    int64_t plan_elements() const { return plane_ * (2 * g_.corners + call_.axes + 1); }
+    int64_t partial_elements() const { return wants_locations() ? block_offset_groups_ * values() : 0; }
+    int64_t scratch_elements() const { return g_.room * 2 * columns_row_ + plane_ * (g_.corners + call_.axes); }
+    int64_t gradient_row(const Round& round) const { return round_up(outputs(round), 16) + 16; }
+
+    template <class Team>
+    void run_round(Team& team, const Round& round) {
+        team.loop(round.last - round.first, [&](int64_t i) { prepare(round, round.first + i); });
         int64_t loaded = 0;
         for (size_t b = 0; b < schedule_.bands.size(); ++b) {
             const Band& band = schedule_.bands[b];
             const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            team_->loop(tiles, [&](int64_t i, int worker) { prepare_tile(round, band, tile, i, worker); });
+            team.loop(tiles, [&](int64_t i, int worker) { prepare_tile(round, band, tile, i, worker); });
             const int64_t flush_to = b + 1 < schedule_.bands.size() ? schedule_.bands[b + 1].low
                                                                     : call_.batch * g_.rows_in;
-            team_->loop(round.last - round.first, [&](int64_t i, int worker) {
+            team.loop(round.last - round.first, [&](int64_t i, int worker) {
                 if (!direct_) load_rows(round.first + i, i, loaded, band.load_end);
                 for (int64_t k = 0; k < tiles; ++k) run_tile(round, i, tile, k, worker);
                 if (!direct_ && call_.grad_input) flush_rows(round.first + i, i, b == 0 ? 0 : band.low, flush_to);
             });
             if (wants_locations()) {
-                team_->loop(tiles, [&](int64_t i) { reduce(round, tile, i); });
+                team.loop(tiles, [&](int64_t i) { reduce(round, tile, i); });
             }
             loaded = std::max(loaded, band.load_end);
         }
         if (call_.grad_weight) {
-            team_->loop(round.last - round.first, [&](int64_t i, int worker) {
+            team.loop(round.last - round.first, [&](int64_t i, int worker) {
                 finish_weight(block(round.first + i), worker);
             });
         }
@@ -493,7 +472,6 @@ class Backward {
                        accumulate);
     }
 
-    DcnTeam* team_ = nullptr;
     const DcnDeformConv& call_;
     const Geometry g_;
     const bool depthwise_, direct_;  // direct: input and its gradient have their channels innermost already
@@ -513,15 +491,26 @@ class Backward {
     std::vector<Scratch> threads_;
 };
 
+void clear(void* tensor, int64_t dtype, int64_t count) {
+    if (!tensor) return;
+    for_type(dtype, [&](auto type) { std::fill_n(static_cast<decltype(type)*>(tensor), count, decltype(type){}); });
+}
+
+// Of a call that has no products.
+void clear_gradients(const DcnDeformConv& call) {
+    const Geometry g(call);
+    const int64_t locations = call.batch * call.offset_groups * g.taps * g.pixels_out();
+    clear(call.grad_input, call.dtype, call.batch * call.channels * g.pixels_in());
+    clear(call.grad_offset, call.offset_dtype, locations * call.axes);
+    clear(call.grad_mask, call.mask_dtype, locations);
+    clear(call.grad_weight, call.dtype, call.outputs * g.group_channels * g.taps);
+}
+
 }  // namespace
 
 void deform_conv_backward(const DcnDeformConv& call) {
-    switch (call.dtype) {
-        case dtype_f32: return Backward<float>(call).run();
-        case dtype_f64: return Backward<double>(call).run();
-        case dtype_f16: return Backward<Half>(call).run();
-        default: return Backward<BFloat>(call).run();
-    }
+    const bool empty = call.batch * call.out[0] * call.out[1] * call.out[2] * call.outputs * call.channels == 0;
+    empty ? clear_gradients(call) : run_pass<Backward>(call);
 }
 
 }  // namespace dcn

@@ -6,13 +6,12 @@
 
 #include "deform_conv.h"
 #include "deform_conv_kernels.h"
+#include "integers.h"
 #include "parallel.h"
 #include "tile_plan.h"
 
 namespace dcn {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t element_bytes(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
 
@@ -36,7 +35,7 @@ Geometry::Geometry(const DcnDeformConv& c, int64_t pixels, int64_t width, bool e
     tile_rows = std::max<int64_t>(1, ceil_div(rows_out, row_strips));
     row_strips = ceil_div(rows_out, tile_rows);
     column_strips = ceil_div(rest_out, tile_columns);
-    room = (tile_rows * tile_columns + 15) / 16 * 16;
+    room = round_up(tile_rows * tile_columns, 16);
     for (int64_t t = 0; t < taps; ++t) {
         const int64_t at[3] = {t / (c.kernel[1] * c.kernel[2]), t / c.kernel[2] % c.kernel[1], t % c.kernel[2]};
         for (int i = 0; i < c.axes; ++i) shift[i].push_back(static_cast<double>(at[axis(i)] * c.dilation[axis(i)]));
@@ -148,7 +147,7 @@ std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit
         }
     } else if (per_group >= limit) {
         const int64_t parts = ceil_div(per_group, limit);
-        const int64_t size = std::min(per_group, ceil_div(ceil_div(per_group, parts), 16) * 16);
+        const int64_t size = std::min(per_group, round_up(ceil_div(per_group, parts), 16));
         for (int64_t g = 0; g < geometry.call.groups; ++g) {
             for (int64_t c = 0; c < per_group; c += size) {
                 const int64_t n = std::min(size, per_group - c);
