@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <limits>
 #include <queue>
@@ -62,6 +63,8 @@ int64_t Geometry::tensor_bytes(bool backward) const {
 
 namespace {
 
+constexpr int64_t least_columns = 5;  // of a piece
+
 struct Cut {
     int64_t rows, columns, parts;
 };
@@ -87,6 +90,32 @@ std::vector<Piece> pieces(const Geometry& geometry, int64_t first, int64_t tiles
     return result;
 }
 
+// Every piece from `first` on in two: by columns, by rows, or else by the range, which samples once more.
+std::vector<Piece> halved(const std::vector<Piece>& work, size_t first, const Range& range) {
+    std::vector<Piece> result(work.begin(), work.begin() + static_cast<std::ptrdiff_t>(first));
+    for (size_t i = first; i < work.size(); ++i) {
+        Piece one = work[i], other = work[i];
+        if (one.tile.columns >= 2 * least_columns) {
+            one.tile.columns /= 2;
+            other.tile.column += one.tile.columns;
+            other.tile.columns -= one.tile.columns;
+        } else if (one.tile.rows > 1) {
+            one.tile.rows /= 2;
+            other.tile.row += one.tile.rows;
+            other.tile.rows -= one.tile.rows;
+        } else if (one.count > range.unit) {
+            one.count = round_up(one.count / 2, range.unit);
+            other.first += one.count;
+            other.count -= one.count;
+        } else {
+            other.count = 0;
+        }
+        result.push_back(one);
+        if (other.count) result.push_back(other);
+    }
+    return result;
+}
+
 // When the last piece is done, each being taken by the thread that is free first.
 int64_t time_of(const std::vector<Piece>& work, int64_t threads, const Range& range) {
     std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>> busy;
@@ -105,7 +134,7 @@ int64_t time_of(const std::vector<Piece>& work, int64_t threads, const Range& ra
 
 std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t tiles, int64_t threads,
                              const Range& range) {
-    constexpr int64_t enough = 20, least_columns = 5, most_parts = 16;  // 20 tiles for each thread are even as they are
+    constexpr int64_t enough = 20, most_parts = 16;  // 20 tiles for each thread are even as they are
     const Cut none{geometry.tile_rows, geometry.tile_columns, 1};
     std::vector<Piece> best = pieces(geometry, first, tiles, tiles, none, range);
     if (threads <= 1 || tiles >= enough * threads) return best;
@@ -133,6 +162,16 @@ std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t ti
         if (time >= least - least / 50) continue;
         least = time;
         best = std::move(work);
+    }
+    // Where the pieces do not come out even, those that are left for the last turn become smaller and smaller.
+    std::vector<Piece> work = best;
+    for (int turn = 0; turn < 5 && least > ideal + ideal / 25; ++turn) {
+        const size_t tail = work.size() % static_cast<size_t>(threads);
+        work = halved(work, work.size() - (tail ? tail : std::min(work.size(), static_cast<size_t>(threads))), range);
+        const int64_t time = time_of(work, threads, range);
+        if (time >= least) continue;
+        least = time;
+        best = work;
     }
     return best;
 }
