@@ -133,5 +133,6 @@ void deform_conv_backward(const DcnDeformConv& call);
 // multiplications of the tasks; nothing is computed.
 double deform_conv_forward_shares(const DcnDeformConv& call);
 double deform_conv_depthwise_shares(const DcnDeformConv& call);
+double deform_conv_backward_shares(const DcnDeformConv& call);
 
 }  // namespace dcn
