@@ -38,13 +38,16 @@ class Options(NamedTuple):
 
     def geometry(self) -> Geometry:
         """The same without the backend."""
-        pairs = (tuple(self.kernel_size), tuple(self.stride), tuple(self.padding), tuple(self.dilation))
-        # A compiler looks into no cache.
-        make = _geometry if torch.compiler.is_compiling() else _kept_geometry
-        return make(*pairs, *self[4:8])
+        if torch.compiler.is_compiling():  # looks into no cache
+            return _geometry(self)
+        try:
+            return _kept_geometry(self)
+        except TypeError:  # torch's schemas make lists of the pairs
+            return _geometry(self)
 
 
-def _geometry(*fields: Any) -> Geometry:
+def _geometry(options: Options) -> Geometry:
+    fields: Any = (*(tuple(pair) for pair in options[:4]), *options[4:8])
     return Geometry(*fields)
 
 
