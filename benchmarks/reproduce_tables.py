@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dcn.reproduce.costs import read_costs, table4
 from dcn.reproduce.plan import read_plan
-from dcn.reproduce.tables import all_tables, claims_table, summary
+from dcn.reproduce.tables import all_tables, front_table, summary
 from dcn.reproduce.written import read_results, with_region
 
 ROOT = Path(__file__).parents[1]
@@ -25,11 +25,11 @@ def pages(results_file: Path = RESULTS) -> dict[Path, str]:
     help_page, readme = ROOT / "docs" / "does_it_help.md", ROOT / "README.md"
     tables = "\n".join([summary(results), *(table.markdown() for table in all_tables(results))])
     costs = table4(read_costs(results_file.with_name(f"{results_file.stem}_costs.csv")))
-    claims = claims_table(results, dilations=False)
+    front = front_table(results)
     text = with_region(help_page.read_text(encoding="utf-8"), "results", tables)
     return {
         help_page: with_region(text, "costs", "" if costs is None else costs.markdown()),
-        readme: with_region(readme.read_text(encoding="utf-8"), "does it help", claims.body() if claims else ""),
+        readme: with_region(readme.read_text(encoding="utf-8"), "does it help", front.body() if front else ""),
     }
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from dcn.suggest import counted, suggest
+from dcn.suggest import counted, measured, suggest, summary_of
 
 MANY = [f"name_{index:02d}" for index in range(20)]
 
@@ -35,3 +37,9 @@ def test_the_message_ends_with_near_names(name: str, names: list[str], lists: st
 )
 def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
     assert counted(number, "image") == words
+
+
+def test_the_line_of_a_log_leaves_out_what_was_not_measured() -> None:
+    metrics = {"AP": 0.25, "APs": -1.0, "AP50": math.nan, "AP75": 0.0, "AR1": None, "AP/cat": 0.5}
+    assert summary_of(metrics) == {"AP": "0.2500", "AP75": "0.0000"}
+    assert [measured(value) for value in (-1.0, math.nan, None, -0.5)] == ["-", "-", "-", "-0.5000"]

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dcn.class_names import IGNORE
 from dcn.extras import require
-
-IGNORED = 255
 
 
 def from_boxes(
@@ -48,7 +47,7 @@ def from_map(labels: Tensor, classes: Sequence[str] | None) -> Any:
     require("supervision")
     from supervision import Detections
 
-    present = [label for label in torch.unique(labels).tolist() if label != IGNORED]
+    present = [label for label in torch.unique(labels).tolist() if label != IGNORE]
     masks = np.stack([(labels == label).cpu().numpy() for label in present]) if present else None
     return Detections(
         xyxy=np.array([_box(mask) for mask in ([] if masks is None else masks)], dtype=np.float32).reshape(-1, 4),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 MOST = 3
 """Near names that a message shows; also the most names that are listed in full."""
@@ -42,6 +43,17 @@ def one_of(names: Iterable[str], otherwise: str) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and its noun: ``"1 image"``, ``"2 images"``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def measured(value: float | None) -> str:
+    """A metric as text: a dash for NaN, its ``None`` in JSON and COCO's -1, where there was nothing to measure on."""
+    return "-" if value is None or math.isnan(value) or value == -1 else f"{value:.4f}"
+
+
+def summary_of(metrics: Mapping[str, float | None] | Mapping[str, float]) -> dict[str, str]:
+    """The metrics of a line of a log, as text: those of all classes together that were measured."""
+    texts = {name: measured(value) for name, value in metrics.items() if "/" not in name}
+    return {name: text for name, text in texts.items() if text != "-"}
 
 
 def _either(names: list[str]) -> str:

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dcn.cli import data
+from dcn.cli.main import parse
 from dcn.data import open_dataset
 from tests.data.made_files import make_coco, make_voc, voc_object, voc_xml
 
 
 def _run(*words: object) -> int:
-    parser = argparse.ArgumentParser()
-    data.add_parser(parser.add_subparsers())
-    arguments = parser.parse_args(["data", *map(str, words)])
+    arguments = parse(["data", *map(str, words)])
     return int(arguments.run(arguments))
 
 
@@ -108,10 +105,11 @@ def test_write_then_check(tmp_path: Path, capsys: pytest.CaptureFixture[str], fo
 
 
 def test_write_takes_options_of_the_generated_set(tmp_path: Path) -> None:
-    words = ("write", tmp_path / "d", "symbols=shapes", "num_classes=2", "size=[64, 96]", "glyph_size=[20, 30]")
-    assert _run(*words, "--length", 4) == 0
-    dataset = open_dataset("voc", tmp_path / "d", "train", classes=["disc", "square"])
-    assert dataset.sizes == [(64, 96)] * 4
+    options, length = ("symbols=shapes", "num_classes=2", "size=[64, 96]", "glyph_size=[20, 30]"), ("--length", 4)
+    for name, words in {"before": (*options, *length), "after": (*length, *options)}.items():
+        assert _run("write", tmp_path / name, *words) == 0
+        dataset = open_dataset("voc", tmp_path / name, "train", classes=["disc", "square"])
+        assert dataset.sizes == [(64, 96)] * 4
     with pytest.raises(ValueError, match="symbols: expected one of letters, shapes, got 'circles'"):
         _run("write", tmp_path / "e", "symbols=circles")
     with pytest.raises(ValueError, match=r"colour"):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -20,6 +21,7 @@ import dcn
 from dcn.cli.main import main
 from dcn.engine import save_weights
 from dcn.export.metadata import KEY
+from dcn.export.quantize import _in_float
 from dcn.models import build
 from tests.runs.small import picture
 
@@ -141,6 +143,45 @@ def test_integers_are_calibrated_on_images(weights: Path, tmp_path: Path) -> Non
     assert json.loads({entry.key: entry.value for entry in proto.metadata_props}[KEY])["precision"] == "int8"
     assert _share(*_both(weights, path), [picture(0)]) < 0.3
     assert [file.name for file in tmp_path.iterdir()] == ["small.onnx"]
+
+
+def test_only_weights_of_layers_become_integers() -> None:
+    """Sums within the arithmetic of boxes are products with constants too, and must stay as they are."""
+    weights = {
+        "model.backbone.conv1.weight": "Conv",
+        "model.rpn_head.rpn_cls.weight": "Conv",
+        "model.roi_head.fc_cls.weight": "Gemm",
+        "model.roi_head.shared_fcs.0.weight": "Gemm",
+        "val_7": "MatMul",
+        "model.backbone.conv2.weight": "DeformConv",
+    }
+    nodes = [onnx.helper.make_node(kind, ["x", name], [f"y{name}"], name) for name, kind in weights.items()]
+    tables = [onnx.numpy_helper.from_array(np.ones((5, 1), np.float32), name) for name in weights]
+    kept = _in_float(onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", [], [], tables)))
+    assert kept == ["model.rpn_head.rpn_cls.weight", "model.roi_head.fc_cls.weight", "val_7"]
+
+
+def test_errors_of_onnxruntime_are_told(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a prediction, in the proof of an export and in a calibration; no file is left."""
+
+    def fails(self: Any, *_: Any) -> Any:
+        raise RuntimeError("[ONNXRuntimeError] : 1 : FAIL : Non-zero status code")
+
+    path = tmp_path / "m.onnx"
+    words: dict[str, Any] = {"size": SIZE, "images": _images()}
+    dcn.export(weights, path, **words)
+    predictor = dcn.load(path)
+    path.unlink()
+    monkeypatch.setattr("onnxruntime.InferenceSession.run", fails)
+    message = r"expected results of the file for 1 image of 64x80, got the error: \[ONNXRuntimeError\].*; export with"
+    with pytest.raises(ValueError, match=message):
+        predictor.predict(picture(0))
+    with pytest.raises(ValueError, match=message):
+        dcn.export(weights, path, **words)
+    message = r"calibration of the file on 3 images, got the error: \[ONNXRuntimeError\].*; use the precision float16"
+    with pytest.raises(ValueError, match=message):
+        dcn.export(weights, path, precision="int8", calibration=_images(), **words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_raw_outputs_of_a_batch(weights: Path, tmp_path: Path) -> None:

@@ -71,6 +71,16 @@ def test_it_prints_as_a_table_with_classes_last(make: object) -> None:
     assert len({line.rindex("  ") for line in lines if "-" not in line}) <= 2  # one column, NaN is shorter
 
 
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_what_was_not_measured_prints_as_a_dash(make: object) -> None:
+    assert callable(make)
+    result: Result = make()
+    lines = dict(line.rsplit(maxsplit=1) for line in str(result).splitlines())
+    absent = {name for name, value in result.items() if math.isnan(value) or value == -1}
+    assert {name for name, text in lines.items() if text == "-"} == absent != set()
+    assert all(float(lines[name]) == pytest.approx(result[name], abs=5e-5) for name in lines if name not in absent)
+
+
 def test_attributes_of_coco() -> None:
     result = _coco()
     assert list(result)[:12] == list(COCO_NAMES)

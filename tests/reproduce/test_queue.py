@@ -217,7 +217,7 @@ def test_detections_and_confusions_are_kept(plan: Plan, locations: Locations) ->
 def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.CaptureFixture[str]) -> None:
     titles = [table.title for table in all_tables(read_results(plan, locations.results))]
     assert titles[:3] == [
-        "Deformable against plain and against the best dilation",
+        "Deformable against plain, against offsets at zero and against the best dilation",
         "Plain, atrous and deformable: letters",
         "Plain, atrous and deformable: letters, segmentation",
     ]

@@ -12,7 +12,7 @@ from dcn.reproduce.costs import TABLE4, CostRow, Network, measure_costs, read_co
 from dcn.reproduce.intervals import ImageRow
 from dcn.reproduce.plan import Plan, read_plan
 from dcn.reproduce.rows import DilationRow, Row, append, read_table
-from dcn.reproduce.tables import Results, claims_table, cost_table, dilation_table, part_tables, summary
+from dcn.reproduce.tables import Results, claims_table, cost_table, dilation_table, front_table, part_tables, summary
 from dcn.reproduce.written import with_region
 
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -123,13 +123,50 @@ def test_the_answer_in_short(plan: Plan) -> None:
         (("AP75", "plain (dilation 2)", "3", "30.0", "30.0"), "no"),
         (("AP75", "dilation 4, the best", "3", "30.0", "30.0"), "no"),
     ]
-    without = claims_table(results, dilations=False)
-    assert without is not None
-    assert without.rows == table.rows[::2]
     assert summary(results) == (
-        "* **letters**: above plain: Faster R-CNN AP50 (+10.0); "
+        "* **letters**, against plain (dilation 2): above: Faster R-CNN AP50 (+10.0); "
         "not shown: Faster R-CNN AP (+5.0), Faster R-CNN AP75 (+0.0).\n"
     )
+
+
+def _shapes_row(plan: Plan, system: str, variant: str, seed: int, value: float) -> Row:
+    job = plan.job("shapes", system, variant, seed)
+    row = _row(plan, variant, seed, value, value, recipe=job.recipe)
+    return replace(row, dataset="shapes", system=system, variant=job.variant, AP=value)
+
+
+def test_what_learnt_offsets_add_is_told_from_what_pooling_adds() -> None:
+    plan = read_plan()
+    values = {"plain": [0.3, 0.31], "still": [0.4, 0.41], "deformable": [0.42, 0.43]}
+    rows = [
+        _shapes_row(plan, system, name, seed, value)
+        for system, names in (("rfcn", ("plain", "still", "deformable")), ("rpn", ("plain", "deformable")))
+        for name in names
+        for seed, value in enumerate(values[name])
+    ]
+    results = Results(plan, rows, [], [])
+    claims, front = claims_table(results), front_table(results)
+    assert claims is not None
+    assert front is not None
+    assert [row[1:4] for row in claims.rows if row[2] == "AP"] == [
+        ("class-aware RPN", "AP", "plain (dilation 2)"),
+        ("R-FCN", "AP", "plain (dilation 2)"),
+        ("R-FCN", "AP", "deformable RoI pooling, offsets kept at zero"),
+    ]
+    assert [row[1:] for row in front.rows] == [
+        (
+            "class-aware RPN",
+            "AP",
+            "2",
+            "30.5",
+            "42.5",
+            "+12.0 (+12.0 to +12.0) ?",
+            "+12.0 (+12.0 to +12.0) ?",
+        ),  # no pooling
+        ("R-FCN", "AP", "2", "30.5", "42.5", "+12.0 (+12.0 to +12.0) ?", "+2.0 (+2.0 to +2.0) ?"),
+    ]
+    assert "offsets kept at zero: not shown: R-FCN AP (+2.0)" in summary(results)
+    assert summary(results).count("RPN AP (") == 1
 
 
 def test_the_best_dilation_is_that_of_the_seeds_that_all_have() -> None:

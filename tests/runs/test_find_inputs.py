@@ -43,6 +43,28 @@ def test_nothing_found_is_an_error(tmp_path: Path, word: str) -> None:
             find([str(tmp_path / word)])
 
 
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (Frames(every=5), r"got every=5 with 2 images \(.*a\.png, .*b\.png\); leave it out"),
+        (Frames(most=3), r"got frames=3 with 2 images"),
+        (Frames(2, 3), r"got every=2 and frames=3 with 2 images .*; leave them out"),
+    ],
+    ids=["every", "frames", "both"],
+)
+def test_frames_of_images_alone_are_refused(tmp_path: Path, frames: Frames, message: str) -> None:
+    write_photos(tmp_path, "a.png", "b.png")
+    with pytest.raises(ValueError, match=f"every, frames: expected a video or camera to take frames of, {message}"):
+        find_inputs([str(tmp_path)], frames=frames)
+    with pytest.raises(ValueError, match=r"expected a video or camera to take frames of, .* with 1 image"):
+        inputs_of(picture(), frames=frames)
+    with pytest.raises(ValueError, match=r"expected a video or camera to take frames of, .* with 2 images"):
+        inputs_of([picture(), picture()], frames=frames)
+    clip = write_video(tmp_path / "clip.mp4")
+    assert len(find_inputs([str(tmp_path), str(clip)], frames=frames).sources) == 3
+    assert find_inputs(["-"], frames=frames).sources  # a list may name a video
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """Folders in folders with links that lead back, up and to a folder elsewhere, hidden ones, and own results."""

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from torch import nn
 
-from dcn.nn import DeformConv2d
+from dcn.nn import DeformConv2d, DeformRoIPool, RoIOffsetHealth, RoIOffsetMonitor
+from dcn.ops import deform_roi_pool
 from dcn.runs.offsets import offset_probe
 
 
@@ -39,6 +43,37 @@ def test_layers_that_did_not_run_do_not_count() -> None:
     with probe() as values:
         pass
     assert values() == {}
+
+
+def test_the_offsets_of_roi_pooling_are_given_as_shares_of_the_region() -> None:
+    layer = DeformRoIPool(2, 3, deform_fc_channels=4, gamma=0.5, sampling_ratio=1)
+    last = layer.offset_fc[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.constant_(last.bias, -0.2)
+    probe = offset_probe(layer)
+    assert probe is not None
+    boxes = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])
+    images = torch.rand(1, 3, 8, 8, requires_grad=True)
+    with probe() as values:
+        (watched,) = torch.autograd.grad(layer(images, boxes).sum(), images)
+    assert values() == {"offsets/pool": pytest.approx(0.1)}
+    (unwatched,) = torch.autograd.grad(layer(images, boxes).sum(), images)
+    assert torch.equal(watched, unwatched)
+
+
+def test_broken_offsets_of_roi_pooling_are_counted() -> None:
+    offset = torch.zeros(1, 2, 2, 2)
+    offset[0, 0, 0, 0], offset[0, 1, 1, 1] = math.nan, -3.0
+    boxes = torch.tensor([[0.0, 1.0, 1.0, 6.0, 5.0]])
+    with RoIOffsetMonitor() as monitor:
+        deform_roi_pool(torch.rand(1, 3, 8, 8), boxes, offset, 2, gamma=0.1)
+        deform_roi_pool(torch.rand(1, 3, 8, 8), boxes, None, 2)
+    seen = monitor.report()
+    assert (seen.calls, seen.broken) == (1, 0.125)
+    assert (seen.mean, seen.largest) == (pytest.approx(0.3 / 7), pytest.approx(0.3))
+    monitor.reset()
+    assert monitor.report() == RoIOffsetHealth(0.0, 0.0, 0.0, 0)
 
 
 def test_a_model_without_deformable_layers_has_no_probe() -> None:

@@ -127,7 +127,7 @@ def test_detections_do_not_depend_on_the_batch(predictor: Predictor, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch", "0"], "batch: expected 1 or more, got 0"),
+        (["--batch", "0"], "batch_size: expected 1 or more images of one forward pass, got 0"),
         (["--score", "50"], "min_score: expected a number in [0, 1], got 50"),
         (["--classes", "a,b"], "classes: "),
         (["schedule.lr=1"], "expected one of transforms.test_short, transforms.long, tta.scales, "),
@@ -160,3 +160,15 @@ def test_a_file_name_with_an_equals_sign_is_an_image(weights: Path, tmp_path: Pa
     command = ["predict", str(weights), str(photo), "--device", "cpu", "--output", str(tmp_path / "out")]
     assert main(command) == 0
     assert (tmp_path / "out" / "run.x=1.jpg").is_file()
+
+
+def test_the_default_scores_are_told(predictor: Predictor, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command line draws pictures, Python gives what metrics need; both say so."""
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"score threshold (default {predictor.task.default_score}, for pictures" in said
+    assert "predictor.task.default_score" in str(Predictor.predict.__doc__)
+    (photo,) = write_photos(tmp_path, "a.png")
+    own = predictor.predict(photo, min_score=float(predictor.model.score_threshold))  # type: ignore[arg-type]
+    assert predictor.predict(photo).scores.tolist() == own.scores.tolist() != []

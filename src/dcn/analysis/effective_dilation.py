@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.analysis.regions import region_areas
+from dcn.class_names import IGNORE
 from dcn.nn.grids import Call, Grid, pair, watch_deformable
 from dcn.nn.wrapped import HasModel, module_of
 from dcn.structures import Sample, SegmentationMap, Target
@@ -30,8 +31,6 @@ PAPER_SIDES = (96.0, 224.0)
 """The limits in the caption of table 2 of the paper."""
 
 SKIPPED = -1
-IGNORED = 255
-"""Label of pixels without annotation."""
 _BACKGROUND = CATEGORIES.index("background")
 
 
@@ -167,7 +166,7 @@ def categories_in_map(
     sizes = torch.bucketize(areas, areas.new_tensor([side * side for side in sides]), right=True)
     if background is not None:
         sizes[labels == background] = _BACKGROUND
-    sizes[labels == IGNORED] = SKIPPED
+    sizes[labels == IGNORE] = SKIPPED
     x, y = centers.floor().long().unbind(-1)
     height, width = labels.shape
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

@@ -42,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     write = verbs.add_parser("write", help="write the generated set as files")
     write.add_argument("folder", type=Path, help="folder to write")
     write.add_argument(
-        "options", nargs="*", metavar="key=value", help="options of the generated set, such as symbols=shapes"
+        "words", nargs="*", metavar="key=value", help="options of the generated set, such as symbols=shapes"
     )
     write.add_argument("--format", choices=("voc", "coco"), default="voc", help="default voc")
     write.add_argument("--split", choices=("train", "val", "test"), default="train", help="default train")
@@ -158,7 +158,7 @@ def _write(arguments: argparse.Namespace) -> int:
     """Write a split of the generated set."""
     options = {"seed": arguments.seed, "length": arguments.length, "difficulty": arguments.difficulty}
     settings = {"format": "synthetic", "options": options}
-    for word in arguments.options:
+    for word in arguments.words:
         override(settings, f"options.{word}")
     dataset = open_dataset("synthetic", None, arguments.split, **parse(DataConfig, settings).options)
     write = write_voc if arguments.format == "voc" else write_coco

@@ -12,6 +12,7 @@ from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.converting import FORMATS as WRITTEN
 from dcn.data.converting import convert
 from dcn.data.dataset import Dataset
+from dcn.data.pixel_statistics import has_masks, pixel_counts, pixel_statistics, pixel_table
 from dcn.data.splitting import SPLITS_FILE, write_splits
 from dcn.data.statistics import (
     DEFAULT_RATIOS,
@@ -41,9 +42,10 @@ def add_verbs(verbs: Any) -> None:
     to.add_argument("--to", choices=WRITTEN, required=True, help="the format to write")
     to.add_argument("--output", type=Path, required=True, help="folder to write; no file in it is replaced")
     to.set_defaults(run=_convert)
-    stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects")
+    stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects; or pixels of each class")
     _add_input(stats)
-    stats.add_argument("--plot", type=Path, help="write histograms as a PNG")
+    stats.add_argument("--semantic", action="store_true", help="count the pixels of outlines instead of boxes")
+    stats.add_argument("--plot", type=Path, help="write the diagrams as a PNG")
     stats.set_defaults(run=_stats)
     anchors = verbs.add_parser("anchors", help="propose anchor_scale and ratios for the objects of a folder")
     _add_input(anchors)
@@ -108,7 +110,12 @@ def _sizes(arguments: argparse.Namespace) -> BoxSizes:
 
 def _stats(arguments: argparse.Namespace) -> int:
     """Print statistics, and draw them."""
-    sizes = _sizes(arguments)
+    root, semantic = arguments.path.expanduser(), arguments.semantic
+    options = {"semantic": True} if semantic else {"masks": False, "unlabelled": "keep"}
+    datasets = list(open_splits(root, arguments.split, **options).values())
+    if has_masks(datasets):
+        return _pixel_stats(arguments, datasets)
+    sizes = box_sizes(datasets, arguments.short, arguments.long)
     content = statistics(sizes)
     print(json.dumps(content, indent=1) if arguments.json else statistics_table(content))
     if arguments.plot is not None:
@@ -121,6 +128,21 @@ def _stats(arguments: argparse.Namespace) -> int:
         }
         counts = {name: entry["objects"] for name, entry in content["classes"].items()}
         arguments.plot.write_bytes(data_histograms(columns, counts))
+    return 0
+
+
+def _pixel_stats(arguments: argparse.Namespace, datasets: list[Dataset]) -> int:
+    """Print how many pixels and images each class has, and draw it."""
+    content = pixel_statistics(pixel_counts(datasets))
+    print(json.dumps(content, indent=1) if arguments.json else pixel_table(content))
+    if arguments.plot is not None:
+        from dcn.vis.data_plots import class_bars
+
+        columns = {"share of the pixels": "share", "images with the class": "images"}
+        rows = {
+            title: {name: entry[key] for name, entry in content["classes"].items()} for title, key in columns.items()
+        }
+        arguments.plot.write_bytes(class_bars(rows))
     return 0
 
 

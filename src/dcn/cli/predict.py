@@ -47,10 +47,17 @@ def add_parser(subparsers: Any) -> None:
         "--json", metavar="FILE", help="write a JSON line for each image to this new file, - for standard output"
     )
     parser.add_argument("--recursive", action="store_true", help="take the images in folders below, too")
-    parser.add_argument("--every", type=int, default=1, metavar="N", help="videos: take every Nth frame (default 1)")
+    parser.add_argument(
+        "--every", type=int, default=1, metavar="N", help="videos and cameras: take every Nth frame (default 1)"
+    )
     parser.add_argument("--frames", type=int, metavar="N", help="take N frames of each video or camera (default all)")
     parser.add_argument(
-        "--score", "--min-score", dest="min_score", type=float, help="detectors: score threshold (default 0.5)"
+        "--score",
+        "--min-score",
+        dest="min_score",
+        type=float,
+        help="detectors: score threshold (default 0.5, for pictures; `predict` in Python keeps the model's own, mostly "
+        "0.05 or less)",
     )
     parser.add_argument("--batch", type=int, default=1, help="images per forward pass (default 1)")
     parser.add_argument("--keep-size", action="store_true", help="do not resize the images")

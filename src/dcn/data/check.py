@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from dcn.class_names import IGNORE
 from dcn.data import auto
 from dcn.data.catalog import FORMATS, find_format
 from dcn.data.duplicates import report_duplicates
 from dcn.data.findings import CheckOptions, Findings
 from dcn.data.format import Format
-from dcn.formats.index_masks import IGNORE
 from dcn.formats.problems import Collector, attempt
 from dcn.structures import Sample, Target
 

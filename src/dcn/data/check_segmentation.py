@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
+from dcn.class_names import IGNORE
 from dcn.data.datasets.segmentation import SegmentationDataset, missing_mask, size_problem
 from dcn.data.findings import CheckOptions, Findings, decoded_size, note_turned
-from dcn.formats.index_masks import IGNORE
 from dcn.formats.problems import Collector, Problem, Report, attempt
 
 Open = Callable[..., SegmentationDataset]

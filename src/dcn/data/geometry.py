@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcn.formats.index_masks import IGNORE
+from dcn.class_names import IGNORE
 from dcn.structures import Sample, SegmentationMap, Target
 
 # Pixels above which channels are resized one after the other: the float32 copy of all would take 12 bytes a pixel.

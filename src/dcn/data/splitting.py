@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dcn.class_names import IGNORE
 from dcn.data.dataset import Dataset
 from dcn.data.subset import Subset
 from dcn.formats.documents import read_json
-from dcn.formats.index_masks import IGNORE
 from dcn.formats.new_files import NewFiles
 from dcn.formats.problems import short
 from dcn.structures import SegmentationMap

@@ -26,7 +26,7 @@ from dcn.engine.optim import check_same_kind, gradient_norm, lr_factor, make_opt
 from dcn.engine.plots import draw_plots
 from dcn.engine.stop import stop_requests
 from dcn.structures import Sample
-from dcn.suggest import suggest
+from dcn.suggest import suggest, summary_of
 
 Batches = Callable[[int], Iterator[list[Sample]]]
 """``batches(start)``: this process's samples of step ``start``, ``start + 1``, ... without end."""
@@ -219,8 +219,8 @@ class _Trainer:
             self.best = self.metrics[name]
             self.checkpoints.save_best(self.model, self.step)
         self.log.write("eval", self.step, self.metrics)
-        shown = {key: value for key, value in self.metrics.items() if "/" not in key}
-        self.console.say(f"eval {self.step}: " + " ".join(f"{key}={value:.4f}" for key, value in shown.items()))
+        shown = summary_of(self.metrics)
+        self.console.say(f"eval {self.step}: " + " ".join(f"{key}={text}" for key, text in shown.items()))
         draw_plots(self.folder)
 
     def _evaluation_is_missing(self) -> bool:

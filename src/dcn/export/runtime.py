@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcn.export.metadata import KEY, Metadata, read_metadata
 from dcn.extras import require
 from dcn.models.detection.shared.frames import Size
+from dcn.suggest import counted
 
 
 class Runner:
@@ -119,9 +120,21 @@ class OnnxRunner(Runner):
         self._names = [entry.name for entry in self._session.get_inputs()]
 
     def call(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The outputs."""
+        """The outputs.
+
+        Raises:
+            ValueError: onnxruntime cannot compute them.
+        """
         feeds = {name: value.numpy() for name, value in zip(self._names, inputs, strict=True)}
-        return [torch.from_numpy(np.asarray(value)) for value in self._session.run(None, feeds)]
+        try:
+            values = self._session.run(None, feeds)
+        except Exception as error:  # onnxruntime's errors have no common class of their own
+            count, _, height, width = inputs[0].shape
+            raise ValueError(
+                f"onnxruntime: expected results of the file for {counted(count, 'image')} of {height}x{width}, got the "
+                f"error: {error}; export with another precision or format, or use another version of onnxruntime"
+            ) from error
+        return [torch.from_numpy(np.asarray(value)) for value in values]
 
 
 def open_runner(path: Path) -> Runner:

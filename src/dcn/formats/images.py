@@ -174,12 +174,22 @@ def read_index_image(path: str | Path) -> Tensor:
     """
     path = Path(path)
     with _opened(path) as image:
-        mode, array = image.mode, np.array(image)
+        return _indices(image, str(path))
+
+
+def decode_index_image(data: bytes, name: str) -> Tensor:
+    """`read_index_image` of the bytes of a file, which errors call ``name``."""
+    with _decoded(io.BytesIO(data), name) as image:
+        return _indices(image, name)
+
+
+def _indices(image: Image.Image, name: str) -> Tensor:
+    mode, array = image.mode, np.array(image)
     if mode in ("RGB", "RGBA", "LA") and _is_grey(array, mode):
         array = array[..., 0]
     if array.ndim != 2 or mode == "F":
         raise ValueError(
-            f"{path}: expected one channel of class indices (grey or palette), got an image of mode {mode}"
+            f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}"
         )
     return torch.from_numpy(array.astype(np.int64))
 

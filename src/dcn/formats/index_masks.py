@@ -10,16 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dcn.class_names import check_class_names
+from dcn.class_names import IGNORE, check_class_names
 from dcn.formats.documents import read_yaml
 from dcn.formats.file_names import image_files, posix
 from dcn.formats.images import read_index_image
 from dcn.formats.mat import read_label_mat
 from dcn.formats.problems import short
 from dcn.suggest import one_of
-
-IGNORE = 255
-"""Class index of pixels that are neither trained nor evaluated."""
 
 _KEYS = ("classes", "splits", "values", "ignore", "suffix")
 

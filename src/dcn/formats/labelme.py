@@ -1,11 +1,12 @@
-"""LabelMe: a JSON file for each image, with polygons, rectangles and circles in pixels.
+"""LabelMe: a JSON file for each image, with polygons, rectangles, circles and masks in pixels.
 
-A box is the extent of its outline. The label ``_background_`` marks nothing. Images without a JSON file are no part of
-the data.
+A box is the extent of its outline or its mask. The label ``_background_`` marks nothing. Images without a JSON file are
+no part of the data.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 from collections.abc import Sequence
@@ -14,12 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from dcn.formats import fields
 from dcn.formats.documents import read_json
 from dcn.formats.file_names import files_in, image_of, posix, resolve
-from dcn.formats.images import image_size
+from dcn.formats.images import decode_index_image, image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
-from dcn.formats.masks import check_segmentation
+from dcn.formats.masks import check_segmentation, mask_runs
 from dcn.formats.problems import Problem, Report, attempt, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
@@ -29,7 +33,7 @@ FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
 BACKGROUND = "_background_"
 _FEW = 5
 _PEEK = 2**16  # bytes at either end of a file in which its keys are looked for
-_POINTS = {"polygon": "3 or more", "rectangle": "2 or 4", "circle": "2"}
+_POINTS = {"polygon": "3 or more", "rectangle": "2 or 4", "circle": "2", "mask": "2"}
 _CORNERS = 32  # of the polygon that stands for a circle
 
 
@@ -143,6 +147,8 @@ def _image(pair: FolderPair, file: Path, content: dict[str, Any]) -> Path | None
 def _object(shape: object, entry: str, size: tuple[int, int]) -> BoxObject:
     if not isinstance(shape, dict):
         raise ValueError(f"expected a shape, got {short(shape)}")
+    if shape.get("shape_type") == "mask":
+        return _masked(shape, entry, size)
     outline = _outline(shape.get("shape_type") or "polygon", _points(shape.get("points")))
     x1, y1, x2, y2 = (choose(outline[axis::2]) for choose in (min, max) for axis in (0, 1))
     # LabelMe lets corners pass the edge of the image; the image ends there for the object too.
@@ -150,10 +156,51 @@ def _object(shape: object, entry: str, size: tuple[int, int]) -> BoxObject:
     if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
         raise ValueError(f"expected a shape {fields.within(size)}, got {short(shape.get('points'))}")
     cut = tuple(min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(outline))
-    check_segmentation([list(cut)], size)
+    segmentation = [list(cut)]
+    check_segmentation(segmentation, size)
     x1, y1, x2, y2 = (choose(cut[axis::2]) for choose in (min, max) for axis in (0, 1))
     name = fields.class_name(shape.get("label"))
-    return BoxObject(entry, name, (x1, y1, x2, y2), False, cut, x2 <= x1 or y2 <= y1)
+    return BoxObject(entry, name, (x1, y1, x2, y2), False, segmentation, x2 <= x1 or y2 <= y1)
+
+
+def _masked(shape: dict[str, Any], entry: str, size: tuple[int, int]) -> BoxObject:
+    """An object with a mask: a PNG in base64, between two pixels that both belong to it."""
+    points = _points(shape.get("points"))
+    if len(points) != 2:
+        raise ValueError(f"expected {_POINTS['mask']} points of a mask, got {len(points)}")
+    (left, top), (right, bottom) = ((int(x), int(y)) for x, y in points)
+    inner = decode_index_image(_bytes(shape.get("mask")), "'mask'") != 0
+    if tuple(inner.shape) != (bottom - top + 1, right - left + 1):
+        raise ValueError(
+            f"'mask': expected {right - left + 1}x{bottom - top + 1} pixels, as between its two points, got "
+            f"{inner.shape[1]}x{inner.shape[0]}"
+        )
+    height, width = size
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right + 1, width), min(bottom + 1, height)
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[y1:y2, x1:x2] = inner[y1 - top : max(y2 - top, 0), x1 - left : max(x2 - left, 0)]
+    if not mask.any():
+        raise ValueError(
+            f"'mask': expected a pixel or more {fields.within(size)}, got none at {short(shape['points'])}"
+        )
+    (x1, x2), (y1, y2) = (_extent(mask.any(axis)) for axis in (0, 1))
+    name = fields.class_name(shape.get("label"))
+    return BoxObject(entry, name, (x1, y1, x2, y2), False, mask_runs(mask))
+
+
+def _extent(taken: Tensor) -> tuple[int, int]:
+    """The first index and the one behind the last."""
+    indices = taken.nonzero()
+    return int(indices[0]), int(indices[-1]) + 1
+
+
+def _bytes(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError(f"'mask': expected a PNG in base64, got {short(text)}")
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        raise ValueError(f"'mask': expected a PNG in base64, got {short(text)}") from error
 
 
 def _points(value: object) -> list[tuple[float, float]]:
@@ -179,4 +226,4 @@ def _outline(kind: object, points: Sequence[tuple[float, float]]) -> list[float]
         return [v for turn in turns for v in (x + radius * math.cos(turn), y + radius * math.sin(turn))]
     if kind in _POINTS:
         raise ValueError(f"expected {_POINTS[kind]} points of a {kind}, got {len(points)}")
-    raise ValueError(f"'shape_type': expected polygon, rectangle or circle, got {short(kind)}, which has no area")
+    raise ValueError(f"'shape_type': expected polygon, rectangle, circle or mask, got {short(kind)}, which has no area")

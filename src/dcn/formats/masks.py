@@ -105,6 +105,14 @@ def encode_mask(mask: Tensor) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": counts.decode("ascii") if isinstance(counts, bytes) else counts}
 
 
+def mask_runs(mask: Tensor) -> dict[str, Any]:
+    """``[H, W]`` bool as plain run lengths, column by column from a run of zeros on; without hotcoco."""
+    values = np.concatenate([[False], mask.cpu().numpy().ravel(order="F")])
+    starts = np.flatnonzero(values[1:] != values[:-1])
+    counts = np.diff(starts, prepend=0, append=values.size - 1)
+    return {"size": list(mask.shape), "counts": counts.tolist()}
+
+
 def _runs(segmentation: Any, size: tuple[int, int]) -> Any:
     height, width = size
     if isinstance(segmentation, dict):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dcn.formats import fields
 from dcn.formats.fields import Box
@@ -23,7 +24,7 @@ class BoxObject:
         name: of its class.
         box: xyxy in continuous edges, cut to the image.
         difficult: not trained on, ignored in evaluation.
-        polygon: ``[x1, y1, x2, y2, ...]`` in pixels, where the file has an outline.
+        segmentation: checked polygons or run lengths as COCO has them, where the file has an outline.
         degenerate: whether the box has no extent.
     """
 
@@ -31,7 +32,7 @@ class BoxObject:
     name: str
     box: Box
     difficult: bool = False
-    polygon: tuple[float, ...] | None = None
+    segmentation: Any = None
     degenerate: bool = False
 
 

@@ -237,15 +237,15 @@ def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, in
         raise ValueError(f"expected shares of the image, 0 to 1, got {short(line)}; are these pixels?")
     name, (height, width) = classes[int(label)], size
     points = [share * (height if index % 2 else width) for index, share in enumerate(shares)]
-    polygon: tuple[float, ...] | None = None
+    polygons: list[list[float]] | None = None
     if len(shares) == 4:
         x, y, w, h = points
         box = [x - w / 2, y - h / 2, w, h]
     else:
-        polygon = tuple(min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points))
+        polygons = [[min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points)]]
         box = [min(points[::2]), min(points[1::2]), *(max(p) - min(p) for p in (points[::2], points[1::2]))]
     x, y, w, h = fields.inside(fields.box_xywh(box), size)
-    return BoxObject(entry, name, (x, y, x + w, y + h), False, polygon, w <= 0 or h <= 0)
+    return BoxObject(entry, name, (x, y, x + w, y + h), False, polygons, w <= 0 or h <= 0)
 
 
 def lines_of(boxes: list[list[float]], labels: list[int], size: tuple[int, int]) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcn.class_names import VOC_CLASSES, check_class_names
+from dcn.class_names import IGNORE, VOC_CLASSES, check_class_names
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import image_files
 from dcn.formats.images import read_index_image
-from dcn.formats.index_masks import IGNORE, IndexReader, index_table, read_description
+from dcn.formats.index_masks import IndexReader, index_table, read_description
 from dcn.metrics.results import SegmentationResult
 from dcn.metrics.segmentation import Absent, MeanIoU
 

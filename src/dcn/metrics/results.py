@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from dcn.suggest import measured
+
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers of COCO's summary, in its order."""
 
@@ -38,11 +40,11 @@ class Result(Mapping[str, float]):
         return {name: None if math.isnan(value) else float(value) for name, value in self.items()}
 
     def __str__(self) -> str:
-        """A table of two columns: the summary, then each class."""
+        """A table of two columns: the summary, then each class; a dash where there was nothing to measure on."""
         summary = [name for name in self if "/" not in name]
         rows = [*summary, *(name for name in self if "/" in name)]
         width = max((len(name) for name in rows), default=0)
-        return "\n".join(f"{name:<{width}}  {self[name]:.4f}" for name in rows)
+        return "\n".join(f"{name:<{width}}  {measured(self[name])}" for name in rows)
 
 
 @dataclass(frozen=True, eq=False)

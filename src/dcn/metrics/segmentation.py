@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from dcn.class_names import check_class_names
+from dcn.class_names import IGNORE, check_class_names
 from dcn.metrics.results import SegmentationResult
 
 Absent = Literal["skip", "zero"]
@@ -32,7 +32,11 @@ class MeanIoU:
     """
 
     def __init__(
-        self, num_classes: int, ignore_index: int = 255, absent: Absent = "zero", classes: Sequence[str] | None = None
+        self,
+        num_classes: int,
+        ignore_index: int = IGNORE,
+        absent: Absent = "zero",
+        classes: Sequence[str] | None = None,
     ) -> None:
         names = tuple(str(i) for i in range(num_classes)) if classes is None else check_class_names(classes)
         if num_classes < 1 or len(names) != num_classes:

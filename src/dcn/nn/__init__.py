@@ -13,6 +13,7 @@ from dcn.nn.folding import fold_batch_norm
 from dcn.nn.ms_deform_attn import MultiScaleDeformableAttention
 from dcn.nn.norm import FrozenBatchNorm2d
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
+from dcn.nn.roi_offset_health import RoIOffsetHealth, RoIOffsetMonitor
 
 __all__ = [
     "DCNv3",
@@ -31,6 +32,8 @@ __all__ = [
     "MultiScaleDeformableAttention",
     "OffsetHealth",
     "OffsetMonitor",
+    "RoIOffsetHealth",
+    "RoIOffsetMonitor",
     "deformify",
     "fold_batch_norm",
     "offset_parameters",

@@ -11,19 +11,18 @@ import base64
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import dcn
 from dcn import boxes
 from dcn.nn import DeformConv2d
+from dcn.nn.roi_offset_health import RoIPoolingCalls
 from dcn.structures import Detections
 from dcn.vis import LayerOffsets, record_offsets, roi_parts
 from dcn.vis.canvas import to_picture
@@ -103,9 +102,10 @@ def observe(
     network: nn.Module = model if isinstance(model, nn.Module) else model.model
     device = next(network.parameters(), torch.empty(0)).device
     results: list[Any] = []
+    rois: list[RoIOffsets] = []
     handle = network.register_forward_hook(lambda _module, _inputs, output: results.append(output))
     try:
-        with _watched_roi_pooling() as rois:
+        with RoIPoolingCalls(lambda call: rois.append(_roi_offsets(call))):
             layers = _layers(network, image.to(device), needs_layers)
     finally:
         handle.remove()
@@ -164,36 +164,13 @@ def _layers(network: nn.Module, image: Tensor, needed: bool) -> list[LayerOffset
     return []
 
 
-class _RoIWatcher(TorchDispatchMode):
-    """Sees every call of the averaging RoI poolings; under a dispatch mode they run as registered operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[RoIOffsets] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.name() == "dcn::roi_mean":
-            names = [argument.name for argument in func._schema.arguments]
-            call = dict(zip(names, args, strict=False)) | (kwargs or {})
-            if call["offset"] is not None and len(call["offset"]):
-                self.calls.append(_roi_offsets(call))
-        return func(*args, **(kwargs or {}))
-
-
-def _roi_offsets(call: dict[str, Any]) -> RoIOffsets:
+def _roi_offsets(call: Mapping[str, Any]) -> RoIOffsets:
     regions = call["boxes"][:, 1:].detach().float().cpu()
     if call["form"] == "parts":  # the original's rule: rounded inclusive corners
         regions = boxes.from_inclusive(regions.round())
     mask = None if call["mask"] is None else call["mask"].detach().float().cpu()
     rows, columns = call["output_size"]
     return RoIOffsets(regions, call["offset"].detach().float().cpu(), mask, (int(rows), int(columns)), call["gamma"])
-
-
-@contextmanager
-def _watched_roi_pooling() -> Iterator[list[RoIOffsets]]:
-    watcher = _RoIWatcher()
-    with watcher:
-        yield watcher.calls
 
 
 def _picture_of(image: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from dcn.nn.offset_health import OffsetHealth
+from dcn.nn.roi_offset_health import RoIOffsetHealth
 from dcn.report.page import Bar, Page
 from dcn.vis.plots import loss_curves, metric_curves
 
@@ -20,6 +21,7 @@ _OFFSET_CURVES = {
     "mean": "mean length of the offsets in cells of the layer's input, mean over the layers",
     "largest": "largest offset of all layers, in cells",
     "outside": "share of the sampling points that lie outside of the map",
+    "pool": "mean length of the offsets of RoI pooling, as a share of the region's side",
 }
 _STILL = 0.05
 """Offsets whose largest mean over time is below this many cells are called near zero."""
@@ -55,6 +57,7 @@ class RunFacts:
         recipe: the recipe as YAML; empty where there is none.
         examples: the worst images, the worst first.
         offsets: of every deformable layer over some of the images.
+        roi_offsets: of deformable RoI pooling over the same images.
         offset_images: how many images these are.
         sizes: ``(height, width)`` of every image evaluated.
     """
@@ -67,6 +70,7 @@ class RunFacts:
     recipe: str = ""
     examples: Sequence[Example] = ()
     offsets: Sequence[OffsetHealth] = ()
+    roi_offsets: RoIOffsetHealth | None = None
     offset_images: int = 0
     sizes: Sequence[tuple[int, int]] = ()
 
@@ -101,10 +105,10 @@ def add_offsets(page: Page, facts: RunFacts) -> None:
         for name, meaning in _OFFSET_CURVES.items()
         if any(row.get(f"{OFFSETS}{name}") is not None for row in training)
     ]
-    if not curves and not facts.offsets:
+    if not curves and not facts.offsets and facts.roi_offsets is None:
         return
     page.section("Offsets").text(
-        "A deformable layer starts as an ordinary convolution: all offsets are zero. A layer that stays at zero has "
+        "A deformable layer starts as an ordinary one: all offsets are zero. A layer that stays at zero has "
         "learnt nothing."
     )
     if curves:
@@ -118,12 +122,20 @@ def add_offsets(page: Page, facts: RunFacts) -> None:
             f"Offsets of the evaluated weights over {facts.offset_images} images, in cells of the layer's input; "
             "outside: share of the sampling points off the map.",
         )
-    if max((row.mean for row in facts.offsets), default=_last_mean(training)) < _STILL:
+    rois = facts.roi_offsets
+    if rois is not None:
+        page.text(
+            f"Deformable RoI pooling moved its bins by {100 * rois.mean:.1f} % of the region's side on average, "
+            f"by {100 * rois.largest:.0f} % at most."
+        )
+    largest = max((row.mean for row in facts.offsets), default=_last_mean(training))
+    if largest is not None and largest < _STILL:
         page.text("The offsets stayed near zero: the deformable layers are still almost ordinary convolutions.")
 
 
-def _last_mean(training: Sequence[Row]) -> float:
-    return next((float(row[f"{OFFSETS}mean"]) for row in reversed(training) if row.get(f"{OFFSETS}mean")), 0.0)
+def _last_mean(training: Sequence[Row]) -> float | None:
+    key = f"{OFFSETS}mean"
+    return next((float(row[key]) for row in reversed(training) if row.get(key) is not None), None)
 
 
 def add_examples(page: Page, examples: Sequence[Example]) -> None:

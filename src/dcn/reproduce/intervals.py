@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 
 ATROUS = ("atrous4", "atrous6", "atrous8")
 DEFORMABLE = "deformable"
+STILL = "still"
+"""The deformable network with offsets kept at zero; in systems without RoI pooling the plan calls it plain."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +68,10 @@ class ImageRow:
 
 
 def references(variant: str) -> tuple[str, ...]:
-    """The variants that one is compared with: the plain one, and the deformable one also with every dilation."""
+    """The variants that one is compared with: plain, and deformable also with offsets at zero and every dilation."""
     if variant == PLAIN:
         return ()
-    return (PLAIN, *ATROUS) if variant == DEFORMABLE else (PLAIN,)
+    return (PLAIN, STILL, *ATROUS) if variant == DEFORMABLE else (PLAIN,)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ def update_intervals(plan: Plan, choice: Choice, locations: Locations) -> list[I
     resampled: dict[str, _Resampled] = {}
     new = []
     for (dataset, system, variant), jobs in runs.items():
-        for reference in references(variant):
-            others = runs.get((dataset, system, plan.resolved(system, reference)), {})
+        for reference in dict.fromkeys(plan.resolved(system, name) for name in references(variant)):
+            others = runs.get((dataset, system, reference), {})
             seeds = sorted(jobs.keys() & others.keys())
             pairs = [(jobs[seed], others[seed]) for seed in seeds]
             if not pairs or _is_known(known, pairs[0], seeds):

@@ -7,22 +7,20 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dcn.analysis import dilation_statistics
 from dcn.data.subset import spread
 from dcn.engine.log import METRICS_FILE, read_rows
 from dcn.metrics import CocoAP, VocAP
-from dcn.models.detection.original.rfcn import TRANS_STD
-from dcn.nn import DeformConv2d, OffsetMonitor
 from dcn.report.comparison import mean_iou
 from dcn.reproduce.rows import DilationRow, Keyed
 from dcn.runs.build import evaluation_batches, test_size
 from dcn.runs.load import read_model
+from dcn.runs.offsets import has_offsets, watched_offsets
 from dcn.runs.opening import Opened, open_run_data
 from dcn.runs.report import CollectedConfusions, CollectedDetections, collect
 from dcn.runs.tasks import DETECTION
@@ -111,27 +109,18 @@ def offset_sizes(model: nn.Module, opened: Opened) -> dict[str, float]:
 
     Returns:
         Deformable convolutions under their stage and block (``c5.2``), in cells of their input map; RoI pooling as
-        ``pool.offset_fc`` and the like, as a share of the side of the region.
+        ``pool``, as a share of the side of the region.
     """
-    pools = _PoolOffsets(model)
-    has_layers = any(isinstance(module, DeformConv2d) for module in model.modules())
+    if not has_offsets(model):
+        return {}
     batches = evaluation_batches(
         opened.recipe, spread(opened.dataset, OFFSET_IMAGES), test_size(opened.recipe), opened.world
     )
-    images = [[sample.image.to(opened.world.device) for sample in samples] for samples in batches]
-    if not has_layers and not pools.names:
-        return {}
-    sizes: dict[str, float] = {}
-    with pools:
-        if has_layers:
-            with OffsetMonitor(model) as monitor:
-                for batch in images:
-                    model(batch)
-            sizes = {short_name(row.layer): row.mean for row in monitor.report()}
-        else:
-            for batch in images:
-                model(batch)
-    return sizes | pools.means()
+    with watched_offsets(model) as seen:
+        for samples in batches:
+            model([sample.image.to(opened.world.device) for sample in samples])
+    layers, rois = seen()
+    return {short_name(row.layer): row.mean for row in layers} | ({} if rois is None else {"pool": rois.mean})
 
 
 def short_name(layer: str) -> str:
@@ -139,43 +128,6 @@ def short_name(layer: str) -> str:
     parts = layer.split(".")
     stage = next((part for part in parts if part.startswith("layer") and part[5:].isdigit()), None)
     return layer if stage is None else f"c{int(stage[5:]) + 1}.{parts[parts.index(stage) + 1]}"
-
-
-class _PoolOffsets:
-    """Collects the offsets of RoI pooling while it is used as a context manager."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.names: dict[str, nn.Module] = {}
-        for name, module in model.named_modules():
-            branch = getattr(module, "offset_fc", None)
-            if isinstance(branch, nn.Linear):
-                self.names["pool"] = branch
-            elif getattr(module, "offset_maps", None) is not None:
-                self.names[f"pool {name.rpartition('.')[2]}"] = module
-        self._sums: dict[str, list[float]] = {name: [] for name in self.names}
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> _PoolOffsets:
-        for name, module in self.names.items():
-            self._handles.append(module.register_forward_hook(self._hook(name)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def see(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # R-FCN pools its offsets from maps: the values are those of the regions.
-            offset = output if isinstance(module, nn.Linear) else module.offsets(*inputs)
-            if offset.numel():
-                self._sums[name].append(float(offset.abs().mean()) * TRANS_STD)
-
-        return see
-
-    def means(self) -> dict[str, float]:
-        """By name, over all calls."""
-        return {name: sum(values) / len(values) for name, values in self._sums.items() if values}
 
 
 def _dilations(model: nn.Module, opened: Opened, key: Keyed, sides: Sequence[float]) -> list[DilationRow]:

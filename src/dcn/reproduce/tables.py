@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dcn.report.comparison import SeedDifference
-from dcn.reproduce.intervals import ATROUS, DEFORMABLE, ImageRow
+from dcn.reproduce.intervals import ATROUS, DEFORMABLE, STILL, ImageRow
 from dcn.reproduce.plan import PLAIN, Plan
 from dcn.reproduce.rows import DilationRow, Row
 
@@ -156,41 +156,71 @@ class Results:
         ]
 
 
-def claims_table(results: Results, *, dilations: bool = True) -> Table | None:
-    """Deformable against plain, and with ``dilations`` against the best one: the answer in short."""
+def _references(results: Results, dataset: str, system: str, metric: str) -> dict[str, str]:
+    """What deformable is compared with, by the name in tables: plain, offsets at zero, and the best dilation."""
+    plan = results.plan
+    names = {PLAIN: ""} | {name: "" for name in (STILL,) if plan.resolved(system, name) == name}
+    best = results.best_atrous(dataset, system, metric)
+    names |= {best: ", the best"} if best else {}
+    return {name: plan.title("variants", name) + more for name, more in names.items() if name in plan.variants}
+
+
+def claims_table(results: Results) -> Table | None:
+    """Deformable against plain, against offsets at zero and against the best dilation: the answer in short."""
     plan, rows = results.plan, []
     for dataset, system in results.pairs():
         for metric in METRICS[plan.task(system)]:
-            best = results.best_atrous(dataset, system, metric) if dilations else None
-            for reference in (PLAIN, best):
-                claim = reference and results.claim(dataset, system, DEFORMABLE, reference, metric)
-                if not reference or not claim:
+            for reference, against in _references(results, dataset, system, metric).items():
+                claim = results.claim(dataset, system, DEFORMABLE, reference, metric)
+                if not claim:
                     continue
                 values = (_mean(claim.seeds.first), _mean(claim.seeds.second))
                 names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
-                against = plan.title("variants", reference) + (", the best" if reference == best else "")
                 rows.append((*names, against, str(len(claim.seeds.first)), *values, *claim.cells()))
     header = ("data", "system", "metric", "against", "seeds", "its value", "deformable", "difference (over seeds)")
-    return _table("Deformable against plain and against the best dilation", (*header, "over images", "shown"), rows)
+    return _table(
+        "Deformable against plain, against offsets at zero and against the best dilation",
+        (*header, "over images", "shown"),
+        rows,
+    )
+
+
+def front_table(results: Results) -> Table | None:
+    """One row for each data set and system, in its first metric; a question mark: the difference is not shown."""
+    plan, rows = results.plan, []
+    for dataset, system in results.pairs():
+        metric = METRICS[plan.task(system)][0]
+        claims = [results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL)]
+        if claims[0] is None:
+            continue
+        names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
+        values = (_mean(claims[0].seeds.first), _mean(claims[0].seeds.second))
+        gaps = [NONE if claim is None else claim.cells()[0] + ("" if claim.shown else " ?") for claim in claims]
+        rows.append((*names, str(len(claims[0].seeds.first)), *values, *gaps))
+    header = ("data", "system", "metric", "seeds", "plain", "deformable", "difference", "by learnt offsets")
+    return _table("Deformable against plain", header, rows)
 
 
 def summary(results: Results) -> str:
-    """What is shown on each data set, in words: how many differences, and which were not shown."""
+    """What is shown on each data set, in words: which differences, and which were not shown."""
     plan, lines = results.plan, []
     for dataset in plan.datasets:
-        claims = [
-            (f"{plan.title('systems', system)} {metric}", claim)
-            for system in plan.systems_of(dataset)
-            for metric in METRICS[plan.task(system)]
-            if (claim := results.claim(dataset, system, DEFORMABLE, PLAIN, metric)) is not None
-        ]
-        if not claims:
-            continue
-        parts = []
-        for kind, text in ((1, "above plain"), (-1, "below plain"), (0, "not shown")):
-            names = [f"{name} ({_signed(claim.seeds.mean)})" for name, claim in claims if claim.shown == kind]
-            parts += [f"{text}: {', '.join(names)}"] if names else []
-        lines.append(f"* **{plan.title('datasets', dataset)}**: {'; '.join(parts)}.")
+        for reference in (PLAIN, STILL):
+            claims = [
+                (f"{plan.title('systems', system)} {metric}", claim)
+                for system in plan.systems_of(dataset)
+                if plan.resolved(system, reference) == reference
+                for metric in METRICS[plan.task(system)]
+                if (claim := results.claim(dataset, system, DEFORMABLE, reference, metric)) is not None
+            ]
+            if not claims:
+                continue
+            parts = []
+            for kind, text in ((1, "above"), (-1, "below"), (0, "not shown")):
+                names = [f"{name} ({_signed(claim.seeds.mean)})" for name, claim in claims if claim.shown == kind]
+                parts += [f"{text}: {', '.join(names)}"] if names else []
+            against = plan.title("variants", reference)
+            lines.append(f"* **{plan.title('datasets', dataset)}**, against {against}: {'; '.join(parts)}.")
     return "\n".join([*lines, ""]) if lines else ""
 
 

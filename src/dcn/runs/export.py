@@ -32,6 +32,7 @@ from dcn.runs.images import open_image
 from dcn.runs.load import described, read_model
 from dcn.runs.opening import find_run, open_for
 from dcn.runs.sources import EXPORTED, StrPath, find_source
+from dcn.suggest import measured, summary_of
 
 Format = Literal["onnx", "torch", "aoti"]
 FORMATS: Mapping[str, tuple[str, Callable[[Function, Path], Metadata]]] = {
@@ -64,8 +65,8 @@ class Evaluation:
     after: Result
 
     def __str__(self) -> str:
-        names = [name for name in self.before if "/" not in name]
-        pairs = ", ".join(f"{name} {self.before[name]:.4f} -> {self.after[name]:.4f}" for name in names)
+        before = summary_of(self.before)
+        pairs = ", ".join(f"{name} {text} -> {measured(self.after[name])}" for name, text in before.items())
         return f"{self.split}, {self.images} images: {pairs}"
 
 

@@ -32,7 +32,7 @@ def inputs_of(images: Any, *, recursive: bool = False, frames: Frames | None = N
     Words that are given alone, or in a list or tuple, are looked up at once; other iterables are read as they go.
 
     Raises:
-        ValueError: as :func:`find_inputs`, or none of these.
+        ValueError: as :func:`find_inputs`, or ``images`` is none of these.
     """
     frames = Frames() if frames is None else frames
     if isinstance(images, Inputs):
@@ -43,6 +43,8 @@ def inputs_of(images: Any, *, recursive: bool = False, frames: Frames | None = N
         return find_inputs([_word(item) for item in images], recursive=recursive, frames=frames)
     if is_image(images):
         images = [images]
+    if isinstance(images, list | tuple) and not any(isinstance(item, str | PathLike | int) for item in images):
+        frames.check([ImageSource(f"image {number}") for number in range(len(images))])
     if not isinstance(images, Iterable):
         raise ValueError(
             "images: expected a path, a URL, a camera's number, an array, a tensor, a PIL.Image, or an iterable "
@@ -65,11 +67,12 @@ def find_inputs(words: Sequence[str], *, recursive: bool = False, frames: Frames
         frames: which frames of videos and cameras; ``None``: all.
 
     Raises:
-        ValueError: a word names nothing, or a folder has no images.
+        ValueError: a word names nothing, a folder has no images, or ``frames`` are chosen of images alone.
         MissingPackageError: a video or camera without the package that reads it.
     """
     frames = Frames() if frames is None else frames
     sources = [source for word in words for source in _sources_of(word, recursive, frames)]
+    frames.check(sources)
     for source in sources:
         source.check()
     return Inputs(_once(sources, lambda source: source.path))

@@ -20,6 +20,7 @@ from dcn.extras import require
 from dcn.formats.file_names import safe_name
 from dcn.formats.video import VideoFrame, camera_device, read_camera, read_video
 from dcn.runs.images import open_image
+from dcn.suggest import counted
 
 LOGGER = logging.getLogger("dcn")
 
@@ -44,6 +45,22 @@ class Frames:
             raise ValueError(f"every: expected 1 or more, got {self.every}")
         if self.most is not None and self.most < 1:
             raise ValueError(f"frames: expected 1 or more, got {self.most}")
+
+    def check(self, sources: Sequence[Source]) -> None:
+        """Refuse a choice of frames where there are none; a list may name a video later.
+
+        Raises:
+            ValueError: all sources are single images.
+        """
+        if self != Frames() and sources and all(isinstance(source, ImageSource) for source in sources):
+            given = [f"every={self.every}"] if self.every != 1 else []
+            given += [] if self.most is None else [f"frames={self.most}"]
+            names = [source.name for source in sources]
+            shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            raise ValueError(
+                f"every, frames: expected a video or camera to take frames of, got {' and '.join(given)} with "
+                f"{counted(len(names), 'image')} ({shown}); leave {'them' if len(given) > 1 else 'it'} out"
+            )
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,7 @@ def predict_files(
     Raises:
         ValueError: a file to be written is one of the images, or is not of an earlier prediction.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch: expected 1 or more, got {batch_size}")
-    predictor.view(resize, min_score)  # says what does not fit, before a folder is made
+    predictor.check(resize, min_score, batch_size)
     task = predictor.task
     inputs = images if isinstance(images, Inputs) else read_files(images)
     folder = None if output is None else PredictionFolder(output, task, predictor.classes, inputs.sources, pictures)

@@ -94,7 +94,8 @@ class Predictor:
             images: a path, a URL, an array, a tensor or a ``PIL.Image``, see
                 :func:`dcn.runs.images.open_image`; or a list of these.
             min_score: detectors: only detections with this score or more, in ``[0, 1]``; ``None``: the model's own
-                score threshold.
+                score threshold, ``predictor.model.score_threshold``, mostly 0.05 or less, as metrics need it.
+                ``dcn predict`` draws pictures and takes 0.5, ``predictor.task.default_score``.
             resize: see :data:`Resize`.
             batch_size: images of one forward pass; results do not depend on it.
 
@@ -110,8 +111,7 @@ class Predictor:
             return self._predict([open_image(images)], min_score, resize)[0]
         if not isinstance(images, list | tuple):
             open_image(images)  # says what is expected
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
+        self.check(resize, min_score, batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(images), batch_size):
             batch = [open_image(image) for image in images[start : start + batch_size]]
@@ -151,9 +151,7 @@ class Predictor:
         Raises:
             ValueError: a word that names nothing, or an option that makes no sense.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: expected 1 or more, got {batch_size}")
-        self.view(resize, min_score)  # says what does not fit, before anything is read
+        self.check(resize, min_score, batch_size)
         inputs = inputs_of(images, recursive=recursive, frames=Frames(every, frames))
         return self._stream(inputs, min_score, resize, batch_size)
 
@@ -170,6 +168,16 @@ class Predictor:
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         predictions = view.run([image.to(self.device) for image in resized], sizes, min_score)
         return [replace(one, classes=self.classes) for one in predictions]
+
+    def check(self, resize: Resize = "default", min_score: float | None = None, batch_size: int = 1) -> None:
+        """Say which options of :meth:`predict` do not fit, before an image is read.
+
+        Raises:
+            ValueError: an option that makes no sense for this model.
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(f"batch_size: expected 1 or more images of one forward pass, got {batch_size!r}")
+        self.view(resize, min_score)
 
     def view(self, resize: Resize = "default", min_score: float | None = None) -> View:
         """How the model looks at images with these options of :meth:`predict`.

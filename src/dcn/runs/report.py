@@ -20,14 +20,13 @@ from dcn.engine.log import METRICS_FILE, read_rows, shell_command
 from dcn.engine.recipe import dump_recipe
 from dcn.formats.coco_writer import coco_rows, target_rows
 from dcn.metrics import MeanIoU
-from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
 from dcn.report.comparison import mean_iou
 from dcn.report.detection_page import detection_page
 from dcn.report.diagnosis import IouType, diagnose
 from dcn.report.page import Page
 from dcn.report.run_page import Example, RunFacts
 from dcn.report.segmentation_page import segmentation_page
-from dcn.runs.offsets import has_deformable_layers
+from dcn.runs.offsets import Offsets, has_offsets, watched_offsets
 from dcn.runs.opening import Opened, image_name, open_run_data
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words
@@ -240,7 +239,8 @@ def _facts(opened: Opened) -> RunFacts:
         facts=facts,
         commands=_commands(opened),
         recipe=dump_recipe(recipe),
-        offsets=offsets,
+        offsets=offsets.layers,
+        roi_offsets=offsets.rois,
         offset_images=images,
         sizes=list(dataset.sizes),
     )
@@ -273,16 +273,16 @@ def _commands(opened: Opened) -> list[str]:
     ]
 
 
-def _offsets(opened: Opened) -> tuple[list[OffsetHealth], int]:
-    """The offsets of every deformable layer that ran, over some of the images; and how many images these were."""
+def _offsets(opened: Opened) -> tuple[Offsets, int]:
+    """The offsets of every layer that ran, over some of the images; and how many images these were."""
     model = opened.predictor.model
-    if not has_deformable_layers(model):
-        return [], 0
+    if not has_offsets(model):
+        return Offsets([], None), 0
     images = spread(opened.dataset, OFFSET_IMAGES)
-    with OffsetMonitor(model) as monitor:
+    with watched_offsets(model) as seen:
         for index in range(len(images)):
             opened.predictor.predict(images[index].image)
-    return [row for row in monitor.report() if row.calls], len(images)
+    return seen(), len(images)
 
 
 def _indices(opened: Opened, evaluated: int) -> Sequence[int]:

@@ -45,6 +45,7 @@ from dcn.runs.record import record_data, with_used_plugins
 from dcn.runs.report import REPORT_FILE, report
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
+from dcn.suggest import summary_of
 from dcn.vis.plots import loss_curves
 
 LOGGER = logging.getLogger("dcn")
@@ -96,7 +97,7 @@ class Run:
 
     def _repr_html_(self) -> str:
         rows = {"folder": str(self.folder), "model": self.recipe.model.name, "step": str(self.step)}
-        rows |= {name: f"{value:.4f}" for name, value in self.metrics.items() if "/" not in name}
+        rows |= summary_of(self.metrics)
         page = self.folder / REPORT_FILE
         link = f'<p><a href="{page.absolute().as_uri()}">report</a></p>' if page.is_file() else ""
         cells = "".join(
@@ -283,9 +284,8 @@ def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages) -> None:
     rows: dict[str, object] = {"run folder": folder, "step": outcome.step}
     if outcome.best is not None:
         rows["best"] = f"{outcome.best:.4f} ({find_weights(folder).name})"
-    shown = {name: value for name, value in outcome.metrics.items() if "/" not in name}
-    if shown:
-        rows["last metrics"] = " ".join(f"{name}={value:.4f}" for name, value in shown.items())
+    if shown := summary_of(outcome.metrics):
+        rows["last metrics"] = " ".join(f"{name}={text}" for name, text in shown.items())
     if broken.skipped or broken.repaired:
         rows["data"] = broken
     if outcome.finished:

@@ -1,4 +1,4 @@
-"""Diagrams of a dataset: histograms of sizes, ratios and numbers of objects."""
+"""Diagrams of a dataset: histograms of sizes, ratios and numbers of objects, and bars by class."""
 
 from __future__ import annotations
 
@@ -24,19 +24,41 @@ def data_histograms(columns: Mapping[str, Sequence[float]], counts: Mapping[str,
     Returns:
         The PNG.
     """
+    figure, axes = _panels(len(columns) + 1)
+    for panel, (title, values) in zip(axes, columns.items(), strict=False):
+        _histogram(panel, title, np.asarray(values, dtype=np.float64))
+    _bars(axes[len(columns)], "objects by class", counts)
+    return _png(figure)
+
+
+def class_bars(diagrams: Mapping[str, Mapping[str, float]]) -> bytes:
+    """Diagrams of bars side by side: by title a number for each class, of which the 30 largest are drawn.
+
+    Returns:
+        The PNG.
+    """
+    most = max((min(len(values), _MOST_BARS) for values in diagrams.values()), default=1)
+    figure, axes = _panels(len(diagrams), max(2.0, 0.6 + 0.16 * most))
+    for panel, (title, values) in zip(axes, diagrams.items(), strict=False):
+        _bars(panel, title, values)
+    return _png(figure)
+
+
+def _panels(count: int, height: float = 3.2) -> tuple[Any, Any]:
+    """A figure with ``count`` diagrams in two columns, each ``height`` inches high."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels = len(columns) + 1
-    rows = (panels + 1) // 2
-    figure = Figure(figsize=(10, 3.2 * rows), dpi=110, layout="constrained", facecolor="white")
+    rows = (count + 1) // 2
+    figure = Figure(figsize=(10, height * rows), dpi=110, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 2, squeeze=False).flatten()
-    for panel, (title, values) in zip(axes, columns.items(), strict=False):
-        _histogram(panel, title, np.asarray(values, dtype=np.float64))
-    _bars(axes[len(columns)], counts)
-    for panel in axes[panels:]:
+    for panel in axes[count:]:
         panel.set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -53,8 +75,8 @@ def _histogram(panel: Any, title: str, values: Any) -> None:
     panel.set_title(title, fontsize=10)
 
 
-def _bars(panel: Any, counts: Mapping[str, int]) -> None:
+def _bars(panel: Any, title: str, counts: Mapping[str, float]) -> None:
     shown = sorted(counts.items(), key=lambda item: -item[1])[:_MOST_BARS][::-1]
     panel.barh(range(len(shown)), [count for _, count in shown], color=_COLOR)
     panel.set_yticks(range(len(shown)), [name[:24] for name, _ in shown], fontsize=7)
-    panel.set_title("objects by class", fontsize=10)
+    panel.set_title(title, fontsize=10)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dcn.class_names import IGNORE
 from dcn.vis.canvas import font, font_size, text_size, to_picture, to_tensor
 from dcn.vis.palette import Color, text_color, voc_palette
 
@@ -24,7 +25,7 @@ def draw_segmentation(
     palette: Sequence[Color] | None = None,
     classes: Sequence[str] | None = None,
     *,
-    ignore_index: int | None = 255,
+    ignore_index: int | None = IGNORE,
     opacity: float = 0.5,
 ) -> Tensor:
     """Blend a segmentation map into an image, with dark lines between the regions and a legend below.

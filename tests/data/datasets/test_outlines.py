@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import dcn
@@ -82,6 +86,13 @@ def _shape(label: str, points: list[list[Any]], kind: str = "polygon") -> dict[s
     return {"label": label, "points": points, "shape_type": kind}
 
 
+def _masked(label: str, points: list[list[Any]], *rows: str) -> dict[str, Any]:
+    """A mask of rows such as "0110", as LabelMe stores it: a PNG of zeros and ones."""
+    file = io.BytesIO()
+    Image.fromarray(np.array([[int(v) for v in row] for row in rows], np.uint8)).save(file, "PNG")
+    return _shape(label, points, "mask") | {"mask": base64.encodebytes(file.getvalue()).decode()}
+
+
 def _write(root: Path, *shapes: object, **changes: object) -> Dataset | None:
     write_picture(root / "a b ü.JPG", items()[0])
     content = {"version": "5.0.1", "shapes": list(shapes), "imagePath": "a b ü.JPG", "imageData": None, **changes}
@@ -114,11 +125,42 @@ def test_a_circle_covers_its_area(tmp_path: Path) -> None:
     assert int(target.masks.sum()) == pytest.approx(3.1416 * 100, rel=0.04)
 
 
+def test_masks_are_read_with_both_corners(tmp_path: Path) -> None:
+    """Of a hole, of parts, beyond the edge of the image, and beside polygons."""
+    _write(
+        tmp_path,
+        _masked("ring", [[10.0, 20.0], [13.0, 22.0]], "1110", "1010", "1110"),
+        _masked("edge", [[62, 46], [65, 49]], "1111", "1001", "1111", "1111"),
+        _shape("box", [[0, 0], [5, 5]], "rectangle"),
+    )
+    target = target_of(open_dataset("labelme", tmp_path, "all", masks=True), 0)
+    assert target.boxes.tolist() == [[10, 20, 13, 23], [62, 46, 64, 48], [0, 0, 5, 5]]
+    expected = torch.zeros(3, HEIGHT, WIDTH, dtype=torch.bool)
+    expected[0, 20:23, 10:13] = True
+    expected[0, 21, 11] = False
+    expected[1, 46:48, 62:64] = torch.tensor([[True, True], [True, False]])
+    expected[2, :5, :5] = True
+    assert torch.equal(target.masks, expected)
+    assert check_dataset(tmp_path, "labelme").problems == []
+    boxes = target_of(open_dataset("labelme", tmp_path, "all", masks=False), 0)
+    assert torch.equal(boxes.boxes, target.boxes)
+    semantic = open_dataset("labelme", tmp_path, "all", semantic=True)
+    assert (target_of(semantic, 0).labels == semantic.classes.index("ring")).sum() == 8
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
         (_shape("a", [[1, 1], [5, 5]]), "expected 3 or more points of a polygon, got 2"),
-        (_shape("a", [[1, 1], [5, 5]], "line"), "'shape_type': expected polygon, rectangle or circle, got 'line'"),
+        (_shape("a", [[1, 1], [5, 5]], "line"), "expected polygon, rectangle, circle or mask, got 'line'"),
+        (_masked("a", [[1, 1]], "11"), "expected 2 points of a mask, got 1"),
+        (_masked("a", [[1, 1], [2, 2]], "11"), "'mask': expected 2x2 pixels, as between its two points, got 2x1"),
+        (_masked("a", [[1, 1], [2, 1]], "00"), "'mask': expected a pixel or more inside the image of 64x48 pixels"),
+        (_masked("a", [[70, 1], [71, 1]], "11"), "'mask': expected a pixel or more inside the image of 64x48 pixels"),
+        (_masked("a", [[-1000000, 1], [1000000, 1]], "11"), "'mask': expected 2000001x1 pixels"),
+        (_shape("a", [[1, 1], [2, 1]], "mask"), "'mask': expected a PNG in base64, got nothing"),
+        (_shape("a", [[1, 1], [2, 1]], "mask") | {"mask": "é"}, "'mask': expected a PNG in base64, got 'é'"),
+        (_shape("a", [[1, 1], [2, 1]], "mask") | {"mask": "aGVsbG8="}, "'mask': the image cannot be decoded"),
         (_shape("a", [[1, 1]], "circle"), "expected 2 points of a circle, got 1"),
         (_shape("a", [[1, "x"], [5, 5], [7, 8]]), "'points': expected a finite number, got 'x'"),
         (_shape("a", [[1, 1], [5], [7, 8]]), r"'points': expected a list of \[x, y\]"),
@@ -126,7 +168,10 @@ def test_a_circle_covers_its_area(tmp_path: Path) -> None:
         (_shape("", [[1, 1], [5, 1], [7, 8]]), "'name': expected a text"),
         ("shape", "expected a shape, got 'shape'"),
     ],
-    ids=["polygon", "line", "circle", "text", "pair", "outside", "label", "kind"],
+    ids=[
+        *("polygon", "line", "mask", "mask-size", "mask-empty", "mask-outside", "mask-wide", "mask-none", "mask-text"),
+        *("mask-bytes", "circle", "text", "pair", "outside", "label", "kind"),
+    ],
 )
 def test_a_shape_that_is_none_is_a_problem(shape: object, message: str, tmp_path: Path) -> None:
     _write(tmp_path, shape, _shape("b", [[1, 1], [50, 1], [50, 40]]))

@@ -55,7 +55,7 @@ class Boxes:
         report_unknown_classes(files, self.classes, refuse)
         records = list(files.records)
         objects = [item for record in records for item in record.objects]
-        self.has_masks = masks and bool(objects) and all(item.polygon is not None for item in objects)
+        self.has_masks = masks and bool(objects) and all(item.segmentation is not None for item in objects)
         if degenerate == "skip":
             warn_of_degenerate(name, report_degenerate(records, lambda problem: None))
             records = [_without_degenerate(record) for record in records]
@@ -76,11 +76,11 @@ class Boxes:
     def target(self, index: int) -> Target:
         """The annotation of one image without decoding the image; ``image_id`` is its name in the folder."""
         record = self.records[index]
-        polygons = [[list(item.polygon or ())] for item in record.objects]
+        outlines = [item.segmentation for item in record.objects]
         return Target(
             boxes=torch.tensor([item.box for item in record.objects], dtype=torch.float32).reshape(-1, 4),
             labels=torch.tensor([self._labels[item.name] for item in record.objects], dtype=torch.int64),
-            masks=decode_masks(polygons, record.size) if self.has_masks else None,
+            masks=decode_masks(outlines, record.size) if self.has_masks else None,
             difficult=torch.tensor([item.difficult for item in record.objects], dtype=torch.bool),
             size=record.size,
             image_id=record.name,

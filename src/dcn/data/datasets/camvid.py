@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dcn.class_names import CAMVID_CLASSES
+from dcn.class_names import CAMVID_CLASSES, IGNORE
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.file_names import image_files
-from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
+from dcn.formats.index_masks import IndexReader, MaskFiles
 from dcn.formats.layouts import unknown_split
 
 _VOID = 11

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dcn.class_names import CITYSCAPES_CLASSES
+from dcn.class_names import CITYSCAPES_CLASSES, IGNORE
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.file_names import is_hidden, safe_path
-from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
+from dcn.formats.index_masks import IndexReader, MaskFiles
 from dcn.formats.layouts import unknown_split
 
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)

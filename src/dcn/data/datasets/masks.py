@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from dcn.class_names import check_class_names
+from dcn.class_names import IGNORE, check_class_names
 from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import files_in, image_files
 from dcn.formats.images import read_index_image
-from dcn.formats.index_masks import IGNORE, IndexReader, MaskFiles
+from dcn.formats.index_masks import IndexReader, MaskFiles
 from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs, unknown_split
 from dcn.formats.problems import Problem, attempt
 

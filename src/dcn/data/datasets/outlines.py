@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from dcn.class_names import IGNORE
 from dcn.data.dataset import Dataset
 from dcn.data.reading import ImageReading, Tolerant, intact_sample
-from dcn.formats.index_masks import IGNORE
 from dcn.structures import Sample, SegmentationMap, Target
 
 BACKGROUND = "background"

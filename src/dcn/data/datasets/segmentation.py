@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dcn.class_names import IGNORE
 from dcn.data.reading import ImageReading
 from dcn.formats.images import BrokenImageError, image_size, is_turned
-from dcn.formats.index_masks import IGNORE, MaskFiles
+from dcn.formats.index_masks import MaskFiles
 from dcn.formats.problems import Problem, refuse
 from dcn.structures import Sample, SegmentationMap
 

@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dcn.class_names import IGNORE
 from dcn.models.parts import ModelPart
 from dcn.models.preprocess import Preprocess
 from dcn.models.targets import check_targets
 from dcn.structures import SegmentationMap
-
-IGNORED = 255
 
 
 class SegmentationModel(nn.Module):
@@ -113,6 +112,6 @@ def segmentation_loss(logits: Tensor, labels: Sequence[Tensor]) -> Tensor:
     losses = []
     for scores, label in zip(logits, labels, strict=True):
         own = scores[None, :, : label.shape[0], : label.shape[1]].float()
-        total = F.cross_entropy(own, label[None], ignore_index=IGNORED, reduction="sum")
-        losses.append(total / (label != IGNORED).sum().clamp(min=1))
+        total = F.cross_entropy(own, label[None], ignore_index=IGNORE, reduction="sum")
+        losses.append(total / (label != IGNORE).sum().clamp(min=1))
     return torch.stack(losses).mean()
