@@ -115,7 +115,7 @@ class Contract(Generic[T, O, N]):
     def needed(self, needs: Sequence[bool], tensors: Sequence[Tensor | None]) -> N:
         """Which gradients are computed: those that are needed, of tensors that are there and can have one."""
         given = zip(needs, tensors, self.varies, strict=True)
-        return self.needs(*(bool(need) and t is not None and varies for need, t, varies in given))
+        return self.needs(*[bool(need) and t is not None and varies for need, t, varies in given])
 
     def compute(self, tensors: T, options: O) -> Tensor:
         """``forward`` of tensors that may be lazy."""

@@ -38,13 +38,16 @@ class Options(NamedTuple):
 
     def geometry(self) -> Geometry:
         """The same without the backend."""
-        pairs = (tuple(self.kernel_size), tuple(self.stride), tuple(self.padding), tuple(self.dilation))
-        # A compiler looks into no cache.
-        make = _geometry if torch.compiler.is_compiling() else _kept_geometry
-        return make(*pairs, *self[4:8])
+        if torch.compiler.is_compiling():  # looks into no cache
+            return _geometry(self)
+        try:
+            return _kept_geometry(self)
+        except TypeError:  # torch's schemas make lists of the pairs
+            return _geometry(self)
 
 
-def _geometry(*fields: Any) -> Geometry:
+def _geometry(options: Options) -> Geometry:
+    fields: Any = (*(tuple(pair) for pair in options[:4]), *options[4:8])
     return Geometry(*fields)
 
 
@@ -64,17 +67,33 @@ def checked_options(
     stride: int | Sequence[int],
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
+    *others: Any,
+) -> Options:
+    """The options in the order of :class:`Options`; ``others`` are those behind the first four.
+
+    Raises:
+        ValueError: one is of the wrong kind or out of range, or no tap is left.
+    """
+    plain = type(kernel_size) is type(stride) is type(padding) is type(dilation) is int
+    if plain and not torch.compiler.is_compiling():  # a compiler looks into no cache
+        try:
+            return _kept_options(kernel_size, stride, padding, dilation, *others)
+        except TypeError:  # one cannot be looked up; its check says why it is wrong
+            pass
+    return _checked_options(kernel_size, stride, padding, dilation, *others)
+
+
+def _checked_options(
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
     groups: int,
     offset_scale: float,
     remove_center: bool,
     softmax: bool,
     backend: str | None,
 ) -> Options:
-    """The options in the order of :data:`OPTIONS`.
-
-    Raises:
-        ValueError: one is of the wrong kind or out of range, or no tap is left.
-    """
     kernel = checks.int_tuple("kernel_size", kernel_size, 2, 1)
     checks.flag("remove_center", remove_center)
     if remove_center and kernel == (1, 1):
@@ -95,32 +114,50 @@ def checked_options(
     )
 
 
-def check_input(input: Tensor, geometry: Geometry) -> Pair:
-    """Refuse a map that does not fit the options; the size of the output otherwise."""
-    checks.ndim("input", input, 4, "[N, H, W, C] (channels last)")
+# The checks took a tenth of a tiny call. Typed: True is no number and 1 no flag.
+_kept_options = functools.lru_cache(1024, typed=True)(_checked_options)
+
+
+def check_kinds(input: Tensor, **others: Tensor) -> None:
+    """Refuse types that are not computed, and tensors of offsets or masks that do not go with ``input``."""
+    dtype, device = input.dtype, input.device
     checks.floating("input", input)
-    if min(input.shape[1:]) < 1:
-        raise ValueError(f"input: expected at least 1 pixel and 1 channel, got shape {list(input.shape)}")
-    if input.shape[3] % geometry.groups:
+    for name, value in others.items():
+        if value.dtype != dtype:
+            checks.same_dtype(name, value, input, or_float32=True)
+        if value.device != device:
+            checks.same_device(name, value, input)
+
+
+def check_axes(name: str, sizes: Sequence[int], layout: str) -> None:
+    """Refuse a tensor that has not four axes."""
+    if len(sizes) != 4:
+        raise ValueError(f"{name}: expected 4 axes {layout}, got shape {list(sizes)}")
+
+
+def check_input(input: Sequence[int], geometry: Geometry) -> Pair:
+    """Refuse sizes of a map that do not fit the options; the size of the output otherwise."""
+    check_axes("input", input, "[N, H, W, C] (channels last)")
+    if min(input[1:]) < 1:
+        raise ValueError(f"input: expected at least 1 pixel and 1 channel, got shape {list(input)}")
+    if input[3] % geometry.groups:
         raise ValueError(
-            f"groups: expected a divisor of the {input.shape[3]} channels of input [N, H, W, C], "
+            f"groups: expected a divisor of the {input[3]} channels of input [N, H, W, C], "
             f"got {geometry.groups}; is input channels-last?"
         )
-    out = geometry.output_size(input.shape[1], input.shape[2])
+    out = geometry.output_size(input[1], input[2])
     if min(out) < 1:
         raise ValueError(
-            f"input: expected a size that gives at least one output location, got {list(input.shape[1:3])} with "
+            f"input: expected a size that gives at least one output location, got {list(input[1:3])} with "
             f"kernel {list(geometry.kernel)}, stride {list(geometry.stride)}, padding {list(geometry.padding)}, "
             f"dilation {list(geometry.dilation)} (output {list(out)}); enlarge the input or the padding"
         )
     return out
 
 
-def check_beside(name: str, value: Tensor, input: Tensor) -> None:
-    """Refuse a tensor of offsets or masks whose type or device does not go with ``input``."""
-    checks.floating(name, value)
-    checks.same_dtype(name, value, input, or_float32=True)
-    checks.same_device(name, value, input)
+def remembers(input: Tensor) -> bool:
+    """Whether checks of sizes may be looked up: symbols of a compiler cannot."""
+    return type(input) is Tensor and not torch.compiler.is_compiling()
 
 
 def forward(tensors: Call, options: Options) -> Tensor:

@@ -7,6 +7,7 @@ the kernel are the outer index of the taps, unlike every convolution.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -35,17 +36,28 @@ class _Needs(NamedTuple):
     mask: bool
 
 
-def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
-    """Refuse every wrong call; the size of the output otherwise."""
-    input, offset, mask = tensors
+def _check_sizes(input: Sequence[int], offset: Sequence[int], mask: Sequence[int], geometry: Geometry) -> Pair:
+    """Refuse shapes that do not fit each other; the size of the output otherwise."""
     out = core.check_input(input, geometry)
     count = geometry.groups * geometry.taps
     why = f"batch of input, size of the output, {geometry.groups} groups * {geometry.taps} taps"
-    for name, value, channels in (("offset", offset, 2 * count), ("mask", mask, count)):
-        checks.ndim(name, value, 4, f"[N, Ho, Wo, {'2*' if name == 'offset' else ''}G*K]")
-        core.check_beside(name, value, input)
-        checks.shape(name, value, (input.shape[0], *out, channels), f"{why}{' * 2' if name == 'offset' else ''}")
+    core.check_axes("offset", offset, "[N, Ho, Wo, 2*G*K]")
+    checks.sizes("offset", offset, (input[0], *out, 2 * count), f"{why} * 2")
+    core.check_axes("mask", mask, "[N, Ho, Wo, G*K]")
+    checks.sizes("mask", mask, (input[0], *out, count), why)
     return out
+
+
+_check_sizes_once = functools.lru_cache(4096)(_check_sizes)
+"""The same; remembers the calls that fit. They took a quarter of a tiny call."""
+
+
+def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
+    """Refuse every wrong call; the size of the output otherwise."""
+    input, offset, mask = tensors
+    core.check_kinds(input, offset=offset, mask=mask)
+    check = _check_sizes_once if core.remembers(input) else _check_sizes
+    return check(input.shape, offset.shape, mask.shape, geometry)
 
 
 def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
@@ -130,7 +142,8 @@ def dcnv3(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset", offset), ("mask", mask)):
-        checks.tensor(name, value)
+        if type(value) is not Tensor or value.layout != torch.strided or value.is_nested:
+            checks.tensor(name, value)
     tensors = _OPERATOR.cast(_Tensors(input, offset, mask))
     _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

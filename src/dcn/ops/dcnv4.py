@@ -7,6 +7,7 @@ operator too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -33,23 +34,31 @@ class _Needs(NamedTuple):
     offset_mask: bool
 
 
+def _check_sizes(input: Sequence[int], offset_mask: Sequence[int], geometry: Geometry) -> Pair:
+    """Refuse shapes that do not fit each other; the size of the output otherwise."""
+    out = core.check_input(input, geometry)
+    core.check_axes("offset_mask", offset_mask, "[N, Ho, Wo, R]")
+    least = 3 * geometry.groups * geometry.taps
+    if offset_mask[3] < least:
+        raise ValueError(
+            f"offset_mask: expected at least {least} channels (3 * {geometry.groups} groups * {geometry.taps} taps), "
+            f"got shape {list(offset_mask)}"
+        )
+    why = "batch of input, size of the output, channels"
+    checks.sizes("offset_mask", offset_mask, (input[0], *out, offset_mask[3]), why)
+    return out
+
+
+_check_sizes_once = functools.lru_cache(4096)(_check_sizes)
+"""The same; remembers the calls that fit. They took a quarter of a tiny call."""
+
+
 def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
     """Refuse every wrong call; the size of the output otherwise."""
     input, offset_mask = tensors
-    out = core.check_input(input, geometry)
-    checks.ndim("offset_mask", offset_mask, 4, "[N, Ho, Wo, R]")
-    core.check_beside("offset_mask", offset_mask, input)
-    least = 3 * geometry.groups * geometry.taps
-    if offset_mask.shape[3] < least:
-        raise ValueError(
-            f"offset_mask: expected at least {least} channels (3 * {geometry.groups} groups * {geometry.taps} taps), "
-            f"got shape {list(offset_mask.shape)}"
-        )
-    checks.shape(
-        *("offset_mask", offset_mask, (input.shape[0], *out, offset_mask.shape[3])),
-        why="batch of input, size of the output, channels",
-    )
-    return out
+    core.check_kinds(input, offset_mask=offset_mask)
+    check = _check_sizes_once if core.remembers(input) else _check_sizes
+    return check(input.shape, offset_mask.shape, geometry)
 
 
 def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
@@ -134,7 +143,8 @@ def dcnv4(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset_mask", offset_mask)):
-        checks.tensor(name, value)
+        if type(value) is not Tensor or value.layout != torch.strided or value.is_nested:
+            checks.tensor(name, value)
     tensors = _OPERATOR.cast(_Tensors(input, offset_mask))
     _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -106,6 +106,11 @@ CASES = {
     "large-kernel": Case(channels=20, kernel=(7, 7), size=(14, 13)),
     "pointwise": Case(channels=300, kernel=(1, 1)),
     "stride": Case(stride=2, size=(64, 50), channels=33, outputs=50),
+    "few-blocks": Case(channels=48, outputs=40, offset_groups=4, size=(40, 37), spread=4.0),
+    "few-blocks-of-groups": Case(channels=96, outputs=96, groups=2, size=(21, 30), dtype=torch.float64),
+    "few-blocks-channels-last": Case(channels=32, outputs=33, size=(31, 30), channels_last=True, mask=False),
+    "few-blocks-depthwise": Case(channels=40, outputs=40, groups=40, size=(50, 60), dtype=torch.bfloat16),
+    "few-blocks-three-axes": Case(channels=20, outputs=70, size=(6, 9, 11), kernel=(3, 3, 3), boundary="v1"),
     "one-row": Case(size=(1, 200)),
     "one-column": Case(size=(200, 1)),
 }
@@ -201,11 +206,12 @@ def test_half_precision_is_rounded_once(name: str) -> None:
         "depthwise",
         "groups",
         "channels-last",
+        *(name for name in CASES if name.startswith("few-blocks")),
     ],
 )
 def test_the_number_of_threads_does_not_change_a_bit(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     results = []
-    for threads in (1, 2, 5, 64):
+    for threads in (1, 2, 5, 7, 64):
         monkeypatch.setattr(_library, "threads", lambda threads=threads: threads)
         results.append([_forward(cpu, CASES[name]), *_backward(cpu, CASES[name])])
     one, *others = results

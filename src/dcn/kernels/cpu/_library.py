@@ -26,6 +26,8 @@ _FILE_NAMES = {"win32": ("dcn_cpu.dll", "libdcn_cpu.dll"), "darwin": ("libdcn_cp
 _CALLS = {
     "dcn_deform_conv_forward": 0,
     "dcn_deform_conv_backward": 0,
+    "dcn_dcnv3_forward": 0,
+    "dcn_dcnv3_backward": 0,
     "dcn_roi_mean_forward": 1,
     "dcn_roi_mean_backward_input": 2,
     "dcn_roi_mean_backward_locations": 3,

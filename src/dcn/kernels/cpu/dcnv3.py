@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,21 +19,8 @@ from dcn.kernels.dcnv3_geometry import Geometry, describe
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _MAX_PIXELS = 2**29  # pixels of an image are 32-bit numbers
-_Pair = ctypes.c_int64 * 2
-
-
-class _Call(ctypes.Structure):
-    """``DcnV3Call`` of ``csrc/dcnv3.h``."""
-
-    _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("input", "offset", "mask", "grad_output", "output")),
-        *((name, ctypes.c_void_p) for name in ("grad_input", "grad_offset", "grad_mask", "shifts")),
-        *((name, ctypes.c_int64) for name in ("batch", "height", "width", "channels", "groups", "taps")),
-        *((name, _Pair) for name in ("out", "stride", "origin")),
-        *((name, ctypes.c_int64) for name in ("offset_row", "offset_group", "mask_row", "mask_group")),
-        *((name, ctypes.c_int64) for name in ("dtype", "offset_dtype", "mask_dtype", "softmax", "threads")),
-        ("offset_scale", ctypes.c_double),
-    )
+_POINTERS, _FIELDS = struct.Struct("=8Q"), struct.Struct("=Q6q6q4q5qd")
+"""``DcnV3Call`` of ``csrc/dcnv3.h``: pointers, then shifts, sizes, geometry, steps, flags."""
 
 
 def unsupported(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> str | None:
@@ -48,9 +37,10 @@ def forward(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geomet
     input, offset = input.contiguous(), offset.contiguous()
     mask = None if mask is None else mask.contiguous()
     output = input.new_empty((*offset.shape[:3], input.shape[3]))
-    call = _describe(input, offset, mask, geometry)
-    call.output = output.data_ptr()
-    status = _library.library().dcn_dcnv3_forward(ctypes.byref(call))
+    masks = _fused_mask(offset, geometry) if mask is None else mask.data_ptr()
+    fixed = _describe(input, offset, mask, geometry)
+    pointers = _POINTERS.pack(input.data_ptr(), offset.data_ptr(), masks, 0, output.data_ptr(), 0, 0, 0)
+    status = _library.library().dcn_dcnv3_forward(pointers + fixed.fields)
     if status:
         _library.check(status, describe("forward", input, offset, geometry))
     return output
@@ -71,51 +61,30 @@ def backward(
     """
     grad_output, input, offset = grad_output.contiguous(), input.contiguous(), offset.contiguous()
     mask = None if mask is None else mask.contiguous()
-    call = _describe(input, offset, mask, geometry)
     grad_input = torch.empty_like(input) if needs[0] else None
     grad_offset = torch.empty_like(offset) if needs[1] else None
     grad_mask = torch.empty_like(mask) if needs[2] and mask is not None else None
-    call.grad_output = grad_output.data_ptr()
-    call.grad_input = 0 if grad_input is None else grad_input.data_ptr()
-    call.grad_offset = 0 if grad_offset is None else grad_offset.data_ptr()
-    call.grad_mask = 0 if grad_mask is None else grad_mask.data_ptr()
-    if mask is None and grad_offset is not None:
-        call.grad_mask = _fused_mask(grad_offset, geometry)
-        grad_offset[..., 3 * geometry.groups * geometry.taps :] = 0
-    status = _library.library().dcn_dcnv3_backward(ctypes.byref(call))
+    masks, by_mask = 0 if mask is None else mask.data_ptr(), _address(grad_mask)
+    if mask is None:
+        masks = _fused_mask(offset, geometry)
+        if grad_offset is not None:
+            by_mask = _fused_mask(grad_offset, geometry)
+            owned = 3 * geometry.groups * geometry.taps
+            if owned < grad_offset.shape[3]:
+                grad_offset[..., owned:] = 0
+    fixed = _describe(input, offset, mask, geometry)
+    pointers = _POINTERS.pack(
+        *(input.data_ptr(), offset.data_ptr(), masks, grad_output.data_ptr(), 0),
+        *(_address(grad_input), _address(grad_offset), by_mask),
+    )
+    status = _library.library().dcn_dcnv3_backward(pointers + fixed.fields)
     if status:
         _library.check(status, describe("backward", input, offset, geometry))
     return grad_input, grad_offset, grad_mask
 
 
-def _describe(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> _Call:
-    taps, fused, fixed = geometry.taps, mask is None, _fixed(geometry)
-    per_group = 3 * taps if fused else 2 * taps
-    return _Call(
-        input=input.data_ptr(),
-        offset=offset.data_ptr(),
-        mask=_fused_mask(offset, geometry) if mask is None else mask.data_ptr(),
-        shifts=ctypes.addressof(fixed.shifts),
-        batch=input.shape[0],
-        height=input.shape[1],
-        width=input.shape[2],
-        channels=input.shape[3],
-        groups=geometry.groups,
-        taps=taps,
-        out=_Pair(*offset.shape[1:3]),
-        stride=fixed.stride,
-        origin=fixed.origin,
-        offset_row=offset.shape[3],
-        offset_group=per_group,
-        mask_row=offset.shape[3] if mask is None else mask.shape[3],
-        mask_group=per_group if fused else taps,
-        dtype=_DTYPES[input.dtype],
-        offset_dtype=_DTYPES[offset.dtype],
-        mask_dtype=_DTYPES[offset.dtype if mask is None else mask.dtype],
-        softmax=geometry.softmax,
-        threads=_library.threads(),
-        offset_scale=geometry.offset_scale,
-    )
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _fused_mask(offset: Tensor, geometry: Geometry) -> int:
@@ -124,15 +93,38 @@ def _fused_mask(offset: Tensor, geometry: Geometry) -> int:
 
 
 class _Fixed(NamedTuple):
-    """What of a call depends on its geometry alone."""
+    """What of a call is the same for all tensors of the same sizes."""
 
-    shifts: ctypes.Array[ctypes.c_int64]
-    stride: ctypes.Array[ctypes.c_int64]
-    origin: ctypes.Array[ctypes.c_int64]
+    fields: bytes
+    shifts: ctypes.Array[ctypes.c_int64]  # [K, 2]: the taps from the centre of the pattern; the fields point to it
 
 
-@functools.lru_cache(1024)
-def _fixed(geometry: Geometry) -> _Fixed:
+def _describe(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> _Fixed:
+    """The fields of the call behind its pointers."""
+    types = (_DTYPES[input.dtype], _DTYPES[offset.dtype], _DTYPES[offset.dtype if mask is None else mask.dtype])
+    return _fixed(
+        input.shape, offset.shape, None if mask is None else mask.shape[3], types, geometry, _library.threads()
+    )
+
+
+@functools.lru_cache(4096)
+def _fixed(
+    input: Sequence[int],
+    offset: Sequence[int],
+    mask_row: int | None,
+    types: tuple[int, int, int],
+    geometry: Geometry,
+    threads: int,
+) -> _Fixed:
+    """Kept: to put them together took a third of a small call."""
+    taps, fused = geometry.taps, mask_row is None
+    per_group = 3 * taps if fused else 2 * taps
     flat = [number for pair in geometry.shifts() for number in pair]
-    origin = _Pair(geometry.origin(0), geometry.origin(1))
-    return _Fixed((ctypes.c_int64 * len(flat))(*flat), _Pair(*geometry.stride), origin)
+    shifts = (ctypes.c_int64 * len(flat))(*flat)
+    fields = _FIELDS.pack(
+        *(ctypes.addressof(shifts), *input, geometry.groups, taps),
+        *(*offset[1:3], *geometry.stride, geometry.origin(0), geometry.origin(1)),
+        *(offset[3], per_group, offset[3] if mask_row is None else mask_row, per_group if fused else taps),
+        *(*types, geometry.softmax, threads, geometry.offset_scale),
+    )
+    return _Fixed(fields, shifts)

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "integers.h"
 #include "parallel.h"
 #include "status.h"
 
@@ -21,10 +22,7 @@ namespace {
 constexpr int64_t block_taps = 320;
 
 template <class S>
-using Computing = std::conditional_t<std::is_same_v<S, double>, double, float>;
-
-template <class S>
-const DcnV3Loops<S, Computing<S>>& loops() {
+const DcnV3Loops<S, typename Compute<S>::type>& loops() {
     const DcnV3Table& table = DCN_FOR_ISA(dcnv3_loops)();
     if constexpr (std::is_same_v<S, double>) {
         return table.f64;
@@ -73,8 +71,8 @@ struct Blocks {
     Blocks(const DcnV3Call& call, int64_t all_groups) {
         groups = std::clamp<int64_t>(block_taps / call.taps, 1, all_groups);
         locations = groups < all_groups ? 1 : std::max<int64_t>(1, block_taps / (groups * call.taps));
-        group_runs = (all_groups + groups - 1) / groups;
-        location_runs = (call.out[0] * call.out[1] + locations - 1) / locations;
+        group_runs = ceil_div(all_groups, groups);
+        location_runs = ceil_div(call.out[0] * call.out[1], locations);
     }
 
     int64_t room(const DcnV3Call& call) const { return locations * groups * call.taps; }
@@ -125,7 +123,7 @@ void each_group(const DcnV3Call& call, const DcnV3Block& block, F&& body) {
 
 template <class S>
 void forward(const DcnV3Call& call) {
-    using T = Computing<S>;
+    using T = typename Compute<S>::type;
     const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
     each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
         placing<T>().read(call, block, taps);
@@ -141,7 +139,7 @@ void forward(const DcnV3Call& call) {
 
 template <class S>
 void backward_places(const DcnV3Call& call) {
-    using T = Computing<S>;
+    using T = typename Compute<S>::type;
     const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
     each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
         placing<T>().read(call, block, taps);
@@ -158,12 +156,12 @@ void backward_places(const DcnV3Call& call) {
 
 template <class S>
 void backward_input(const DcnV3Call& call) {
-    using T = Computing<S>;
+    using T = typename Compute<S>::type;
     const int64_t depth = call.channels / call.groups, pairs = call.batch * call.groups;
     if (!pairs) return;
     // Two tasks per thread at least. The sums of all threads together then take at most half of the map in T.
-    const int64_t stripes = std::clamp<int64_t>((2 * call.threads + pairs - 1) / pairs, 1, call.threads > 1 ? call.height : 1);
-    const int64_t rows = (call.height + stripes - 1) / stripes, row = call.width * depth;
+    const int64_t stripes = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? call.height : 1);
+    const int64_t rows = ceil_div(call.height, stripes), row = call.width * depth;
     const Blocks blocks(call, 1);
     auto arrays = workers<T>(call, blocks);
     std::vector<std::vector<T>> sums(call.threads);
@@ -206,12 +204,7 @@ int typed(DcnV3Call call, F&& body) {
     const int64_t work = call.batch * call.out[0] * call.out[1] * call.channels * call.taps;
     call.threads = std::clamp<int64_t>(work / thread_work, 1, call.threads);
     return dcn_guard([&] {
-        switch (call.dtype) {
-            case dtype_f64: return body(call, double{});
-            case dtype_f16: return body(call, Half{});
-            case dtype_bf16: return body(call, BFloat{});
-            default: return body(call, float{});
-        }
+        for_type(call.dtype, [&](auto type) { body(call, type); });
     });
 }
 

@@ -9,7 +9,7 @@
 #include "isa.h"
 #include "scalar_types.h"
 
-// Mirrors _Call in kernels/cpu/dcnv3.py. Pairs are (y, x).
+// Packed by kernels/cpu/dcnv3.py. Pairs are (y, x).
 struct DcnV3Call {
     const void* input;        // [N, H, W, C]
     const void* offset;       // (x, y) of tap k: at location * offset_row + group * offset_group + 2 * k

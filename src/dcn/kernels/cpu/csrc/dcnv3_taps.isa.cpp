@@ -20,12 +20,7 @@ namespace {
 // body(pointer of the right type) for a tensor of the given element type.
 template <class T, class F>
 void typed(const void* data, int64_t dtype, F&& body) {
-    switch (dtype) {
-        case dtype_f64: return body(static_cast<const double*>(data));
-        case dtype_f16: return body(static_cast<const Half*>(data));
-        case dtype_bf16: return body(static_cast<const BFloat*>(data));
-        default: return body(static_cast<const float*>(data));
-    }
+    for_type(dtype, [&](auto type) { body(static_cast<const decltype(type)*>(data)); });
 }
 
 // e^x for x <= 0 (softmax), to 2 units in the last place; NaN stays NaN.

@@ -127,11 +127,12 @@ int64_t smallest_window(const RowRanges& ranges);
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
 
 void deform_conv_forward(const DcnDeformConv& call);
-// The time of a forward pass over that of an even share of its work among the threads of the call, by the number of
-// multiplications of the tasks; nothing is computed.
-double deform_conv_shares(const DcnDeformConv& call);
 void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
-double deform_conv_depthwise_shares(const DcnDeformConv& call);
 void deform_conv_backward(const DcnDeformConv& call);
+// The time of a pass over that of an even share of its work among the threads of the call, by the number of
+// multiplications of the tasks; nothing is computed.
+double deform_conv_forward_shares(const DcnDeformConv& call);
+double deform_conv_depthwise_shares(const DcnDeformConv& call);
+double deform_conv_backward_shares(const DcnDeformConv& call);
 
 }  // namespace dcn

@@ -19,12 +19,7 @@ void read_as(const S* from, int64_t step, int64_t count, T* to) {
 
 template <class T>
 void read(const void* from, int32_t dtype, int64_t step, int64_t count, T* to) {
-    switch (dtype) {
-        case dtype_f32: return read_as(static_cast<const float*>(from), step, count, to);
-        case dtype_f64: return read_as(static_cast<const double*>(from), step, count, to);
-        case dtype_f16: return read_as(static_cast<const Half*>(from), step, count, to);
-        default: return read_as(static_cast<const BFloat*>(from), step, count, to);
-    }
+    for_type(dtype, [&](auto type) { read_as(static_cast<const decltype(type)*>(from), step, count, to); });
 }
 
 inline void put(double value, float& to) { to = static_cast<float>(value); }
@@ -49,12 +44,7 @@ void write_as(const T* from, int64_t count, S* to, int64_t step, bool accumulate
 
 template <class T>
 void write(const T* from, int64_t count, void* to, int32_t dtype, int64_t step, bool accumulate) {
-    switch (dtype) {
-        case dtype_f32: return write_as(from, count, static_cast<float*>(to), step, accumulate);
-        case dtype_f64: return write_as(from, count, static_cast<double*>(to), step, accumulate);
-        case dtype_f16: return write_as(from, count, static_cast<Half*>(to), step, accumulate);
-        default: return write_as(from, count, static_cast<BFloat*>(to), step, accumulate);
-    }
+    for_type(dtype, [&](auto type) { write_as(from, count, static_cast<decltype(type)*>(to), step, accumulate); });
 }
 
 template <class T>
@@ -426,6 +416,22 @@ void backward(const SamplingPlan<T>& plan, const BackwardRun<T>& run) {
     return backward_parts<T, 8>(plan, run);
 }
 
+template <class T>
+void scatter(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const BackwardRun<T>& run) {
+    constexpr int n = lanes<T>;
+    const int64_t plane = plan.taps * plan.room;
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t t = corners[i] >> 10, p = corners[i] >> 3 & 127, location = t * plan.room + p;
+        const int64_t at = (corners[i] & 7) * plane + location;
+        const T mask = plan.mask ? plan.mask[location] : T(1), weight = mask * plan.weight[at];
+        const T* above = run.column_gradient + p * run.column_row + t * run.column_tap;
+        T* to = run.gradient + static_cast<int64_t>(plan.index[at]) * run.pitch;
+        int64_t c = 0;
+        for (; c + n <= run.channels; c += n) store(to + c, load(to + c) + splat(weight) * load(above + c));
+        for (; c < run.channels; ++c) to[c] += weight * above[c];
+    }
+}
+
 template <class T, int Axes>
 void finish_axes(const SamplingPlan<T>& plan, const T* dots, T* values) {
     constexpr int corners = 1 << Axes;
@@ -490,7 +496,7 @@ void depthwise_weight(int64_t pixels, int64_t taps, int64_t channels, const T* g
 
 template <class T>
 constexpr DeformConvKernels<T> table{lanes<T>,   read<T>,      write<T>,    row_range<T>,         plan<T>,
-                                     sample<T>,  pairs_sampler<T>(), backward<T>, finish<T>,
+                                     sample<T>,  pairs_sampler<T>(), backward<T>, scatter<T>, finish<T>,
                                      depthwise_columns<T>, depthwise_weight<T>};
 
 }  // namespace

@@ -1,21 +1,19 @@
-// Backward pass. A block of 16 channels owns its part of the gradients of input and weight: one task works on a
-// block at a time and writes nothing that belongs to another, so no sum depends on the number of threads. The output
-// is walked in bands of a few lines of tiles. For each band
+// Backward pass. A block of 16 channels owns its part of the gradients of input and weight, and adds to it tile by
+// tile, so no sum depends on the number of threads. The output is walked in bands of a few lines of tiles. In each band
 //   1. the transposed output gradient and the sampling plans of its tiles are made once, for all channels;
 //   2. every block multiplies (gradient of the columns), reads the corners once for columns, dot products and the
 //      scatter into the input gradient, and multiplies again (gradient of the weight);
 //   3. the offset and mask gradients of the blocks are added in the order of the channels.
 // Input and input gradient are held in windows of rows with channels innermost. When memory asks for it the blocks are
 // worked off in several rounds.
-#include <algorithm>
-#include <vector>
+//
+// Step 2 of a block is one task where the threads share the blocks evenly. Else it is divided finely, in two loops: the
+// columns of a few blocks and tiles are kept, made by parts of a tile; then each task adds what one stripe of pixels of
+// the input gets, or makes some rows and columns of the weight gradient. The sums are the same, in the same order. It
+// is only done where it is needed: the corners are sorted and visited twice.
+#include "deform_conv_backward_parts.h"
 
-#include "deform_conv.h"
-#include "gemm.h"
-#include "layout.h"
-#include "parallel.h"
-#include "tables.h"
-#include "tile_plan.h"
+#include "deform_conv_pass.h"
 
 namespace dcn {
 namespace {
@@ -26,108 +24,22 @@ constexpr int64_t band_pixels = 1500;
 constexpr int64_t budget_threads = 2;  // whose scratch counts: the rounds must not depend on the number of threads
 constexpr int64_t least_blocks = 4;  // of a round: work for as many threads, whatever the memory
 
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
-
 template <class S>
-class Backward {
-    using T = typename Compute<S>::type;
+class Backward : BackwardParts<S> {
+    using Parts = BackwardParts<S>;
+    using typename Parts::Columns, typename Parts::Part, typename Parts::Round, typename Parts::Scratch;
+    using typename Parts::T, typename Parts::WeightRun;
+    using Parts::call_, Parts::g_, Parts::depthwise_, Parts::direct_, Parts::gemm_, Parts::blocks_, Parts::schedule_;
+    using Parts::block_channels_, Parts::packed_block_, Parts::pitch_, Parts::columns_row_, Parts::workspace_;
+    using Parts::round_blocks_, Parts::band_tiles_, Parts::stripes_, Parts::kept_slots_, Parts::kept_, Parts::threads_;
+    using Parts::block, Parts::threads, Parts::wants_locations, Parts::outputs, Parts::offset_groups, Parts::values;
+    using Parts::plan_elements, Parts::partial_elements, Parts::scratch_elements, Parts::gradient_row;
+    using Parts::packed_size, Parts::run_part, Parts::weight_gradient, Parts::gradient_of;
 
    public:
-    explicit Backward(const DcnDeformConv& call)
-        : call_(call),
-          g_(call),
-          depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
-          direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
-          kernels_(conv_kernels<T>()),
-          gemm_(gemm<T>()),
-          layout_(layout<S>()) {
-        // Blocks of 32 were 5 to 12 % faster, but training 512 channels took 1.30 times the memory of its tensors.
-        blocks_ = channel_blocks(g_, 16, depthwise_);
-        for (const ChannelBlock& block : blocks_) {
-            segments_.push_back(segments(g_, block));
-            block_channels_ = std::max(block_channels_, block.channels);
-            const int64_t touched = last_offset_group(block) - first_offset_group(block) + 1;
-            block_offset_groups_ = std::max(block_offset_groups_, touched);
-            packed_block_ = std::max(packed_block_, packed_size(block));
-        }
-        pitch_ = direct_ ? call.input_step[2] : round_up(block_channels_, 16);
-        columns_row_ = round_up(block_channels_ * g_.taps, 16) + 16;
-        plane_ = g_.taps * g_.room;
-    }
+    explicit Backward(const DcnDeformConv& call) : Parts(call) {}
 
-    void run() {
-        const bool empty = call_.batch * g_.pixels_out() * call_.outputs * call_.channels == 0;
-        if (!empty) {
-            choose_rounds();
-            reserve();
-            std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
-        }
-        dcn_with_team(threads(), [this, empty](DcnTeam& team) {
-            team_ = &team;
-            clear(empty);
-            if (empty) return;
-            const int64_t count = static_cast<int64_t>(blocks_.size());
-            for (int64_t first = 0; first < count; first += round_blocks_) {
-                run_round({first, std::min(count, first + round_blocks_)});
-            }
-        });
-    }
-
-   private:
-    struct Round {
-        int64_t first, last;  // blocks
-    };
-
-    struct Scratch {
-        Room<T> columns, column_gradient, dots;
-        TilePlanner<T> planner;
-    };
-
-    const ChannelBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
-    int threads() const { return static_cast<int>(call_.threads); }
-    bool wants_locations() const { return call_.grad_offset || call_.grad_mask; }
-    int64_t first_offset_group(const ChannelBlock& b) const { return b.first / g_.offset_channels; }
-    int64_t last_offset_group(const ChannelBlock& b) const { return (b.first + b.channels - 1) / g_.offset_channels; }
-
-    int64_t packed_size(const ChannelBlock& b) const {
-        if (depthwise_) return b.channels * g_.taps;
-        return b.groups * round_up(b.per_group * g_.taps, gemm_.panel) * g_.group_outputs;
-    }
-
-    // Outputs of the convolution groups of a round.
-    int64_t first_output(const Round& round) const { return block(round.first).group * g_.group_outputs; }
-    int64_t outputs(const Round& round) const {
-        const ChannelBlock& end = block(round.last - 1);
-        return (end.group + end.groups) * g_.group_outputs - first_output(round);
-    }
-    int64_t offset_groups(const Round& round) const {
-        return last_offset_group(block(round.last - 1)) - first_offset_group(block(round.first)) + 1;
-    }
-
-    // Gradients start as zeros where something may be left out; the weight gradient is summed in place.
-    void clear(bool empty) {
-        const int64_t input = call_.batch * call_.channels * g_.pixels_in();
-        if (call_.grad_input && (direct_ || empty)) {
-            S* to = static_cast<S*>(call_.grad_input);
-            constexpr int64_t part = 1 << 16;
-            team_->loop((input + part - 1) / part, [&](int64_t i) {
-                std::fill_n(to + i * part, std::min(part, input - i * part), S{});
-            });
-        }
-        const int64_t locations = call_.batch * call_.offset_groups * g_.taps * g_.pixels_out();
-        if (empty && call_.grad_offset) clear_as(call_.grad_offset, call_.offset_dtype, locations * call_.axes);
-        if (empty && call_.grad_mask) clear_as(call_.grad_mask, call_.mask_dtype, locations);
-        if (empty && call_.grad_weight) {
-            std::fill_n(static_cast<S*>(call_.grad_weight), call_.outputs * g_.group_channels * g_.taps, S{});
-        }
-    }
-
-    static void clear_as(void* tensor, int64_t dtype, int64_t count) {
-        char* bytes = static_cast<char*>(tensor);
-        std::fill(bytes, static_cast<char*>(element_at(tensor, dtype, count)), char(0));
-    }
-
-    void choose_rounds() {
+    void choose() {
         const RowRanges ranges = direct_ ? RowRanges{} : row_ranges(g_);
         const int64_t total = static_cast<int64_t>(blocks_.size()), bytes = static_cast<int64_t>(sizeof(T));
         const int64_t tensors = g_.tensor_bytes(true) * bytes / static_cast<int64_t>(sizeof(S));
@@ -153,6 +65,9 @@ class Backward {
                 round_blocks_ = std::max(least_blocks, (round_blocks_ + 1) / 2);
             }
         }
+        divide(lines);
+        lines *= band_factor_;
+        window += (band_factor_ - 1) * lines * g_.tile_rows;
         if (direct_) {
             for (int64_t line = 0; line < g_.tile_lines(); line += lines) {
                 schedule_.bands.push_back({line, std::min(line + lines, g_.tile_lines()), 0, 0});
@@ -165,363 +80,269 @@ class Backward {
         }
     }
 
-    // Gradients of the offsets and masks of one offset group at a tile: [axes + 1, taps, room].
-    int64_t values() const { return (call_.axes + 1) * plane_; }
-    int64_t plan_elements() const { return plane_ * (2 * g_.corners + call_.axes + 1); }
-    int64_t partial_elements() const { return wants_locations() ? block_offset_groups_ * values() : 0; }
-    int64_t scratch_elements() const { return g_.room * 2 * columns_row_ + plane_ * (g_.corners + call_.axes); }
-    int64_t gradient_row(const Round& round) const { return round_up(outputs(round), 16) + 16; }
-
-    void reserve() {
-        const int64_t total = static_cast<int64_t>(blocks_.size());
-        for (int64_t first = 0; first < total; first += round_blocks_) {
-            const Round round{first, std::min(total, first + round_blocks_)};
-            gradient_row_ = std::max(gradient_row_, gradient_row(round));
-            round_offset_groups_ = std::max(round_offset_groups_, offset_groups(round));
+    template <class Team>
+    void run_loops(Team& team) {
+        if (call_.grad_input && direct_) clear_input(team);
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += round_blocks_) {
+            run_round(team, {first, std::min(count, first + round_blocks_)});
         }
-        zeros_ = workspace_.plan<T>(round_up(block_channels_, 16));
-        const int64_t window = direct_ ? 0 : schedule_.capacity * g_.rest_in * pitch_;
-        for (int64_t i = 0; i < round_blocks_; ++i) {
-            windows_.push_back(workspace_.plan<T>(window));
-            gradient_windows_.push_back(workspace_.plan<T>(call_.grad_input ? window : 0));
-        }
-        packed_ = workspace_.plan<T>(round_blocks_ * packed_block_);
-        partial_ = workspace_.plan<T>(round_blocks_ * band_tiles_ * partial_elements());
-        gradient_ = workspace_.plan<T>(band_tiles_ * g_.room * gradient_row_);
-        plans_.resize(static_cast<size_t>(band_tiles_ * round_offset_groups_));
-        for (PlanRoom<T>& plan : plans_) plan.plan(workspace_, g_, true);
-        const bool own_sums = sizeof(S) < sizeof(T) && call_.grad_weight;
-        weight_sums_ = workspace_.plan<T>(own_sums ? call_.outputs * g_.group_channels * g_.taps : 0);
-        const bool half_locations = call_.offset_dtype >= dtype_f16 || call_.mask_dtype >= dtype_f16;
-        locations_kept_ = half_locations && wants_locations() && round_blocks_ < total;
-        location_sums_ = workspace_.plan<T>(locations_kept_ ? g_.tiles() * call_.offset_groups * values() : 0);
-        threads_.resize(static_cast<size_t>(threads()));
-        for (Scratch& scratch : threads_) {
-            scratch.columns = workspace_.plan<T>(g_.room * columns_row_);
-            scratch.column_gradient = workspace_.plan<T>(g_.room * columns_row_);
-            scratch.dots = workspace_.plan<T>(plane_ * g_.corners);
-            scratch.planner.plan(workspace_, g_);
-        }
-        waste_ = workspace_.plan<T>(threads() * round_up(block_channels_, 16));
-        workspace_.take();
     }
 
-    void run_round(const Round& round) {
-        team_->loop(round.last - round.first, [&](int64_t i) { prepare(round, round.first + i); });
+    using Parts::reserve;
+
+   private:
+    // How finely step 2 is divided, for bands of `lines` lines.
+    void divide(int64_t lines) {
+        // The same work takes 1.04 times as long with 512 channels, 1.3 times with 64, up to 2 times where it is
+        // depthwise and 2.7 times with 16 outputs.
+        const int64_t turns = ceil_div(round_blocks_, threads());
+        const int64_t percent = depthwise_ ? 200 : g_.group_outputs < 32 ? 270 : 110;
+        if (threads() <= 2 || 100 * turns * threads() <= percent * round_blocks_ || g_.taps >= most_taps) return;
+        // With many threads larger bands, so that the steps that are divided by tiles and rows have enough of them.
+        band_factor_ = std::clamp<int64_t>(threads() / 8, 1, 4);
+        const int64_t tiles = lines * band_factor_ * g_.column_strips;
+        const int64_t fitting = most_kept / (2 * g_.room * columns_row_ * static_cast<int64_t>(sizeof(T)));
+        const int64_t kept = std::max<int64_t>(8, std::min(fitting, std::max<int64_t>(24, 2 * threads())));
+        chunk_blocks_ = std::min<int64_t>(round_blocks_, 8);
+        chunk_tiles_ = std::clamp<int64_t>(kept / chunk_blocks_, 1, tiles);
+        kept_slots_ = chunk_blocks_ * chunk_tiles_;
+        tile_parts_ = std::clamp<int64_t>(ceil_div(12 * threads(), kept_slots_), 1, 16);
+        stripes_ = call_.grad_input ? 1 : 0;
+        while (stripes_ && stripes_ < 64 && stripes_ * chunk_blocks_ < 6 * threads()) stripes_ *= 2;
+        // Of the weight gradient as many rows at once as the processor keeps sums of, where that leaves tasks for all.
+        const int64_t panels = chunk_blocks_ * ceil_div(block_channels_ * g_.taps, gemm_.panel);
+        for (const int64_t rows : {14, 7, 4}) {
+            weight_outputs_ = rows;
+            if (panels * ceil_div(g_.group_outputs, rows) >= 9 * threads()) break;
+        }
+    }
+
+    // Gradients that lie as the tensor does are added to in place.
+    template <class Team>
+    void clear_input(Team& team) {
+        constexpr int64_t part = 1 << 16;
+        const int64_t count = call_.batch * call_.channels * g_.pixels_in();
+        S* to = static_cast<S*>(call_.grad_input);
+        const auto size = [&](int64_t i) { return std::min(part, count - i * part); };
+        team.loop(ceil_div(count, part), [&](int64_t i) { std::fill_n(to + i * part, size(i), S{}); }, size);
+    }
+
+    template <class Team>
+    void run_round(Team& team, const Round& round) {
+        const int64_t blocks = round.last - round.first;
+        team.loop(blocks, [&](int64_t i) { this->prepare(round, round.first + i); },
+                  [&](int64_t i) { return packed_size(block(round.first + i)); });
         int64_t loaded = 0;
         for (size_t b = 0; b < schedule_.bands.size(); ++b) {
             const Band& band = schedule_.bands[b];
-            const int64_t tile = band.first * g_.column_strips, tiles = (band.last - band.first) * g_.column_strips;
-            team_->loop(tiles, [&](int64_t i, int worker) { prepare_tile(round, band, tile, i, worker); });
-            const int64_t flush_to = b + 1 < schedule_.bands.size() ? schedule_.bands[b + 1].low
-                                                                    : call_.batch * g_.rows_in;
-            team_->loop(round.last - round.first, [&](int64_t i, int worker) {
-                if (!direct_) load_rows(round.first + i, i, loaded, band.load_end);
-                for (int64_t k = 0; k < tiles; ++k) run_tile(round, i, tile, k, worker);
-                if (!direct_ && call_.grad_input) flush_rows(round.first + i, i, b == 0 ? 0 : band.low, flush_to);
-            });
+            const bool last = b + 1 == schedule_.bands.size();
+            const Rows rows{loaded, band.load_end, b == 0 ? 0 : band.low,
+                            last ? call_.batch * g_.rows_in : schedule_.bands[b + 1].low};
+            const Tiles tiles{band.first * g_.column_strips, (band.last - band.first) * g_.column_strips};
+            prepare_tiles(team, round, band, tiles);
+            kept_slots_ ? run_finely(team, round, tiles, rows) : run_blocks(team, round, tiles, rows);
             if (wants_locations()) {
-                team_->loop(tiles, [&](int64_t i) { reduce(round, tile, i); });
+                team.loop(tiles.count, [&](int64_t i) { this->reduce(round, tiles.first, i); },
+                          [&](int64_t) { return 2 * (blocks + 4 * offset_groups(round)) * values(); });
             }
             loaded = std::max(loaded, band.load_end);
         }
         if (call_.grad_weight) {
-            team_->loop(round.last - round.first, [&](int64_t i, int worker) {
-                finish_weight(block(round.first + i), worker);
-            });
+            team.loop(blocks, [&](int64_t i, int worker) { this->finish_weight(block(round.first + i), worker); },
+                      [&](int64_t) { return 2 * g_.group_outputs * block_channels_ * g_.taps; });
         }
     }
 
-    // Weight sums of one output of a block: [tap, channel] while they grow, at the location of [channel, tap] in the
-    // tensor.
-    T* weight_sums(int64_t output, const ChannelBlock& b) const {
-        T* sums = nullptr;
-        if constexpr (sizeof(S) == sizeof(T)) {
-            sums = static_cast<T*>(call_.grad_weight);
-        } else {
-            sums = workspace_.at(weight_sums_);
-        }
-        return sums + (output * g_.group_channels + b.start_in_group) * g_.taps;
-    }
+    struct Tiles {
+        int64_t first, count;
+    };
 
-    template <class F>
-    void for_each_output(const ChannelBlock& b, F&& body) const {
-        const int64_t outputs = depthwise_ ? 1 : b.groups * g_.group_outputs;
-        for (int64_t o = 0; o < outputs; ++o) {
-            body(b.group * g_.group_outputs + o, depthwise_ ? b.channels : b.per_group);
-        }
-    }
+    // Of the windows: those that a band brings in, and those that are done behind it.
+    struct Rows {
+        int64_t load, load_end, flush, flush_end;
+    };
 
-    void prepare(const Round& round, int64_t i) {
-        const ChannelBlock& b = block(i);
-        const S* weight = static_cast<const S*>(call_.weight);
-        T* to = workspace_.at(packed_) + (i - round.first) * packed_block_;
-        if (call_.grad_weight) {
-            for_each_output(b, [&](int64_t o, int64_t n) { std::fill_n(weight_sums(o, b), n * g_.taps, T(0)); });
-        }
-        if (depthwise_) {
-            for (int64_t t = 0; t < g_.taps; ++t) {
-                kernels_.read(weight + b.first * g_.taps + t, static_cast<int32_t>(call_.dtype), g_.taps, b.channels,
-                              to + t * b.channels);
-            }
-            return;
-        }
-        const int64_t step = g_.group_channels * g_.taps;
-        const int64_t size = round_up(b.per_group * g_.taps, gemm_.panel) * g_.group_outputs;
-        for (int64_t group = 0; group < b.groups; ++group) {
-            const S* from = weight + (b.group + group) * g_.group_outputs * step + b.start_in_group * g_.taps;
-            layout_.pack_columns(from, step, g_.group_outputs, b.per_group, g_.taps, gemm_.panel, to + group * size);
-        }
-    }
+    // Costs are counted in multiplications, or what takes as long.
+    int64_t row_cost() const { return 4 * g_.rest_in * block_channels_; }
 
-    T* gradient_of(int64_t i) const { return workspace_.at(gradient_) + i * g_.room * gradient_row_; }
-
-    SamplingPlan<T> plan_of(const Round& round, int64_t i, int64_t offset_group, int64_t pixels) const {
-        const int64_t at = i * round_offset_groups_ + offset_group - first_offset_group(block(round.first));
-        return plans_[static_cast<size_t>(at)].at(workspace_, g_, pixels);
-    }
-
-    void prepare_tile(const Round& round, const Band& band, int64_t first_tile, int64_t i, int worker) {
-        const Tile tile = g_.tile(first_tile + i);
-        const bool whole = tile.columns == g_.rest_out;
-        const int64_t rows = whole ? 1 : tile.rows, run = whole ? tile.pixels() : tile.columns;
-        for (int64_t r = 0; r < rows; ++r) {
-            const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
-            const S* from = static_cast<const S*>(call_.grad_output) + tile.image * call_.output_step[0] +
-                            first_output(round) * call_.output_step[1] + pixel * call_.output_step[2];
-            layout_.gather(from, call_.output_step[1], call_.output_step[2], outputs(round), run,
-                           gradient_of(i) + r * run * gradient_row_, gradient_row_);
-        }
-        const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
-        const int64_t first = first_offset_group(block(round.first));
-        for (int64_t q = first; q < first + offset_groups(round); ++q) {
-            SamplingPlan<T> plan = plan_of(round, i, q, tile.pixels());
-            threads_[static_cast<size_t>(worker)].planner.run(workspace_, g_, kernels_, tile, q, slots, false, plan);
-        }
-    }
-
-    void load_rows(int64_t index, int64_t i, int64_t from, int64_t to) {
-        const ChannelBlock& b = block(index);
-        T* window = workspace_.at(windows_[static_cast<size_t>(i)]);
-        T* gradient = workspace_.at(gradient_windows_[static_cast<size_t>(i)]);
-        for (int64_t row = from; row < to; ++row) {
-            if (!schedule_.live[static_cast<size_t>(row)]) continue;
-            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in;
-            const int64_t at = schedule_.slot[static_cast<size_t>(row)] * pitch_;
-            layout_.gather(static_cast<const S*>(call_.input) + image * call_.input_step[0] +
-                               b.first * call_.input_step[1] + pixel * call_.input_step[2],
-                           call_.input_step[1], call_.input_step[2], b.channels, g_.rest_in, window + at, pitch_);
-            if (call_.grad_input) std::fill_n(gradient + at, g_.rest_in * pitch_, T(0));
-        }
-    }
-
-    void flush_rows(int64_t index, int64_t i, int64_t from, int64_t to) {
-        const ChannelBlock& b = block(index);
-        const T* gradient = workspace_.at(gradient_windows_[static_cast<size_t>(i)]);
-        for (int64_t row = from; row < to; ++row) {
-            const bool live = schedule_.live[static_cast<size_t>(row)];
-            const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in;
-            const int64_t at = schedule_.slot[static_cast<size_t>(row)] * pitch_;
-            const T* source = live ? gradient + at : workspace_.at(zeros_);
-            layout_.scatter(source, live ? pitch_ : 0, b.channels, g_.rest_in,
-                            static_cast<S*>(call_.grad_input) + image * call_.input_step[0] +
-                                b.first * call_.input_step[1] + pixel * call_.input_step[2],
-                            call_.input_step[1], call_.input_step[2], nullptr, false);
-        }
-    }
-
-    void run_tile(const Round& round, int64_t i, int64_t first_tile, int64_t k, int worker) {
-        const ChannelBlock& b = block(round.first + i);
-        const Scratch& scratch = threads_[static_cast<size_t>(worker)];
-        const Tile tile = g_.tile(first_tile + k);
-        const T* gradient = gradient_of(k) + b.group * g_.group_outputs - first_output(round);
-        if (wants_locations() || call_.grad_input) {
-            column_gradient(b, gradient, workspace_.at(packed_) + i * packed_block_, tile.pixels(), scratch);
-        }
-        int64_t planned = -1;
-        SamplingPlan<T> plan{};
-        T* partial = workspace_.at(partial_) + (i * band_tiles_ + k) * partial_elements();
-        for (const Segment& segment : segments_[static_cast<size_t>(round.first + i)]) {
-            if (segment.offset_group != planned) {
-                if (planned >= 0) finish_locations(b, plan, planned, scratch, partial);
-                planned = segment.offset_group;
-                plan = plan_of(round, k, planned, tile.pixels());
-                if (wants_locations()) std::fill_n(workspace_.at(scratch.dots), plane_ * g_.corners, T(0));
-            }
-            sample(b, i, tile, segment, plan, scratch, worker);
-        }
-        finish_locations(b, plan, planned, scratch, partial);
-        if (call_.grad_weight) weight_gradient(b, gradient, tile.pixels(), scratch);
-    }
-
-    void column_gradient(const ChannelBlock& b, const T* gradient, const T* packed, int64_t pixels,
-                         const Scratch& scratch) {
-        T* to = workspace_.at(scratch.column_gradient);
-        if (depthwise_) {
-            kernels_.depthwise_columns(pixels, g_.taps, b.channels, gradient, gradient_row_, packed, b.channels, to,
-                                       columns_row_, b.channels);
-            return;
-        }
-        const int64_t columns = b.per_group * g_.taps;
-        const int64_t size = round_up(columns, gemm_.panel) * g_.group_outputs;
-        for (int64_t group = 0; group < b.groups; ++group) {
-            gemm_.multiply(pixels, columns, g_.group_outputs, gradient + group * g_.group_outputs, gradient_row_, 1,
-                           packed + group * size, g_.group_outputs * gemm_.panel, gemm_.panel, to + group * columns,
-                           columns_row_, false);
-        }
-    }
-
-    void sample(const ChannelBlock& b, int64_t i, const Tile& tile, const Segment& segment, const SamplingPlan<T>& plan,
-                const Scratch& scratch, int worker) {
-        const int64_t channel = b.first + segment.channel;
-        const size_t own = static_cast<size_t>(i);
-        BackwardRun<T> run{};
-        if constexpr (sizeof(S) == sizeof(T)) {
-            const int64_t at = tile.image * call_.input_step[0] + channel;
-            run.source = static_cast<const T*>(call_.input) + at;
-            run.gradient = call_.grad_input ? static_cast<T*>(call_.grad_input) + at : nullptr;
-        }
-        if (!direct_) {
-            run.source = workspace_.at(windows_[own]) + segment.channel;
-            run.gradient = call_.grad_input ? workspace_.at(gradient_windows_[own]) + segment.channel : nullptr;
-        }
-        run.pitch = pitch_;
-        run.channels = segment.channels;
-        run.column_gradient = workspace_.at(scratch.column_gradient) + segment.column;
-        run.columns = call_.grad_weight ? workspace_.at(scratch.columns) + segment.column : nullptr;
-        run.column_row = columns_row_;
-        run.column_tap = segment.column_tap;
-        run.dots = wants_locations() ? workspace_.at(scratch.dots) : nullptr;
-        run.zeros = workspace_.at(zeros_);
-        run.waste = workspace_.at(waste_) + worker * round_up(block_channels_, 16);
-        kernels_.backward(plan, run);
-    }
-
-    void finish_locations(const ChannelBlock& b, const SamplingPlan<T>& plan, int64_t offset_group, const Scratch& scratch,
-                       T* partial) {
-        if (!wants_locations()) return;
-        const int64_t at = (offset_group - first_offset_group(b)) * values();
-        kernels_.finish(plan, workspace_.at(scratch.dots), partial + at);
-    }
-
-    void weight_gradient(const ChannelBlock& b, const T* gradient, int64_t pixels, const Scratch& scratch) {
-        const T* columns = workspace_.at(scratch.columns);
-        if (depthwise_) {
-            kernels_.depthwise_weight(pixels, g_.taps, b.channels, gradient, gradient_row_, columns, columns_row_,
-                                      b.channels, weight_sums(b.first, b), b.channels);
-            return;
-        }
-        const int64_t run = b.per_group * g_.taps;
-        for (int64_t group = 0; group < b.groups; ++group) {
-            gemm_.multiply(g_.group_outputs, run, pixels, gradient + group * g_.group_outputs, 1, gradient_row_,
-                           columns + group * run, gemm_.panel, columns_row_,
-                           weight_sums((b.group + group) * g_.group_outputs, b), g_.group_channels * g_.taps, true);
-        }
-    }
-
-    void finish_weight(const ChannelBlock& b, int worker) {
-        T* run = workspace_.at(threads_[static_cast<size_t>(worker)].columns);
-        for_each_output(b, [&](int64_t o, int64_t channels) {
-            S* to = static_cast<S*>(call_.grad_weight) + (o * g_.group_channels + b.start_in_group) * g_.taps;
-            layout_.taps_last(weight_sums(o, b), channels, g_.taps, run, to);
+    template <class Team>
+    void prepare_tiles(Team& team, const Round& round, const Band& band, const Tiles& tiles) {
+        constexpr int64_t turned = 128;  // outputs of a task
+        const int64_t all = outputs(round), parts = 1 + ceil_div(all, turned);
+        const auto output = [&](int64_t task) { return (task % parts - 1) * turned; };  // negative: the plans
+        const auto prepare = [&](int64_t task, int worker) {
+            if (output(task) < 0) return this->plan_tile(round, band, tiles.first, task / parts, worker);
+            this->turn_gradient(round, tiles.first, task / parts, output(task), std::min(turned, all - output(task)));
+        };
+        team.loop(tiles.count * parts, prepare, [&](int64_t task) {
+            const int64_t pixels = g_.tile(tiles.first + task / parts).pixels();
+            if (output(task) >= 0) return pixels * 4 * std::min(turned, all - output(task));
+            return pixels * offset_groups(round) * g_.taps * (16 + (stripes_ ? 12 : 4) * g_.corners);
         });
     }
 
-    // Adds what the blocks found out about a tile, in the order of their channels.
-    void reduce(const Round& round, int64_t first_tile, int64_t k) {
-        const Tile tile = g_.tile(first_tile + k);
-        const int64_t first = first_offset_group(block(round.first));
-        for (int64_t q = first; q < first + offset_groups(round); ++q) {
-            T* sum = nullptr;
-            for (int64_t i = 0; i < round.last - round.first; ++i) {
-                const ChannelBlock& b = block(round.first + i);
-                if (q < first_offset_group(b) || q > last_offset_group(b)) continue;
-                T* partial = workspace_.at(partial_) + (i * band_tiles_ + k) * partial_elements() +
-                             (q - first_offset_group(b)) * values();
-                if (sum) {
-                    add(partial, sum);
-                } else {
-                    sum = partial;
-                }
+    // A block is one task.
+    template <class Team>
+    void run_blocks(Team& team, const Round& round, const Tiles& tiles, const Rows& rows) {
+        const auto run = [&](int64_t i, int worker) {
+            const ChannelBlock& b = block(round.first + i);
+            const Scratch& scratch = threads_[static_cast<size_t>(worker)];
+            const Columns columns{workspace_.at(scratch.columns), workspace_.at(scratch.column_gradient)};
+            if (!direct_) this->load_rows(round.first + i, i, rows.load, rows.load_end);
+            for (int64_t k = 0; k < tiles.count; ++k) {
+                const Part all{k, 0, g_.tile(tiles.first + k).pixels()};
+                run_part(round, i, tiles.first, all, columns, true, worker);
+                if (call_.grad_weight) weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
             }
-            bool continued = q * g_.offset_channels < block(round.first).first;
-            if (locations_kept_) {
-                keep(round, first_tile + k, q, continued, sum);
-                continued = false;
+            if (!direct_ && call_.grad_input) this->flush_rows(round.first + i, i, rows.flush, rows.flush_end);
+        };
+        team.loop(round.last - round.first, run, [&](int64_t i) {
+            const int64_t pixels = tiles.count * g_.tile_rows * g_.tile_columns;
+            return block(round.first + i).channels * g_.taps * pixels * (2 * g_.group_outputs + 6 * g_.corners);
+        });
+    }
+
+    template <class Team>
+    void run_finely(Team& team, const Round& round, const Tiles& tiles, const Rows& rows) {
+        const int64_t blocks = round.last - round.first;
+        if (!direct_) {
+            team.loop(blocks * (rows.load_end - rows.load), [&](int64_t task) {
+                const int64_t i = task % blocks, row = rows.load + task / blocks;
+                this->load_rows(round.first + i, i, row, row + 1);
+            }, [&](int64_t) { return row_cost(); });
+        }
+        for (int64_t k = 0; k < tiles.count; k += chunk_tiles_) {
+            for (int64_t i = 0; i < blocks; i += chunk_blocks_) {
+                const Chunk chunk{i, std::min(chunk_blocks_, blocks - i), k, std::min(chunk_tiles_, tiles.count - k)};
+                make_columns(team, round, tiles.first, chunk);
+                use_columns(team, round, tiles.first, chunk);
             }
-            write_locations(tile, q, sum, continued);
+        }
+        if (!direct_ && call_.grad_input) {
+            team.loop(blocks * (rows.flush_end - rows.flush), [&](int64_t task) {
+                const int64_t i = task % blocks, row = rows.flush + task / blocks;
+                this->flush_rows(round.first + i, i, row, row + 1);
+            }, [&](int64_t) { return row_cost(); });
         }
     }
 
-    void add(const T* from, T* to) const {
-        for (int64_t v = 0; v < values(); ++v) to[v] += from[v];
+    // Some blocks of a round and some tiles of a band.
+    struct Chunk {
+        int64_t block, blocks, tile, tiles;
+    };
+
+    Columns slot(const Chunk& chunk, int64_t i, int64_t k) const {
+        const int64_t size = g_.room * columns_row_;
+        T* const at = workspace_.at(kept_) + ((i - chunk.block) * chunk_tiles_ + k - chunk.tile) * 2 * size;
+        return {at, at + size};
     }
 
-    // Half precision: sums of several rounds grow in float; every round writes what is known so far.
-    void keep(const Round& round, int64_t tile, int64_t q, bool continued, T* sum) {
-        T* kept = workspace_.at(location_sums_) + (tile * call_.offset_groups + q) * values();
-        if (continued) add(kept, sum);
-        if ((q + 1) * g_.offset_channels > block(round.last - 1).first + block(round.last - 1).channels) {
-            std::copy_n(sum, values(), kept);
-        }
+    template <class Team>
+    void make_columns(Team& team, const Round& round, int64_t first_tile, const Chunk& chunk) {
+        const auto part_of = [&](int64_t task) {
+            const int64_t tile = chunk.tile + task / tile_parts_ % chunk.tiles;
+            const int64_t pixels = g_.tile(first_tile + tile).pixels();
+            const int64_t size = ceil_div(pixels, tile_parts_), first = task % tile_parts_ * size;
+            return Part{tile, first, std::clamp<int64_t>(pixels - first, 0, size)};
+        };
+        const auto block_of = [&](int64_t task) { return chunk.block + task / tile_parts_ / chunk.tiles; };
+        const auto make = [&](int64_t task, int worker) {
+            const Part part = part_of(task);
+            if (!part.count) return;
+            Columns to = slot(chunk, block_of(task), part.tile);
+            to.values += part.first * columns_row_;
+            to.gradient += part.first * columns_row_;
+            run_part(round, block_of(task), first_tile, part, to, false, worker);
+        };
+        team.loop(chunk.blocks * chunk.tiles * tile_parts_, make, [&](int64_t task) {
+            const int64_t channels = block(round.first + block_of(task)).channels;
+            return part_of(task).count * g_.taps * channels * (g_.group_outputs + 4 * g_.corners);
+        });
     }
 
-    void write_locations(const Tile& tile, int64_t q, const T* values, bool accumulate) {
-        for (int64_t t = 0; t < g_.taps; ++t) {
-            for (int64_t r = 0; r < tile.rows; ++r) {
-                const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
-                const T* from = values + t * g_.room + r * tile.columns;
-                if (call_.grad_offset) {
-                    for (int64_t axis = 0; axis < call_.axes; ++axis) {
-                        const int64_t channel = (q * g_.taps + t) * call_.axes + axis;
-                        write_run(from + axis * plane_, tile, channel, pixel, call_.grad_offset, call_.offset_dtype,
-                                  call_.offset_step, accumulate);
+    // Of block i: a stripe of the input gradient, or, where `stripe` is negative, a run of the weight gradient.
+    struct Use {
+        int64_t i, stripe;
+        WeightRun run;
+    };
+
+    std::vector<Use> uses(const Round& round, const Chunk& chunk) const {
+        std::vector<Use> result;
+        for (int64_t i = chunk.block; i < chunk.block + chunk.blocks && call_.grad_weight; ++i) {
+            const ChannelBlock& b = block(round.first + i);
+            const int64_t all = b.per_group * g_.taps, panel = depthwise_ ? all : gemm_.panel;
+            for (int64_t group = 0; group < (depthwise_ ? 1 : b.groups); ++group) {
+                for (int64_t o = 0; o < g_.group_outputs; o += weight_outputs_) {
+                    const int64_t rows = std::min(weight_outputs_, g_.group_outputs - o);
+                    for (int64_t c = 0; c < all; c += panel) {
+                        result.push_back({i, -1, {group, o, rows, c, std::min(panel, all - c)}});
                     }
                 }
-                if (call_.grad_mask) {
-                    write_run(from + call_.axes * plane_, tile, q * g_.taps + t, pixel, call_.grad_mask,
-                              call_.mask_dtype, call_.mask_step, accumulate);
-                }
             }
         }
+        for (int64_t task = 0; task < chunk.blocks * stripes_; ++task) {
+            result.push_back({chunk.block + task / stripes_, task % stripes_, {}});
+        }
+        return result;
     }
 
-    void write_run(const T* from, const Tile& tile, int64_t channel, int64_t pixel, void* tensor, int64_t dtype,
-                   const int64_t* step, bool accumulate) {
-        const int64_t to = tile.image * step[0] + channel * step[1] + pixel * step[2];
-        kernels_.write(from, tile.columns, element_at(tensor, dtype, to), static_cast<int32_t>(dtype), step[2],
-                       accumulate);
+    template <class Team>
+    void use_columns(Team& team, const Round& round, int64_t first_tile, const Chunk& chunk) {
+        const std::vector<Use> work = uses(round, chunk);
+        const auto use = [&](int64_t task, int worker) {
+            const Use& one = work[static_cast<size_t>(task)];
+            const ChannelBlock& b = block(round.first + one.i);
+            for (int64_t k = chunk.tile; k < chunk.tile + chunk.tiles; ++k) {
+                const Part all{k, 0, g_.tile(first_tile + k).pixels()};
+                const Columns columns = slot(chunk, one.i, k);
+                if (one.stripe >= 0) {
+                    this->scatter(round, one.i, first_tile, k, one.stripe, columns, worker);
+                } else if (depthwise_) {
+                    weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
+                } else {
+                    weight_gradient(b, one.run, gradient_of(round, b, all), all.count, columns.values);
+                }
+            }
+        };
+        team.loop(static_cast<int64_t>(work.size()), use, [&](int64_t task) {
+            const Use& one = work[static_cast<size_t>(task)];
+            const int64_t pixels = chunk.tiles * g_.tile_rows * g_.tile_columns;
+            const int64_t channels = block(round.first + one.i).channels;
+            if (one.stripe >= 0) return pixels * g_.taps * g_.corners * channels * corner_cost / stripes_;
+            return pixels * one.run.columns * (depthwise_ ? channels : one.run.outputs);
+        });
     }
 
-    DcnTeam* team_ = nullptr;
-    const DcnDeformConv& call_;
-    const Geometry g_;
-    const bool depthwise_, direct_;  // direct: input and its gradient have their channels innermost already
-    const DeformConvKernels<T>& kernels_;
-    const Gemm<T>& gemm_;
-    const Layout<S, T>& layout_;
-    std::vector<ChannelBlock> blocks_;
-    std::vector<std::vector<Segment>> segments_;
-    RowSchedule schedule_;
-    int64_t block_channels_ = 0, block_offset_groups_ = 0, packed_block_ = 0, pitch_ = 0, columns_row_ = 0, plane_ = 0;
-    int64_t round_blocks_ = 0, band_tiles_ = 0, gradient_row_ = 0, round_offset_groups_ = 0;
-    Workspace workspace_;
-    bool locations_kept_ = false;
-    Room<T> zeros_, packed_, partial_, gradient_, weight_sums_, location_sums_, waste_;
-    std::vector<Room<T>> windows_, gradient_windows_;
-    std::vector<PlanRoom<T>> plans_;
-    std::vector<Scratch> threads_;
+    static constexpr int64_t corner_cost = 8;         // multiplications of a channel that take as long as a corner
+    static constexpr int64_t most_taps = 1 << 21;     // whose numbers fit the lists of corners
+    static constexpr int64_t most_kept = 24 << 20;    // bytes of columns
+
+    int64_t band_factor_ = 1, chunk_blocks_ = 0, chunk_tiles_ = 0, tile_parts_ = 1, weight_outputs_ = 0;
 };
+
+void clear(void* tensor, int64_t dtype, int64_t count) {
+    if (!tensor) return;
+    for_type(dtype, [&](auto type) { std::fill_n(static_cast<decltype(type)*>(tensor), count, decltype(type){}); });
+}
+
+// Of a call that has no products.
+void clear_gradients(const DcnDeformConv& call) {
+    const Geometry g(call);
+    const int64_t locations = call.batch * call.offset_groups * g.taps * g.pixels_out();
+    clear(call.grad_input, call.dtype, call.batch * call.channels * g.pixels_in());
+    clear(call.grad_offset, call.offset_dtype, locations * call.axes);
+    clear(call.grad_mask, call.mask_dtype, locations);
+    clear(call.grad_weight, call.dtype, call.outputs * g.group_channels * g.taps);
+}
 
 }  // namespace
 
 void deform_conv_backward(const DcnDeformConv& call) {
-    switch (call.dtype) {
-        case dtype_f32: return Backward<float>(call).run();
-        case dtype_f64: return Backward<double>(call).run();
-        case dtype_f16: return Backward<Half>(call).run();
-        default: return Backward<BFloat>(call).run();
-    }
+    const bool empty = call.batch * call.out[0] * call.out[1] * call.out[2] * call.outputs * call.channels == 0;
+    empty ? clear_gradients(call) : run_pass<Backward>(call);
 }
+
+double deform_conv_backward_shares(const DcnDeformConv& call) { return shares_of_pass<Backward>(call); }
 
 }  // namespace dcn

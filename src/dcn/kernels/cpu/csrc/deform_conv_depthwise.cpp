@@ -6,9 +6,9 @@
 
 #include "deform_conv.h"
 #include "deform_conv_depthwise_kernels.h"
+#include "deform_conv_pass.h"
+#include "integers.h"
 #include "layout.h"
-#include "parallel.h"
-#include "shares.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -27,9 +27,6 @@ constexpr int64_t part_rows = 2, part_pixels = 128;
 constexpr int64_t tile_bytes = 192 << 10;  // of the records of a tile
 constexpr int64_t load_pixels = 512;       // of the window, brought in by one task
 constexpr int64_t small_input = 64 << 10;  // bytes
-
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 template <class T>
 const DepthwiseKernels<T>& depthwise_kernels() {
@@ -64,44 +61,8 @@ class Depthwise {
         part_.room = round_up(part_rows_ * part_columns_, 16);
     }
 
-    void run() {
-        if (call_.batch * g_.pixels_out() * call_.outputs == 0) return;
-        choose_passes();
-        reserve();
-        for (int64_t i = 0; i < pass_channels_ / block; ++i) {
-            std::fill_n(workspace_.at(window_) + (i + 1) * block_step_ - block, block, T(0));
-        }
-        dcn_with_team(threads(), [this](DcnTeam& team) { run_loops(team); });
-    }
-
-    double shares() {
-        choose_passes();
-        DcnShares team(threads());
-        run_loops(team);
-        return team.over_mean();
-    }
-
-   private:
-    template <class Team>
-    void run_loops(Team& team) {
-        pack(team);
-        for (int64_t first = 0; first < call_.channels; first += pass_channels_) {
-            run_pass(team, first, std::min(call_.channels, first + pass_channels_));
-        }
-    }
-
-    struct Scratch {
-        Room<T> sums;
-        Room<char> records;
-        PlanRoom<T> plan;
-        TilePlanner<T> planner;
-    };
-
-    int threads() const { return static_cast<int>(call_.threads); }
-    int64_t tile_records() const { return g_.tile_rows * g_.tile_columns * g_.taps * tap_bytes<T>(g_.corners); }
-
     // Fewest passes over the channels whose workspace fits the budget, which is that of float32 for half precision too.
-    void choose_passes() {
+    void choose() {
         const int64_t bytes = static_cast<int64_t>(sizeof(T)), rows = call_.batch * g_.rows_in;
         const int64_t channels = round_up(call_.channels, block);
         // A small input is brought into the window whole; looking for the rows that are read would cost more.
@@ -137,7 +98,29 @@ class Depthwise {
             scratch.planner.plan(workspace_, part_);
         }
         workspace_.take();
+        for (int64_t i = 0; i < pass_channels_ / block; ++i) {
+            std::fill_n(workspace_.at(window_) + (i + 1) * block_step_ - block, block, T(0));
+        }
     }
+
+    template <class Team>
+    void run_loops(Team& team) {
+        pack(team);
+        for (int64_t first = 0; first < call_.channels; first += pass_channels_) {
+            run_pass(team, first, std::min(call_.channels, first + pass_channels_));
+        }
+    }
+
+   private:
+    struct Scratch {
+        Room<T> sums;
+        Room<char> records;
+        PlanRoom<T> plan;
+        TilePlanner<T> planner;
+    };
+
+    int threads() const { return static_cast<int>(call_.threads); }
+    int64_t tile_records() const { return g_.tile_rows * g_.tile_columns * g_.taps * tap_bytes<T>(g_.corners); }
 
     // The weights as [block][tap][channel of the block].
     template <class Team>
@@ -316,22 +299,8 @@ class Depthwise {
 
 }  // namespace
 
-void deform_conv_depthwise(const DcnDeformConv& call) {
-    switch (call.dtype) {
-        case dtype_f32: return Depthwise<float>(call).run();
-        case dtype_f64: return Depthwise<double>(call).run();
-        case dtype_f16: return Depthwise<Half>(call).run();
-        default: return Depthwise<BFloat>(call).run();
-    }
-}
+void deform_conv_depthwise(const DcnDeformConv& call) { run_pass<Depthwise>(call); }
 
-double deform_conv_depthwise_shares(const DcnDeformConv& call) {
-    switch (call.dtype) {
-        case dtype_f32: return Depthwise<float>(call).shares();
-        case dtype_f64: return Depthwise<double>(call).shares();
-        case dtype_f16: return Depthwise<Half>(call).shares();
-        default: return Depthwise<BFloat>(call).shares();
-    }
-}
+double deform_conv_depthwise_shares(const DcnDeformConv& call) { return shares_of_pass<Depthwise>(call); }
 
 }  // namespace dcn

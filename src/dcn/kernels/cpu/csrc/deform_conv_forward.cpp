@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "deform_conv.h"
+#include "deform_conv_pass.h"
 #include "gemm.h"
+#include "integers.h"
 #include "layout.h"
-#include "parallel.h"
-#include "shares.h"
 #include "tables.h"
 #include "tile_plan.h"
 
@@ -23,8 +23,6 @@ constexpr int64_t budget_floor = 3 << 19;
 // The scratch of this many threads counts against the budget, whatever their number: the passes decide in which order
 // sums are rounded, and results must not depend on the threads.
 constexpr int64_t budget_threads = 2;
-
-int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 template <class S>
 class Forward {
@@ -50,90 +48,9 @@ class Forward {
         for (const ChannelBlock& block : blocks_) pairs_ = pairs_ && block.per_group * g_.taps % 2 == 0;
     }
 
-    void run() {
-        if (call_.batch * g_.pixels_out() * call_.outputs == 0) return;
-        choose_passes();
-        reserve();
-        std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
-        dcn_with_team(threads(), [this](DcnTeam& team) { run_loops(team); });
-    }
-
-    double shares() {
-        choose_passes();
-        DcnShares team(threads());
-        run_loops(team);
-        return team.over_mean();
-    }
-
-   private:
-    template <class Team>
-    void run_loops(Team& team) {
-        const int64_t count = static_cast<int64_t>(blocks_.size());
-        for (int64_t first = 0; first < count; first += pass_blocks_) {
-            run_pass(team, first, std::min(count, first + pass_blocks_));
-        }
-        if (blocked_) unblock(team);
-        if (sums_kept_) write_sums(team);
-    }
-
-    int threads() const { return static_cast<int>(call_.threads); }
-
-    // Elements of the packed weights of one block.
-    int64_t packed_size(const ChannelBlock& block) const {
-        return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
-    }
-
-    int64_t columns_row() const {
-        int64_t depth = 0;
-        for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
-        if (pairs_) depth = (depth + 1) / 2;
-        return round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
-    }
-
-    // The widest of the passes of `size` blocks.
-    template <class F>
-    int64_t widest(int64_t size, F&& measure) const {
-        int64_t result = 0;
-        const int64_t count = static_cast<int64_t>(blocks_.size());
-        for (int64_t first = 0; first < count; first += size) {
-            result = std::max(result, measure(first, std::min(count, first + size)));
-        }
-        return result;
-    }
-
-    int64_t pass_channels(int64_t first, int64_t last) const {
-        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
-        return end.first + end.channels - blocks_[static_cast<size_t>(first)].first;
-    }
-
-    // Channels of the widest pass, rounded up to whole cache lines.
-    int64_t widest_window() const {
-        return round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
-    }
-
-    int64_t pass_groups(int64_t first, int64_t last) const {
-        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
-        return end.group + end.groups - blocks_[static_cast<size_t>(first)].group;
-    }
-
-    int64_t sums_row(int64_t size) const {
-        return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
-    }
-
-    // Sums of all outputs in float, in blocks of 16 outputs.
-    int64_t sums_elements() const { return call_.batch * call_.outputs * g_.pixels_out(); }
-
-    int64_t packed_elements(int64_t size) const {
-        return widest(size, [this](auto a, auto b) {
-            int64_t total = 0;
-            for (int64_t i = a; i < b; ++i) total += packed_size(blocks_[static_cast<size_t>(i)]);
-            return total;
-        });
-    }
-
     // Fewest passes whose workspace fits the budget, which is that of float32 for half precision too: where the passes
     // end, sums in half precision are kept in float (`sums_kept`), so that nothing is rounded in between.
-    void choose_passes() {
+    void choose() {
         const int64_t bytes = static_cast<int64_t>(sizeof(T)), rows = call_.batch * g_.rows_in;
         // A small input is brought into the window whole; looking for the rows that are read would cost more.
         const bool whole = rows * g_.rest_in * round_up(call_.channels, 16) * bytes <= small_input;
@@ -189,6 +106,73 @@ class Forward {
         const int64_t taken = workspace_.bytes() / static_cast<int64_t>(sizeof(T));
         if (blocked_ && taken < threads() * turn) workspace_.plan<T>(threads() * turn - taken);
         workspace_.take();
+        std::fill_n(workspace_.at(zeros_), zeros_.count, T(0));
+    }
+
+    template <class Team>
+    void run_loops(Team& team) {
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += pass_blocks_) {
+            run_pass(team, first, std::min(count, first + pass_blocks_));
+        }
+        if (blocked_) unblock(team);
+        if (sums_kept_) write_sums(team);
+    }
+
+   private:
+    int threads() const { return static_cast<int>(call_.threads); }
+
+    // Elements of the packed weights of one block.
+    int64_t packed_size(const ChannelBlock& block) const {
+        return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
+    }
+
+    int64_t columns_row() const {
+        int64_t depth = 0;
+        for (const ChannelBlock& block : blocks_) depth = std::max(depth, block.channels * g_.taps);
+        if (pairs_) depth = (depth + 1) / 2;
+        return round_up(depth, 16) + 16;  // not a multiple of a page: the rows are read side by side
+    }
+
+    // The widest of the passes of `size` blocks.
+    template <class F>
+    int64_t widest(int64_t size, F&& measure) const {
+        int64_t result = 0;
+        const int64_t count = static_cast<int64_t>(blocks_.size());
+        for (int64_t first = 0; first < count; first += size) {
+            result = std::max(result, measure(first, std::min(count, first + size)));
+        }
+        return result;
+    }
+
+    int64_t pass_channels(int64_t first, int64_t last) const {
+        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
+        return end.first + end.channels - blocks_[static_cast<size_t>(first)].first;
+    }
+
+    // Channels of the widest pass, rounded up to whole cache lines.
+    int64_t widest_window() const {
+        return round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+    }
+
+    int64_t pass_groups(int64_t first, int64_t last) const {
+        const ChannelBlock& end = blocks_[static_cast<size_t>(last - 1)];
+        return end.group + end.groups - blocks_[static_cast<size_t>(first)].group;
+    }
+
+    int64_t sums_row(int64_t size) const {
+        return widest(size, [this](auto a, auto b) { return pass_groups(a, b); }) * group_pitch_ + 16;
+    }
+
+    // Sums of all outputs in float, in blocks of 16 outputs.
+    int64_t sums_elements() const { return call_.batch * call_.outputs * g_.pixels_out(); }
+
+    int64_t packed_elements(int64_t size) const {
+        return widest(size, [this](auto a, auto b) {
+            int64_t total = 0;
+            for (int64_t i = a; i < b; ++i) total += packed_size(blocks_[static_cast<size_t>(i)]);
+            return total;
+        });
     }
 
     // Pieces may be parts of the outputs when these are one group: whole panels, and whole blocks of add_blocked.
@@ -225,7 +209,7 @@ class Forward {
         for (int64_t i = first; i < last; ++i) {
             const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
             packed_at_[static_cast<size_t>(i)] = at;
-            const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+            const int64_t panels = ceil_div(g_.group_outputs, gemm_.panel);
             for (int64_t group = 0; group < block.groups; ++group) {
                 for (int64_t panel = 0; panel < panels; ++panel) tasks.push_back({i, group, panel});
             }
@@ -247,7 +231,7 @@ class Forward {
         const S* weight = static_cast<const S*>(call_.weight);
         T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
         const int64_t step = g_.group_channels * g_.taps, depth = block.per_group * g_.taps;
-        const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+        const int64_t panels = ceil_div(g_.group_outputs, gemm_.panel);
         const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
         const int64_t outputs = std::min<int64_t>(gemm_.panel, g_.group_outputs - task.panel * gemm_.panel);
         T* panel = to + (task.group * panels + task.panel) * depth * gemm_.panel;
@@ -263,7 +247,7 @@ class Forward {
         // Parts of rows where there are too few for the threads: 16 tasks each are even enough.
         const int64_t wanted = threads() > 1 ? 16 * threads() / std::max<int64_t>(1, to - from) : 1;
         const int64_t parts = std::max<int64_t>(1, std::min(wanted, g_.rest_in / 16));
-        const int64_t width = (g_.rest_in + parts - 1) / parts;
+        const int64_t width = ceil_div(g_.rest_in, parts);
         const auto load = [&](int64_t i) {
             const int64_t row = from + i / parts, column = i % parts * width;
             const int64_t columns = std::min(width, g_.rest_in - column);
@@ -321,7 +305,7 @@ class Forward {
         const int64_t pixels = piece.tile.pixels();
         const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
         const int64_t depth = block.per_group * g_.taps;
-        const int64_t panels = round_up(g_.group_outputs, gemm_.panel) / gemm_.panel;
+        const int64_t panels = ceil_div(g_.group_outputs, gemm_.panel);
         // Only one group is divided: its outputs begin with a panel.
         const int64_t outputs = call_.groups == 1 ? piece.count : g_.group_outputs;
         const int64_t part = call_.groups == 1 ? piece.first : 0;
@@ -397,7 +381,7 @@ class Forward {
     template <class Team>
     void unblock(Team& team) {
         if constexpr (sizeof(S) == sizeof(T)) {
-            const int64_t plane = g_.pixels_out(), per_image = (call_.outputs + block_outputs - 1) / block_outputs;
+            const int64_t plane = g_.pixels_out(), per_image = ceil_div(call_.outputs, block_outputs);
             const auto turn = [&](int64_t i, int worker) {
                 const int64_t output = i % per_image * block_outputs;
                 const int64_t width = std::min(block_outputs, call_.outputs - output);
@@ -414,7 +398,7 @@ class Forward {
     // Sums kept in float become the output: blocks of 16 outputs of one convolution group at a time.
     template <class Team>
     void write_sums(Team& team) {
-        const int64_t plane = g_.pixels_out(), per_group = (g_.group_outputs + block_outputs - 1) / block_outputs;
+        const int64_t plane = g_.pixels_out(), per_group = ceil_div(g_.group_outputs, block_outputs);
         const auto turn = [&](int64_t i) {
             const int64_t first = i % per_group * block_outputs;
             const int64_t width = std::min(block_outputs, g_.group_outputs - first);
@@ -451,26 +435,17 @@ class Forward {
     std::vector<Scratch> threads_;
 };
 
+bool depthwise(const DcnDeformConv& call) { return call.groups == call.channels && call.groups == call.outputs; }
+
 }  // namespace
 
 void deform_conv_forward(const DcnDeformConv& call) {
-    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise(call);
-    switch (call.dtype) {
-        case dtype_f32: return Forward<float>(call).run();
-        case dtype_f64: return Forward<double>(call).run();
-        case dtype_f16: return Forward<Half>(call).run();
-        default: return Forward<BFloat>(call).run();
-    }
+    if (call.batch * call.out[0] * call.out[1] * call.out[2] * call.outputs == 0) return;
+    depthwise(call) ? deform_conv_depthwise(call) : run_pass<Forward>(call);
 }
 
-double deform_conv_shares(const DcnDeformConv& call) {
-    if (call.groups == call.channels && call.groups == call.outputs) return deform_conv_depthwise_shares(call);
-    switch (call.dtype) {
-        case dtype_f32: return Forward<float>(call).shares();
-        case dtype_f64: return Forward<double>(call).shares();
-        case dtype_f16: return Forward<Half>(call).shares();
-        default: return Forward<BFloat>(call).shares();
-    }
+double deform_conv_forward_shares(const DcnDeformConv& call) {
+    return depthwise(call) ? deform_conv_depthwise_shares(call) : shares_of_pass<Forward>(call);
 }
 
 }  // namespace dcn

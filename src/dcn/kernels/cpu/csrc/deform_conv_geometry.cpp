@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 #include <functional>
 #include <limits>
 #include <queue>
@@ -6,13 +7,12 @@
 
 #include "deform_conv.h"
 #include "deform_conv_kernels.h"
+#include "integers.h"
 #include "parallel.h"
 #include "tile_plan.h"
 
 namespace dcn {
 namespace {
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t element_bytes(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
 
@@ -36,7 +36,7 @@ Geometry::Geometry(const DcnDeformConv& c, int64_t pixels, int64_t width, bool e
     tile_rows = std::max<int64_t>(1, ceil_div(rows_out, row_strips));
     row_strips = ceil_div(rows_out, tile_rows);
     column_strips = ceil_div(rest_out, tile_columns);
-    room = (tile_rows * tile_columns + 15) / 16 * 16;
+    room = round_up(tile_rows * tile_columns, 16);
     for (int64_t t = 0; t < taps; ++t) {
         const int64_t at[3] = {t / (c.kernel[1] * c.kernel[2]), t / c.kernel[2] % c.kernel[1], t % c.kernel[2]};
         for (int i = 0; i < c.axes; ++i) shift[i].push_back(static_cast<double>(at[axis(i)] * c.dilation[axis(i)]));
@@ -63,6 +63,8 @@ int64_t Geometry::tensor_bytes(bool backward) const {
 
 namespace {
 
+constexpr int64_t least_columns = 5;  // of a piece
+
 struct Cut {
     int64_t rows, columns, parts;
 };
@@ -88,6 +90,32 @@ std::vector<Piece> pieces(const Geometry& geometry, int64_t first, int64_t tiles
     return result;
 }
 
+// Every piece from `first` on in two: by columns, by rows, or else by the range, which samples once more.
+std::vector<Piece> halved(const std::vector<Piece>& work, size_t first, const Range& range) {
+    std::vector<Piece> result(work.begin(), work.begin() + static_cast<std::ptrdiff_t>(first));
+    for (size_t i = first; i < work.size(); ++i) {
+        Piece one = work[i], other = work[i];
+        if (one.tile.columns >= 2 * least_columns) {
+            one.tile.columns /= 2;
+            other.tile.column += one.tile.columns;
+            other.tile.columns -= one.tile.columns;
+        } else if (one.tile.rows > 1) {
+            one.tile.rows /= 2;
+            other.tile.row += one.tile.rows;
+            other.tile.rows -= one.tile.rows;
+        } else if (one.count > range.unit) {
+            one.count = round_up(one.count / 2, range.unit);
+            other.first += one.count;
+            other.count -= one.count;
+        } else {
+            other.count = 0;
+        }
+        result.push_back(one);
+        if (other.count) result.push_back(other);
+    }
+    return result;
+}
+
 // When the last piece is done, each being taken by the thread that is free first.
 int64_t time_of(const std::vector<Piece>& work, int64_t threads, const Range& range) {
     std::priority_queue<int64_t, std::vector<int64_t>, std::greater<int64_t>> busy;
@@ -106,7 +134,7 @@ int64_t time_of(const std::vector<Piece>& work, int64_t threads, const Range& ra
 
 std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t tiles, int64_t threads,
                              const Range& range) {
-    constexpr int64_t enough = 20, least_columns = 5, most_parts = 16;  // 20 tiles for each thread are even as they are
+    constexpr int64_t enough = 20, most_parts = 16;  // 20 tiles for each thread are even as they are
     const Cut none{geometry.tile_rows, geometry.tile_columns, 1};
     std::vector<Piece> best = pieces(geometry, first, tiles, tiles, none, range);
     if (threads <= 1 || tiles >= enough * threads) return best;
@@ -135,6 +163,16 @@ std::vector<Piece> cut_tiles(const Geometry& geometry, int64_t first, int64_t ti
         least = time;
         best = std::move(work);
     }
+    // Where the pieces do not come out even, those that are left for the last turn become smaller and smaller.
+    std::vector<Piece> work = best;
+    for (int turn = 0; turn < 5 && least > ideal + ideal / 25; ++turn) {
+        const size_t tail = work.size() % static_cast<size_t>(threads);
+        work = halved(work, work.size() - (tail ? tail : std::min(work.size(), static_cast<size_t>(threads))), range);
+        const int64_t time = time_of(work, threads, range);
+        if (time >= least) continue;
+        least = time;
+        best = work;
+    }
     return best;
 }
 
@@ -148,7 +186,7 @@ std::vector<ChannelBlock> channel_blocks(const Geometry& geometry, int64_t limit
         }
     } else if (per_group >= limit) {
         const int64_t parts = ceil_div(per_group, limit);
-        const int64_t size = std::min(per_group, ceil_div(ceil_div(per_group, parts), 16) * 16);
+        const int64_t size = std::min(per_group, round_up(ceil_div(per_group, parts), 16));
         for (int64_t g = 0; g < geometry.call.groups; ++g) {
             for (int64_t c = 0; c < per_group; c += size) {
                 const int64_t n = std::min(size, per_group - c);

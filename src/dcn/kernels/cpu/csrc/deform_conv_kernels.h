@@ -71,6 +71,8 @@ struct DeformConvKernels {
     void (*sample_pairs)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
                          uint16_t* to, int64_t to_row, int64_t to_tap);
     void (*backward)(const SamplingPlan<T>& plan, const BackwardRun<T>& run);
+    // Adds to run.gradient at some corners only: tap << 10 | pixel << 3 | corner each.
+    void (*scatter)(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const BackwardRun<T>& run);
     // Turns dots into gradients: values[axis, taps, room] of the offsets and values[axes, taps, room] of the mask.
     void (*finish)(const SamplingPlan<T>& plan, const T* dots, T* values);
     // Depthwise: to[pixel * to_row + tap * to_tap + channel] = gradient[pixel * gradient_row + channel] * weight[...].

@@ -1,6 +1,7 @@
 // Register-blocked matrix product. Rows are pixels (broadcast), columns are packed in vectors: with 32 registers 14
 // rows x 2 vectors give 28 sums, 28 multiply-adds per 16 loads; with 16 registers 6 rows x 2 vectors.
 #include "gemm.h"
+#include "integers.h"
 #include "vec.h"
 
 namespace dcn::DCN_ISA {
@@ -72,7 +73,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t 
     constexpr int panel = vectors * n;
     const bool row_run = a_depth == 1;
     const int64_t a_step = row_run ? a_row : a_depth;
-    const int64_t strips = (rows + max_rows - 1) / max_rows;
+    const int64_t strips = ceil_div(rows, max_rows);
     // Panels outside: one panel stays in L2 while all strips pass, so a large b is read once per call. With strips
     // outside it was read 8 times per tile and 512 outputs ran at 124 instead of 140 GFLOP/s.
     for (int64_t j = 0; j < columns; j += panel) {
@@ -82,7 +83,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t 
         const T* b_panel_start = b + (j / panel) * b_panel;
         int64_t i = 0;
         for (int64_t strip = 0; strip < strips; ++strip) {
-            const int64_t height = (rows - i + strips - strip - 1) / (strips - strip);  // strips of nearly equal height
+            const int64_t height = ceil_div(rows - i, strips - strip);  // strips of nearly equal height
             pick<T>(height, two, row_run)(depth, a + i * a_row, a_step, b_panel_start, b_row, c + i * c_row + j, c_row,
                                           accumulate, last);
             i += height;
@@ -143,14 +144,14 @@ MicroPairs pick_pairs(int64_t rows, bool two, std::integer_sequence<int, R...>) 
 void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
                     int64_t b_panel, float* c, int64_t c_row, bool accumulate) {
     constexpr int n = lanes<float>;
-    const int64_t strips = (rows + max_rows - 1) / max_rows;
+    const int64_t strips = ceil_div(rows, max_rows);
     for (int64_t j = 0; j < columns; j += pair_panel) {
         const int64_t width = columns - j < pair_panel ? columns - j : pair_panel;
         const bool two = width > n;
         const int last = static_cast<int>(two ? width - n : width);
         int64_t i = 0;
         for (int64_t strip = 0; strip < strips; ++strip) {
-            const int64_t height = (rows - i + strips - strip - 1) / (strips - strip);
+            const int64_t height = ceil_div(rows - i, strips - strip);
             pick_pairs(height, two, std::make_integer_sequence<int, max_rows>{})(
                 pairs, a + i * a_row, a_row, b + (j / pair_panel) * b_panel, c + i * c_row + j, c_row, accumulate, last);
             i += height;

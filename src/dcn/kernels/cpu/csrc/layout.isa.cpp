@@ -1,3 +1,4 @@
+#include "integers.h"
 #include "layout.h"
 #include "vec.h"
 
@@ -307,7 +308,7 @@ template <class S, class T>
 void pack_columns(const S* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps, int64_t panel,
                   T* to) {
     const int64_t columns = channels * taps;
-    const int64_t padded = (columns + panel - 1) / panel * panel;
+    const int64_t padded = round_up(columns, panel);
     const bool whole = channels % lanes<T> == 0;
     for (int64_t o = 0; o < outputs; ++o) {
         const S* run = weight + o * output_step;

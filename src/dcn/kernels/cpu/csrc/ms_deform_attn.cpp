@@ -14,7 +14,7 @@
 #include "ms_deform_attn_kernels.h"
 #include "parallel.h"
 #include "status.h"
-#include "tile_plan.h"
+#include "scalar_types.h"
 #include "workspace.h"
 
 namespace dcn {
@@ -66,24 +66,10 @@ void narrow_run(const T* from, int64_t count, S* to) {
     for (int64_t i = 0; i < count; ++i) narrow(from[i], to[i]);
 }
 
-// Elements of a tensor of one of several types; F is called with a typed null pointer.
-template <class F>
-void with_type(int64_t dtype, F&& body) {
-    switch (dtype) {
-        case dtype_f32: return body(static_cast<float*>(nullptr));
-        case dtype_f64: return body(static_cast<double*>(nullptr));
-        case dtype_f16: return body(static_cast<Half*>(nullptr));
-        default: return body(static_cast<BFloat*>(nullptr));
-    }
-}
-
 // Elements of a tensor in the type of the sums (locations and attention weights may be float32 beside half precision).
 template <class T>
 void copy(const void* from, int64_t dtype, int64_t start, int64_t count, T* to) {
-    with_type(dtype, [&](auto* type) {
-        using S = std::remove_pointer_t<decltype(type)>;
-        widen_run(static_cast<const S*>(from) + start, count, to);
-    });
+    for_type(dtype, [&](auto type) { widen_run(static_cast<const decltype(type)*>(from) + start, count, to); });
 }
 
 // The same where they lie, or copied into `buffer`.
@@ -96,8 +82,8 @@ const T* read(const void* from, int64_t dtype, int64_t start, int64_t count, T* 
 
 template <class T>
 void write(const T* from, int64_t count, void* to, int64_t dtype, int64_t start) {
-    with_type(dtype, [&](auto* type) {
-        using S = std::remove_pointer_t<decltype(type)>;
+    for_type(dtype, [&](auto type) {
+        using S = decltype(type);
         if constexpr (std::is_same_v<S, double> == std::is_same_v<T, double>) {
             narrow_run(from, count, static_cast<S*>(to) + start);
         }
@@ -201,7 +187,7 @@ class Forward {
     }
 
     void run() {
-        const int64_t tasks = (rows_ + task_rows - 1) / task_rows;
+        const int64_t tasks = ceil_div(rows_, task_rows);
         dcn_parallel_for(call_.batch * tasks, static_cast<int>(call_.threads), [&](int64_t task, int worker) {
             const int64_t first = task % tasks * task_rows, end = std::min(first + task_rows, rows_);
             for (int64_t row = first; row < end; row += block_)
@@ -269,7 +255,7 @@ class Backward {
         : call_(call),
           tiled_(levels_tile(call)),
           own_levels_(tiled_ && small_tasks(call) ? 1 : std::max<int64_t>(call.levels, 1)),
-          groups_((call.levels + own_levels_ - 1) / own_levels_),
+          groups_(ceil_div(call.levels, own_levels_)),
           each_(own_levels_ * call.points),
           block_(block_rows(each_, call.queries)) {
         for (int64_t group = 0; group < groups_; ++group) {
@@ -399,9 +385,7 @@ class Backward {
 
 template <template <class> class Pass>
 int run(const DcnMsDeformAttn& call) {
-    return dcn_guard([&] {
-        with_type(call.dtype, [&](auto* type) { Pass<std::remove_pointer_t<decltype(type)>>(call).run(); });
-    });
+    return dcn_guard([&] { for_type(call.dtype, [&](auto type) { Pass<decltype(type)>(call).run(); }); });
 }
 
 }  // namespace

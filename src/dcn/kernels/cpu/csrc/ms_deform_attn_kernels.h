@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "integers.h"
 #include "isa.h"
 #include "scalar_types.h"
 
@@ -16,7 +17,7 @@ namespace dcn {
 template <class T>
 using AttnIndex = std::conditional_t<std::is_same_v<T, float>, int32_t, int64_t>;
 
-constexpr int64_t attn_padded(int64_t count) { return (count + 15) / 16 * 16; }
+constexpr int64_t attn_padded(int64_t count) { return round_up(count, 16); }
 
 // The level of each sample.
 template <class T>

@@ -7,6 +7,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "integers.h"
 #include "parallel.h"
 #include "roi_grid.h"
 #include "roi_max.h"
@@ -134,7 +135,7 @@ public:
         }
     }
 
-    static int64_t blocks(const DcnRoiMaxCall& call) { return (call.channels + max_channels - 1) / max_channels; }
+    static int64_t blocks(const DcnRoiMaxCall& call) { return ceil_div(call.channels, max_channels); }
 
     void forward(T* output) {
         const int64_t bins = call_.bins_y * call_.bins_x;

@@ -10,6 +10,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "integers.h"
 #include "parallel.h"
 #include "roi_grid.h"
 #include "roi_mean.h"
@@ -387,8 +388,8 @@ bool forward(const DcnRoiCall& call, T* output) {
 int64_t channel_chunk(const DcnRoiCall& call) {
     const bool grouped = call.group_y * call.group_x > 1;
     const int64_t parts = std::max<int64_t>(1, call.threads * 2 / std::max<int64_t>(1, call.images));
-    if (grouped) return std::max<int64_t>(1, (call.channels + parts - 1) / parts);
-    return std::max<int64_t>(64, (call.channels / parts + 63) / 64 * 64);
+    if (grouped) return std::max<int64_t>(1, ceil_div(call.channels, parts));
+    return std::max<int64_t>(64, round_up(call.channels / parts, 64));
 }
 
 // Each task owns some channels of one image and takes the RoIs in their order: no two threads ever add to one element,
@@ -399,7 +400,7 @@ void backward_input(const DcnRoiCall& call, const T* grad_output, T* grad_data) 
     const int64_t bins = call.bins_y * call.bins_x, per_class = call.channels / call.classes;
     const bool grouped = call.group_y * call.group_x > 1;
     const int64_t chunk = channel_chunk(call);
-    const int64_t chunks = (call.channels + chunk - 1) / chunk;
+    const int64_t chunks = ceil_div(call.channels, chunk);
     const auto& loop = loops<T>();
     const auto workers = make_workers<T>(call, grid);
     std::vector<std::vector<T>> turned(call.threads, std::vector<T>(grouped ? 0 : bins * chunk));

@@ -17,8 +17,29 @@ struct BFloat {
     uint16_t bits;
 };
 
-// Everything here has internal linkage: the same header is compiled for several instruction sets.
+// What elements of type S are computed in.
+template <class S>
+struct Compute {
+    using type = float;
+};
+template <>
+struct Compute<double> {
+    using type = double;
+};
+
+// All functions here have internal linkage: the same header is compiled for several instruction sets.
 namespace {
+
+// body(S{}) where S is the type in memory of elements of `dtype`.
+template <class F>
+inline void for_type(int64_t dtype, F&& body) {
+    switch (dtype) {
+        case dtype_f64: return body(double{});
+        case dtype_f16: return body(Half{});
+        case dtype_bf16: return body(BFloat{});
+        default: return body(float{});
+    }
+}
 
 inline float float_of_bits(uint32_t bits) {
     float value;

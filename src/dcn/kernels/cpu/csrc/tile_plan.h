@@ -122,14 +122,4 @@ class TilePlanner {
     Room<T> offset_, location_, shift_;
 };
 
-// Element types: S in memory, T in the computation, and the kernels for them.
-template <class S>
-struct Compute {
-    using type = float;
-};
-template <>
-struct Compute<double> {
-    using type = double;
-};
-
 }  // namespace dcn

@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "integers.h"
+
 namespace dcn {
 
 template <class T>
@@ -24,7 +26,7 @@ class Workspace {
     template <class T>
     Room<T> plan(int64_t count) {
         const Room<T> room{bytes_, count};
-        bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
+        bytes_ += round_up(count * static_cast<int64_t>(sizeof(T)), 64);
         return room;
     }
 
