@@ -119,6 +119,13 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("key", ["model.weights", "model.backbone_weights"])
+def test_missing_weights_are_named_before_memory_is_measured(key: str, folder: Path, limits: list[int | None]) -> None:
+    with pytest.raises(ValueError, match=rf"{key}: expected a file, .*, got 'nothing\.pth'"):
+        finetuning("faster_rcnn_r18_fpn", [f"data.root={folder}", f"{key}=nothing.pth"], ALONE)
+    assert limits == []
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [("faster_rcnn_r18_fpm", "'faster_rcnn_r18_fpn'"), ("synthetic_plane", "'synthetic_plain'")],

@@ -118,7 +118,7 @@ def _nearest(verb: str) -> str:
 def _hint(rest: Sequence[str], takes_words: bool, verb: str) -> str:
     """What may have been meant by options that do not exist: a key of a recipe, or where all options are listed."""
     keys = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
-    if takes_words and keys:
+    if takes_words and keys and verb != "data":  # whose words are options of the generated set
         from dcn.engine.config import Recipe
         from dcn.engine.parse import key_names
 

@@ -142,11 +142,26 @@ def build_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:
         LOGGER.info(
             "model.backbone_weights=random: all stages and norms of the backbone are trained from random weights"
         )
-    if start.weights is None and start.backbone_weights not in (None, RANDOM):
-        load_backbone(model, find_weights_file(start.backbone_weights, "model.backbone_weights"))
-    if start.weights is not None:
-        start_from(model, find_weights_file(start.weights, "model.weights"))
+    whole, backbone = starting_files(recipe)
+    if backbone is not None:
+        load_backbone(model, backbone)
+    if whole is not None:
+        start_from(model, whole)
     return model
+
+
+def starting_files(recipe: Recipe) -> tuple[Path | None, Path | None]:
+    """The weights that a model starts from: of all of it, or else of its backbone.
+
+    Raises:
+        ValueError: they cannot be found.
+    """
+    start = recipe.model
+    if start.weights is not None:
+        return find_weights_file(start.weights, "model.weights"), None
+    if start.backbone_weights is None or start.backbone_weights == RANDOM:
+        return None, None
+    return None, find_weights_file(start.backbone_weights, "model.backbone_weights")
 
 
 def random_model(recipe: Recipe, classes: tuple[str, ...]) -> Model:

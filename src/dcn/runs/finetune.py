@@ -20,7 +20,7 @@ from dcn.engine.parse import override, parse
 from dcn.engine.recipe import recipe_names
 from dcn.models import MODELS, is_segmentation
 from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
-from dcn.runs.build import open_split, random_model
+from dcn.runs.build import open_split, random_model, starting_files
 from dcn.runs.sources import resolve_root
 from dcn.structures import Target
 from dcn.suggest import suggest
@@ -83,6 +83,7 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
     settings = _settings(name, dataset)
     recipe = _parsed(name, settings, changes)
     if recipe.schedule.batch_size == AUTO:
+        starting_files(recipe)  # what cannot be found is said before minutes of measuring
         changes = [word for word in changes if not word.startswith("schedule.batch_size=")]
         settings["schedule"]["batch_size"] = _batch_size(recipe, dataset, world)
         recipe = _parsed(name, settings, changes)
@@ -90,7 +91,11 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
     settings["schedule"] |= timing["schedule"]
     recipe = _parsed(name, {**settings, "eval": timing["eval"]}, changes)
     schedule, transforms = recipe.schedule, recipe.transforms
-    shown = f"{schedule.epochs:g} epochs" if schedule.epochs is not None else f"{schedule.steps} steps"
+    shown = (
+        f"{schedule.epochs:g} epoch{'' if schedule.epochs == 1 else 's'}"
+        if schedule.epochs is not None
+        else f"{schedule.steps} steps"
+    )
     LOGGER.info(
         "%s: settings for %d images: %s of batches of %d, short side %s, long side up to %d; recipe.yaml in the run "
         "folder has them all",

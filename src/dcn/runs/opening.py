@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from os import fspath
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,15 @@ def find_run(source: StrPath, recipe: StrPath | Recipe | None, changes: Sequence
             "in a run folder"
         )
     own = None if origin.run is None else origin.run / RECIPE_FILE
-    return origin, read_recipe(own if recipe is None else recipe, changes, origin.run)  # type: ignore[arg-type]  # as above
+    chosen = own if recipe is None else _of_run(recipe)
+    return origin, read_recipe(chosen, changes, origin.run)  # type: ignore[arg-type]  # one of the two, see above
+
+
+def _of_run(recipe: StrPath | Recipe) -> StrPath | Recipe:
+    """The recipe in a run folder, where one is named; anything else stays."""
+    if isinstance(recipe, Recipe) or not (Path(fspath(recipe)).expanduser() / RECIPE_FILE).is_file():
+        return recipe
+    return Path(fspath(recipe)) / RECIPE_FILE
 
 
 def recipe_beside_predictor(recipe: StrPath | Recipe | None, changes: Sequence[str]) -> Recipe:
@@ -52,7 +61,7 @@ def recipe_beside_predictor(recipe: StrPath | Recipe | None, changes: Sequence[s
     """
     if recipe is None:
         raise ValueError("recipe: a predictor brings no data; expected the recipe that describes it, got None")
-    return read_recipe(recipe, changes)
+    return read_recipe(_of_run(recipe), changes)
 
 
 def open_for(recipe: Recipe, split: str, model: nn.Module) -> Dataset:
