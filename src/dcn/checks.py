@@ -104,8 +104,17 @@ def ndim(name: str, value: Tensor, expected: int, layout: str) -> None:
         ValueError: ``value`` is no tensor of ``expected`` axes.
     """
     tensor(name, value)
-    if value.ndim != expected:
-        raise ValueError(f"{name}: expected {expected} axes {layout}, got shape {list(value.shape)}")
+    axes(name, value.shape, expected, layout)
+
+
+def axes(name: str, value: Sequence[int], expected: int, layout: str) -> None:
+    """:func:`ndim` of a tensor's sizes alone.
+
+    Raises:
+        ValueError: ``value`` has not ``expected`` entries.
+    """
+    if len(value) != expected:
+        raise ValueError(f"{name}: expected {expected} axes {layout}, got shape {list(value)}")
 
 
 def shape(name: str, value: Tensor, expected: Sequence[int], why: str) -> None:
@@ -170,6 +179,18 @@ def same_device(name: str, value: Tensor, like: Tensor, of: str = "input") -> No
             f"{name}: expected device {like.device}, where {of} is, got {value.device}; "
             f"move it with {name}.to({of}.device)"
         )
+
+
+def beside(name: str, value: Tensor, input: Tensor, *, or_float32: bool = False) -> None:
+    """Refuse a tensor whose type or device does not go with ``input``: :func:`same_dtype` and :func:`same_device`.
+
+    Raises:
+        ValueError: another type or device.
+    """
+    if value.dtype != input.dtype:
+        same_dtype(name, value, input, or_float32=or_float32)
+    if value.device != input.device:
+        same_device(name, value, input)
 
 
 def choice(name: str, value: str, allowed: Sequence[str]) -> None:

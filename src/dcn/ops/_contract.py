@@ -50,6 +50,11 @@ def materialized(tensor: MaybeTensor) -> MaybeTensor:
     return tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()
 
 
+def remembers(input: Tensor) -> bool:
+    """Whether checks of sizes may be looked up: symbols of a compiler cannot."""
+    return type(input) is Tensor and not torch.compiler.is_compiling()
+
+
 @dataclass(frozen=True)
 class Fold:
     """How the calls of a vmap become one call.

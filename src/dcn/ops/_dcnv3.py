@@ -120,24 +120,14 @@ _kept_options = functools.lru_cache(1024, typed=True)(_checked_options)
 
 def check_kinds(input: Tensor, **others: Tensor) -> None:
     """Refuse types that are not computed, and tensors of offsets or masks that do not go with ``input``."""
-    dtype, device = input.dtype, input.device
     checks.floating("input", input)
     for name, value in others.items():
-        if value.dtype != dtype:
-            checks.same_dtype(name, value, input, or_float32=True)
-        if value.device != device:
-            checks.same_device(name, value, input)
-
-
-def check_axes(name: str, sizes: Sequence[int], layout: str) -> None:
-    """Refuse a tensor that has not four axes."""
-    if len(sizes) != 4:
-        raise ValueError(f"{name}: expected 4 axes {layout}, got shape {list(sizes)}")
+        checks.beside(name, value, input, or_float32=True)
 
 
 def check_input(input: Sequence[int], geometry: Geometry) -> Pair:
     """Refuse sizes of a map that do not fit the options; the size of the output otherwise."""
-    check_axes("input", input, "[N, H, W, C] (channels last)")
+    checks.axes("input", input, 4, "[N, H, W, C] (channels last)")
     if min(input[1:]) < 1:
         raise ValueError(f"input: expected at least 1 pixel and 1 channel, got shape {list(input)}")
     if input[3] % geometry.groups:
@@ -153,11 +143,6 @@ def check_input(input: Sequence[int], geometry: Geometry) -> Pair:
             f"dilation {list(geometry.dilation)} (output {list(out)}); enlarge the input or the padding"
         )
     return out
-
-
-def remembers(input: Tensor) -> bool:
-    """Whether checks of sizes may be looked up: symbols of a compiler cannot."""
-    return type(input) is Tensor and not torch.compiler.is_compiling()
 
 
 def forward(tensors: Call, options: Options) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
 from dcn.ops import _dcnv3 as core
-from dcn.ops._contract import Fold
+from dcn.ops._contract import Fold, remembers
 from dcn.ops._operator import Operator
 
 
@@ -41,9 +41,9 @@ def _check_sizes(input: Sequence[int], offset: Sequence[int], mask: Sequence[int
     out = core.check_input(input, geometry)
     count = geometry.groups * geometry.taps
     why = f"batch of input, size of the output, {geometry.groups} groups * {geometry.taps} taps"
-    core.check_axes("offset", offset, "[N, Ho, Wo, 2*G*K]")
+    checks.axes("offset", offset, 4, "[N, Ho, Wo, 2*G*K]")
     checks.sizes("offset", offset, (input[0], *out, 2 * count), f"{why} * 2")
-    core.check_axes("mask", mask, "[N, Ho, Wo, G*K]")
+    checks.axes("mask", mask, 4, "[N, Ho, Wo, G*K]")
     checks.sizes("mask", mask, (input[0], *out, count), why)
     return out
 
@@ -56,7 +56,7 @@ def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
     """Refuse every wrong call; the size of the output otherwise."""
     input, offset, mask = tensors
     core.check_kinds(input, offset=offset, mask=mask)
-    check = _check_sizes_once if core.remembers(input) else _check_sizes
+    check = _check_sizes_once if remembers(input) else _check_sizes
     return check(input.shape, offset.shape, mask.shape, geometry)
 
 
@@ -142,8 +142,7 @@ def dcnv3(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset", offset), ("mask", mask)):
-        if type(value) is not Tensor or value.layout != torch.strided or value.is_nested:
-            checks.tensor(name, value)
+        checks.tensor(name, value)
     tensors = _OPERATOR.cast(_Tensors(input, offset, mask))
     _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
 from dcn.ops import _dcnv3 as core
-from dcn.ops._contract import Fold, Gradients
+from dcn.ops._contract import Fold, Gradients, remembers
 from dcn.ops._operator import Operator
 
 
@@ -37,7 +37,7 @@ class _Needs(NamedTuple):
 def _check_sizes(input: Sequence[int], offset_mask: Sequence[int], geometry: Geometry) -> Pair:
     """Refuse shapes that do not fit each other; the size of the output otherwise."""
     out = core.check_input(input, geometry)
-    core.check_axes("offset_mask", offset_mask, "[N, Ho, Wo, R]")
+    checks.axes("offset_mask", offset_mask, 4, "[N, Ho, Wo, R]")
     least = 3 * geometry.groups * geometry.taps
     if offset_mask[3] < least:
         raise ValueError(
@@ -57,7 +57,7 @@ def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
     """Refuse every wrong call; the size of the output otherwise."""
     input, offset_mask = tensors
     core.check_kinds(input, offset_mask=offset_mask)
-    check = _check_sizes_once if core.remembers(input) else _check_sizes
+    check = _check_sizes_once if remembers(input) else _check_sizes
     return check(input.shape, offset_mask.shape, geometry)
 
 
@@ -143,8 +143,7 @@ def dcnv4(
         kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
     )
     for name, value in (("input", input), ("offset_mask", offset_mask)):
-        if type(value) is not Tensor or value.layout != torch.strided or value.is_nested:
-            checks.tensor(name, value)
+        checks.tensor(name, value)
     tensors = _OPERATOR.cast(_Tensors(input, offset_mask))
     _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -20,7 +20,7 @@ from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
 from dcn.kernels.triton import deform_conv as triton
 from dcn.ops._backends import Table, check_name, choose, recordable
-from dcn.ops._contract import Fold, Gradients
+from dcn.ops._contract import Fold, Gradients, remembers
 from dcn.ops._operator import Operator
 
 BACKENDS: Table = (("triton", triton), ("cpu", cpu), ("reference", reference))
@@ -121,8 +121,7 @@ def _check_sizes(
         ("offset", offset, f"[N, {n}*G*K, *output size]"),
         ("weight", weight, "[O, C/groups, *kernel]"),
     ):
-        if len(value) != n + 2:
-            raise ValueError(f"{name}: expected {n + 2} axes {layout}, got shape {list(value)}")
+        checks.axes(name, value, n + 2, layout)
     kernel = weight[2:]
     out = _check_output(input, kernel, geometry)
     _check_channels(input, weight)
@@ -141,20 +140,14 @@ _check_sizes_once = functools.lru_cache(4096)(_check_sizes)
 def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
     """Refuse every wrong call; the size of the output otherwise."""
     input, offset, weight, bias, mask = tensors
-    dtype, device = input.dtype, input.device
     checks.floating("input", input)
     for name, other in (("offset", offset), ("weight", weight), ("bias", bias), ("mask", mask)):
-        if other is None:
-            continue
-        if other.dtype != dtype:
-            checks.same_dtype(name, other, input, or_float32=name == "offset")
-        if other.device != device:
-            checks.same_device(name, other, input)
+        if other is not None:
+            checks.beside(name, other, input, or_float32=name == "offset")
     geometry = (options.stride, options.padding, options.dilation)
     sizes = (input.shape, offset.shape, weight.shape, None if bias is None else bias.shape)
-    # Sizes that are symbols of a compiler, and lists of its schema, cannot be looked up.
-    plain = type(input) is Tensor and type(options.stride) is tuple and not torch.compiler.is_compiling()
-    check = _check_sizes_once if plain else _check_sizes
+    # Lists of torch's schema cannot be looked up.
+    check = _check_sizes_once if type(options.stride) is tuple and remembers(input) else _check_sizes
     return check(*sizes, None if mask is None else mask.shape, geometry)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcn.metrics.segmentation import Absent
 from dcn.report.diagnosis import IouType, Row, evaluator
 from dcn.report.resampled_ap import METRICS, class_matches, resampled_precision
 
@@ -184,11 +185,17 @@ def class_iou(confusion: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.divide(hits, union, out=np.full_like(hits, math.nan), where=union > 0)
 
 
-def mean_iou(confusion: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Mean IoU over the classes that are annotated or predicted, from matrices ``[..., C, C]``."""
+def mean_iou(confusion: npt.NDArray[Any], absent: Absent = "skip") -> npt.NDArray[np.float64]:
+    """Mean IoU from matrices ``[..., C, C]``.
+
+    Args:
+        confusion: pixel counts, rows are annotated classes.
+        absent: how a class counts that is neither annotated nor predicted: not, or as 0.
+    """
     ious = class_iou(confusion)
     counted = ~np.isnan(ious)
-    return np.where(counted, ious, 0.0).sum(-1) / np.maximum(counted.sum(-1), 1)
+    number = np.maximum(counted.sum(-1), 1) if absent == "skip" else ious.shape[-1]
+    return np.where(counted, ious, 0.0).sum(-1) / number
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dcn.metrics.segmentation import Absent
 from dcn.report.comparison import class_iou, mean_iou
 from dcn.report.page import Bar, Page
 from dcn.report.run_page import RunFacts, add_examples, add_offsets, add_origin, add_training, size_facts
@@ -24,7 +25,7 @@ def segmentation_page(
     classes: Sequence[str],
     confusion: Counts,
     names: Sequence[str],
-    absent: Literal["skip", "zero"] = "skip",
+    absent: Absent = "skip",
 ) -> Page:
     """The report of a segmentation model.
 
@@ -37,10 +38,9 @@ def segmentation_page(
     """
     total = confusion.sum(0)
     accuracy = float(np.trace(total) / max(1, total.sum()))
-    miou, meaning = float(mean_iou(total)), "mean IoU of the classes that are annotated or predicted"
+    miou, meaning = float(mean_iou(total, absent)), "mean IoU of the classes that are annotated or predicted"
     missing = int(np.isnan(class_iou(total)).sum())
     if absent == "zero" and missing:
-        miou *= 1 - missing / len(classes)
         meaning = f"mean IoU of all classes, 0 for the {missing} of them that {'are' if missing > 1 else 'is'} neither "
         meaning += "annotated nor predicted (eval.absent=zero)"
     page = Page(facts.title, f"Evaluated on {facts.data}.")

@@ -8,17 +8,8 @@
 
 namespace dcn::DCN_ISA {
 
-// What data of type S are computed in.
 template <class S>
-struct WideOf {
-    using type = float;
-};
-template <>
-struct WideOf<double> {
-    using type = double;
-};
-template <class S>
-using Wide = typename WideOf<S>::type;
+using Wide = typename Compute<S>::type;
 
 typedef uint16_t HalfBits __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
 
