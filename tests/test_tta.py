@@ -15,6 +15,7 @@ from dcn.tta import TTA
         pytest.param({"scales": (0.0,)}, "scales: expected positive factors up to 16", id="factor-zero"),
         pytest.param({"scales": (float("nan"),)}, "scales: expected positive factors up to 16", id="factor-nan"),
         pytest.param({"scales": ((800, 600),)}, r"scales: expected pairs .* got \[800, 600\]", id="pair-order"),
+        pytest.param({"flip": 3}, "flip: expected True or False, got 3", id="flip"),
         pytest.param({"iou": 1.5}, "iou: expected an overlap", id="iou"),
         pytest.param({"box_voting": -0.1}, "box_voting: expected an overlap", id="box-voting"),
         pytest.param({"sigma": 0.0}, "sigma: expected a number above 0", id="sigma"),

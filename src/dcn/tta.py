@@ -50,6 +50,8 @@ class TTA:
     def __post_init__(self) -> None:
         for scale in self.scales:
             _check_scale(scale)
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"flip: expected True or False, got {self.flip!r}")
         for name, overlap in (("iou", self.iou), ("box_voting", self.box_voting)):
             if overlap is not None and not 0 <= overlap <= 1:
                 raise ValueError(f"{name}: expected an overlap in [0, 1], got {overlap}")

@@ -68,6 +68,16 @@ def test_segmentations_are_compared_by_image() -> None:
     assert (same.low, same.high) == (0, 0)
 
 
+def test_a_class_that_does_not_occur_counts_as_the_recipe_says() -> None:
+    rng = np.random.default_rng(1)
+    first, second = (np.pad(matrices(rng, right), ((0, 0), (0, 1), (0, 1))) for right in (0.6, 0.7))
+    names, classes = [f"{i}" for i in range(40)], (*CLASSES, "nowhere")
+    skipped = compare_segmentations(names, classes, first, second).metrics["mIoU"]
+    zero = compare_segmentations(names, classes, first, second, absent="zero").metrics["mIoU"]
+    assert (zero.first, zero.second) == pytest.approx((skipped.first * 3 / 4, skipped.second * 3 / 4))
+    assert (zero.low, zero.high) == pytest.approx((skipped.low * 3 / 4, skipped.high * 3 / 4))
+
+
 def test_a_class_that_does_not_occur_does_not_count() -> None:
     counts = np.array([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
     assert class_iou(counts)[:2].tolist() == pytest.approx([8 / 11, 9 / 12])

@@ -222,6 +222,7 @@ def test_start_and_end_say_what_runs(folder: Path, tmp_path: Path, caplog: pytes
         "4 images, 2 steps of 2 images",
         "validation synthetic:val, 2 images",
         "classes 3: ",
+        f"best AP50={run.metrics['AP50']:.4f} (best.safetensors)",
         f"next dcn eval {run.folder}",
     ):
         assert said in text

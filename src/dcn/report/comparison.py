@@ -148,6 +148,7 @@ def compare_segmentations(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    absent: Absent = "skip",
 ) -> Comparison:
     """Compare two segmentation models by their confusion matrices of every image.
 
@@ -158,6 +159,7 @@ def compare_segmentations(
         second: the same of the second model.
         resamples: of the bootstrap over images.
         seed: of the resampling.
+        absent: how a class counts in the mean IoU of all images that is neither annotated nor predicted: not, or as 0.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -168,10 +170,10 @@ def compare_segmentations(
             raise ValueError(f"{name}: expected counts of shape {list(shape)}, got {list(counts.shape)}")
     # The matrices of a resample are a weighted sum.
     sampled = resampled_images(len(names), resamples, seed).astype(np.float64)
-    gaps = mean_iou(np.tensordot(sampled, second, 1)) - mean_iou(np.tensordot(sampled, first, 1))
-    totals = first.sum(0, keepdims=True), second.sum(0, keepdims=True)
-    miou = _difference(float(mean_iou(totals[0])[0]), float(mean_iou(totals[1])[0]), gaps)
-    ious = [class_iou(total)[0] for total in totals]
+    gaps = mean_iou(np.tensordot(sampled, second, 1), absent) - mean_iou(np.tensordot(sampled, first, 1), absent)
+    totals = first.sum(0), second.sum(0)
+    miou = _difference(float(mean_iou(totals[0], absent)), float(mean_iou(totals[1], absent)), gaps)
+    ious = [class_iou(total) for total in totals]
     per_class = {name: (float(a), float(b)) for name, a, b in zip(classes, *ious, strict=True) if not math.isnan(a)}
     scores = [dict(zip(names, mean_iou(counts).tolist(), strict=True)) for counts in (first, second)]
     return Comparison({"mIoU": miou}, per_class, len(names), _changed(*scores))

@@ -92,8 +92,9 @@ def _segmentation_metrics(opened: Opened, run: Path) -> dict[str, float]:
     confusions = collected.confusion
     np.savez_compressed(run / CONFUSIONS_FILE, confusions=confusions)
     total = confusions.sum(0)
+    miou = float(mean_iou(total, opened.recipe.eval.absent))
     nothing = dict.fromkeys(("AP", "AP50", "AP75", "VOC50", "VOC70"), NOT_A_NUMBER)
-    return {**nothing, "mIoU": float(mean_iou(total)), "accuracy": float(np.trace(total) / max(1, total.sum()))}
+    return {**nothing, "mIoU": miou, "accuracy": float(np.trace(total) / max(1, total.sum()))}
 
 
 def _validation(run: Path) -> float:

@@ -158,7 +158,14 @@ def _compared(opened: Opened, first: Results, second: Results, names: Sequence[s
         return result.renamed(dict(enumerate(names, start=1)))
     assert isinstance(first, CollectedConfusions)
     assert isinstance(second, CollectedConfusions)
-    return compare_segmentations(names, opened.dataset.classes, first.confusion, second.confusion, resamples=resamples)
+    return compare_segmentations(
+        names,
+        opened.dataset.classes,
+        first.confusion,
+        second.confusion,
+        resamples=resamples,
+        absent=opened.recipe.eval.absent,
+    )
 
 
 def _pictures(

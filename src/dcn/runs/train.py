@@ -206,7 +206,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())
-    best_metric(metric_names, recipe.eval.best)
+    deciding = best_metric(metric_names, recipe.eval.best)
     batches, steps_per_epoch = training_batches(recipe, training, world)
     folder = world.gather(make_folder() if world.is_main else None)[0]
     if world.is_main:
@@ -226,7 +226,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
             probe=offset_probe(model),
         )
     if world.is_main:
-        _log_end(folder, outcome, broken_images(training))
+        _log_end(folder, outcome, broken_images(training), deciding)
         if outcome.finished and recipe.eval.report:
             _write_report(folder, world)
     return Run(folder, outcome.finished)
@@ -280,10 +280,10 @@ def _shortened(names: Sequence[str], most: int = 12) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages) -> None:
+def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages, deciding: str) -> None:
     rows: dict[str, object] = {"run folder": folder, "step": outcome.step}
     if outcome.best is not None:
-        rows["best"] = f"{outcome.best:.4f} ({find_weights(folder).name})"
+        rows["best"] = f"{deciding}={outcome.best:.4f} ({find_weights(folder).name})"
     if shown := summary_of(outcome.metrics):
         rows["last metrics"] = " ".join(f"{name}={text}" for name, text in shown.items())
     if broken.skipped or broken.repaired:
