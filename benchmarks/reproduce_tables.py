@@ -1,4 +1,4 @@
-"""Writes the tables of docs/does_it_help.md and README.md from the committed results.
+"""Writes the tables and the picture of docs/does_it_help.md and README.md from the committed results.
 
 python -m benchmarks.reproduce_tables           # after new rows in benchmarks/results/reproduce*.csv
 python -m benchmarks.reproduce_tables --check   # exit code 1 where a page and the results differ
@@ -11,12 +11,14 @@ import sys
 from pathlib import Path
 
 from dcn.reproduce.costs import read_costs, table4
+from dcn.reproduce.figure import effects_figure
 from dcn.reproduce.plan import read_plan
 from dcn.reproduce.tables import all_tables, front_table, summary
 from dcn.reproduce.written import read_results, with_region
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "reproduce.csv"
+FIGURE = ROOT / "docs" / "images" / "does_it_help.png"
 
 
 def pages(results_file: Path = RESULTS) -> dict[Path, str]:
@@ -42,6 +44,8 @@ def main() -> int:
         print(f"{path.relative_to(ROOT)}: {'differs from the results' if check else 'written'}")
         if not check:
             path.write_text(pages()[path], encoding="utf-8")
+    if not check:
+        effects_figure(read_results(read_plan(), RESULTS), FIGURE)
     return int(check and bool(stale))
 
 

@@ -214,7 +214,9 @@ def test_detections_and_confusions_are_kept(plan: Plan, locations: Locations) ->
         assert arrays["confusions"].sum() == 3 * 64 * 64
 
 
-def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_of_the_results(
+    plan: Plan, locations: Locations, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     titles = [table.title for table in all_tables(read_results(plan, locations.results))]
     assert titles[:3] == [
         "Deformable against plain, against offsets at zero and against the best dilation",
@@ -222,8 +224,11 @@ def test_tables_of_the_results(plan: Plan, locations: Locations, capsys: pytest.
         "Plain, atrous and deformable: letters, segmentation",
     ]
     command = ["reproduce", "--small", "--plan", str(TINY), "--output", str(locations.output), "--seeds", "0"]
-    assert main([*command, "--tables"]) == 0
+    assert main([*command, "--tables", "--figure", str(tmp_path / "effects.png")]) == 0
     assert "### Plain, atrous and deformable: letters\n" in capsys.readouterr().out
+    assert (tmp_path / "effects.png").read_bytes()[:4] == b"\x89PNG"
+    assert main([*command, "--figure", "effects.png"]) == 2
+    assert "--figure: expected --tables beside it" in capsys.readouterr().err
     assert main([*command, "--dry-run", "--dataset", "upright", "--variant", "plain"]) == 0
     listed, total = capsys.readouterr().out.splitlines()[-2:]
     assert listed.startswith("left: 2 runs, with starts, for 1 row of")

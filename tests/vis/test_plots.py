@@ -21,7 +21,7 @@ from dcn.vis import (
     precision_recall,
     spread_bars,
 )
-from dcn.vis.plots import _points, _smoothed
+from dcn.vis.plots import Interval, _points, _smoothed, interval_panels
 
 ROWS: list[dict[str, object]] = [
     {"step": i, "loss": 2.0 / (i + 1), "loss_box": 0.5, "lr": 0.01, "note": "x"} for i in range(40)
@@ -109,6 +109,24 @@ def test_an_interval_without_zero_has_a_colour() -> None:
     """The other one is grey."""
     assert not _shows(intervals({"AP": (0.1, -0.1, 0.3)}), (0, 0x72, 0xB2))
     assert _shows(intervals({"AP": (0.1, -0.1, 0.3), "AP50": (-0.2, -0.3, -0.1)}), (0, 0x72, 0xB2))
+
+
+@pytest.mark.parametrize(
+    ("one", "blue"),
+    [
+        pytest.param(Interval(1.0, 0.5, 1.5, shown=True), True, id="shown"),
+        pytest.param(Interval(1.0, -0.5, 2.5, shown=False), False, id="not-shown"),
+        pytest.param(Interval(1.0, math.nan, math.nan, shown=False), False, id="without-interval"),
+        pytest.param(None, False, id="nothing"),
+    ],
+)
+def test_panels_show_intervals_in_colour_where_they_are_shown(one: Interval | None, blue: bool, tmp_path: Path) -> None:
+    groups = {"cards": {"R-FCN": (one, None), "RPN": (None, None)}}
+    png = interval_panels(groups, ["first", "second"], path=tmp_path / "panels.png")
+    assert (tmp_path / "panels.png").read_bytes() == png
+    left, right = np.split(_pixels(png), [_pixels(png).shape[1] * 5 // 8], axis=1)
+    assert bool((left == (0, 0x72, 0xB2)).all(2).any()) is blue
+    assert not (right == (0, 0x72, 0xB2)).all(2).any()
 
 
 def test_fields_are_cut_to_what_they_show() -> None:

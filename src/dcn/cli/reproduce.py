@@ -65,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
     small.add_argument("--plan", type=Path, metavar="FILE", help="another plan than that of the package")
     small.add_argument("--keep", action="store_true", help="keep the weights of all runs")
     small.add_argument("--tables", action="store_true", help="print the tables of the results; train nothing")
+    small.add_argument("--figure", type=Path, metavar="FILE.png", help="with --tables: write a picture of them too")
     add_device(parser)
     parser.set_defaults(run=_run)
 
@@ -95,8 +96,10 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.device,
         arguments.keep,
     )
+    if arguments.figure is not None and not arguments.tables:
+        raise ValueError("--figure: expected --tables beside it, got none")
     if arguments.tables:
-        return _tables(plan, choice, locations)
+        return _tables(plan, choice, locations, arguments.figure)
     return _small(plan, choice, locations, dry_run=arguments.dry_run)
 
 
@@ -196,13 +199,16 @@ def _costs(path: Path, *, dry_run: bool) -> int:
     return 0
 
 
-def _tables(plan: Plan, choice: Choice, locations: Locations) -> int:
+def _tables(plan: Plan, choice: Choice, locations: Locations, figure: Path | None) -> int:
+    from dcn.reproduce.figure import effects_figure
     from dcn.reproduce.intervals import update_intervals
     from dcn.reproduce.tables import all_tables, summary
     from dcn.reproduce.written import read_results
 
     update_intervals(plan, choice, locations)
     results = read_results(plan, locations.results)
+    if figure is not None:
+        effects_figure(results, figure)
     print("\n".join([summary(results), *(table.markdown() for table in all_tables(results))]).strip() or "no results")
     return 0
 

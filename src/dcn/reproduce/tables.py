@@ -185,18 +185,46 @@ def claims_table(results: Results) -> Table | None:
     )
 
 
-def front_table(results: Results) -> Table | None:
-    """One row for each data set and system, in its first metric; a question mark: the difference is not shown."""
-    plan, rows = results.plan, []
+@dataclass(frozen=True)
+class Effect:
+    """What deformable gives one system on one data set, in the first metric of its task.
+
+    Attributes:
+        dataset: title of the data set.
+        system: title of the system.
+        metric: name of the metric.
+        from_plain: the difference from plain, as in the papers.
+        from_still: the difference from offsets kept at zero, what learnt offsets give; ``None``: was not run.
+    """
+
+    dataset: str
+    system: str
+    metric: str
+    from_plain: Claim
+    from_still: Claim | None
+
+
+def effects(results: Results) -> list[Effect]:
+    """One for each data set and system that has been run plain and deformable."""
+    plan, found = results.plan, []
     for dataset, system in results.pairs():
         metric = METRICS[plan.task(system)][0]
-        claims = [results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL)]
-        if claims[0] is None:
-            continue
-        names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
-        values = (_mean(claims[0].seeds.first), _mean(claims[0].seeds.second))
+        plain, still = (results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL))
+        if plain is not None:
+            names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
+            found.append(Effect(*names, plain, still))
+    return found
+
+
+def front_table(results: Results) -> Table | None:
+    """One row for each effect; a question mark: the difference is not shown."""
+    rows = []
+    for effect in effects(results):
+        seeds = effect.from_plain.seeds
+        values = (str(len(seeds.first)), _mean(seeds.first), _mean(seeds.second))
+        claims = (effect.from_plain, effect.from_still)
         gaps = [NONE if claim is None else claim.cells()[0] + ("" if claim.shown else " ?") for claim in claims]
-        rows.append((*names, str(len(claims[0].seeds.first)), *values, *gaps))
+        rows.append((effect.dataset, effect.system, effect.metric, *values, *gaps))
     header = ("data", "system", "metric", "seeds", "plain", "deformable", "difference", "by learnt offsets")
     return _table("Deformable against plain", header, rows)
 

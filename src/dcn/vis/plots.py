@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -343,6 +344,73 @@ def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | Non
         panel.tick_params(labelsize=8)
     columns[0].invert_yaxis()
     return _png(figure, path)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its interval.
+
+    Attributes:
+        value: the middle mark.
+        low: lower end; NaN: no interval is known, and the mark is hollow.
+        high: upper end.
+        shown: whether it is drawn in colour, else in grey.
+    """
+
+    value: float
+    low: float
+    high: float
+    shown: bool
+
+
+def interval_panels(
+    groups: Mapping[str, Mapping[str, Sequence[Interval | None]]],
+    titles: Sequence[str],
+    *,
+    path: StrPath | None = None,
+) -> bytes:
+    """Differences with their intervals in several diagrams beside each other, which share their lines.
+
+    Args:
+        groups: by heading the lines by name: one interval for each diagram, ``None`` where there is none.
+        titles: of the diagrams.
+        path: also write the PNG there.
+
+    Returns:
+        The PNG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines: list[tuple[str, Sequence[Interval | None] | None]] = []
+    for heading, group in groups.items():
+        lines += [(heading, None), *group.items()]
+    figure = Figure(figsize=(2.0 + 3.2 * len(titles), 0.7 + 0.24 * len(lines)), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
+    for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
+        for position, (_, cells) in enumerate(lines):
+            if cells is not None and (one := cells[column]) is not None:
+                _draw_interval(panel, position, one)
+        panel.axvline(0, color="k", linewidth=0.8)
+        panel.set_title(title, fontsize=9)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.grid(visible=True, axis="x", color="#e4e4e4", linewidth=0.7)
+        panel.set_axisbelow(True)
+        panel.tick_params(labelsize=8, left=False)
+    panels[0].set_yticks(range(len(lines)), [name for name, _ in lines])
+    panels[0].set_ylim(len(lines) - 0.4, -0.6)
+    for label, (_, cells) in zip(panels[0].get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if cells is None else "normal")
+    return _png(figure, path)
+
+
+def _draw_interval(panel: Any, position: int, one: Interval) -> None:
+    color = _LINE_COLORS[0] if one.shown else "#8a8a8a"
+    known = math.isfinite(one.low) and math.isfinite(one.high)
+    if known:
+        panel.plot([one.low, one.high], [position] * 2, color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
+    panel.plot(one.value, position, "o", color=color, markersize=5, fillstyle="full" if known else "none")
 
 
 def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath | None = None) -> bytes:
