@@ -7,6 +7,7 @@ import json
 import math
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from dcn.engine.lock import locked
 from dcn.reproduce.intervals import ImageRow, update_intervals
 from dcn.reproduce.plan import Choice, Plan, chosen_jobs, read_plan
 from dcn.reproduce.queue import Locations, QueueResult, expected_hours, missing_jobs, run_queue
-from dcn.reproduce.rows import DilationRow, Row, append, read_table
+from dcn.reproduce.rows import DilationRow, Row, StepRow, append, read_table
+from dcn.reproduce.steps import measure_steps
 from dcn.reproduce.tables import all_tables
 from dcn.reproduce.written import read_results
 from dcn.runs.train import Run, train_recipe
@@ -233,6 +235,23 @@ def test_tables_of_the_results(
     listed, total = capsys.readouterr().out.splitlines()[-2:]
     assert listed.startswith("left: 2 runs, with starts, for 1 row of")
     assert total == "hours of 0 of them, by the rows of their system and data that are there: 0.0"
+
+
+def test_steps_are_timed_once_for_each_pair(
+    plan: Plan, locations: Locations, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = replace(locations, results=tmp_path / "results.csv")
+    rows = measure_steps(plan, CHOICE, elsewhere, repetitions=2)
+    assert [(row.system, row.variant, row.repetitions) for row in rows] == [
+        (system, variant, 2) for system in ("deeplab", "rcnn") for variant in ("plain", "deformable")
+    ]
+    assert read_table(elsewhere.steps, StepRow) == rows
+    assert all(row.ms > 0 and row.batch_size == 2 for row in rows)
+    parameters = {(row.system, row.variant): row.parameters for row in read_table(locations.results, Row)}
+    assert {(row.system, row.variant): row.parameters for row in rows}.items() <= parameters.items()
+    command = ["reproduce", "--small", "--plan", str(TINY), "--output", str(locations.output), "--times"]
+    assert main([*command, "--results", str(elsewhere.results)]) == 0  # `upright` has no start, the rest has rows
+    assert capsys.readouterr().out == f"0 new rows in {elsewhere.steps}\n"
 
 
 def test_expected_hours_follow_the_rows(plan: Plan, locations: Locations) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dcn.reproduce.costs import TABLE4, CostRow, Network, measure_costs, read_costs, table4
 from dcn.reproduce.intervals import ImageRow
 from dcn.reproduce.plan import Plan, read_plan
-from dcn.reproduce.rows import DilationRow, Row, append, read_table
+from dcn.reproduce.rows import DilationRow, Row, StepRow, append, read_table
 from dcn.reproduce.tables import Results, claims_table, cost_table, dilation_table, front_table, part_tables, summary
 from dcn.reproduce.written import with_region
 
@@ -194,10 +194,22 @@ def test_a_part_lists_its_variants_beside_the_first(plan: Plan) -> None:
     assert part_tables(Results(plan, [row for row in _rows(plan) if row.variant != "plain"], [], []), "a") == []
 
 
-def test_costs_of_the_runs(plan: Plan) -> None:
-    table = cost_table(Results(plan, _rows(plan), [], []))
+def _step(plan: Plan, variant: str, ms: float, *, recipe: str | None = None) -> StepRow:
+    own = recipe or plan.job("letters", "rcnn", variant, 0).recipe
+    count = 1_000_000 if variant == "plain" else 1_100_000
+    return StepRow("rcnn", variant, "letters", "tune", 0, own, count, 8, ms, 7, 1, "c", "t", "m", "d")
+
+
+def test_costs_are_those_of_timed_steps(plan: Plan) -> None:
+    steps = [_step(plan, "plain", 500.0), _step(plan, "deformable", 600.0)]
+    table = cost_table(Results(plan, _rows(plan), [], [], steps))
     assert table is not None
-    assert table.rows == (("letters", "Faster R-CNN", "1.00", "1.10", "+10 %", "0.50", "0.50", "+0 %"),)
+    assert table.rows == (("letters", "Faster R-CNN", "1.00", "1.10", "+10 %", "8", "0.50", "0.60", "+20 %"),)
+
+
+def test_costs_of_another_recipe_do_not_count(plan: Plan) -> None:
+    steps = [_step(plan, "plain", 500.0), _step(plan, "deformable", 600.0, recipe="0" * 12)]
+    assert cost_table(Results(plan, _rows(plan), [], [], steps)) is None
 
 
 def test_filters_on_large_objects_reach_further(plan: Plan) -> None:

@@ -65,6 +65,9 @@ def add_parser(subparsers: Any) -> None:
     small.add_argument("--plan", type=Path, metavar="FILE", help="another plan than that of the package")
     small.add_argument("--keep", action="store_true", help="keep the weights of all runs")
     small.add_argument("--tables", action="store_true", help="print the tables of the results; train nothing")
+    small.add_argument(
+        "--times", action="store_true", help="time a training step, plain and deformable in turns; train nothing"
+    )
     small.add_argument("--figure", type=Path, metavar="FILE.png", help="with --tables: write a picture of them too")
     add_device(parser)
     parser.set_defaults(run=_run)
@@ -98,6 +101,8 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     if arguments.figure is not None and not arguments.tables:
         raise ValueError("--figure: expected --tables beside it, got none")
+    if arguments.times:
+        return _times(plan, choice, locations)
     if arguments.tables:
         return _tables(plan, choice, locations, arguments.figure)
     return _small(plan, choice, locations, dry_run=arguments.dry_run)
@@ -210,6 +215,16 @@ def _tables(plan: Plan, choice: Choice, locations: Locations, figure: Path | Non
     if figure is not None:
         effects_figure(results, figure)
     print("\n".join([summary(results), *(table.markdown() for table in all_tables(results))]).strip() or "no results")
+    return 0
+
+
+def _times(plan: Plan, choice: Choice, locations: Locations) -> int:
+    from dcn.reproduce.steps import measure_steps
+
+    rows = measure_steps(plan, choice, locations)
+    for row in rows:
+        print(f"{row.dataset}/{row.system}/{row.variant}: {row.ms:.0f} ms of a core for {row.batch_size} images")
+    print(f"{counted(len(rows), 'new row')} in {locations.steps}")
     return 0
 
 

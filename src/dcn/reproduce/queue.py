@@ -60,6 +60,11 @@ class Locations:
         """The CSV of intervals over images, beside that of the rows."""
         return self.results.with_name(f"{self.results.stem}_images.csv")
 
+    @property
+    def steps(self) -> Path:
+        """The CSV of the times of training steps, beside that of the rows."""
+        return self.results.with_name(f"{self.results.stem}_steps.csv")
+
     def run_folder(self, job: Job) -> Path:
         """Where a job trains."""
         return self.output / "runs" / f"{job.name}-{job.recipe}"

@@ -107,6 +107,33 @@ class DilationRow(Keyed):
     std: float
 
 
+@dataclass(frozen=True)
+class StepRow(Keyed):
+    """A training step of one variant.
+
+    Attributes:
+        parameters: how many the model has.
+        batch_size: images of a step.
+        ms: processor time of the step, over all threads; median.
+        repetitions: timed steps.
+        threads: that computed.
+        commit: of the source.
+        torch: version.
+        machine: its processor.
+        date: UTC.
+    """
+
+    parameters: int
+    batch_size: int
+    ms: float
+    repetitions: int
+    threads: int
+    commit: str
+    torch: str
+    machine: str
+    date: str
+
+
 def read_table(path: Path, kind: type[R]) -> list[R]:
     """The rows of a file; none where it does not exist.
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from dcn.report.comparison import SeedDifference
 from dcn.reproduce.intervals import ATROUS, DEFORMABLE, STILL, ImageRow
 from dcn.reproduce.plan import PLAIN, Plan
-from dcn.reproduce.rows import DilationRow, Row
+from dcn.reproduce.rows import DilationRow, Row, StepRow
 
 METRICS = {"detection": ("AP", "AP50", "AP75"), "segmentation": ("mIoU",)}
 """What the tables show of a task, in percent; the rules are those of COCO."""
@@ -91,10 +91,16 @@ class Results:
         rows: of the runs.
         images: intervals over images.
         dilations: effective dilations.
+        steps: times of training steps.
     """
 
     def __init__(
-        self, plan: Plan, rows: Sequence[Row], images: Sequence[ImageRow], dilations: Sequence[DilationRow]
+        self,
+        plan: Plan,
+        rows: Sequence[Row],
+        images: Sequence[ImageRow],
+        dilations: Sequence[DilationRow],
+        steps: Sequence[StepRow] = (),
     ) -> None:
         self.plan = plan
         self._recipes: dict[tuple[str, str, str], str] = {}
@@ -104,6 +110,7 @@ class Results:
                 self._rows.setdefault((row.dataset, row.system, row.variant), {})[row.seed] = row
         self._images = {row.key: row for row in images}
         self.dilations = [row for row in dilations if self._is_current(row)]
+        self.steps = {(row.dataset, row.system, row.variant): row for row in steps if self._is_current(row)}
 
     def _recipe(self, dataset: str, system: str, variant: str) -> str | None:
         plan, key = self.plan, (dataset, system, variant)
@@ -112,7 +119,7 @@ class Results:
             self._recipes[key] = plan.job(dataset, system, variant, 0).recipe if known else ""
         return self._recipes[key] or None
 
-    def _is_current(self, row: DilationRow) -> bool:
+    def _is_current(self, row: DilationRow | StepRow) -> bool:
         return row.recipe == self._recipe(row.dataset, row.system, row.variant)
 
     def of(self, dataset: str, system: str, variant: str) -> dict[int, Row]:
@@ -341,20 +348,32 @@ def _over(values: Iterable[float]) -> str:
 
 
 def cost_table(results: Results) -> Table | None:
-    """Parameters and training time of the runs."""
+    """Parameters and the time of a training step, where it was measured (`dcn reproduce --small --times`)."""
     plan, rows = results.plan, []
     for dataset, system in results.pairs():
-        plain, deformable = (list(results.of(dataset, system, name).values()) for name in (PLAIN, DEFORMABLE))
-        if not plain or not deformable:
+        pair = [results.steps.get((dataset, system, name)) for name in (PLAIN, DEFORMABLE)]
+        plain, deformable = pair
+        if plain is None or deformable is None:
             continue
-        counts = [part[0].parameters for part in (plain, deformable)]
-        seconds = [statistics.median(row.seconds / row.steps for row in part) for part in (plain, deformable)]
         names = (plan.title("datasets", dataset), plan.title("systems", system))
-        parameters = (f"{counts[0] / 1e6:.2f}", f"{counts[1] / 1e6:.2f}", f"{100 * (counts[1] / counts[0] - 1):+.0f} %")
-        times = (f"{seconds[0]:.2f}", f"{seconds[1]:.2f}", f"{100 * (seconds[1] / seconds[0] - 1):+.0f} %")
-        rows.append((*names, *parameters, *times))
-    header = ("data", "system", "plain, M", "deformable, M", "more", "plain, s a step", "deformable, s a step", "more")
-    return _table("Parameters and training time of these runs", header, rows)
+        parameters = (plain.parameters, deformable.parameters)
+        rows.append(
+            (
+                *names,
+                *(f"{count / 1e6:.2f}" for count in parameters),
+                _more(*parameters),
+                str(plain.batch_size),
+                *(f"{row.ms / 1000:.2f}" for row in (plain, deformable)),
+                _more(plain.ms, deformable.ms),
+            )
+        )
+    times = ("images of a step", "plain, s of a core", "deformable, s of a core", "more")
+    header = ("data", "system", "plain, M", "deformable, M", "more", *times)
+    return _table("Parameters and the time of a training step", header, rows)
+
+
+def _more(first: float, second: float) -> str:
+    return f"{100 * (second / first - 1):+.0f} %"
 
 
 def _table(title: str, header: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table | None:

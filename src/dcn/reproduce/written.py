@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dcn.reproduce.intervals import ImageRow
 from dcn.reproduce.plan import Plan
-from dcn.reproduce.rows import DilationRow, Row, read_table
+from dcn.reproduce.rows import DilationRow, Row, StepRow, read_table
 from dcn.reproduce.tables import Results
 
 _REGION = r"(?P<begin><!-- begin {name}[^>]*-->\n).*?(?P<end><!-- end {name} -->)"
@@ -15,8 +15,14 @@ _REGION = r"(?P<begin><!-- begin {name}[^>]*-->\n).*?(?P<end><!-- end {name} -->
 
 def read_results(plan: Plan, path: Path) -> Results:
     """The rows of a file of results and of the files beside it."""
-    images, dilations = (path.with_name(f"{path.stem}_{name}.csv") for name in ("images", "dilation"))
-    return Results(plan, read_table(path, Row), read_table(images, ImageRow), read_table(dilations, DilationRow))
+    images, dilations, steps = (path.with_name(f"{path.stem}_{name}.csv") for name in ("images", "dilation", "steps"))
+    return Results(
+        plan,
+        read_table(path, Row),
+        read_table(images, ImageRow),
+        read_table(dilations, DilationRow),
+        read_table(steps, StepRow),
+    )
 
 
 def with_region(text: str, name: str, content: str) -> str:
