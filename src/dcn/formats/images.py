@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dcn.extras import require
 from dcn.formats.documents import MEGABYTE
+from dcn.formats.problems import BrokenImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,10 +37,6 @@ _ORIENTATION = 0x0112  # the EXIF tag
 # What Pillow's decoders raise on hostile or truncated files, beside OSError: SyntaxError (PNG chunks), struct.error and
 # EOFError (headers), ValueError and OverflowError (sizes), IndexError and TypeError (TIFF tags), MemoryError.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, TypeError, MemoryError, struct.error)
-
-
-class BrokenImageError(ValueError):
-    """An image file that is missing or cannot be decoded; the message names the file."""
 
 
 def read_image(path: str | Path, *, upright: bool = False, repair: bool = False) -> Tensor:

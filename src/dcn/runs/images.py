@@ -14,7 +14,8 @@ from PIL import ImageOps
 from torch import Tensor
 
 from dcn.formats.documents import MEGABYTE
-from dcn.formats.images import BrokenImageError, decode_image, read_image, to_rgb
+from dcn.formats.images import decode_image, read_image, to_rgb
+from dcn.formats.problems import BrokenImageError
 from dcn.formats.video import container_of, is_video
 from dcn.runs.download import fetch
 
