@@ -171,22 +171,24 @@ def read_index_image(path: str | Path) -> Tensor:
     """
     path = Path(path)
     with _opened(path) as image:
-        return _indices(image, str(path))
+        mode, values = image.mode, np.array(image)
+    return _indices(values, mode, str(path))
 
 
 def decode_index_image(data: bytes, name: str) -> Tensor:
     """`read_index_image` of the bytes of a file, which errors call ``name``."""
     with _decoded(io.BytesIO(data), name) as image:
-        return _indices(image, name)
+        mode, values = image.mode, np.array(image)
+    return _indices(values, mode, name)
 
 
-def _indices(image: Image.Image, name: str) -> Tensor:
-    mode, array = image.mode, np.array(image)
+def _indices(array: np.ndarray, mode: str, name: str) -> Tensor:
     if mode in ("RGB", "RGBA", "LA") and _is_grey(array, mode):
         array = array[..., 0]
     if array.ndim != 2 or mode == "F":
         raise ValueError(
-            f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}"
+            f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}; "
+            "write the number of its class in place of each colour"
         )
     return torch.from_numpy(array.astype(np.int64))
 
