@@ -151,9 +151,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _annotated(sample: Sample, classes: tuple[str, ...]) -> Tensor:
     """The image with its objects or with its segmentation mask."""
     from dcn.runs.tasks import DETECTION, SEGMENTATION
+    from dcn.vis.enlarge import enlarge
 
     task = SEGMENTATION if isinstance(sample.target, SegmentationMap) else DETECTION
-    return task.draw_target(sample.image, sample.target, classes)
+    return task.draw_target(*enlarge(sample.image, sample.target), classes)
 
 
 def _write(arguments: argparse.Namespace) -> int:

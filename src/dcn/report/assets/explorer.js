@@ -221,7 +221,8 @@
     const picture = pictures[state.image];
     if (picture.complete) context.drawImage(picture, 0, 0, current().width, current().height);
     if (deformed && state.overlay !== "none") drawOverlay(context);
-    const dot = Math.max(1.2, width / shown) * 1.15;
+    // In pixels of the image: at least 1.4 of them, but at most 3 of the screen, as an image of 20 pixels is shown large.
+    const dot = Math.max(width / shown, Math.min(1.2, (2.6 * width) / shown)) * 1.15;
     if (state.boxes) drawDetections(context, dot);
     if (deformed && state.detection !== null) drawParts(context, dot);
     state.pins.forEach((pin, index) => drawTrace(context, pin, deformed, dot, PIN_COLORS[index]));
