@@ -103,6 +103,14 @@ def test_the_page_and_the_python_function_agree(browser: Any, tmp_path: Path) ->
         assert [p["inside"] for p in points["points"]] == level.inside.tolist()
 
 
+def test_without_a_detector_nothing_is_said_about_detections(browser: Any, tmp_path: Path) -> None:
+    open_page(browser, tmp_path, [observe(stack(TRANSFORMS["rotation"], (2, 1, 1), 1), gray())])
+    buttons = browser.find_elements("css selector", "#boxes, [data-pin]")
+    assert [button.is_displayed() for button in buttons] == [False] * 4
+    assert browser.find_element("id", "clear").is_displayed()
+    assert "background" not in browser.find_element("id", "caption-deformable").text
+
+
 def test_points_outside_of_the_map_are_marked(browser: Any, tmp_path: Path) -> None:
     shift = (torch.eye(2), torch.tensor([0.0, -4.0]))
     open_page(browser, tmp_path, [observe(stack(shift, (1,), 1), gray())])

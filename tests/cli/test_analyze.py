@@ -19,6 +19,7 @@ from dcn.engine import save_weights
 from dcn.models import build
 from dcn.nn import DeformConv2d
 from dcn.runs.load import read_model
+from tests.data.layouts import make_index_masks
 
 NAME = "faster_rcnn_r18_fpn_mdconv_c3-c5"
 LAYERS = ["backbone.layer4.0.conv2", "backbone.layer4.1.conv2"]
@@ -199,6 +200,23 @@ def test_a_segmentation_model_is_measured_on_any_data(semantic: bool, tmp_path: 
         assert rows["background"]["filters"] > 0
         assert sum(rows[kind]["filters"] for kind in ("small", "medium", "large")) > 0
         figure.unlink()
+
+
+@pytest.mark.parametrize("names", [None, "background\nroad\ngrass\n"], ids=["numbers", "names"])
+def test_masks_without_a_background_are_noted(
+    names: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "head_channels": 16, "test_size": (64, 96)}
+    weights, data = tmp_path / "seg.safetensors", tmp_path / "data"
+    save_weights(weights, build("deeplab_r18_dcn", ("a", "b"), **options), "deeplab_r18_dcn", options)
+    make_index_masks(data, beside=False)
+    if names is not None:
+        (data / "classes.txt").write_text(names)
+    words = [str(weights), "--recipe", "synthetic_segmentation", "data.format=masks", f"data.root={data}"]
+    words += ["data.options=", "data.test=all", "transforms.short=64", "transforms.long=96", "--device", "cpu"]
+    assert main(["analyze", "effective-dilation", *words]) == 0
+    assert ("no class is called background" in capsys.readouterr().out) == (names is None)
 
 
 @pytest.mark.parametrize("source", ["weights", "name"])

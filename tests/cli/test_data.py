@@ -8,6 +8,7 @@ from PIL import Image
 
 from dcn.cli.main import parse
 from dcn.data import open_dataset
+from tests.data.layouts import make_index_masks
 from tests.data.made_files import make_coco, make_voc, voc_object, voc_xml
 
 
@@ -21,6 +22,13 @@ def test_check_of_sound_data(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     taken, summary = capsys.readouterr().out.splitlines()
     assert taken == f"{tmp_path}: taken for voc (Pascal VOC: Annotations, ImageSets/Main, JPEGImages)"
     assert summary == f"{tmp_path}: voc, 2 images, 3 objects (cat 1, dog 1, person 1): no problems"
+
+
+def test_check_of_masks_counts_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_index_masks(tmp_path, beside=False)
+    assert _run("check", tmp_path) == 0
+    summary = capsys.readouterr().out.splitlines()[-1]
+    assert summary == f"{tmp_path}: masks, 6 images, images of each class (0 2, 1 2, 2 2): no problems"
 
 
 def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +93,7 @@ def test_photos_that_are_stored_turned_are_noted(tmp_path: Path, capsys: pytest.
     exif[0x0112] = 6
     Image.new("RGB", (60, 40)).save(make_voc(tmp_path) / "JPEGImages" / "a.png", exif=exif)
     assert _run("check", tmp_path) == 0
-    assert "note: 1 photos are stored turned (EXIF orientation)" in capsys.readouterr().out
+    assert "note: 1 photo is stored turned (EXIF orientation)" in capsys.readouterr().out
     assert _run("check", tmp_path, "--upright") == 1
     assert "the annotation says 60x40 pixels" in capsys.readouterr().out
 

@@ -40,10 +40,12 @@ def test_overrides_may_stand_anywhere(words: str) -> None:
         ("train x --lr 0.1", "--lr 0.1; a setting of the recipe is a word without dashes, schedule.lr=VALUE"),
         ("predict x --test-short=5", "a setting of the recipe is a word without dashes, transforms.test_short=VALUE"),
         ("models a b=2", "unrecognized arguments: b=2; `dcn models --help` lists the options"),
+        ("data show x --bad", "unrecognized arguments: --bad; `dcn data show --help` lists the options"),
+        ("demo offsets --bad", "unrecognized arguments: --bad; `dcn demo offsets --help` lists the options"),
         ("xyz", "got 'xyz'; `dcn --help` says what they do"),
         ("predikt x", "got 'predikt'; did you mean 'predict'?"),
     ],
-    ids=["option", "key", "two-words", "word", "verb", "near-verb"],
+    ids=["option", "key", "two-words", "word", "second-word", "third-word", "verb", "near-verb"],
 )
 def test_what_is_not_an_override_is_refused(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -51,6 +53,15 @@ def test_what_is_not_an_override_is_refused(words: str, message: str, capsys: py
     error = capsys.readouterr().err
     assert "dcn: error: " in error
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["train x", "eval x", "predict x y", "report x", "compare x y", "explore x", "demo", "demo offsets", "export x",
+     "import x", "data show x", "data split x", "data convert x --to voc", "reproduce table1"],
+)  # fmt: skip
+def test_o_is_short_for_output_everywhere(words: str) -> None:
+    assert str(parse([*words.split(), "-o", "there"]).output) == "there"
 
 
 @pytest.mark.parametrize(

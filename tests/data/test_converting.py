@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from dcn.cli.data_tools import open_splits
 from dcn.cli.main import main
+from dcn.data import converting
 from dcn.data.catalog import open_dataset
 from dcn.data.check import check_dataset
 from dcn.data.converting import convert
@@ -110,6 +112,39 @@ def test_nothing_is_replaced_and_nothing_left_behind(tmp_path: Path) -> None:
         convert(open_splits(tmp_path / "in"), "voc", tmp_path / "out")
     assert foreign.read_text() == "mine"
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [foreign]
+
+
+def _renamed(root: Path, name: str) -> Dataset:
+    """COCO data, one image of which ends in another way."""
+    content = coco_data()
+    content["images"][0]["file_name"] = name
+    make_coco(root, content)
+    Image.open(root / "train" / "5.png").save(root / "train" / name, format="GIF")
+    return open_dataset("coco", root, "train", masks=False)
+
+
+@pytest.mark.parametrize("to", ["voc", "coco", "yolo"])
+def test_every_ending_that_is_written_is_read(to: str, tmp_path: Path) -> None:
+    conversion = convert({"train": _renamed(tmp_path / "in", "5.gif")}, to, tmp_path / "out")
+    assert (conversion.far, conversion.images) == (0, {"train": 3})
+
+
+@pytest.mark.parametrize("to", ["voc", "coco", "yolo"])
+def test_an_ending_that_no_reader_looks_for(to: str, tmp_path: Path) -> None:
+    dataset = _renamed(tmp_path / "in", "5.img")
+    with pytest.raises(ValueError, match=r"5\.img: expected an image that ends in one of .*; rename or convert it"):
+        convert({"train": dataset}, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_comparison_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> list[float]:
+        raise ValueError("what was written cannot be read")
+
+    monkeypatch.setattr(converting, "_differences", fail)
+    with pytest.raises(ValueError, match="cannot be read"):
+        convert({"train": _renamed(tmp_path / "in", "5.gif")}, "voc", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_equal_names_in_different_folders(tmp_path: Path) -> None:

@@ -183,7 +183,11 @@ def nothing(root: Path) -> None:
         (nested, "the folder 'cells.v1i.coco' inside of it looks like coco_folders: give "),
         (no_names, "nothing names the classes: write their names in the order of their numbers, one a line, into "),
         (wheat, "train.csv: expected columns file, x1, y1, x2, y2, class or lines "),
-        (colours, "its masks are no index images: "),
+        (
+            colours,
+            "masks/a.png: expected one channel of class indices (grey or palette), got an image of mode RGB; write the "
+            "number of its class in place of each colour",
+        ),
         (
             classification,
             "it holds 11 images in folders (apple, fig) and no annotation; names of folders say what is in",
@@ -201,6 +205,8 @@ def test_refused_with_the_next_step(make: Callable[[Path], None], sentence: str,
     make(tmp_path)
     (problem,) = check_dataset(tmp_path).problems
     assert sentence in str(problem)
+    assert str(problem).count(str(tmp_path)) <= 2  # the folder, and one file or folder in it
+    assert ("Expected ImageSets" in str(problem)) == ("it holds" in sentence)  # all layouts, where it is like none
     with pytest.raises(ValueError, match="cannot tell the format"):
         open_dataset("auto", tmp_path, "train")
 

@@ -38,6 +38,17 @@ def test_stratified_and_complete(seed: int, tmp_path: Path) -> None:
             assert counts[name] == pytest.approx(share * count, abs=2)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 7])
+def test_one_image_with_most_of_the_objects_leaves_the_shares(seed: int, tmp_path: Path) -> None:
+    for number, item in enumerate(items(40)):
+        write_picture(tmp_path / f"{item.stem}.png", item)
+        lines = 500 if number == 3 else 1 + number % 3
+        (tmp_path / f"{item.stem}.txt").write_text("0 0.5 0.5 0.1 0.1\n" * lines)
+    (tmp_path / "classes.txt").write_text("fruit\n")
+    splits = make_splits(open_dataset("yolo", tmp_path, "all"), tmp_path, SHARES, seed)
+    assert [len(splits.images[name]) for name in ("train", "val", "test")] == pytest.approx([20, 10, 10], abs=1)
+
+
 def test_the_seed_decides(tmp_path: Path) -> None:
     dataset = _folder(tmp_path)
     first = make_splits(dataset, tmp_path, SHARES, 0)

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from dcn.formats.images import (
-    BrokenImageError,
     image_size,
     is_turned,
     read_image,
@@ -19,6 +18,7 @@ from dcn.formats.images import (
     size_message,
     write_image,
 )
+from dcn.formats.problems import BrokenImageError
 
 
 def _save(path: Path, array: np.ndarray, mode: str | None = None) -> Path:

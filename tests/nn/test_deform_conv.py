@@ -133,6 +133,19 @@ def test_wrong_inputs(x: object) -> None:
         DeformConv2d(4, 4, 3)(x)
 
 
+class _Leaves(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return m.__module__.startswith("dcn.nn") or super().is_leaf_module(m, module_qualified_name)
+
+
+def test_symbolic_tracing_takes_the_layers_as_leaves() -> None:
+    model = nn.Sequential(DeformConv2d(3, 4, 3), nn.ReLU())
+    x = torch.rand(1, 3, 6, 6)
+    assert torch.equal(torch.fx.GraphModule(model, _Leaves().trace(model))(x), model(x))
+    with pytest.raises(ValueError, match=r"input: expected a torch.Tensor, got a torch\.fx\.Proxy; .*is_leaf_module"):
+        torch.fx.symbolic_trace(model)
+
+
 def test_repr_names_what_differs() -> None:
     text = repr(DeformConv2d(4, 8, 3, padding=1, modulated=True, bias=False, offset_bound=2.0))
     assert "4, 8, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), modulated=True, offset_bound=2.0" in text

@@ -94,6 +94,14 @@ def test_levels_as_pairs_or_tensors() -> None:
     assert torch.equal(layer(*inputs, SHAPES), layer(*inputs, shapes, starts))
 
 
+def test_reference_points_may_be_the_same_for_all() -> None:
+    query, points, maps = _inputs()
+    layer = _layer()
+    for shared in (points[:1], points[:, :1], points[:, :, :1]):
+        expected = layer(query, shared.expand_as(points), maps, SHAPES)
+        torch.testing.assert_close(layer(query, shared, maps, SHAPES), expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_autocast_is_near_float32(dtype: torch.dtype) -> None:
     layer, inputs = _layer(), _inputs()
@@ -119,6 +127,13 @@ WRONG: dict[str, tuple[str, dict[str, Any]]] = {
     "points": ("reference_points", {"reference_points": torch.zeros(2, 5, 2, 3)}),
     "points-axes": ("reference_points", {"reference_points": torch.zeros(2, 5, 2)}),
     "mask": ("input_padding_mask", {"input_padding_mask": torch.zeros(2, 3, dtype=torch.bool)}),
+    "points-batch": ("reference_points: expected shape", {"reference_points": torch.zeros(3, 5, 2, 2)}),
+    "points-queries": ("reference_points: expected shape", {"reference_points": torch.zeros(2, 4, 2, 2)}),
+    "points-levels": ("reference_points: expected shape", {"reference_points": torch.zeros(2, 5, 3, 2)}),
+    "batch": ("input_flatten: expected the 1 images of query", {"query": torch.zeros(1, 5, 16)}),
+    "mask-type": ("input_padding_mask: expected torch.bool", {"input_padding_mask": torch.zeros(2, PIXELS)}),
+    "levels": ("input_spatial_shapes: expected shape", {"input_spatial_shapes": ((4, 6),)}),
+    "pixels": ("input_flatten: expected the 25 pixels of input_spatial", {"input_spatial_shapes": ((4, 6), (1, 1))}),
     "shapes": ("spatial_shapes", {"input_spatial_shapes": ((40, 6), (2, 3))}),
 }
 

@@ -62,7 +62,7 @@ def test_settings_follow_the_data(folder: Path, limits: list[int | None]) -> Non
     assert recipe.data.format == "auto"
     assert recipe.schedule.batch_size == 4
     assert recipe.schedule.scaled_lr == pytest.approx(0.005)
-    # 7 images in 100 epochs are 700 in all: 1000 steps need batches of one. 200 steps of four are a warm-up of 20.
+    # 8 images in 100 epochs are 800 in all: 1000 steps need batches of one. 200 steps of four are a warm-up of 20.
     assert limits == [1]
     assert recipe.schedule.warmup.steps == 20
 
@@ -89,7 +89,7 @@ def test_a_name_and_a_folder_train(folder: Path, tmp_path: Path, monkeypatch: py
     assert run.folder.parent == tmp_path / "faster_rcnn_r18_fpn"
     assert (run.finished, run.recipe.data.format, run.recipe.transforms.short) == (True, "auto", (64,))
     assert (run.folder / "splits.json").is_file()
-    assert run.recipe.schedule.batch_size == 4  # of 7 images
+    assert run.recipe.schedule.batch_size == 8  # of 8 images
 
 
 def test_a_segmentation_model_trains_on_outlines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def test_a_file_is_read_upright(tmp_path: Path, as_path: Any) -> None:
         (RGB.astype(np.uint16), "an array of uint8 or floating point, got uint16"),
         (np.array([["a"]]), "an array of uint8 or floating point"),
         (RGB[None], r"got shape \[1, 6, 9, 3\] of uint8; a batch is given as a list"),
-        (RGB.transpose(2, 0, 1), "expected an array"),
+        (RGB.transpose(2, 0, 1), "expected an array .*; the channels are last in an array, first in a tensor"),
         (RGB[:, :, :2], r"\[H, W, 4\], got shape \[6, 9, 2\]"),
         (np.zeros((0, 4, 3), np.uint8), r"got shape \[0, 4, 3\]"),
         (EXPECTED.permute(1, 2, 0), r"\[4, H, W\], got shape \[6, 9, 3\]"),

@@ -271,11 +271,13 @@ def test_a_stream_is_read_as_it_goes(predictor: Predictor) -> None:
         (lambda p: p.stream("none.png"), "got none at 'none.png'"),
         (lambda p: p.stream([], min_score=7), r"min_score: expected a number in \[0, 1\]"),
         (lambda p: p.stream([], batch_size=0), "batch_size: expected 1 or more"),
+        (lambda p: p.predict(picture(), batch_size=0), "batch_size: expected 1 or more"),
+        (lambda p: p.predict(picture(), min_score="0.5"), r"min_score: expected a finite number, got '0\.5'"),
         (lambda p: p.predict([picture()], batch_size=1.5), r"batch_size: expected 1 or more .*, got 1\.5"),
         (lambda p: p.stream([], every=0), "every: expected 1 or more"),
         (lambda p: p.predict("http://127.0.0.1:1/[x"), "http://127.0.0.1:1/"),
     ],
-    ids=["path", "score", "batch", "half", "every", "address"],
+    ids=["path", "score", "batch", "batch-of-one", "text", "half", "every", "address"],
 )
 def test_a_wrong_call_is_told_at_once(
     predictor: Predictor, call: Any, message: str, monkeypatch: pytest.MonkeyPatch

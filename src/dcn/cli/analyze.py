@@ -125,6 +125,17 @@ def _write(arguments: argparse.Namespace, content: dict[str, Any]) -> None:
         arguments.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
+def _print_note(opened: Any) -> None:
+    """Why there is no background, where the data cannot say what it is."""
+    from dcn.data.splitting import target_of
+    from dcn.structures import SegmentationMap
+
+    if opened.background is None and isinstance(target_of(opened.dataset, 0), SegmentationMap):
+        print(
+            "no class is called background (a file classes.txt names those of index masks): every region is an object"
+        )
+
+
 def _run_dilation(arguments: argparse.Namespace) -> int:
     from dcn.runs.analysis import analyze_dilation
 
@@ -133,6 +144,7 @@ def _run_dilation(arguments: argparse.Namespace) -> int:
     name, images = opened.dataset.name, len(opened.dataset)
     print(f"effective dilation on {name}, {images} images, mean ± standard deviation")
     print(table([(_name(row), f"{row.undeformed:g}", row.effective) for row in rows], "undeformed"))
+    _print_note(opened)
     modulated = [(_name(row), "", row.modulation) for row in rows if row.modulation is not None]
     if modulated:
         print("modulation, mean over the taps of a filter")
@@ -152,6 +164,7 @@ def _run_field(arguments: argparse.Namespace) -> int:
     name, images = opened.dataset.name, len(opened.dataset)
     print(f"effective receptive field of {fields.layer} on {name}, {images} images: side in pixels, mean ± std")
     print(table([("with offsets", "", fields.sizes), ("without offsets", "", fields.plain)], ""))
+    _print_note(opened)
     report = {"data": name, "images": images, "sides": list(arguments.sides), "layer": fields.layer}
     _write(arguments, report | {"with_offsets": _spreads(fields.sizes), "without_offsets": _spreads(fields.plain)})
     if arguments.figure is not None:

@@ -36,7 +36,9 @@ def add_parser(subparsers: Any) -> None:
     show = verbs.add_parser("show", help="draw images with their boxes, masks and names")
     _add_source(show)
     show.add_argument("--count", type=int, default=12, help="how many images, spread over the split (default 12)")
-    show.add_argument("--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)")
+    show.add_argument(
+        "-o", "--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)"
+    )
     show.set_defaults(run=_show)
     add_verbs(verbs)
     write = verbs.add_parser("write", help="write the generated set as files")
@@ -89,8 +91,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _summary(path: str, findings: Findings) -> str:
     objects = ", ".join(f"{name} {count}" for name, count in findings.objects.items())
-    images, number = counted(findings.images, "image"), counted(sum(findings.objects.values()), "object")
-    seen = f"{images}, {number} ({objects or 'none'})"
+    number = "images of each class" if findings.by_image else counted(sum(findings.objects.values()), "object")
+    seen = f"{counted(findings.images, 'image')}, {number} ({objects or 'none'})"
     verdict = counted(len(findings.problems), "problem") if findings.problems else "no problems"
     return f"{path}: {findings.format or 'unknown format'}, {seen}: {verdict}"
 
@@ -149,9 +151,10 @@ def _show(arguments: argparse.Namespace) -> int:
 def _annotated(sample: Sample, classes: tuple[str, ...]) -> Tensor:
     """The image with its objects or with its segmentation mask."""
     from dcn.runs.tasks import DETECTION, SEGMENTATION
+    from dcn.vis.enlarge import enlarge
 
     task = SEGMENTATION if isinstance(sample.target, SegmentationMap) else DETECTION
-    return task.draw_target(sample.image, sample.target, classes)
+    return task.draw_target(*enlarge(sample.image, sample.target), classes)
 
 
 def _write(arguments: argparse.Namespace) -> int:

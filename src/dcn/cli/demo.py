@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
         "evaluate both on held-out images, and write one page with metrics and pictures.",
         **examples(_EXAMPLES),
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default runs/demo)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("runs/demo"), help="folder (default runs/demo)")
     parser.add_argument("--quick", action="store_true", help="takes a minute: every step runs, little is learnt")
     parser.add_argument("--seed", type=int, default=0, help="of new weights and of the order of images (default 0)")
     add_device(parser)

@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--batch", type=int, help="images per forward pass (default: eval.batch_size)")
     add_device(parser)
     add_speed_options(parser)
-    parser.add_argument("--output", help="folder for the files (default: eval/ in the run folder)")
+    parser.add_argument("-o", "--output", help="folder for the files (default: eval/ in the run folder)")
     parser.add_argument(
         "--save",
         action="store_true",

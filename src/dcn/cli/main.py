@@ -93,6 +93,9 @@ def take_plugins(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return words, modules
 
 
+_SECOND_WORDS = ("what", "kind", "data_verb", "action")  # of analyze and demo, bench, data, weights
+
+
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line; names and ``key=value`` words may stand between and after options."""
     parser = _parser(argv)
@@ -102,9 +105,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments, rest = parser.parse_known_args(argv)
     # argparse gives a list of words only those that stand together.
     if rest and not (hasattr(arguments, "words") and all(word[:1] != "-" or word == "-" for word in rest)):
-        parser.error(
-            f"unrecognized arguments: {' '.join(rest)}{_hint(rest, hasattr(arguments, 'words'), arguments.verb)}"
-        )
+        verbs = [getattr(arguments, name, None) for name in ("verb", *_SECOND_WORDS)]
+        hint = _hint(rest, hasattr(arguments, "words"), " ".join(name for name in verbs if name))
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if rest:
         arguments.words += rest
     return arguments
@@ -118,7 +121,7 @@ def _nearest(verb: str) -> str:
 def _hint(rest: Sequence[str], takes_words: bool, verb: str) -> str:
     """What may have been meant by options that do not exist: a key of a recipe, or where all options are listed."""
     keys = [word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest if word.startswith("--")]
-    if takes_words and keys and verb != "data":  # whose words are options of the generated set
+    if takes_words and keys and not verb.startswith("data"):  # whose words are options of the generated set
         from dcn.engine.config import Recipe
         from dcn.engine.parse import key_names
 

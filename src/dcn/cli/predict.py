@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
         "paths on standard input; then key=value changes of tta.*, transforms.test_short, transforms.long",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder (default predictions; with --json nothing but the lines is written)"
+        "-o", "--output", type=Path, help="folder (default predictions; with --json nothing but the lines is written)"
     )
     parser.add_argument(
         "--json", metavar="FILE", help="write a JSON line for each image to this new file, - for standard output"

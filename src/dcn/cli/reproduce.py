@@ -45,7 +45,9 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with the data sets")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="folder with weights files (default DATA/weights)")
-    parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder (default runs/reproduce)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("runs/reproduce"), help="folder (default runs/reproduce)"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what they need; train nothing")
     full = parser.add_argument_group("published protocol")
     full.add_argument(

@@ -27,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="RECIPE key=value",
         help="a shipped recipe, a .yaml file or the name of a model, then key=value changes; lists are written a,b",
     )
-    parser.add_argument("--output", default="runs", help="folder for run folders (default runs)")
+    parser.add_argument("-o", "--output", default="runs", help="folder for run folders (default runs)")
     parser.add_argument("--name", help="name of the run folder (default: the next number)")
     parser.add_argument(
         "--resume",

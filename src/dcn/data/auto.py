@@ -12,7 +12,7 @@ from typing import Any
 
 from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
-from dcn.data.hints import hint
+from dcn.data.hints import hint, what_it_holds
 from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
 from dcn.formats.layouts import unknown_split
 from dcn.formats.problems import attempt, refuse, short
@@ -72,9 +72,12 @@ def detect_format(table: Table, root: Path) -> str:
     for name, row in table.items():
         if row.recognisable and row.splits is not None and row.splits(root):
             return name
+    nearly = hint(table, root)
+    if nearly is not None:
+        raise ValueError(f"cannot tell the format: {nearly}")
     names = sorted(path.name for path in root.iterdir())
     raise ValueError(
-        f"cannot tell the format: {hint(table, root)}. Expected ImageSets/Main/*.txt with Annotations (voc), a "
+        f"cannot tell the format: {what_it_holds(root)}. Expected ImageSets/Main/*.txt with Annotations (voc), a "
         "VOCdevkit (voc), images with XML files (voc_files) or JSON files of LabelMe (labelme), "
         "annotations/instances_*.json or *.json (coco), <split>/_annotations.coco.json (coco_folders), data.yaml or "
         "classes.txt with images and labels (yolo), *.csv with file, x1, y1, x2, y2, class (csv), images with index "

@@ -46,7 +46,7 @@ def check_segmentation(
             images += result[0]
             counts += result[1]
             notes += result[2]
-    return Findings(name, images, dict(sorted(counts.items())), collector.problems(), notes)
+    return Findings(name, images, dict(sorted(counts.items())), collector.problems(), notes, by_image=True)
 
 
 def _check_split(

@@ -17,7 +17,7 @@ from dcn.data.dataset import Dataset
 from dcn.data.splitting import target_of
 from dcn.extras import require
 from dcn.formats.coco_writer import target_rows
-from dcn.formats.file_names import safe_name
+from dcn.formats.file_names import SUFFIXES, safe_name
 from dcn.formats.new_files import NewFiles
 from dcn.formats.yolo import lines_of
 from dcn.structures import Target
@@ -88,7 +88,9 @@ def convert(datasets: Mapping[str, Dataset], format: str, output: Path) -> Conve
                 folders = {name: f"images/{name}" for name in map(safe_name, datasets)}
                 content = {**folders, "names": dict(enumerate(classes))}
                 file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode("utf-8"))
-    differences = [_differences(datasets[split], stems[split], output, format, split, classes) for split in datasets]
+        differences = [
+            _differences(datasets[split], stems[split], output, format, split, classes) for split in datasets
+        ]
     edges = [edge for part in differences for edge in part]
     return Conversion(
         format,
@@ -144,6 +146,8 @@ def _image(dataset: Dataset, index: int) -> Path:
     path = dataset.image_path(index)
     if path is None or not path.is_file():
         raise ValueError(f"dataset: expected images in files, got no file for image {index} of {dataset.name}")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"{path}: expected an image that ends in one of {', '.join(SUFFIXES)}; rename or convert it")
     return path
 
 

@@ -25,6 +25,7 @@ class Findings:
         problems: all faults, in the order of the files.
         notes: what is not at fault but worth knowing.
         layout: what the folder was taken for, in words, where its format was not named.
+        by_image: ``objects`` counts images, as there are segmentation masks.
     """
 
     format: str
@@ -33,6 +34,7 @@ class Findings:
     problems: list[Problem]
     notes: list[str] = field(default_factory=list)
     layout: str = ""
+    by_image: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def note_turned(paths: Iterable[Path]) -> list[str]:
     if not turned:
         return []
     return [
-        f"{turned} photos are stored turned (EXIF orientation); annotations are taken to refer to "
-        "the stored pixels; where they were made on upright photos, set the option upright=true"
+        f"{turned} {'photo is' if turned == 1 else 'photos are'} stored turned (EXIF orientation); annotations are "
+        "taken to refer to the stored pixels; where they were made on upright photos, set the option upright=true"
     ]
 
 

@@ -15,8 +15,8 @@ from dcn.formats.layouts import folder_pairs
 _MOST = 20  # folders that are looked into
 
 
-def hint(table: Table, root: Path) -> str:
-    """The first hint that fits a folder which looks like no format.
+def hint(table: Table, root: Path) -> str | None:
+    """What a folder nearly is, which looks like no format; ``None`` where it is like none.
 
     Args:
         table: the formats.
@@ -28,9 +28,8 @@ def hint(table: Table, root: Path) -> str:
         lambda: _yolo(root),
         lambda: _masks(root),
         lambda: _xml(root),
-        lambda: _images(root),
     )
-    return next(text for look in looks if (text := look()) is not None)
+    return next((text for look in looks if (text := look()) is not None), None)
 
 
 def _folders(root: Path) -> Iterator[Path]:
@@ -76,7 +75,7 @@ def _xml(root: Path) -> str | None:
     return None
 
 
-def _images(root: Path) -> str:
+def what_it_holds(root: Path) -> str:
     """What there is to say about images alone."""
     images = image_files(root, below=True)
     if not images:
@@ -86,6 +85,7 @@ def _images(root: Path) -> str:
         names = ", ".join(sorted(folder.name for folder in deep)[:5])
         return (
             f"it holds {len(images)} images in folders ({names}) and no annotation; names of folders say what is in an "
-            "image, but a detector needs boxes and a segmentation model masks"
+            "image, but a detector needs boxes and a segmentation model masks; where a folder holds masks, a file "
+            "dataset.yaml says which"
         )
     return f"it holds {len(images)} images and no annotation (XML, JSON, TXT, CSV or masks) of a form that is known"

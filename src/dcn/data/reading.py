@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dcn.data.dataset import Dataset
-from dcn.formats.images import BrokenImageError, read_image
+from dcn.formats.images import read_image
+from dcn.formats.problems import BrokenImageError, Problem, refuse
 from dcn.structures import Sample
 
 DEGENERATE = ("skip", "keep")
@@ -43,6 +44,45 @@ class BrokenImages:
 
     def __str__(self) -> str:
         return f"{len(self.skipped)} damaged images skipped, {len(self.repaired)} repaired"
+
+
+class Opening:
+    """The ``Report`` of a dataset that opens: refuses every problem, but leaves broken images out where it should.
+
+    Args:
+        broken: the option of the dataset.
+        name: of the dataset, for the warning.
+    """
+
+    def __init__(self, broken: str, name: str) -> None:
+        self._refuses, self._name = broken == "refuse", name
+        self._skipped: list[Problem] = []
+
+    def __call__(self, problem: Problem) -> None:
+        """Refuse the problem, or count it.
+
+        Raises:
+            ValueError: every problem but that of an image, where broken images are skipped or repaired.
+        """
+        if not problem.broken_image:
+            refuse(problem)
+        if self._refuses:
+            raise ValueError(f"{problem}; {_HINT}")
+        self._skipped.append(problem)
+
+    def warn(self, kept: int) -> None:
+        """One warning for all images that were left out.
+
+        Raises:
+            ValueError: there are some, and none of the images was ``kept``.
+        """
+        if not self._skipped:
+            return
+        first, what = self._skipped[0], f"image{'' if len(self._skipped) == 1 else 's'}"
+        if not kept:
+            raise ValueError(f"{first}; all {len(self._skipped)} {what} are missing or unreadable")
+        message = f"{self._name}: {len(self._skipped)} {what} left out, missing or unreadable; the first: {first}"
+        warnings.warn(message, stacklevel=4)
 
 
 class ImageReading:

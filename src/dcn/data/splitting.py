@@ -95,7 +95,8 @@ def make_splits(dataset: Dataset, root: Path, shares: Mapping[str, float], seed:
     """Divide the images of a set.
 
     Images of the same content stay together, so that no image is in two splits. The groups of images are handed out
-    class by class, the rarest first, each to the split that lacks most of that class (iterative stratification).
+    class by class, the rarest first, each to the split that lacks most of that class (iterative stratification) among
+    those that have not their share of the images yet.
 
     Args:
         dataset: all images.
@@ -166,8 +167,10 @@ def _stratify(objects: list[Counter[int]], images: list[int], parts: Mapping[str
 
     def give(number: int, label: int | None) -> None:
         nonlocal waiting
-        # The last groups go to splits that have none yet: no split stays empty.
-        choice = [name for name in parts if name in empty] if waiting <= len(empty) else list(parts)
+        # The last groups go to splits that have none yet: no split stays empty. A split that has its share of the
+        # images gets no more, however few objects it has: one image may hold most of them.
+        roomy = [name for name in parts if free[name] > 0] or list(parts)
+        choice = [name for name in parts if name in empty] if waiting <= len(empty) else roomy
         name = max(choice, key=lambda n: (lacking[n][label] if label is not None else 0.0, free[n]))
         chosen[number] = name
         waiting -= 1

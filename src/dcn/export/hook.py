@@ -10,38 +10,13 @@ stay as they are, and a ``custom_translation_table`` of the caller goes before i
 from __future__ import annotations
 
 import functools
-import importlib.machinery
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
+from dcn.on_import import when_imported
+
 MODULE = "torch.onnx._internal.exporter._registration"
 """Where torch keeps its table."""
-
-
-class _Watcher(MetaPathFinder):
-    """Sees one module being imported, and is gone."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Nothing for all modules but one, whose loader then calls :func:`extend`."""
-        if fullname != MODULE:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            execute(module)
-            extend(module)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
 
 
 def extend(module: ModuleType) -> None:
@@ -66,8 +41,4 @@ def extend(module: ModuleType) -> None:
 
 def watch() -> None:
     """Extend torch's table now if it is there, and otherwise when it comes. Further calls change nothing."""
-    module = sys.modules.get(MODULE)
-    if module is not None:
-        extend(module)
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    when_imported(MODULE, extend)

@@ -17,7 +17,7 @@ from dcn.formats.fields import Box, Identifier
 from dcn.formats.file_names import files_in, resolve
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
 from dcn.formats.masks import check_segmentation, is_outline
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.problems import BrokenImageError, Problem, Report, attempt, short
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ def _image(entry: dict[str, Any], source: _Source) -> _Image:
     if height * width > MAX_PIXELS:
         raise ValueError(f"expected an image of at most {MAX_PIXELS:,} pixels, got {width}x{height}")
     if image is None and source.need_images:
-        raise ValueError(f"the image {(source.folder or Path()) / name} does not exist")
+        raise BrokenImageError(f"the image {(source.folder or Path()) / name} does not exist")
     if height and width:
         return name, image, (height, width)
     return name, image, None if image is None else image_size(image, upright=source.upright)

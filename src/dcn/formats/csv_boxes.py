@@ -166,7 +166,7 @@ def _read_file(root: Path, file: Path, report: Report, upright: bool) -> list[Bo
     for name, rows in by_image.items():
         image = _image(folders, name)
         if image is None:
-            report(Problem(file, f"line {rows[0][0]}", f"the image {short(name)} does not exist"))
+            report(Problem(file, f"line {rows[0][0]}", f"the image {short(name)} does not exist", True))
             continue
         size = attempt(partial(image_size, image, upright=upright), report, image, "")
         if size is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dcn.extras import require
 from dcn.formats.documents import MEGABYTE
+from dcn.formats.problems import BrokenImageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,10 +37,6 @@ _ORIENTATION = 0x0112  # the EXIF tag
 # What Pillow's decoders raise on hostile or truncated files, beside OSError: SyntaxError (PNG chunks), struct.error and
 # EOFError (headers), ValueError and OverflowError (sizes), IndexError and TypeError (TIFF tags), MemoryError.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, OverflowError, IndexError, TypeError, MemoryError, struct.error)
-
-
-class BrokenImageError(ValueError):
-    """An image file that is missing or cannot be decoded; the message names the file."""
 
 
 def read_image(path: str | Path, *, upright: bool = False, repair: bool = False) -> Tensor:
@@ -174,22 +171,24 @@ def read_index_image(path: str | Path) -> Tensor:
     """
     path = Path(path)
     with _opened(path) as image:
-        return _indices(image, str(path))
+        mode, values = image.mode, np.array(image)
+    return _indices(values, mode, str(path))
 
 
 def decode_index_image(data: bytes, name: str) -> Tensor:
     """`read_index_image` of the bytes of a file, which errors call ``name``."""
     with _decoded(io.BytesIO(data), name) as image:
-        return _indices(image, name)
+        mode, values = image.mode, np.array(image)
+    return _indices(values, mode, name)
 
 
-def _indices(image: Image.Image, name: str) -> Tensor:
-    mode, array = image.mode, np.array(image)
+def _indices(array: np.ndarray, mode: str, name: str) -> Tensor:
     if mode in ("RGB", "RGBA", "LA") and _is_grey(array, mode):
         array = array[..., 0]
     if array.ndim != 2 or mode == "F":
         raise ValueError(
-            f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}"
+            f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}; "
+            "write the number of its class in place of each colour"
         )
     return torch.from_numpy(array.astype(np.int64))
 

@@ -117,7 +117,7 @@ def _record(
 ) -> BoxRecord | None:
     image = _image(pair, file, content)
     if image is None:
-        report(Problem(file, "imagePath", f"the image {short(content.get('imagePath'))} does not exist"))
+        report(Problem(file, "imagePath", f"the image {short(content.get('imagePath'))} does not exist", True))
         return None
     size = attempt(partial(image_size, image, upright=upright), report, image, "")
     if size is None:

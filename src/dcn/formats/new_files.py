@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from types import TracebackType
 
 
 class NewFiles:
-    """A set of files that are written together: none replaces another's, and a failure leaves none behind.
+    """A set of files that are written together: none replaces another's, and a failure leaves none behind,
+    nor the folders made for them.
 
     Use it as a context: ``with NewFiles() as new: new.open(path)``.
     """
 
     def __init__(self) -> None:
         self._made: list[Path] = []
+        self._folders: list[Path] = []
 
     def __enter__(self) -> NewFiles:
         return self
@@ -25,6 +28,7 @@ class NewFiles:
         Raises:
             ValueError: the file exists.
         """
+        self._folders += [folder for folder in reversed(path.parents) if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = path.open("xb")
@@ -40,3 +44,6 @@ class NewFiles:
         if kind is not None:
             for path in self._made:
                 path.unlink(missing_ok=True)
+            for folder in reversed(self._folders):
+                with contextlib.suppress(OSError):  # somebody else's file is in it
+                    folder.rmdir()

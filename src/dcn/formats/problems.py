@@ -19,6 +19,10 @@ MOST_PROBLEMS = 1000
 """How many problems a `Collector` keeps; the others are counted."""
 
 
+class BrokenImageError(ValueError):
+    """An image file that is missing or cannot be decoded; the message names the file."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault of one file.
@@ -27,11 +31,13 @@ class Problem:
         file: the file at fault.
         entry: the entry inside the file (``"object 3 (dog)"``), empty for the file as a whole.
         message: what was expected, what the file has and, where there is a choice, what to do.
+        broken_image: the annotation is fine, its image is missing or cannot be read.
     """
 
     file: Path
     entry: str
     message: str
+    broken_image: bool = False
 
     def __str__(self) -> str:
         where = f"{self.file}: {_cut(self.entry, 200)}" if self.entry else str(self.file)
@@ -91,7 +97,8 @@ def attempt(read: Callable[[], T], report: Report, file: Path, entry: str) -> T 
     try:
         return read()
     except ValueError as error:
-        report(Problem(file, entry, str(error).removeprefix(f"{file}: ")))
+        broken = isinstance(error, BrokenImageError)
+        report(Problem(file, entry, str(error).removeprefix(f"{file}: "), broken))
         return None
 
 

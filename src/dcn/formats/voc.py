@@ -271,7 +271,8 @@ def read_split(
             seen.add(annotation)
             missing = _missing(folder, stem, annotation, need_images)
             for path in missing:
-                report(Problem(listing, entry.entry, f"{stem!r} is listed, but {path} does not exist{text.note}"))
+                message = f"{stem!r} is listed, but {path} does not exist{text.note}"
+                report(Problem(listing, entry.entry, message, annotation not in missing))
             if not missing:
                 image = image_of(folder / "JPEGImages", stem)
                 record = read_record(stem, image, annotation, report, upright=upright)

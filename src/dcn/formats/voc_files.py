@@ -56,7 +56,7 @@ def _read_pair(root: Path, pair: FolderPair, report: Report, upright: bool) -> l
     for file in files_in(pair.annotations, ".xml", below=not pair.side_by_side):
         image = _image(file, pair)
         if image is None:
-            report(Problem(file, "", f"annotates an image that does not exist in {pair.images}"))
+            report(Problem(file, "", f"annotates an image that does not exist in {pair.images}", True))
             continue
         record = read_record(relative_name(image, root), image, file, report, upright=upright)
         if record is not None:

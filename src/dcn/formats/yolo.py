@@ -182,7 +182,7 @@ def _read_list(
     for number, line in read_text(source.file, "list of images").lines():
         image = _inside(root, line, Path.is_file)
         if image is None:
-            report(Problem(source.file, f"line {number}", f"the image {short(line)} does not exist"))
+            report(Problem(source.file, f"line {number}", f"the image {short(line)} does not exist", True))
             continue
         file = _labels_of(image.parent, root) / f"{image.stem}.txt"
         record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
@@ -204,7 +204,7 @@ def _read_pair(
         records += [] if record is None else [record]
     for file in files_in(pair.annotations, ".txt", below=not pair.side_by_side):
         if file not in used and file.name not in {Path(name).name for name in NAME_FILES}:
-            report(Problem(file, "", f"annotates an image that does not exist in {images}"))
+            report(Problem(file, "", f"annotates an image that does not exist in {images}", True))
     return records
 
 

@@ -148,13 +148,17 @@ class MultiScaleDeformableAttention(nn.Module):
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
-        _check_layer_input("query", query, self.d_model)
-        _check_layer_input("input_flatten", input_flatten, self.d_model)
         shapes = torch.as_tensor(input_spatial_shapes, device=input_flatten.device)
+        self._check(query, reference_points, input_flatten, shapes)
         batch, queries, _ = query.shape
         value = self.value_proj(input_flatten)
         if input_padding_mask is not None:
             checks.shape("input_padding_mask", input_padding_mask, input_flatten.shape[:2], "batch and pixels")
+            if input_padding_mask.dtype != torch.bool:
+                got = input_padding_mask.dtype
+                raise ValueError(
+                    f"input_padding_mask: expected torch.bool, true for padding, got {got}; compare with 0"
+                )
             value = value.masked_fill(input_padding_mask[..., None], 0.0)
         value = value.view(batch, -1, self.n_heads, self.d_model // self.n_heads)
         samples = (batch, queries, self.n_heads, self.n_levels, self.n_points)
@@ -166,6 +170,34 @@ class MultiScaleDeformableAttention(nn.Module):
         )
         result: Tensor = self.output_proj(output)
         return result
+
+    def _check(self, query: Tensor, reference_points: Tensor, input_flatten: Tensor, shapes: Tensor) -> None:
+        """Refuse what does not fit together, by the names of the layer's own arguments."""
+        _check_layer_input("query", query, self.d_model)
+        _check_layer_input("input_flatten", input_flatten, self.d_model)
+        batch, queries, _ = query.shape
+        if input_flatten.shape[0] != batch:
+            raise ValueError(
+                f"input_flatten: expected the {batch} images of query [N, Q, C], got shape "
+                f"{list(input_flatten.shape)}; the batch comes first in both"
+            )
+        checks.ndim("reference_points", reference_points, 4, "[N, Q, L, 2 or 4]")
+        expected = (batch, queries, self.n_levels)
+        if any(got not in (1, want) for got, want in zip(reference_points.shape, expected, strict=False)):
+            raise ValueError(
+                f"reference_points: expected shape {[*expected, '2 or 4']} (batch and queries of query, n_levels; each "
+                f"may be 1 for all), got {list(reference_points.shape)}"
+            )
+        checks.shape("input_spatial_shapes", shapes, (self.n_levels, 2), "n_levels, then height and width")
+        traced = torch.compiler.is_compiling() or type(shapes) is not Tensor
+        if shapes.device.type == "cpu" and not traced:
+            # As the original's assertion; on a GPU it would wait for the device.
+            pixels = sum(height * width for height, width in shapes.tolist())
+            if pixels != input_flatten.shape[1]:
+                raise ValueError(
+                    f"input_flatten: expected the {pixels} pixels of input_spatial_shapes {shapes.tolist()}, got "
+                    f"{input_flatten.shape[1]}"
+                )
 
     def extra_repr(self) -> str:
         """The arguments, for ``print``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dcn.ops import _flops
 from dcn.ops.box_voting import box_voting
 from dcn.ops.dcnv3 import dcnv3
 from dcn.ops.dcnv4 import dcnv4
@@ -33,3 +34,5 @@ __all__ = [
     "roi_pool",
     "soft_nms",
 ]
+
+_flops.watch()

@@ -230,10 +230,10 @@ def _encoded(values: Tensor) -> str:
     return base64.b64encode(finite.contiguous().numpy().astype("<f4").tobytes()).decode()
 
 
-def _detection_rows(observation: Observation) -> list[dict[str, Any]]:
+def _detection_rows(observation: Observation) -> list[dict[str, Any]] | None:
     detections = observation.detections
     if detections is None:
-        return []
+        return None
     rows = []
     for box, score, label in zip(detections.boxes, detections.scores.tolist(), detections.labels.tolist(), strict=True):
         name = observation.classes[label] if label < len(observation.classes) else str(label)

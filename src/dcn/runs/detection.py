@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcn import checks
 from dcn.data.dataset import Dataset
 from dcn.data.geometry import resize_image
 from dcn.engine.config import EvalConfig
@@ -51,7 +52,7 @@ class DetectionTask:
 
     def check_score(self, min_score: float | None) -> None:
         """Refuse a score threshold outside of ``[0, 1]``."""
-        if min_score is not None and not 0 <= min_score <= 1:
+        if min_score is not None and not 0 <= checks.number("min_score", min_score) <= 1:
             raise ValueError(f"min_score: expected a number in [0, 1], got {min_score}")
 
     def validation_tta(self, tta: TTA) -> TTA:

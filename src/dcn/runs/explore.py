@@ -51,7 +51,7 @@ def explore(
     predictor.task.check_score(min_score if predictor.task.default_score is not None else None)
     named = _named(images)
     if len(named) > MOST_IMAGES:
-        raise ValueError(f"images: expected at most {MOST_IMAGES} on one page, got {len(named)}")
+        raise ValueError(f"images: expected at most {MOST_IMAGES} on one page, got {len(named)}; name fewer")
     observations = [_observed(predictor, name, image, min_score) for name, image in named]
     title = f"Deformable sampling: {source if not isinstance(source, Predictor) else type(predictor.model).__name__}"
     return write_explorer(Path(fspath(output)), observations, title=title)

@@ -23,7 +23,7 @@ from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
 from dcn.runs.build import open_split, random_model, starting_files
 from dcn.runs.sources import resolve_root
 from dcn.structures import Target
-from dcn.suggest import suggest
+from dcn.suggest import counted, suggest
 
 LOGGER = logging.getLogger("dcn")
 
@@ -97,10 +97,10 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
         else f"{schedule.steps} steps"
     )
     LOGGER.info(
-        "%s: settings for %d images: %s of batches of %d, short side %s, long side up to %d; recipe.yaml in the run "
+        "%s: settings for %s: %s of batches of %d, short side %s, long side up to %d; recipe.yaml in the run "
         "folder has them all",
         name,
-        len(dataset),
+        counted(len(dataset), "image"),
         shown,
         schedule.images_per_step,
         ", ".join(map(str, transforms.short)),

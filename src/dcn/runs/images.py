@@ -14,7 +14,8 @@ from PIL import ImageOps
 from torch import Tensor
 
 from dcn.formats.documents import MEGABYTE
-from dcn.formats.images import BrokenImageError, decode_image, read_image, to_rgb
+from dcn.formats.images import decode_image, read_image, to_rgb
+from dcn.formats.problems import BrokenImageError
 from dcn.formats.video import container_of, is_video
 from dcn.runs.download import fetch
 
@@ -120,6 +121,7 @@ def _from_channels(tensor: Tensor, given: Any, kind: str, shape: str) -> Tensor:
         raise ValueError(
             f"images: expected {kind} {shape}, got shape {list(given.shape)} of {given.dtype}"
             + ("; a batch is given as a list of images" if tensor.ndim == 4 else "")
+            + ("; the channels are last in an array, first in a tensor" if set(given.shape) & {1, 3, 4} else "")
         )
     values = _bytes(tensor.detach().cpu())[:3]
     return values.expand(3, -1, -1).contiguous()

@@ -107,11 +107,11 @@ class Predictor:
         Raises:
             ValueError: an image of another type, shape or range, an unreadable file, or an option that makes no sense.
         """
+        self.check(resize, min_score, batch_size)
         if is_image(images):
             return self._predict([open_image(images)], min_score, resize)[0]
         if not isinstance(images, list | tuple):
             open_image(images)  # says what is expected
-        self.check(resize, min_score, batch_size)
         predictions: list[Prediction] = []
         for start in range(0, len(images), batch_size):
             batch = [open_image(image) for image in images[start : start + batch_size]]

@@ -31,6 +31,7 @@ from dcn.runs.opening import Opened, image_name, open_run_data
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words
 from dcn.runs.tasks import DETECTION
+from dcn.vis.enlarge import enlarge
 
 Counts = npt.NDArray[np.int64]
 
@@ -297,8 +298,8 @@ def draw_example(opened: Opened, index: int) -> tuple[Tensor, Tensor]:
     """One image with its annotation, and with the prediction of the model; detections from :data:`MIN_SCORE` on."""
     sample, predictor, task = opened.dataset[index], opened.predictor, opened.task
     prediction = predictor.predict(sample.image, min_score=MIN_SCORE if task is DETECTION else None)
-    target = task.draw_target(sample.image, sample.target, predictor.classes)
-    return target, task.draw(sample.image, prediction, predictor.classes)
+    target = task.draw_target(*enlarge(sample.image, sample.target), predictor.classes)
+    return target, task.draw(*enlarge(sample.image, prediction), predictor.classes)
 
 
 def _example(opened: Opened, index: int, caption: str) -> Example:

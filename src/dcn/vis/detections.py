@@ -111,7 +111,7 @@ def contact_sheet(
         if captions is not None:
             text = fit_text(captions[number], letters, cell)
             top = y + heights[row] - gap - line + 3
-            draw.text((x + cell / 2, top), text, text_color(background), font(letters), anchor="ma")
+            draw.text((x + cell / 2, top), text, text_color(background), font(letters, text), anchor="ma")
     return to_tensor(sheet)
 
 
@@ -224,7 +224,7 @@ def _draw_plates(picture: Image.Image, plates: Sequence[_Plate]) -> None:
     for plate in reversed(plates):
         x1, y1, x2, y2 = plate.rect
         draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=plate.color)
-        draw.text((x1 + 2, y1), plate.text, text_color(plate.color), font(letters), anchor="la")
+        draw.text((x1 + 2, y1), plate.text, text_color(plate.color), font(letters, plate.text), anchor="la")
 
 
 def _fit(picture: Image.Image, cell: int) -> Image.Image:

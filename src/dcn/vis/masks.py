@@ -103,5 +103,5 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> 
     draw = ImageDraw.Draw(sheet)
     for (name, color), (left, top, width) in zip(entries, locations, strict=True):
         draw.rectangle((left, top + 2, left + width - 1, top + height - 1), fill=color)
-        draw.text((left + width / 2, top + 3), name, text_color(color), font(letters), anchor="ma")
+        draw.text((left + width / 2, top + 3), name, text_color(color), font(letters, name), anchor="ma")
     return sheet

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from dcn.class_names import check_class_names
-from dcn.data.reading import ImageReading, check_degenerate, warn_of_degenerate
+from dcn.data.reading import ImageReading, Opening, check_degenerate, warn_of_degenerate
 from dcn.formats.masks import decode_masks
 from dcn.formats.problems import refuse
 from dcn.formats.records import BoxFiles, BoxRecord, report_degenerate, report_unknown_classes, size_problem
@@ -118,9 +118,13 @@ def open_boxes(
     broken: str = "refuse",
 ) -> Boxes:
     """Open a split with the reader of a format; options as in `Boxes`."""
+    name = f"{Path(root).name}:{split}"
+    opening = Opening(broken, name)
+    files = read(Path(root), split, opening, upright=upright)
+    opening.warn(len(files.records))
     return Boxes(
-        f"{Path(root).name}:{split}",
-        read(Path(root), split, refuse, upright=upright),
+        name,
+        files,
         classes=classes,
         masks=masks,
         keep_empty=keep_empty,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from dcn.data.reading import ImageReading, check_degenerate, known_size, warn_of_degenerate
+from dcn.data.reading import ImageReading, Opening, check_degenerate, known_size, warn_of_degenerate
 from dcn.formats.coco import (
     CocoFile,
     CocoRecord,
@@ -79,7 +79,9 @@ class Coco:
             locate(Path(root), part, of_split("annotations", annotations, part), of_split("images", images, part))
             for part in split.split("+")
         ]
-        files = [read_instances(path, folder, refuse, masks=masks, upright=upright) for path, folder in sources]
+        opening = Opening(broken, f"{Path(root).name}:{split}")
+        files = [read_instances(path, folder, opening, masks=masks, upright=upright) for path, folder in sources]
+        opening.warn(sum(len(part.records) for part in files))
         file = join(files)
         self.name = f"{Path(root).name}:{split}"
         self.annotation_files = tuple(part.path for part in files)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dcn.class_names import IGNORE
 from dcn.data.reading import ImageReading
-from dcn.formats.images import BrokenImageError, image_size, is_turned
+from dcn.formats.images import image_size, is_turned
 from dcn.formats.index_masks import MaskFiles
-from dcn.formats.problems import Problem, refuse
+from dcn.formats.problems import BrokenImageError, Problem, refuse
 from dcn.structures import Sample, SegmentationMap
 
 ReadMask = Callable[[Path], Tensor]

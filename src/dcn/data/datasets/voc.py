@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
-from dcn.data.reading import ImageReading, check_degenerate, known_size, warn_of_degenerate
+from dcn.data.reading import ImageReading, Opening, check_degenerate, known_size, warn_of_degenerate
 from dcn.formats.problems import refuse
 from dcn.formats.voc import (
     VocRecord,
@@ -59,8 +59,10 @@ class Voc:
         broken: str = "refuse",
     ) -> None:
         check_degenerate(degenerate)
-        records = read_split(Path(root), split, refuse, upright=upright)
         self.name = f"{Path(root).name}:{split}"
+        opening = Opening(broken, self.name)
+        records = read_split(Path(root), split, opening, upright=upright)
+        opening.warn(len(records))
         self.classes = class_names(classes, lambda: find_classes(records))
         report_unknown_classes(records, self.classes, refuse)
         if degenerate == "skip":

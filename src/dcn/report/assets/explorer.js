@@ -147,6 +147,8 @@
   const state = { image: 0, layer: 0, levels: 3, group: 0, overlay: "none", unit: [0, 0], pins: [], detection: null, boxes: true };
   const current = () => data.images[state.image];
   const layer = () => current().layers[state.layer];
+  const detects = data.images.some((image) => image.detections !== null);
+  const detections = () => current().detections ?? [];
   const pictures = data.images.map((image) => { const picture = new Image(); picture.src = image.src; return picture; });
   let overlayCanvas = null, overlayRange = null;
 
@@ -219,7 +221,8 @@
     const picture = pictures[state.image];
     if (picture.complete) context.drawImage(picture, 0, 0, current().width, current().height);
     if (deformed && state.overlay !== "none") drawOverlay(context);
-    const dot = Math.max(1.2, width / shown) * 1.15;
+    // In pixels of the image: at least 1.4 of them, but at most 3 of the screen, as an image of 20 pixels is shown large.
+    const dot = Math.max(width / shown, Math.min(1.2, (2.6 * width) / shown)) * 1.15;
     if (state.boxes) drawDetections(context, dot);
     if (deformed && state.detection !== null) drawParts(context, dot);
     state.pins.forEach((pin, index) => drawTrace(context, pin, deformed, dot, PIN_COLORS[index]));
@@ -238,7 +241,7 @@
   }
 
   function drawDetections(context, dot) {
-    current().detections.forEach((detection, index) => {
+    detections().forEach((detection, index) => {
       const [x1, y1, x2, y2] = detection.box, chosen = index === state.detection;
       context.lineWidth = dot * (chosen ? 2.5 : 1.2);
       context.strokeStyle = "#000000"; context.strokeRect(x1, y1, x2 - x1, y2 - y1);
@@ -248,7 +251,7 @@
   }
 
   function drawParts(context, dot) {
-    const parts = current().detections[state.detection].parts;
+    const parts = detections()[state.detection].parts;
     if (!parts) return;
     context.lineWidth = dot * 1.5; context.strokeStyle = "#56b4e9";
     const [x1, y1, x2, y2] = parts.region;
@@ -299,10 +302,11 @@
 
   const number = (value, digits = 1) => value.toFixed(digits);
 
-  /** What lies at a place: the smallest detection around it, or background. */
+  /** What lies at a place: the smallest detection around it, or background; null where the model detects nothing at all. */
   function contentAt(x, y) {
+    if (!detects) return null;
     let best = null, least = Infinity;
-    for (const d of current().detections) {
+    for (const d of detections()) {
       const area = (d.box[2] - d.box[0]) * (d.box[3] - d.box[1]);
       if (x >= d.box[0] && x < d.box[2] && y >= d.box[1] && y < d.box[3] && area < least) { best = d; least = area; }
     }
@@ -330,7 +334,7 @@
   let spoken = 0;
   function describe() {
     const f = facts(state);
-    byId("caption-deformable").textContent = `Unit at (${number(f.center[0], 0)}, ${number(f.center[1], 0)}), ${f.content}. ` +
+    byId("caption-deformable").textContent = `Unit at (${number(f.center[0], 0)}, ${number(f.center[1], 0)})${f.content === null ? "" : `, ${f.content}`}. ` +
       `Effective dilation ${number(f.dilation, 2)}, mean offset ${number(f.offset)} px. Receptive field of these taps: ${size(f.deformed)}.`;
     byId("caption-plain").textContent = `Dilation ${number(f.plainDilation, 2)}. Receptive field of these taps: ${size(f.plain)}.`;
     clearTimeout(spoken);
@@ -341,7 +345,7 @@
     byId("pins").hidden = !state.pins.length;
     const rows = state.pins.map((pin, index) => {
       const f = facts(pin), row = document.createElement("tr");
-      const cells = [`(${number(f.center[0], 0)}, ${number(f.center[1], 0)})`, f.content, pin.name, number(f.dilation, 2), number(f.offset),
+      const cells = [`(${number(f.center[0], 0)}, ${number(f.center[1], 0)})`, f.content ?? "", pin.name, number(f.dilation, 2), number(f.offset),
         `${number(f.deformed.width, 0)} x ${number(f.deformed.height, 0)}`, `${number(f.plain.width, 0)} x ${number(f.plain.height, 0)}`];
       const head = document.createElement("th");
       head.scope = "row";
@@ -386,7 +390,7 @@
   }
 
   function listDetections() {
-    const buttons = current().detections.map((d, index) => {
+    const buttons = detections().map((d, index) => {
       const item = document.createElement("li"), button = document.createElement("button");
       button.type = "button";
       button.textContent = `${d.label} ${number(d.score, 2)}`;
@@ -397,14 +401,14 @@
     });
     byId("detection-list").replaceChildren(...buttons);
     byId("detections").hidden = !buttons.length;
-    const parts = current().detections.some((d) => d.parts);
+    const parts = detections().some((d) => d.parts);
     byId("parts-text").hidden = !parts;
   }
 
   function chooseDetection(index) {
     state.detection = index;
     if (index !== null) {
-      const [x1, y1, x2, y2] = current().detections[index].box;
+      const [x1, y1, x2, y2] = detections()[index].box;
       state.unit = nearestUnit(layer(), (x1 + x2) / 2, (y1 + y2) / 2);
     }
     listDetections();
@@ -420,7 +424,7 @@
 
   /** The unit in the middle of the smallest or largest detection, or the one farthest from all of them. */
   function pinExample(kind) {
-    const found = current().detections, own = layer();
+    const found = detections(), own = layer();
     if (kind !== "background") {
       if (!found.length) return;
       const area = (d) => (d.box[2] - d.box[0]) * (d.box[3] - d.box[1]);
@@ -479,6 +483,7 @@
   function setLevels(count) { state.levels = count; fillControls(); draw(); }
 
   function connect() {
+    for (const button of [byId("boxes"), ...document.querySelectorAll("[data-pin]")]) button.hidden = !detects;
     for (const id of ["view-deformable", "view-plain"]) {
       const canvas = byId(id);
       canvas.addEventListener("pointermove", follow);

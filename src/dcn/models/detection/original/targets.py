@@ -11,7 +11,7 @@ from torch import Tensor
 from dcn import boxes
 from dcn.models.detection.shared.anchors import inside
 from dcn.models.detection.shared.fixed_shapes import to_device
-from dcn.models.detection.shared.matcher import IGNORED, NEGATIVE, NOWHERE, match, target_rows
+from dcn.models.detection.shared.matcher import IGNORED, NEGATIVE, NOWHERE, match, overlaps, target_rows
 from dcn.models.detection.shared.sampler import choose, random_keys, sample
 from dcn.models.detection.shared.slots import Slots, joined, slots_of
 from dcn.structures import Target
@@ -103,7 +103,7 @@ def assign_anchors(
     """
     usable = inside(anchors, size) if inside_only else torch.ones_like(anchors[:, 0], dtype=torch.bool)
     chosen = slots_of(usable)
-    overlap = boxes.iou(objects.boxes, chosen.of(anchors, NOWHERE), pixel_offset=1)
+    overlap = overlaps(objects.boxes, chosen.of(anchors, NOWHERE), pixel_offset=1)
     owners = match(overlap, positive_iou=positive_iou, negative_iou=negative_iou, low_quality="keep")
     matched = chosen.spread(owners, len(anchors), IGNORED)
     if samples is None:

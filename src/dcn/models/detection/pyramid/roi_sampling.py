@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dcn import boxes
-from dcn.models.detection.shared.matcher import IGNORED, NOWHERE, LowQuality, match, target_rows
+from dcn.models.detection.shared.matcher import IGNORED, NOWHERE, LowQuality, match, overlaps, target_rows
 from dcn.models.detection.shared.sampler import sample
 from dcn.models.detection.shared.slots import Slots, joined, slots_of
 from dcn.structures import Target
@@ -83,7 +82,7 @@ def sample_rois(
     for index, (proposal, target, filled) in enumerate(zip(proposals, targets, there, strict=True)):
         annotated = target.boxes.to(proposal.dtype)
         matched = match(
-            boxes.iou(annotated, torch.where(filled[:, None], proposal, NOWHERE)),
+            overlaps(annotated, torch.where(filled[:, None], proposal, NOWHERE)),
             positive_iou=positive_iou,
             negative_iou=positive_iou,
             low_quality=low_quality,

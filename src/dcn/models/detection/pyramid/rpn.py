@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dcn import boxes, ops
 from dcn.models.detection.shared.anchors import AnchorShapes, cell_anchors, grid_anchors, inside
-from dcn.models.detection.shared.matcher import IGNORED, NOWHERE, match, target_rows
+from dcn.models.detection.shared.matcher import IGNORED, NOWHERE, match, overlaps, target_rows
 from dcn.models.detection.shared.proposals import Proposals, best_proposals
 from dcn.models.detection.shared.sampler import sample
 from dcn.models.detection.shared.slots import joined, slots_of
@@ -154,7 +154,7 @@ class RPNHead(nn.Module):
         """``[N]``: object of each anchor; ``IGNORED`` where not ``usable``."""
         chosen = slots_of(usable)
         matched = match(
-            boxes.iou(target.boxes.to(anchors.dtype), chosen.of(anchors, NOWHERE)),
+            overlaps(target.boxes.to(anchors.dtype), chosen.of(anchors, NOWHERE)),
             positive_iou=self.positive_iou,
             negative_iou=self.negative_iou,
             low_quality="reassign",
