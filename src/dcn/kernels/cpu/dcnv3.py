@@ -25,7 +25,7 @@ _POINTERS, _FIELDS = struct.Struct("=8Q"), struct.Struct("=Q6q6q4q5qd")
 
 def unsupported(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geometry) -> str | None:
     """Why this call cannot run here, or ``None`` when it can."""
-    if input.device.type != "cpu":
+    if not input.is_cpu:
         return f"the tensors are on {input.device}, the CPU kernels need them on the CPU"
     if input.shape[1] * input.shape[2] >= _MAX_PIXELS:
         return f"an image of {input.shape[1] * input.shape[2]} pixels is too large, the limit is {_MAX_PIXELS}"
