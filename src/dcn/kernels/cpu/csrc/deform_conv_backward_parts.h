@@ -380,12 +380,8 @@ class BackwardParts {
     }
 
     void weight_gradient(const ChannelBlock& b, const T* gradient, int64_t pixels, const T* columns) {
-        if (depthwise_) {
-            kernels_.depthwise_weight(pixels, g_.taps, b.channels, gradient, gradient_row_, columns, columns_row_,
-                                      b.channels, weight_sums(b.first, b), b.channels);
-            return;
-        }
         const int64_t all = b.per_group * g_.taps;
+        if (depthwise_) return weight_gradient(b, {0, 0, 1, 0, all}, gradient, pixels, columns);
         for (int64_t group = 0; group < b.groups; ++group) {
             weight_gradient(b, {group, 0, g_.group_outputs, 0, all}, gradient, pixels, columns);
         }
@@ -393,6 +389,12 @@ class BackwardParts {
 
     void weight_gradient(const ChannelBlock& b, const WeightRun& run, const T* gradient, int64_t pixels,
                          const T* columns) {
+        if (depthwise_) {  // the columns of a run are taps
+            kernels_.depthwise_weight(pixels, run.columns, b.channels, gradient, gradient_row_,
+                                      columns + run.column * b.channels, columns_row_, b.channels,
+                                      weight_sums(b.first, b) + run.column * b.channels, b.channels);
+            return;
+        }
         const int64_t output = run.group * g_.group_outputs + run.output;
         gemm_.multiply(run.outputs, run.columns, pixels, gradient + output, 1, gradient_row_,
                        columns + run.group * b.per_group * g_.taps + run.column, gemm_.panel, columns_row_,
