@@ -224,3 +224,21 @@ def test_boxes_have_no_second_derivative_either(name: str) -> None:
     by_map, by_boxes = torch.autograd.grad(first.square().sum(), leaves[:2], allow_unused=True)
     assert by_map.any()
     assert by_boxes is None or not by_boxes.any()
+
+
+def test_a_tensor_that_outlived_its_transform_counts() -> None:
+    """torch.func wraps its arguments; a wrapper that is kept is a tensor without memory of its own."""
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x.sum()
+
+    torch.func.grad(keep)(_map())
+    offset = torch.randn(2, 18, 4, 4, requires_grad=True)
+    weight = torch.randn(3, 4, 3, 3)
+    results = []
+    for x in (kept[0], kept[0].clone().detach()):
+        output = deform_conv2d(x, offset, weight, backend="cpu")
+        results.append((output, *torch.autograd.grad(output.sum(), offset)))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

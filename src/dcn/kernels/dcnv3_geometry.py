@@ -9,7 +9,7 @@ offsets, then its ``K`` masks. To a backend that means other distances between n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from torch.nn.functional import pad
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
-class Geometry:
+class Geometry(NamedTuple):
     """The options of one call; pairs are ``(y, x)``.
 
     Attributes:

@@ -53,6 +53,9 @@ def choose(table: Table, backend: str | None, *args: Any, **call: Any) -> Module
     Raises:
         ValueError: the backend that was named is unknown or cannot compute this call (with its reason), or none can.
     """
+    for name, module in table:  # named and able, without what an error needs
+        if name == backend and module.unsupported(*args, **call) is None:
+            return module
     named = _named(table, backend)
     reasons = []
     for name, module in table:

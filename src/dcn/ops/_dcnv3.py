@@ -120,9 +120,12 @@ _kept_options = functools.lru_cache(1024, typed=True)(_checked_options)
 
 def check_kinds(input: Tensor, **others: Tensor) -> None:
     """Refuse types that are not computed, and tensors of offsets or masks that do not go with ``input``."""
-    checks.floating("input", input)
+    dtype, device = input.dtype, input.device
+    if dtype not in checks.FLOATS:
+        checks.floating("input", input)
     for name, value in others.items():
-        checks.beside(name, value, input, or_float32=True)
+        if value.dtype != dtype or value.device != device:
+            checks.beside(name, value, input, or_float32=True)
 
 
 def check_input(input: Sequence[int], geometry: Geometry) -> Pair:

@@ -73,3 +73,19 @@ def test_the_backward_pass_is_shared_as_evenly(name: str) -> None:
 def test_depthwise_layers_are_shared_evenly_too(name: str) -> None:
     """A small map of many channels is the least even: to share them, its samples are prepared again."""
     assert max(_over_mean(LAYERS[name], True, list(range(1, 65)))) < 1.1
+
+
+ROUNDS_OF_FOUR = range(1, 5)
+"""Threads that are no more than the blocks of 16 channels at a time: four of 64 channels, or as few as memory leaves."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_depthwise_blocks_become_chains_where_they_do_not_come_out_even(name: str) -> None:
+    """Three threads and four blocks: a thread without a block takes the next tiles of one that rests."""
+    assert max(_over_mean(LAYERS[name], True, list(ROUNDS_OF_FOUR), backward=True)) < 1.1
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_more_threads_than_depthwise_blocks_divide_them_before_they_cost_twice_the_mean(name: str) -> None:
+    """To divide a block finely takes 1.5 to 1.7 times as long, so up to there a thread may rest instead."""
+    assert max(_over_mean(LAYERS[name], True, list(range(5, 65)), backward=True)) < 1.75

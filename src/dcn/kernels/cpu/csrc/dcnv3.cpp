@@ -2,7 +2,8 @@
 //
 // Forward and the gradients of offsets and masks: a task is a block of locations, which writes what is its own. The
 // gradient of the map: a task is a group of an image, or a stripe of its rows where there are fewer groups than threads
-// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads.
+// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads. In a
+// small call of one thread the same walk takes the gradients of offsets and masks along.
 #include "dcnv3.h"
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "integers.h"
 #include "parallel.h"
 #include "status.h"
+#include "touch.h"
 
 namespace dcn {
 namespace {
@@ -51,8 +53,8 @@ class Arrays {
     Arrays(int64_t room, int64_t depth) : reals_(13 * room + slack), wholes_(2 * room), zeros_(depth), waste_(4 * depth) {
         T* at = reals_.data();
         const auto next = [&] { return std::exchange(at, at + room); };
-        taps = {next(), next(), next(), next(), next(), {next(), next(), next(), next()},
-                at, wholes_.data(), wholes_.data() + room, zeros_.data(), waste_.data(), depth};
+        taps = {next(), next(), next(), next(), next(), std::exchange(at, at + 4 * room), at, wholes_.data(),
+                wholes_.data() + room, zeros_.data(), waste_.data(), depth};
     }
     DcnV3Taps<T> taps;
 
@@ -63,6 +65,31 @@ class Arrays {
     std::vector<int32_t> wholes_;
     std::vector<T> zeros_, waste_;
 };
+
+// Bytes of the tensors that a call reads.
+struct Bytes {
+    int64_t input, offset, mask, grad;
+
+    explicit Bytes(const DcnV3Call& call) {
+        const int64_t locations = call.batch * call.out[0] * call.out[1];
+        input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);
+        offset = locations * call.offset_row * size_of(call.offset_dtype);
+        const bool apart = call.mask_group == call.taps;  // else masks lie between the offsets
+        mask = apart ? locations * call.mask_row * size_of(call.mask_dtype) : 0;
+        grad = call.grad_output ? locations * call.channels * size_of(call.dtype) : 0;
+    }
+    bool small() const { return input + offset + mask + grad <= touch_bytes; }
+};
+
+// Brings what a small call reads into the cache.
+void touch_inputs(const DcnV3Call& call) {
+    const Bytes bytes(call);
+    if (!bytes.small()) return;
+    touch(call.input, bytes.input);
+    touch(call.offset, bytes.offset);
+    touch(call.mask, bytes.mask);
+    touch(call.grad_output, bytes.grad);
+}
 
 // How a call is cut into blocks of about `block_taps` taps: runs of groups and, where all fit, runs of locations.
 struct Blocks {
@@ -137,27 +164,35 @@ void forward(const DcnV3Call& call) {
     });
 }
 
+// Products of the gradient of the output and the map, per tap and corner of a block.
 template <class S>
-void backward_places(const DcnV3Call& call) {
-    using T = typename Compute<S>::type;
+void dots_of(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<typename Compute<S>::type>& taps) {
     const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
-    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
-        placing<T>().read(call, block, taps);
-        placing<T>().corners(call, block, taps, false);
-        const S* image = static_cast<const S*>(call.input) + block.image * call.height * row;
-        const auto dots = loops<S>().dots;
-        each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
-            dots(image + channel, call.channels, row, taps, tap, call.taps, depth,
-                 static_cast<const S*>(call.grad_output) + location + channel);
-        });
-        placing<T>().gradients(call, block, taps);
+    const S* image = static_cast<const S*>(call.input) + block.image * call.height * row;
+    const auto dots = loops<S>().dots;
+    each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
+        dots(image + channel, call.channels, row, taps, tap, call.taps, depth,
+             static_cast<const S*>(call.grad_output) + location + channel);
     });
 }
 
 template <class S>
-void backward_input(const DcnV3Call& call) {
+void backward_places(const DcnV3Call& call) {
+    using T = typename Compute<S>::type;
+    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
+        placing<T>().read(call, block, taps);
+        placing<T>().corners(call, block, taps, false);
+        dots_of<S>(call, block, taps);
+        placing<T>().gradients(call, block, taps);
+    });
+}
+
+// With `together` also the gradients of offsets and masks; a task then must be a whole map, as with one thread.
+template <class S>
+void backward_input(const DcnV3Call& call, bool together) {
     using T = typename Compute<S>::type;
     const int64_t depth = call.channels / call.groups, pairs = call.batch * call.groups;
+    if (!pairs) return;
     if (!pairs) return;
     // Two tasks per thread at least. The sums of all threads together then take at most half of the map in T.
     const int64_t stripes = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? call.height : 1);
@@ -179,10 +214,12 @@ void backward_input(const DcnV3Call& call) {
             block.row_end = static_cast<int32_t>(end);
             placing<T>().read(call, block, taps);
             placing<T>().corners(call, block, taps, true);
+            if (together) dots_of<S>(call, block, taps);
             each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
                 scatter(sum.data() - first * row, depth, row, taps, tap, call.taps, depth,
                         static_cast<const S*>(call.grad_output) + location + channel);
             });
+            if (together) placing<T>().gradients(call, block, taps);
         }
         S* to = static_cast<S*>(call.grad_input) + (image * call.height + first) * call.width * call.channels;
         loops<S>().put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
@@ -191,8 +228,10 @@ void backward_input(const DcnV3Call& call) {
 
 template <class S>
 void backward(const DcnV3Call& call) {
-    if (call.grad_offset || call.grad_mask) backward_places<S>(call);
-    if (call.grad_input) backward_input<S>(call);
+    const bool places = call.grad_offset || call.grad_mask;
+    const bool together = places && call.grad_input && call.threads == 1 && Bytes(call).small();
+    if (places && !together) backward_places<S>(call);
+    if (call.grad_input) backward_input<S>(call, together);
 }
 
 // Products of a sample and a channel that are worth a thread: about 100 us. To wake one for less costs more.
@@ -204,6 +243,7 @@ int typed(DcnV3Call call, F&& body) {
     const int64_t work = call.batch * call.out[0] * call.out[1] * call.channels * call.taps;
     call.threads = std::clamp<int64_t>(work / thread_work, 1, call.threads);
     return dcn_guard([&] {
+        touch_inputs(call);
         for_type(call.dtype, [&](auto type) { body(call, type); });
     });
 }

@@ -39,7 +39,7 @@ struct DcnV3Taps {
     T *x, *y;              // position
     T* mask;               // normalised where the call asks for it
     T *along_x, *along_y;  // way from the corner at or below the position to the next one, 0 to 1
-    T* weight[4];          // of the corners (low, low), (low, high x), (high y, low), (high, high), times the mask
+    T* weight;             // [taps, 4] of the corners (low, low), (low, high x), (high y, low), (high, high), * mask
     T* dot;                // [taps, 4] sums over channels of gradient * value of the corners that count
     int32_t* pixel;        // row * W + column of the corner (low, low)
     int32_t* inside;       // bits 0 to 3: the corner counts; 0 for a tap outside the map
@@ -55,7 +55,7 @@ struct DcnV3Placing {
     void (*read)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&);
     // From x and y: along_x, along_y, pixel, inside; with `weights` also weight.
     void (*corners)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&, bool weights);
-    // From dot: gradients of offsets and masks, written to the call's tensors; x, y and weight[0] are overwritten.
+    // From dot: gradients of offsets and masks, written to the call's tensors; x, y and weight are overwritten.
     void (*gradients)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&);
 };
 

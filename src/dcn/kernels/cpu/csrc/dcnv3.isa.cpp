@@ -8,22 +8,58 @@
 namespace dcn::DCN_ISA {
 namespace {
 
-// Where the four corners lie relative to the first, in bytes.
-struct Corners {
-    int64_t at[4];
-    Corners(int64_t step, int64_t row, int64_t size) : at{0, step * size, row * size, (row + step) * size} {}
-
-    // Corner i of a tap whose first corner is `bytes` behind `data`, or `instead` where it does not count. Without a
-    // branch: on a map of 14 x 14 with offsets of 2 pixels every third tap was guessed wrong, which took longer than
-    // all sums. With `Whole` every corner counts.
-    template <bool Whole, class S>
-    S* pick(S* data, int64_t bytes, int i, int32_t inside, S* instead) const {
-        const uintptr_t counts = -static_cast<uintptr_t>(inside >> i & 1), other = reinterpret_cast<uintptr_t>(instead);
-        const uintptr_t wanted = reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes + at[i]);
-        if constexpr (Whole) return reinterpret_cast<S*>(wanted);
-        return reinterpret_cast<S*>(other + ((wanted - other) & counts));
+// Where the corners of a tap lie in `data`, whose pixels are `step` and whose rows are `row` elements apart; corner i that
+// does not count lies at `instead + i * apart`. Without a branch: on a map of 14 x 14 with offsets of 2 pixels every
+// third tap was guessed wrong, which took longer than all sums. All four at once, as a vector of addresses.
+template <class S>
+class Corners {
+   public:
+    Corners(S* data, int64_t step, int64_t row, S* instead, int64_t apart) : bytes_(step * size), other_(four(instead)) {
+        first_ = four(data) + Four{0, step * size, row * size, (row + step) * size};
+        other_ += Four{0, apart * size, 2 * apart * size, 3 * apart * size};
+        way_ = first_ - other_;
     }
+
+    // The same for the channels from c on.
+    Corners from(int64_t c) const {
+        Corners moved = *this;
+        moved.first_ += c * size;
+        moved.other_ += c * size;
+        return moved;
+    }
+
+    // Of a tap whose first corner is at `pixel`; with `Whole` every corner counts.
+    template <bool Whole>
+    void of(int32_t pixel, int32_t inside, S** corner) const {
+        const int64_t bytes = pixel * bytes_;
+        Four at;
+        if constexpr (Whole) {
+            at = first_ + bytes;
+        } else {
+            at = other_ + ((way_ + bytes) & counted[inside]);
+        }
+        __builtin_memcpy(corner, &at, sizeof at);
+    }
+
+   private:
+    typedef int64_t Four __attribute__((vector_size(32)));
+    static constexpr int64_t size = sizeof(S);
+
+    static Four four(S* at) {
+        const int64_t one = static_cast<int64_t>(reinterpret_cast<intptr_t>(at));
+        return Four{one, one, one, one};
+    }
+
+    // Lane i of entry b: all bits where bit i of b is set.
+    static constexpr Four counted[16] = {
+        {0, 0, 0, 0},   {-1, 0, 0, 0},   {0, -1, 0, 0},   {-1, -1, 0, 0},  {0, 0, -1, 0},  {-1, 0, -1, 0},
+        {0, -1, -1, 0}, {-1, -1, -1, 0}, {0, 0, 0, -1},   {-1, 0, 0, -1},  {0, -1, 0, -1}, {-1, -1, 0, -1},
+        {0, 0, -1, -1}, {-1, 0, -1, -1}, {0, -1, -1, -1}, {-1, -1, -1, -1}};
+
+    int64_t bytes_;
+    Four first_, other_, way_;
 };
+static_assert(sizeof(void*) == 8, "addresses are lanes of 64 bits");
 
 // Whether all corners of `count` taps count.
 inline bool all_inside(const int32_t* inside, int64_t count) {
@@ -34,11 +70,10 @@ inline bool all_inside(const int32_t* inside, int64_t count) {
 
 // One run of channels of all taps: `V` whole vectors or, where V is 0, the first `part` lanes of one.
 template <class S, int V, bool Whole>
-inline void sum_run(const S* data, const Corners& corner, int64_t step, const DcnV3Taps<Wide<S>>& taps, int64_t tap,
-                    int64_t count, int part, S* output) {
+inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
+                    int part, S* output) {
     using T = Wide<S>;
     constexpr int n = lanes<T>, vectors = V ? V : 1;
-    const S* zeros = reinterpret_cast<const S*>(taps.zeros);
     const auto value = [&](const S* from, int v) {
         if constexpr (V != 0) {
             return load_wide(from + v * n);
@@ -47,13 +82,13 @@ inline void sum_run(const S* data, const Corners& corner, int64_t step, const Dc
         }
     };
     Vec<T> upper[vectors] = {}, lower[vectors] = {};
+    const int32_t* pixel = taps.pixel;
+    const int32_t* inside = taps.inside;
+    const T* weight = taps.weight;
     for (int64_t k = tap; k < tap + count; ++k) {
-        const int32_t inside = taps.inside[k];
-        const int64_t bytes = taps.pixel[k] * step * static_cast<int64_t>(sizeof(S));
         const S* from[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) from[i] = corner.pick<Whole>(data, bytes, i, inside, zeros);
-        const T w0 = taps.weight[0][k], w1 = taps.weight[1][k], w2 = taps.weight[2][k], w3 = taps.weight[3][k];
+        corners.template of<Whole>(pixel[k], inside[k], from);
+        const T w0 = weight[4 * k], w1 = weight[4 * k + 1], w2 = weight[4 * k + 2], w3 = weight[4 * k + 3];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
             upper[v] += w0 * value(from[0], v);
@@ -67,11 +102,11 @@ inline void sum_run(const S* data, const Corners& corner, int64_t step, const Dc
 }
 
 template <class S, bool Whole>
-void sum_runs(const S* data, const Corners& corner, int64_t step, const DcnV3Taps<Wide<S>>& taps, int64_t tap,
-              int64_t count, int64_t channels, S* output) {
+void sum_runs(const Corners<const S>& corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
+              int64_t channels, S* output) {
     constexpr int n = lanes<Wide<S>>;
     const auto run = [&](auto vectors, int64_t c, int part) {
-        sum_run<S, decltype(vectors)::value, Whole>(data + c, corner, step, taps, tap, count, part, output + c);
+        sum_run<S, decltype(vectors)::value, Whole>(corners.from(c), taps, tap, count, part, output + c);
     };
     int64_t c = 0;
     for (; c + 4 * n <= channels; c += 4 * n) run(std::integral_constant<int, 4>{}, c, 0);
@@ -84,11 +119,11 @@ void sum_runs(const S* data, const Corners& corner, int64_t step, const DcnV3Tap
 template <class S>
 void sum(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
          int64_t channels, S* output) {
-    const Corners corner(step, row, sizeof(S));
+    const Corners<const S> corners(data, step, row, reinterpret_cast<const S*>(taps.zeros), 0);
     if (all_inside(taps.inside + tap, count)) {
-        sum_runs<S, true>(data, corner, step, taps, tap, count, channels, output);
+        sum_runs<S, true>(corners, taps, tap, count, channels, output);
     } else {
-        sum_runs<S, false>(data, corner, step, taps, tap, count, channels, output);
+        sum_runs<S, false>(corners, taps, tap, count, channels, output);
     }
 }
 
@@ -133,9 +168,7 @@ template <class S, bool Whole>
 struct Dots {
     using T = Wide<S>;
     static constexpr int n = lanes<T>;
-    const S* data;
-    const Corners& corner;
-    int64_t step;
+    const Corners<const S> corners;
     const DcnV3Taps<T>& taps;
     int64_t end, channels;
     const S* grad;
@@ -143,12 +176,8 @@ struct Dots {
     Products<S> products(int64_t k) const {
         Products<S> result;
         if (k >= end) return result;
-        const int64_t bytes = taps.pixel[k] * step * static_cast<int64_t>(sizeof(S));
         const S* from[4];
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-            from[i] = corner.pick<Whole>(data, bytes, i, taps.inside[k], reinterpret_cast<const S*>(taps.zeros));
-        }
+        corners.template of<Whole>(taps.pixel[k], taps.inside[k], from);
         result.add(from, channels, grad);
         return result;
     }
@@ -181,17 +210,17 @@ struct Dots {
 template <class S>
 void dots(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
           int64_t channels, const S* grad) {
-    const Corners corner(step, row, sizeof(S));
+    const Corners<const S> corners(data, step, row, reinterpret_cast<const S*>(taps.zeros), 0);
     if (all_inside(taps.inside + tap, count)) {
-        Dots<S, true>{data, corner, step, taps, tap + count, channels, grad}.all(tap);
+        Dots<S, true>{corners, taps, tap + count, channels, grad}.all(tap);
     } else {
-        Dots<S, false>{data, corner, step, taps, tap + count, channels, grad}.all(tap);
+        Dots<S, false>{corners, taps, tap + count, channels, grad}.all(tap);
     }
 }
 
 template <class S, int V, bool Whole>
-inline void scatter_run(Wide<S>* data, const Corners& corner, int64_t step, const DcnV3Taps<Wide<S>>& taps,
-                        int64_t tap, int64_t count, int part, const S* grad) {
+inline void scatter_run(const Corners<Wide<S>> corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
+                        int part, const S* grad) {
     using T = Wide<S>;
     constexpr int n = lanes<T>, vectors = V ? V : 1;
     Vec<T> g[vectors];
@@ -215,21 +244,19 @@ inline void scatter_run(Wide<S>* data, const Corners& corner, int64_t step, cons
     for (int64_t k = tap; k < tap + count; ++k) {
         // Four additions nobody reads take longer than a wrong guess here; where values are only read, not.
         if (!Whole && !taps.inside[k]) continue;
-        const int64_t bytes = taps.pixel[k] * step * static_cast<int64_t>(sizeof(T));
+        T* to[4];
+        corners.template of<Whole>(taps.pixel[k], taps.inside[k], to);
 #pragma GCC unroll 4
-        for (int c = 0; c < 4; ++c) {
-            // A corner that does not count has a place of its own: writing all to one would wait for each before.
-            add(corner.pick<Whole>(data, bytes, c, taps.inside[k], taps.waste + c * taps.depth), taps.weight[c][k]);
-        }
+        for (int c = 0; c < 4; ++c) add(to[c], taps.weight[4 * k + c]);
     }
 }
 
 template <class S, bool Whole>
-void scatter_runs(Wide<S>* data, const Corners& corner, int64_t step, const DcnV3Taps<Wide<S>>& taps, int64_t tap,
-                  int64_t count, int64_t channels, const S* grad) {
+void scatter_runs(const Corners<Wide<S>>& corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
+                  int64_t channels, const S* grad) {
     constexpr int n = lanes<Wide<S>>;
     const auto run = [&](auto vectors, int64_t c, int part) {
-        scatter_run<S, decltype(vectors)::value, Whole>(data + c, corner, step, taps, tap, count, part, grad + c);
+        scatter_run<S, decltype(vectors)::value, Whole>(corners.from(c), taps, tap, count, part, grad + c);
     };
     int64_t c = 0;
     for (; c + 4 * n <= channels; c += 4 * n) run(std::integral_constant<int, 4>{}, c, 0);
@@ -242,11 +269,12 @@ void scatter_runs(Wide<S>* data, const Corners& corner, int64_t step, const DcnV
 template <class S>
 void scatter(Wide<S>* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
              int64_t channels, const S* grad) {
-    const Corners corner(step, row, sizeof(Wide<S>));
+    // A corner that does not count has a place of its own: writing all to one would wait for each before.
+    const Corners<Wide<S>> corners(data, step, row, taps.waste, taps.depth);
     if (all_inside(taps.inside + tap, count)) {
-        scatter_runs<S, true>(data, corner, step, taps, tap, count, channels, grad);
+        scatter_runs<S, true>(corners, taps, tap, count, channels, grad);
     } else {
-        scatter_runs<S, false>(data, corner, step, taps, tap, count, channels, grad);
+        scatter_runs<S, false>(corners, taps, tap, count, channels, grad);
     }
 }
 

@@ -130,19 +130,16 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
     }
     if (!weights) return;
     const T* __restrict mask = taps.mask;
-    T* __restrict weight0 = taps.weight[0];
-    T* __restrict weight1 = taps.weight[1];
-    T* __restrict weight2 = taps.weight[2];
-    T* __restrict weight3 = taps.weight[3];
+    T* __restrict weight = taps.weight;
     DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         // Exactly 0 where a corner does not count: the mask may be infinite.
         const T fx = along_x[i], fy = along_y[i], m = mask[i];
         const T w0 = (1 - fy) * (1 - fx) * m, w1 = (1 - fy) * fx * m, w2 = fy * (1 - fx) * m, w3 = fy * fx * m;
-        weight0[i] = inside[i] & 1 ? w0 : T(0);
-        weight1[i] = inside[i] & 2 ? w1 : T(0);
-        weight2[i] = inside[i] & 4 ? w2 : T(0);
-        weight3[i] = inside[i] & 8 ? w3 : T(0);
+        weight[4 * i] = inside[i] & 1 ? w0 : T(0);
+        weight[4 * i + 1] = inside[i] & 2 ? w1 : T(0);
+        weight[4 * i + 2] = inside[i] & 4 ? w2 : T(0);
+        weight[4 * i + 3] = inside[i] & 8 ? w3 : T(0);
     }
 }
 
@@ -162,7 +159,7 @@ void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
     const T scale = static_cast<T>(call.offset_scale);
     T* __restrict by_x = taps.x;
     T* __restrict by_y = taps.y;
-    T* __restrict by_mask = taps.weight[0];
+    T* __restrict by_mask = taps.weight;
     const T* __restrict dot = taps.dot;
     const T* __restrict along_x = taps.along_x;
     const T* __restrict along_y = taps.along_y;
@@ -208,7 +205,7 @@ template <class T>
 void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
     const int64_t count = call.taps, locations = call.out[0] * call.out[1], rows = block.count * block.groups;
     slopes(call, taps, rows * count);
-    if (call.softmax) through_softmax(taps.mask, taps.weight[0], taps.weight[1], rows, count);
+    if (call.softmax) through_softmax(taps.mask, taps.weight, taps.weight + rows * count, rows, count);
     const auto each = [&](int64_t row, int64_t group, auto* to, auto&& body) {
         int64_t at = 0;
         for (int64_t location = block.first; location < block.first + block.count; ++location) {
@@ -231,7 +228,7 @@ void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T
         typed<T>(call.grad_mask, call.mask_dtype, [&](const auto* grad) {
             auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(grad)>>*>(grad);
             each(call.mask_row, call.mask_group, to, [&](auto* one, int64_t at) {
-                for (int64_t k = 0; k < count; ++k) put(taps.weight[0][at + k], one[k]);
+                for (int64_t k = 0; k < count; ++k) put(taps.weight[at + k], one[k]);
             });
         });
     }

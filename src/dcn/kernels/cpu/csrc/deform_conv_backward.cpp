@@ -7,10 +7,11 @@
 // Input and input gradient are held in windows of rows with channels innermost. When memory asks for it the blocks are
 // worked off in several rounds.
 //
-// Step 2 of a block is one task where the threads share the blocks evenly. Else it is divided finely, in two loops: the
-// columns of a few blocks and tiles are kept, made by parts of a tile; then each task adds what one stripe of pixels of
-// the input gets, or makes some rows and columns of the weight gradient. The sums are the same, in the same order. It
-// is only done where it is needed: the corners are sorted and visited twice.
+// Step 2 of a block is one task where the threads share the blocks evenly. Where they do not, but are no more than the
+// blocks, it is a chain of tasks, some tiles each. Else it is divided finely, in two loops: the columns of a few blocks
+// and tiles are kept, made by parts of a tile; then each task adds what one stripe of pixels of the input gets, or makes
+// some rows and columns of the weight gradient. The sums are the same, in the same order. It is only done where it is
+// needed: the corners are sorted and visited twice.
 #include "deform_conv_backward_parts.h"
 
 #include "deform_conv_pass.h"
@@ -92,13 +93,28 @@ class Backward : BackwardParts<S> {
     using Parts::reserve;
 
    private:
+    // 100 times what equal tasks take, in tasks of one thread.
+    int64_t time_of(int64_t tasks) const { return 100 * ceil_div(tasks, threads()) * threads(); }
+
+    // Into how many tasks each of `blocks` blocks is divided along the tiles of a band: the fewest that come out even.
+    int64_t links(int64_t blocks, int64_t tiles) const {
+        constexpr int64_t most = 16;
+        int64_t best = 1;
+        if (threads() > blocks) return best;  // the links of a chain follow each other
+        for (int64_t one = 1; one <= std::min(most, tiles); ++one) {
+            if (time_of(blocks * one) * best < time_of(blocks * best) * one) best = one;
+            if (time_of(blocks * best) <= 103 * blocks * best) break;
+        }
+        return best;
+    }
+
     // How finely step 2 is divided, for bands of `lines` lines.
     void divide(int64_t lines) {
-        // The same work takes 1.04 times as long with 512 channels, 1.3 times with 64, up to 2 times where it is
+        // The same work takes 1.04 times as long with 512 channels, 1.3 times with 64, 1.5 to 1.7 times where it is
         // depthwise and 2.7 times with 16 outputs.
-        const int64_t turns = ceil_div(round_blocks_, threads());
-        const int64_t percent = depthwise_ ? 200 : g_.group_outputs < 32 ? 270 : 110;
-        if (threads() <= 2 || 100 * turns * threads() <= percent * round_blocks_ || g_.taps >= most_taps) return;
+        const int64_t tasks = round_blocks_ * links(round_blocks_, lines * g_.column_strips);
+        const int64_t percent = depthwise_ ? 160 : g_.group_outputs < 32 ? 270 : 110;
+        if (threads() <= 2 || time_of(tasks) <= percent * tasks || g_.taps >= most_taps) return;
         // With many threads larger bands, so that the steps that are divided by tiles and rows have enough of them.
         band_factor_ = std::clamp<int64_t>(threads() / 8, 1, 4);
         const int64_t tiles = lines * band_factor_ * g_.column_strips;
@@ -182,24 +198,34 @@ class Backward : BackwardParts<S> {
         });
     }
 
-    // A block is one task.
+    // A block is a chain of tasks, usually of one.
     template <class Team>
     void run_blocks(Team& team, const Round& round, const Tiles& tiles, const Rows& rows) {
-        const auto run = [&](int64_t i, int worker) {
+        const int64_t blocks = round.last - round.first, parts = links(blocks, tiles.count);
+        DcnChains chains(blocks, parts);
+        const auto first_of = [&](int64_t part) { return part * tiles.count / parts; };
+        const auto run = [&](int64_t i, int64_t part, int worker) {
             const ChannelBlock& b = block(round.first + i);
             const Scratch& scratch = threads_[static_cast<size_t>(worker)];
             const Columns columns{workspace_.at(scratch.columns), workspace_.at(scratch.column_gradient)};
-            if (!direct_) this->load_rows(round.first + i, i, rows.load, rows.load_end);
-            for (int64_t k = 0; k < tiles.count; ++k) {
+            if (!direct_ && part == 0) this->load_rows(round.first + i, i, rows.load, rows.load_end);
+            for (int64_t k = first_of(part); k < first_of(part + 1); ++k) {
                 const Part all{k, 0, g_.tile(tiles.first + k).pixels()};
                 run_part(round, i, tiles.first, all, columns, true, worker);
                 if (call_.grad_weight) weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
             }
-            if (!direct_ && call_.grad_input) this->flush_rows(round.first + i, i, rows.flush, rows.flush_end);
+            if (!direct_ && call_.grad_input && part + 1 == parts) {
+                this->flush_rows(round.first + i, i, rows.flush, rows.flush_end);
+            }
         };
-        team.loop(round.last - round.first, run, [&](int64_t i) {
-            const int64_t pixels = tiles.count * g_.tile_rows * g_.tile_columns;
-            return block(round.first + i).channels * g_.taps * pixels * (2 * g_.group_outputs + 6 * g_.corners);
+        const auto next = [&](int64_t, int worker) {
+            chains.next([&](int64_t i, int64_t part) { run(i, part, worker); });
+        };
+        team.loop(blocks * parts, next, [&](int64_t task) {
+            const int64_t part = task / blocks, count = first_of(part + 1) - first_of(part);
+            const int64_t pixels = count * g_.tile_rows * g_.tile_columns;
+            const int64_t channels = block(round.first + task % blocks).channels;
+            return channels * g_.taps * pixels * (2 * g_.group_outputs + 6 * g_.corners);
         });
     }
 
@@ -271,7 +297,7 @@ class Backward : BackwardParts<S> {
         std::vector<Use> result;
         for (int64_t i = chunk.block; i < chunk.block + chunk.blocks && call_.grad_weight; ++i) {
             const ChannelBlock& b = block(round.first + i);
-            const int64_t all = b.per_group * g_.taps, panel = depthwise_ ? all : gemm_.panel;
+            const int64_t all = b.per_group * g_.taps, panel = depthwise_ ? 1 : gemm_.panel;
             for (int64_t group = 0; group < (depthwise_ ? 1 : b.groups); ++group) {
                 for (int64_t o = 0; o < g_.group_outputs; o += weight_outputs_) {
                     const int64_t rows = std::min(weight_outputs_, g_.group_outputs - o);
@@ -298,8 +324,6 @@ class Backward : BackwardParts<S> {
                 const Columns columns = slot(chunk, one.i, k);
                 if (one.stripe >= 0) {
                     this->scatter(round, one.i, first_tile, k, one.stripe, columns, worker);
-                } else if (depthwise_) {
-                    weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
                 } else {
                     weight_gradient(b, one.run, gradient_of(round, b, all), all.count, columns.values);
                 }

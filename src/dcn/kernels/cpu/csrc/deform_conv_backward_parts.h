@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "corner_lists.h"
 #include "deform_conv.h"
 #include "gemm.h"
 #include "integers.h"
@@ -64,11 +65,6 @@ class BackwardParts {
     // A run of the rows and columns of the products that are the weight gradient of one convolution group.
     struct WeightRun {
         int64_t group, output, outputs, column, columns;
-    };
-
-    // The corners of the samples of a tile by the stripe of the input they lie in: tap << 10 | pixel << 3 | corner.
-    struct CornerRoom {
-        Room<int32_t> list, start;  // [corners * taps * room], [stripes + 1]
     };
 
     const ChannelBlock& block(int64_t i) const { return blocks_[static_cast<size_t>(i)]; }
@@ -226,33 +222,10 @@ class BackwardParts {
         for (int64_t q = first; q < first + offset_groups(round); ++q) {
             SamplingPlan<T> plan = plan_of(round, {i, 0, tile.pixels()}, q);
             threads_[static_cast<size_t>(worker)].planner.run(workspace_, g_, kernels_, tile, q, slots, false, plan);
-            if (stripes_) sort_corners(plan, corners_[plan_index(round, i, q)]);
+            if (!stripes_) continue;
+            const CornerRoom& room = corners_[plan_index(round, i, q)];
+            sort_corners(plan, stripes_, workspace_.at(room.list), workspace_.at(room.start));
         }
-    }
-
-    // Stripes, a power of two, are dealt out in runs of 8 pixels: each has about as many corners as any other. A stripe
-    // keeps the order of the taps, pixels and corners: an element of the gradient sums up as it does without stripes.
-    int64_t stripe(int32_t pixel) const { return pixel >> 3 & (stripes_ - 1); }
-
-    void sort_corners(const SamplingPlan<T>& plan, const CornerRoom& room) const {
-        int32_t* start = workspace_.at(room.start);
-        int32_t* list = workspace_.at(room.list);
-        const auto each = [&](auto&& body) {
-            for (int64_t t = 0; t < g_.taps; ++t) {
-                for (int64_t p = 0; p < plan.pixels; ++p) {
-                    for (int64_t j = 0; j < g_.corners; ++j) {
-                        const int32_t pixel = plan.index[j * plane_ + t * g_.room + p];
-                        if (pixel >= 0) body(stripe(pixel), static_cast<int32_t>(t << 10 | p << 3 | j));
-                    }
-                }
-            }
-        };
-        std::fill_n(start, stripes_ + 1, 0);
-        each([&](int64_t s, int32_t) { ++start[s + 1]; });
-        for (int64_t s = 0; s < stripes_; ++s) start[s + 1] += start[s];
-        each([&](int64_t s, int32_t corner) { list[start[s]++] = corner; });
-        for (int64_t s = stripes_; s > 0; --s) start[s] = start[s - 1];
-        start[0] = 0;
     }
 
     // Adds to the input gradient what one stripe gets from a tile of block i.
@@ -380,12 +353,8 @@ class BackwardParts {
     }
 
     void weight_gradient(const ChannelBlock& b, const T* gradient, int64_t pixels, const T* columns) {
-        if (depthwise_) {
-            kernels_.depthwise_weight(pixels, g_.taps, b.channels, gradient, gradient_row_, columns, columns_row_,
-                                      b.channels, weight_sums(b.first, b), b.channels);
-            return;
-        }
         const int64_t all = b.per_group * g_.taps;
+        if (depthwise_) return weight_gradient(b, {0, 0, 1, 0, all}, gradient, pixels, columns);
         for (int64_t group = 0; group < b.groups; ++group) {
             weight_gradient(b, {group, 0, g_.group_outputs, 0, all}, gradient, pixels, columns);
         }
@@ -393,6 +362,12 @@ class BackwardParts {
 
     void weight_gradient(const ChannelBlock& b, const WeightRun& run, const T* gradient, int64_t pixels,
                          const T* columns) {
+        if (depthwise_) {  // columns of a run are taps
+            kernels_.depthwise_weight(pixels, run.columns, b.channels, gradient, gradient_row_,
+                                      columns + run.column * b.channels, columns_row_, b.channels,
+                                      weight_sums(b.first, b) + run.column * b.channels, b.channels);
+            return;
+        }
         const int64_t output = run.group * g_.group_outputs + run.output;
         gemm_.multiply(run.outputs, run.columns, pixels, gradient + output, 1, gradient_row_,
                        columns + run.group * b.per_group * g_.taps + run.column, gemm_.panel, columns_row_,

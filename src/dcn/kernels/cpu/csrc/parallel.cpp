@@ -95,6 +95,22 @@ class Patience {
 
 }  // namespace
 
+int64_t DcnChains::claim() noexcept {
+    for (Patience patience;; patience.wait()) {
+        int64_t best = -1, behind = 2 * links_;
+        for (size_t i = 0; i < state_.size(); ++i) {
+            const int64_t state = state_[i].load(std::memory_order_relaxed);
+            if (state % 2 || state >= behind) continue;
+            best = static_cast<int64_t>(i);
+            behind = state;
+        }
+        // Acquired: what the thread before did to the chain is seen.
+        if (best < 0) continue;
+        auto& state = state_[static_cast<size_t>(best)];
+        if (state.compare_exchange_strong(behind, behind + 1, std::memory_order_acquire)) return best;
+    }
+}
+
 bool DcnTeam::take_task(int worker) noexcept {
     const uint64_t seen = ticket_.load(std::memory_order_acquire);
     if ((seen & ticket_field) >= ((seen >> 24) & ticket_field)) return false;

@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <exception>
 #include <type_traits>
+#include <vector>
 
 // Calls body(context) on up to `threads` threads at once and returns when all of them have returned.
 void dcn_run_team(int threads, void (*body)(void*), void* context);
@@ -112,6 +113,32 @@ class DcnTeam {
     void* body_ = nullptr;
     Run run_ = nullptr;
     std::exception_ptr error_{};
+};
+
+// Chains of work whose links must be done in their order, by any thread each: tasks of a loop that call `next` once per
+// link. No more threads than chains should do so.
+class DcnChains {
+   public:
+    DcnChains(int64_t chains, int64_t links) : links_(links), state_(static_cast<size_t>(chains)) {
+        for (auto& one : state_) one.store(0, std::memory_order_relaxed);
+    }
+
+    // body(chain, link) for the next link of the chain that is furthest behind of those that no other thread works on.
+    template <class F>
+    void next(F&& body) {
+        const int64_t chain = claim();
+        struct Release {
+            std::atomic<int64_t>& state;
+            ~Release() { state.fetch_add(1, std::memory_order_release); }
+        } release{state_[static_cast<size_t>(chain)]};
+        body(chain, release.state.load(std::memory_order_relaxed) / 2);
+    }
+
+   private:
+    int64_t claim() noexcept;
+
+    const int64_t links_;
+    std::vector<std::atomic<int64_t>> state_;  // twice the links that are done, and one while the next is being done
 };
 
 template <class F>

@@ -27,7 +27,10 @@ struct Compute<double> {
     using type = double;
 };
 
-// All functions here have internal linkage: the same header is compiled for several instruction sets.
+// Bytes of an element.
+constexpr int64_t size_of(int64_t dtype) { return dtype == dtype_f64 ? 8 : dtype == dtype_f32 ? 4 : 2; }
+
+// All other functions here have internal linkage: the same header is compiled for several instruction sets.
 namespace {
 
 // body(S{}) where S is the type in memory of elements of `dtype`.

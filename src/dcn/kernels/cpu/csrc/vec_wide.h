@@ -13,20 +13,26 @@ using Wide = typename Compute<S>::type;
 
 typedef uint16_t HalfBits __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
 
+// As widen(S) of the bits of every lane.
+template <class S>
+static inline Vec<float> widen_bits(HalfBits half) {
+    const auto bits = __builtin_convertvector(half, Vec<uint32_t>);
+    if constexpr (std::is_same_v<S, BFloat>) {
+        return (Vec<float>)(bits << 16);
+    } else {
+        const Vec<uint32_t> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
+        const Vec<float> scaled = (Vec<float>)rest * float_of_bits(0x77800000u);
+        const Vec<uint32_t> special = (Vec<uint32_t>)(rest >= 0x0f800000u) & 0x7f800000u;
+        return (Vec<float>)((Vec<uint32_t>)scaled | special | sign);
+    }
+}
+
 template <class S>
 static inline Vec<Wide<S>> load_wide(const S* from) {
     if constexpr (sizeof(S) == sizeof(Wide<S>)) {
         return load(from);
     } else {
-        const auto bits = __builtin_convertvector(*reinterpret_cast<const HalfBits*>(from), Vec<uint32_t>);
-        if constexpr (std::is_same_v<S, BFloat>) {
-            return (Vec<float>)(bits << 16);
-        } else {  // as widen(Half)
-            const Vec<uint32_t> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
-            const Vec<float> scaled = (Vec<float>)rest * float_of_bits(0x77800000u);
-            const Vec<uint32_t> special = (Vec<uint32_t>)(rest >= 0x0f800000u) & 0x7f800000u;
-            return (Vec<float>)((Vec<uint32_t>)scaled | special | sign);
-        }
+        return widen_bits<S>(*reinterpret_cast<const HalfBits*>(from));
     }
 }
 
@@ -36,6 +42,9 @@ static inline Vec<Wide<S>> load_wide_part(const S* from, int count) {
     if constexpr (sizeof(S) == sizeof(Wide<S>)) {
         return load_part(from, count);
     } else {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+        return widen_bits<S>((HalfBits)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), from));
+#endif
         Vec<float> value{};
         for (int i = 0; i < count; ++i) value[i] = widen(from[i]);
         return value;
