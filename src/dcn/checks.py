@@ -90,13 +90,11 @@ def tensor(name: str, value: Tensor | None) -> None:
     Raises:
         ValueError: ``value`` is no ``torch.Tensor``, or a sparse, nested or opaque one.
     """
-    if isinstance(value, torch.fx.Proxy):
-        raise ValueError(
-            f"{name}: expected a torch.Tensor, got a torch.fx.Proxy; trace with a Tracer whose is_leaf_module "
-            "is true for the layers of dcn.nn, or use torch.export"
-        )
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; convert with torch.as_tensor")
+        advice = "convert with torch.as_tensor"
+        if isinstance(value, torch.fx.Proxy):
+            advice = "trace with a Tracer whose is_leaf_module is true for the layers of dcn.nn, or use torch.export"
+        raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
     if value.layout != torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else value.layout
         raise ValueError(f"{name}: expected a dense tensor, got a {kind} one; convert with .to_dense() or pad it")

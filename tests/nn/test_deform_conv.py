@@ -142,7 +142,7 @@ def test_symbolic_tracing_takes_the_layers_as_leaves() -> None:
     model = nn.Sequential(DeformConv2d(3, 4, 3), nn.ReLU())
     x = torch.rand(1, 3, 6, 6)
     assert torch.equal(torch.fx.GraphModule(model, _Leaves().trace(model))(x), model(x))
-    with pytest.raises(ValueError, match=r"input: expected a torch.Tensor, got a torch\.fx\.Proxy; .*is_leaf_module"):
+    with pytest.raises(ValueError, match=r"input: expected a torch.Tensor, got Proxy; .*is_leaf_module"):
         torch.fx.symbolic_trace(model)
 
 
