@@ -103,7 +103,7 @@ class _Eager(torch.autograd.Function):
         return (None, None, *op.differentiate(grad, tensors, options, needs))
 
 
-# Without torch's own layer, which asks again about transforms: 40 us of a call with cold caches. What that layer does to
-# tensors that outlived their transform is done here.
+# Without torch's own layer, which asks again about transforms: 40 us of a call with cold caches. What that layer does
+# to tensors that outlived their transform is done here.
 _apply: Callable[..., Tensor] = super(torch.autograd.Function, _Eager).apply
 _unwrap_if_dead: Callable[[Tensor], Tensor] = torch._C._functorch.unwrap_if_dead

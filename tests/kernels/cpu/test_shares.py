@@ -76,7 +76,7 @@ def test_depthwise_layers_are_shared_evenly_too(name: str) -> None:
 
 
 ROUNDS_OF_FOUR = range(1, 5)
-"""Threads that are no more than the blocks of 16 channels at a time: four of 64 channels, or as few as memory leaves."""
+"""No more threads than blocks of 16 channels at a time: four of 64 channels, or as few as memory leaves."""
 
 
 @pytest.mark.parametrize("name", LAYERS)
