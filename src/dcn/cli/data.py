@@ -82,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> int:
         upright=arguments.upright,
     )
     for problem in findings.problems:
-        print(problem)
+        print(problem.advice)
     for note in findings.notes:
         print(f"note: {note}")
     if findings.layout:

@@ -80,21 +80,11 @@ def check_dataset(
     if row.splits is None:
         raise ValueError(f"format: expected one that has files, got {format!r}, which is generated")
     check = row.check or partial(check_by_reading, format, row)
-    findings = _with_way_out(check(root, split, CheckOptions(classes, annotations, images, upright)))
+    findings = check(root, split, CheckOptions(classes, annotations, images, upright))
     if not told:
         return findings
     report_duplicates(root, format, collector.add)
     return replace(findings, layout=row.says, problems=[*findings.problems, *collector.problems()])
-
-
-def _with_way_out(findings: Findings) -> Findings:
-    """A note on boxes outside of their images: they are reported, but need not be corrected."""
-    count = sum(problem.outside for problem in findings.problems)
-    if not count:
-        return findings
-    what = "box reaches outside of its image and is" if count == 1 else "boxes reach outside of their images and are"
-    note = f'{count} {what} cut to it by data.outside=clip in a recipe, outside="clip" in Python'
-    return replace(findings, notes=[*findings.notes, note])
 
 
 def check_by_reading(name: str, row: Format, root: Path, split: str | None, options: CheckOptions) -> Findings:

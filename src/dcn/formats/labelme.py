@@ -176,14 +176,14 @@ def _masked(shape: dict[str, Any], entry: str, size: tuple[int, int], clip: bool
             f"{inner.shape[1]}x{inner.shape[0]}"
         )
     height, width = size
-    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right + 1, width), min(bottom + 1, height)
+    x1, x2 = (min(max(x, 0), width) for x in (left, right + 1))
+    y1, y2 = (min(max(y, 0), height) for y in (top, bottom + 1))
     mask = torch.zeros(size, dtype=torch.bool)
-    mask[y1:y2, x1:x2] = inner[y1 - top : max(y2 - top, 0), x1 - left : max(x2 - left, 0)]
+    mask[y1:y2, x1:x2] = inner[y1 - top : y2 - top, x1 - left : x2 - left]
     seen = bool(mask.any())
     if not seen and not (clip and inner.any()):
         error = OutsideError if inner.any() else ValueError
         raise error(f"'mask': expected a pixel or more {fields.within(size)}, got none at {short(shape['points'])}")
-    x1, y1 = min(x1, width), min(y1, height)
     (x1, x2), (y1, y2) = (_extent(mask.any(axis)) for axis in (0, 1)) if seen else ((x1, x1), (y1, y1))
     name = fields.class_name(shape.get("label"))
     return BoxObject(entry, name, (x1, y1, x2, y2), False, mask_runs(mask), not seen)

@@ -61,7 +61,7 @@ def check_segmentation(segmentation: object, size: tuple[int, int]) -> None:
 def cut_outline(segmentation: Any, size: tuple[int, int]) -> Any:
     """The polygons of an object whose box is cut, cut to the image of ``(height, width)`` too.
 
-    Run lengths are of the image already. What is no list of polygons stays as it is, and `check_segmentation` refuses it.
+    Run lengths are of the image already, and stay; so does what is no polygon, and `check_segmentation` refuses it.
     Where nothing is left inside of the image, the outline is that of no pixel.
     """
     if not isinstance(segmentation, list) or not all(map(_can_be_cut, segmentation)):

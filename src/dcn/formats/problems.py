@@ -33,7 +33,7 @@ class OutsideError(ValueError):
 OUTSIDE = ("refuse", "clip")
 """Values of the option ``outside`` of data with boxes."""
 
-OUTSIDE_HINT = "the option outside=clip cuts such boxes to the image (data.outside=clip in a recipe)"
+_OUTSIDE_HINT = "the option outside=clip cuts such boxes to the image (data.outside=clip in a recipe)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,11 @@ class Problem:
         where = f"{self.file}: {_cut(self.entry, 200)}" if self.entry else str(self.file)
         # A file name or a JSON escape may hold half a character, which no terminal can show.
         return f"{where}: {_cut(self.message, 1000)}".encode("utf-8", "backslashreplace").decode("utf-8")
+
+    @property
+    def advice(self) -> str:
+        """The text, and for a box outside of its image the option that takes it."""
+        return f"{self}; {_OUTSIDE_HINT}" if self.outside else str(self)
 
 
 def _cut(text: str, length: int) -> str:
@@ -100,7 +105,7 @@ class OutsideBoxes:
         if not problem.outside:
             refuse(problem)
         if not self._clips:
-            raise ValueError(f"{problem}; {OUTSIDE_HINT}")
+            raise ValueError(problem.advice)
         self._first = self._first or str(problem)
         self._count += 1
         return True

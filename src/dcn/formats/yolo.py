@@ -186,7 +186,7 @@ def _read_list(
             report(Problem(source.file, f"line {number}", f"the image {short(line)} does not exist", True))
             continue
         file = _labels_of(image.parent, root) / f"{image.stem}.txt"
-        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        record = _record(root, image, file, classes, report, upright)
         records += [] if record is None else [record]
     return records
 
@@ -201,7 +201,7 @@ def _read_pair(
     for image in pictures:
         file = pair.annotations / image.relative_to(images).with_suffix(".txt")
         used.add(file)
-        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        record = _record(root, image, file, classes, report, upright)
         records += [] if record is None else [record]
     for file in files_in(pair.annotations, ".txt", below=not pair.side_by_side):
         if file not in used and file.name not in {Path(name).name for name in NAME_FILES}:
@@ -209,8 +209,12 @@ def _read_pair(
     return records
 
 
-def _record(root: Path, image: Path, file: Path, classes: tuple[str, ...], report: Report, upright: bool) -> BoxRecord:
-    size = image_size(image, upright=upright)
+def _record(
+    root: Path, image: Path, file: Path, classes: tuple[str, ...], report: Report, upright: bool
+) -> BoxRecord | None:
+    size = attempt(partial(image_size, image, upright=upright), report, image, "")
+    if size is None:
+        return None
     text = attempt(partial(read_text, file, "label file"), report, file, "") if file.is_file() else None
     objects = []
     for number, line in [] if text is None else text.lines():
