@@ -57,15 +57,15 @@ READERS = {
 NAMED = "the option outside=clip cuts such boxes to the image"
 
 
-def _made(root: Path, layout: str) -> tuple[str, str]:
-    """Format and first split of a folder whose first image has the boxes above."""
-    item = Item("photo 00", tuple(("apple", *box) for box in WRITTEN.values()))
+def _made(root: Path, layout: str, *names: str) -> tuple[str, str]:
+    """Format and first split of a folder whose first image has the boxes above, or some of them."""
+    item = Item("photo 00", tuple(("apple", *WRITTEN[name]) for name in names or WRITTEN))
     LAYOUTS[layout].make(root, [item, *items(6)[1:]])
     format = LAYOUTS[layout].format
     splits = FORMATS[format].splits
     assert splits is not None
-    names = splits(root)
-    return format, next((name for name in names if "train" in name), names[0])
+    known = splits(root)
+    return format, next((split for split in known if "train" in split), known[0])
 
 
 def _open(root: Path, format: str, split: str, **options: Any) -> Dataset:
@@ -93,13 +93,14 @@ def test_boxes_are_cut_to_the_image(layout: str, tmp_path: Path) -> None:
     format, split = _made(tmp_path, layout)
     with pytest.raises(ValueError, match=f"inside the image of 64x48 pixels.*{NAMED}"):
         _open(tmp_path, format, split)
-    with pytest.warns(UserWarning, match="of the image cut to it") as caught:
+    with pytest.warns(UserWarning, match="cut to") as caught:
         dataset = _open(tmp_path, format, split, outside="clip")
     _near(_boxes(dataset), LEFT)
     count = READERS[layout]
     cut, degenerate = (str(warning.message) for warning in caught)
-    what = "box that reaches" if count == 1 else "boxes that reach"
-    assert f": {count} {what} outside of the image cut to it; the first: {tmp_path}" in cut
+    what = "box reaches outside of its image and is cut to it"
+    what = what if count == 1 else "boxes reach outside of their images and are cut to them"
+    assert f": {count} {what}; the first: {tmp_path}" in cut
     assert "1 boxes without extent skipped" in degenerate
     assert len(dataset) == len(_quietly(tmp_path, format, split, outside="clip", degenerate="keep"))
 
@@ -109,6 +110,15 @@ def test_a_box_with_nothing_left_follows_the_option_degenerate(layout: str, tmp_
     format, split = _made(tmp_path, layout)
     boxes = _boxes(_quietly(tmp_path, format, split, outside="clip", degenerate="keep"))
     _near(boxes, [*LEFT, (64, 10, 64, 40)])
+
+
+@pytest.mark.parametrize("layout", READERS)
+def test_an_image_of_which_nothing_is_left_is_no_training_image(layout: str, tmp_path: Path) -> None:
+    format, split = _made(tmp_path, layout, "nothing left")
+    whole, trained = (_quietly(tmp_path, format, split, outside="clip", keep_empty=keep) for keep in (True, False))
+    assert len(_boxes(whole)) == 0
+    assert 0 < len(trained) < len(whole)
+    assert all(len(_boxes(trained, index)) for index in range(len(trained)))
 
 
 @pytest.mark.parametrize("layout", READERS)
@@ -166,7 +176,7 @@ def test_formats_of_plug_ins(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"a.txt: right: .*got \\[40, 8, 50, 32\\]; {NAMED}"):
         row.open(tmp_path, "all")
     with pytest.warns(
-        UserWarning, match="5 boxes that reach outside of the image cut to it; the first: .*a.txt: right"
+        UserWarning, match="5 boxes reach outside of their images and are cut to them; the first: .*a.txt: right"
     ):
         dataset: Any = row.open(tmp_path, "all", outside="clip")
     _near(_boxes(dataset), [*LEFT, (0, 8, 30, 28)])
@@ -288,7 +298,7 @@ def test_result_files_are_scored_against_the_boxes_of_training(kind: str, tmp_pa
     results.write_text(json.dumps([{**rows, "bbox": [40, 5, 20, 25], "score": 0.9}]))
     with pytest.raises(ValueError, match=NAMED):
         evaluate_files(results, source)
-    with pytest.warns(UserWarning, match="1 box that reaches outside of the image cut to it"):
+    with pytest.warns(UserWarning, match="1 box reaches outside of its image and is cut to it"):
         metrics = evaluate_files(results, source, outside="clip", format="coco")
     assert metrics["AP75"] == pytest.approx(1, abs=1e-6)
     assert main(["eval", "--results", str(results), "--annotations", str(source), "--outside", "clip"]) == 0
@@ -310,12 +320,12 @@ def test_training_and_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         file.write("images/photo 00.jpg,40,8,90,40,pear\n")
     with pytest.raises(ValueError, match=f"got \\[40, 8, 50, 32\\]; {NAMED} \\(data.outside=clip in a recipe\\)"):
         dcn.train("faster_rcnn_r18_fpn", data, output=tmp_path, changes=TINY, device="cpu")
-    with pytest.warns(UserWarning, match="1 box that reaches outside of the image cut to it"):
+    with pytest.warns(UserWarning, match="1 box reaches outside of its image and is cut to it"):
         run = dcn.train(
             "faster_rcnn_r18_fpn", data, output=tmp_path, changes=[*TINY, "data.outside=clip"], device="cpu"
         )
     assert run.recipe.data.outside == "clip"
-    with pytest.warns(UserWarning, match="1 box that reaches outside of the image cut to it"):
+    with pytest.warns(UserWarning, match="1 box reaches outside of its image and is cut to it"):
         metrics = dcn.evaluate(run, "val", device="cpu")
     assert metrics is not None
     assert metrics["AP50"] >= 0

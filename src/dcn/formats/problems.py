@@ -113,9 +113,12 @@ class OutsideBoxes:
     def warn(self) -> None:
         """One warning for all boxes that were cut."""
         if self._count:
-            what = "box that reaches" if self._count == 1 else "boxes that reach"
-            message = f"{self._name}: {self._count} {what} outside of the image cut to it; the first: {self._first}"
-            warnings.warn(message, stacklevel=5)
+            one, many = (
+                "box reaches outside of its image and is cut to it",
+                "boxes reach outside of their images and are cut",
+            )
+            what = one if self._count == 1 else f"{many} to them"
+            warnings.warn(f"{self._name}: {self._count} {what}; the first: {self._first}", stacklevel=5)
 
 
 @dataclass
