@@ -165,6 +165,7 @@ def test_relative_paths_are_resolved_and_shipped_names_are_kept(minimal: Path, m
         ("amp=bf61", r"amp: expected one of off, .*, got 'bf61'"),
         ("schedule.warmup.kind=liner", r"schedule\.warmup\.kind: expected one of .*linear.*, got 'liner'"),
         ("data.broken=ignore", r"data\.broken: expected one of refuse, .*, got 'ignore'"),
+        ("data.outside=cut", r"data\.outside: expected one of refuse, clip, got 'cut'"),
         ("transforms.short=big", r"transforms\.short\[0\]: expected int, got 'big'"),
         ("transforms.short=[big]", r"transforms\.short\[0\]: expected int"),
         ("transforms.crop=96", r"transforms\.crop: expected 2 entries, got 1"),

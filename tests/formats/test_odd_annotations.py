@@ -43,7 +43,7 @@ def test_what_one_refuses_all_refuse_in_the_same_words(tmp_path: Path, odd: Odd)
     evaluation = _error(lambda: evaluate_files(_empty_results(tmp_path), _source(odd, tmp_path), iou_type=iou_type))
     assert odd.refused in training
     assert evaluation == training
-    assert training in [str(problem) for problem in check_dataset(tmp_path, odd.kind).problems]
+    assert training in [problem.advice for problem in check_dataset(tmp_path, odd.kind).problems]
 
 
 def _empty_results(root: Path) -> Path:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
 from dcn.cli.data_tools import add_verbs, open_splits
+from dcn.cli.words import add_outside
 from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
@@ -18,7 +19,7 @@ from dcn.engine.parse import override, parse
 from dcn.formats.coco import split_of
 from dcn.formats.coco_writer import write_coco
 from dcn.formats.images import write_image
-from dcn.formats.problems import refuse
+from dcn.formats.problems import OutsideBoxes
 from dcn.formats.voc import find_classes, read_split
 from dcn.formats.voc_writer import write_voc
 from dcn.runs.outputs import OutputFolder
@@ -35,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     check.set_defaults(run=_check)
     show = verbs.add_parser("show", help="draw images with their boxes, masks and names")
     _add_source(show)
+    add_outside(show)
     show.add_argument("--count", type=int, default=12, help="how many images, spread over the split (default 12)")
     show.add_argument(
         "-o", "--output", type=Path, default=Path("sheet.png"), help="picture to write (default sheet.png)"
@@ -80,7 +82,7 @@ def _check(arguments: argparse.Namespace) -> int:
         upright=arguments.upright,
     )
     for problem in findings.problems:
-        print(problem)
+        print(problem.advice)
     for note in findings.notes:
         print(f"note: {note}")
     if findings.layout:
@@ -102,18 +104,17 @@ def _open(arguments: argparse.Namespace) -> Dataset:
     if arguments.path == "synthetic":
         return open_dataset("synthetic", None, arguments.split or "train")
     root = Path(arguments.path).expanduser()
-    options = {"annotations": arguments.annotations, "images": arguments.images, "upright": arguments.upright}
+    taken = {"upright": arguments.upright, "outside": arguments.outside}
+    options = {"annotations": arguments.annotations, "images": arguments.images, **taken}
     if arguments.format is None and arguments.annotations is None:
         named = {"classes": _names(arguments), "images": arguments.images}
         given = {name: value for name, value in named.items() if value is not None}
-        return next(
-            iter(open_splits(root, arguments.split, unlabelled="skip", upright=arguments.upright, **given).values())
-        )
+        return next(iter(open_splits(root, arguments.split, unlabelled="skip", **taken, **given).values()))
     format = arguments.format or "coco"
     split = arguments.split or (split_of(Path(arguments.annotations)) if arguments.annotations else None)
     split = split or _first(splits_of(format, root))
     if format == "voc":
-        names = find_classes(read_split(root, split, refuse))
+        names = find_classes(read_split(root, split, OutsideBoxes(arguments.outside, split)))
         automatic = list(VOC_CLASSES) if set(names) <= set(VOC_CLASSES) else list(names)
         options["classes"] = _names(arguments) or automatic
     if "unlabelled" in options_of(format):

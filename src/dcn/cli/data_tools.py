@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dcn.cli.words import add_outside
 from dcn.data.auto import AUTO, TEST_SHARE, VAL_SHARE, find_layout, split_of_pool
 from dcn.data.catalog import FORMATS, open_dataset, options_of
 from dcn.data.converting import FORMATS as WRITTEN
@@ -36,11 +37,13 @@ def add_verbs(verbs: Any) -> None:
     split.add_argument("--test", type=float, default=TEST_SHARE, help=f"share for the test (default {TEST_SHARE})")
     split.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
     split.add_argument("-o", "--output", type=Path, help=f"file to write (default: {SPLITS_FILE} in the folder)")
+    add_outside(split)
     split.set_defaults(run=_split)
     to = verbs.add_parser("convert", help="write images and boxes in another format")
     to.add_argument("path", type=Path, help="folder in a known layout")
     to.add_argument("--to", choices=WRITTEN, required=True, help="the format to write")
     to.add_argument("-o", "--output", type=Path, required=True, help="folder to write; no file in it is replaced")
+    add_outside(to)
     to.set_defaults(run=_convert)
     stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects; or pixels of each class")
     _add_input(stats)
@@ -60,6 +63,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--short", type=int, default=800, help=f"{short} transforms.short (default 800)")
     parser.add_argument("--long", type=int, default=1333, help=f"{long} transforms.long (default 1333)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_outside(parser)
 
 
 def open_splits(root: Path, split: str | None = None, **options: Any) -> dict[str, Dataset]:
@@ -85,7 +89,7 @@ def _split(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{root / SPLITS_FILE}: the folder is split already; remove the file to split it anew")
     if layout.is_split:
         raise ValueError(f"{root}: expected a folder without a split, got one with {', '.join(layout.splits)}")
-    dataset = next(iter(open_splits(root, masks=False).values()))
+    dataset = next(iter(open_splits(root, masks=False, outside=arguments.outside).values()))
     splits = split_of_pool(dataset, root, layout, arguments.val, arguments.test, arguments.seed)
     path = arguments.output or root / SPLITS_FILE
     write_splits(path, splits)
@@ -97,14 +101,14 @@ def _convert(arguments: argparse.Namespace) -> int:
     """Write a folder in another format; 1 where a box moved too far."""
     root = arguments.path.expanduser()
     layout = find_layout(FORMATS, root)
-    datasets = open_splits(root, masks=arguments.to == "coco")
+    datasets = open_splits(root, masks=arguments.to == "coco", outside=arguments.outside)
     result = convert(datasets, arguments.to, arguments.output.expanduser())
     print(f"{root}: {layout.format} ({layout.says})\n{arguments.output}: {result}")
     return 1 if result.far else 0
 
 
 def _sizes(arguments: argparse.Namespace) -> BoxSizes:
-    datasets = open_splits(arguments.path.expanduser(), arguments.split, masks=False)
+    datasets = open_splits(arguments.path.expanduser(), arguments.split, masks=False, outside=arguments.outside)
     return box_sizes(list(datasets.values()), arguments.short, arguments.long)
 
 
@@ -112,7 +116,7 @@ def _stats(arguments: argparse.Namespace) -> int:
     """Print statistics, and draw them."""
     root, semantic = arguments.path.expanduser(), arguments.semantic
     options = {"semantic": True} if semantic else {"masks": False, "unlabelled": "keep"}
-    datasets = list(open_splits(root, arguments.split, **options).values())
+    datasets = list(open_splits(root, arguments.split, outside=arguments.outside, **options).values())
     if has_masks(datasets):
         return _pixel_stats(arguments, datasets)
     sizes = box_sizes(datasets, arguments.short, arguments.long)

@@ -7,7 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dcn.cli.words import add_device, add_speed_options, add_split, examples, names_of, one_source, speed_of
+from dcn.cli.words import (
+    add_device,
+    add_outside,
+    add_speed_options,
+    add_split,
+    examples,
+    names_of,
+    one_source,
+    speed_of,
+)
 
 _EXAMPLES = """\
 examples:
@@ -60,6 +69,7 @@ def add_parser(subparsers: Any) -> None:
     files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)")
     files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
     files.add_argument("--classes", help="class names in order, separated by commas")
+    add_outside(files)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     parser.set_defaults(run=_run)
 
@@ -101,6 +111,7 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         thresholds=arguments.thresholds,
         split=arguments.image_set,
         classes=names_of(arguments.classes),
+        outside=arguments.outside,
     )
 
 
@@ -114,6 +125,7 @@ def _report_files(arguments: argparse.Namespace) -> None:
         output=arguments.output,
         iou_type=arguments.iou_type,
         classes=names_of(arguments.classes),
+        outside=arguments.outside,
     )
     print(page)
 

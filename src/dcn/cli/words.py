@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dcn.formats.problems import OUTSIDE
+
 _CHANGE = re.compile(r"[A-Za-z_]\w*(\.[^=/\\]+)*=")
 
 
@@ -40,6 +42,12 @@ def names_of(text: str | None) -> list[str] | None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``."""
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+
+
+def add_outside(parser: argparse._ActionsContainer) -> None:
+    """Add ``--outside``."""
+    says = "annotated boxes that reach outside of their image: refuse them, or clip them to it (default refuse)"
+    parser.add_argument("--outside", choices=OUTSIDE, default="refuse", help=says)
 
 
 def add_split(parser: argparse.ArgumentParser, default: str) -> None:

@@ -127,6 +127,7 @@ def open_auto(
     degenerate: str = "skip",
     upright: bool = False,
     broken: str = "refuse",
+    outside: str = "refuse",
     unlabelled: str = "refuse",
     annotations: Any = None,
     images: Any = None,
@@ -146,6 +147,7 @@ def open_auto(
         degenerate: what to do with a box without extent.
         upright: turn photos as their EXIF orientation says.
         broken: what to do about damaged images.
+        outside: what to do with boxes that reach outside of their image.
         unlabelled: what to do with images without a segmentation mask.
         annotations: COCO: annotation file.
         images: COCO: image folder.
@@ -160,7 +162,8 @@ def open_auto(
     layout = find_layout(table, root)
     row = table[layout.format]
     options: dict[str, Any] = {
-        "masks": masks, "degenerate": degenerate, "upright": upright, "broken": broken, "unlabelled": unlabelled
+        "masks": masks, "degenerate": degenerate, "upright": upright, "broken": broken, "outside": outside,
+        "unlabelled": unlabelled,
     }  # fmt: skip
     named = {"classes": classes, "annotations": annotations, "images": images}
     options |= {name: value for name, value in named.items() if value is not None}

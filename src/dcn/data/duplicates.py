@@ -29,7 +29,8 @@ def report_duplicates(root: Path, format: str, report: Report) -> None:
 
 
 def _opened(root: Path, format: str, split: str) -> Dataset | None:
-    options = {"masks": False} if "masks" in options_of(format) else {}
+    known, lenient = options_of(format), {"masks": False, "outside": "clip"}
+    options = {name: value for name, value in lenient.items() if name in known}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

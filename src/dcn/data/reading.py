@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dcn.data.dataset import Dataset
 from dcn.formats.images import read_image
-from dcn.formats.problems import BrokenImageError, Problem, refuse
+from dcn.formats.problems import BrokenImageError, OutsideBoxes, Problem
 from dcn.structures import Sample
 
 DEGENERATE = ("skip", "keep")
@@ -47,35 +47,44 @@ class BrokenImages:
 
 
 class Opening:
-    """The ``Report`` of a dataset that opens: refuses every problem, but leaves broken images out where it should.
+    """The ``Report`` of a dataset that opens: refuses every problem, but those that its options mend.
+
+    Broken images are left out, and boxes outside of their image are cut to it.
 
     Args:
         broken: the option of the dataset.
-        name: of the dataset, for the warning.
+        name: of the dataset, for the warnings.
+        outside: the option of a dataset of boxes.
+
+    Raises:
+        ValueError: ``outside`` is neither ``"refuse"`` nor ``"clip"``.
     """
 
-    def __init__(self, broken: str, name: str) -> None:
+    def __init__(self, broken: str, name: str, outside: str = "refuse") -> None:
         self._refuses, self._name = broken == "refuse", name
         self._skipped: list[Problem] = []
+        self._boxes = OutsideBoxes(outside, name)
 
-    def __call__(self, problem: Problem) -> None:
-        """Refuse the problem, or count it.
+    def __call__(self, problem: Problem) -> bool:
+        """Refuse the problem, or count it; whether a box is to be cut.
 
         Raises:
-            ValueError: every problem but that of an image, where broken images are skipped or repaired.
+            ValueError: every problem but those that the options mend.
         """
         if not problem.broken_image:
-            refuse(problem)
+            return self._boxes(problem)
         if self._refuses:
             raise ValueError(f"{problem}; {_HINT}")
         self._skipped.append(problem)
+        return False
 
     def warn(self, kept: int) -> None:
-        """One warning for all images that were left out.
+        """One warning for all images that were left out, and one for all boxes that were cut.
 
         Raises:
-            ValueError: there are some, and none of the images was ``kept``.
+            ValueError: images were left out, and none was ``kept``.
         """
+        self._boxes.warn()
         if not self._skipped:
             return
         first, what = self._skipped[0], f"image{'' if len(self._skipped) == 1 else 's'}"

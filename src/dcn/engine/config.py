@@ -56,6 +56,8 @@ class DataConfig:
         broken: what happens at an image that cannot be decoded. ``refuse``: the run stops and names the file; ``skip``:
             the next readable image replaces it; ``repair``: a JPEG without its end is decoded as far as it goes, any
             other damaged image is skipped.
+        outside: what happens at a box that reaches outside of its image by more than a pixel. ``refuse``: the run stops
+            and names the entry; ``clip``: the box is cut to the image.
         allow_shared: permit images that are in the training split and in the validation split.
     """
 
@@ -67,6 +69,7 @@ class DataConfig:
     classes: tuple[str, ...] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     broken: Literal["refuse", "skip", "repair"] = "refuse"
+    outside: Literal["refuse", "clip"] = "refuse"
     allow_shared: bool = False
 
 

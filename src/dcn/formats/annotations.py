@@ -16,7 +16,7 @@ from dcn.class_names import VOC_CLASSES, check_class_names
 from dcn.formats import coco, voc
 from dcn.formats.fields import Identifier, identifier, order
 from dcn.formats.file_names import SUFFIXES, posix
-from dcn.formats.problems import refuse, short
+from dcn.formats.problems import OutsideBoxes, short
 from dcn.suggest import one_of
 
 
@@ -116,7 +116,9 @@ def _common(first: PurePosixPath, second: PurePosixPath) -> int:
     return count
 
 
-def read_annotations(path: Path, classes: Sequence[str] | None, split: str | None, *, masks: bool) -> Annotations:
+def read_annotations(
+    path: Path, classes: Sequence[str] | None, split: str | None, *, masks: bool, outside: str = "refuse"
+) -> Annotations:
     """Read an annotation file (``.json``) or a VOC folder; images are not needed.
 
     Args:
@@ -124,12 +126,14 @@ def read_annotations(path: Path, classes: Sequence[str] | None, split: str | Non
         classes: names in label order; ``None``: as training numbers them.
         split: VOC folder only: the list; may be left out if there is one or none.
         masks: check the segmentations and keep them.
+        outside: a box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image.
 
     Raises:
         ValueError: the first problem, by the same rules and in the same words as for training.
     """
+    report = OutsideBoxes(outside, str(path))
     if path.is_dir():
-        return _read_voc(path, classes, split)
+        return _read_voc(path, classes, split, report)
     if not path.is_file():
         raise ValueError(
             f"annotations: expected a COCO annotation file or a VOC folder, got {path}, which does not exist"
@@ -138,11 +142,12 @@ def read_annotations(path: Path, classes: Sequence[str] | None, split: str | Non
         raise ValueError(
             f"split: expected None for an annotation file, got {split!r} with {path}; it is for VOC folders"
         )
-    return _read_coco(path, classes, masks)
+    return _read_coco(path, classes, masks, report)
 
 
-def _read_coco(path: Path, classes: Sequence[str] | None, masks: bool) -> Annotations:
-    file = coco.read_instances(path, coco.folder_beside(path), refuse, need_images=False, masks=masks)
+def _read_coco(path: Path, classes: Sequence[str] | None, masks: bool, report: OutsideBoxes) -> Annotations:
+    file = coco.read_instances(path, coco.folder_beside(path), report, need_images=False, masks=masks)
+    report.warn()
     order_of = _class_order(tuple(file.categories.values()), classes, path)
     labels = {key: order_of.index(name) for key, name in file.categories.items()}
     _warn_of_degenerate(path, coco.report_degenerate(file, lambda problem: None))
@@ -164,9 +169,10 @@ def _read_coco(path: Path, classes: Sequence[str] | None, masks: bool) -> Annota
     return Annotations(path, order_of, labels, tuple(images), is_voc=False)
 
 
-def _read_voc(root: Path, classes: Sequence[str] | None, split: str | None) -> Annotations:
+def _read_voc(root: Path, classes: Sequence[str] | None, split: str | None, report: OutsideBoxes) -> Annotations:
     folder = root.parent if root.name == "Annotations" else root
-    records = _voc_records(root, folder, split)
+    records = _voc_records(root, folder, split, report)
+    report.warn()
     names = voc.find_classes(records)
     order_of: tuple[str, ...]
     if classes is None and set(names) <= set(VOC_CLASSES):
@@ -190,7 +196,7 @@ def _read_voc(root: Path, classes: Sequence[str] | None, split: str | None) -> A
     return Annotations(root, order_of, labels, tuple(images), is_voc=True)
 
 
-def _voc_records(root: Path, folder: Path, split: str | None) -> list[voc.VocRecord]:
+def _voc_records(root: Path, folder: Path, split: str | None, report: OutsideBoxes) -> list[voc.VocRecord]:
     """The images that count: those of the split, of the only list there is, or of all annotations."""
     splits = voc.available_splits(folder)
     if split is None and len(splits) > 1:
@@ -198,8 +204,8 @@ def _voc_records(root: Path, folder: Path, split: str | None) -> list[voc.VocRec
     if split is None and not splits:
         if not (folder / "Annotations").is_dir():
             raise ValueError(f"annotations: expected a VOC folder with Annotations/*.xml, got {root}")
-        return voc.read_folder(folder, refuse)
-    return voc.read_split(folder, split or splits[0], refuse, need_images=False)
+        return voc.read_folder(folder, report)
+    return voc.read_split(folder, split or splits[0], report, need_images=False)
 
 
 def _voc_object(item: voc.VocObject, label: int) -> AnnotatedObject:

@@ -16,8 +16,8 @@ from dcn.formats.documents import read_json
 from dcn.formats.fields import Box, Identifier
 from dcn.formats.file_names import files_in, resolve
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
-from dcn.formats.masks import check_segmentation, is_outline
-from dcn.formats.problems import BrokenImageError, Problem, Report, attempt, short
+from dcn.formats.masks import check_segmentation, cut_outline, is_outline
+from dcn.formats.problems import BrokenImageError, Problem, Report, attempt, attempt_object, short
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class CocoObject:
         id: of the annotation.
         category: id of its class.
         xywh: ``[x, y, width, height]`` as in the file, cut to the image.
-        area: in pixels².
+        area: in pixels²; of an object whose box is cut at most that of the box.
         crowd: a region of many objects.
         difficult: the file says ``difficult`` or ``ignore``, as a field or among the ``attributes``.
         segmentation: checked polygons or run lengths, or ``None``.
@@ -238,7 +238,7 @@ def _annotations(
         return objects
     for where, entry, key in entries(data, "annotations", source.path, source.report):
         read = partial(_annotation, entry, key, images, categories, source.masks)
-        pair = attempt(read, source.report, source.path, where)
+        pair = attempt_object(read, source.report, source.path, where)
         if pair is not None and pair[1] is not None:
             objects.setdefault(pair[0], []).append(pair[1])
     return objects
@@ -250,6 +250,7 @@ def _annotation(
     images: Mapping[Identifier, _Image | None],
     categories: Mapping[Identifier, str],
     masks: bool,
+    clip: bool = False,
 ) -> tuple[Identifier, CocoObject | None]:
     image = fields.identifier(entry.get("image_id"), "image_id")
     if image not in images:
@@ -260,26 +261,33 @@ def _annotation(
     category = fields.identifier(entry.get("category_id"), "category_id")
     if category not in categories:
         raise ValueError(f"category_id: expected one of 'categories', got {short(category)}")
-    return image, _object(entry, key, category, record[2], masks)
+    return image, _object(entry, key, category, record[2], masks, clip)
 
 
 def _object(
-    entry: dict[str, Any], key: Identifier, category: Identifier, size: tuple[int, int] | None, masks: bool
+    entry: dict[str, Any],
+    key: Identifier,
+    category: Identifier,
+    size: tuple[int, int] | None,
+    masks: bool,
+    clip: bool,
 ) -> CocoObject:
     written = fields.box_xywh(entry.get("bbox"))
-    box = fields.inside(written, size)
+    box = fields.inside(written, size, clip)
     segmentation = entry.get("segmentation")
     if not is_outline(segmentation):
         segmentation = None
     elif masks:
         if size is None:
             raise ValueError("'segmentation': the size of the image is not known; add its height and width")
+        segmentation = cut_outline(segmentation, size) if clip else segmentation
         check_segmentation(segmentation, size)
+    area = fields.area(entry.get("area"), box)
     return CocoObject(
         key,
         category,
         tuple(box),
-        fields.area(entry.get("area"), box),
+        min(area, box[2] * box[3]) if clip else area,
         fields.flag(entry.get("iscrowd"), "'iscrowd'"),
         _difficult(entry),
         segmentation,

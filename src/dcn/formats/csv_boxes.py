@@ -19,7 +19,7 @@ from dcn.formats.documents import read_text
 from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix, resolve
 from dcn.formats.images import image_size
 from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE, unknown_split
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.problems import Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
 _COLUMNS = {
@@ -175,7 +175,8 @@ def _read_file(root: Path, file: Path, report: Report, upright: bool) -> list[Bo
         for number, cells in rows:
             if any(cells[1:]):
                 entry = f"line {number}"
-                objects.append(attempt(partial(_object, cells, entry, size, table.sides), report, file, entry))
+                read = partial(_object, cells, entry, size, table.sides)
+                objects.append(attempt_object(read, report, file, entry))
         kept = tuple(item for item in objects if item is not None)
         records.append(BoxRecord(relative_name(image, root), image, file, size, kept))
     return records
@@ -201,7 +202,7 @@ def _image(folders: Sequence[Path], name: str) -> Path | None:
     return None
 
 
-def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int], sides: bool) -> BoxObject:
+def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int], sides: bool, clip: bool = False) -> BoxObject:
     try:
         x1, y1, x2, y2 = (float(cell) for cell in cells[1:5])
     except ValueError as error:
@@ -214,5 +215,5 @@ def _object(cells: tuple[str, ...], entry: str, size: tuple[int, int], sides: bo
         raise ValueError(f"expected x1 <= x2 and y1 <= y2, got the reversed box ({x1:g}, {y1:g}, {x2:g}, {y2:g})")
     if not cells[5]:
         raise ValueError("expected a class in the sixth cell, got an empty cell")
-    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
+    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size, clip)
     return BoxObject(f"{entry} ({cells[5][:60]})", cells[5], (x, y, x + w, y + h), False, None, w <= 0 or h <= 0)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dcn.formats.problems import short
+from dcn.formats.problems import OutsideError, short
 
 Identifier = int | str
 """An id: a number, or a text that is not one (``"7"`` and ``7.0`` are the number 7)."""
@@ -23,7 +23,8 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SIDE = re.compile(r"-1|[0-9]{1,9}(\.0*)?")
 _LARGEST = 1e9  # hostile values stay away from float32
 
-# Files round to two decimals and some tools count pixels from 1: a box may pass the image by this much and is clipped.
+# Files round to two decimals and some tools count pixels from 1: a box may pass the image by this much and is clipped
+# whatever the option `outside` says.
 TOLERANCE = 1.0
 _NO_MATTER = 1e-6  # a box that passes the border by a rounding error of float64 stays as it is written
 
@@ -123,14 +124,18 @@ def box_xywh(value: object) -> list[float]:
     return [float(v) for v in value]
 
 
-def inside(box: list[float], size: tuple[int, int] | None) -> list[float]:
-    """``[x, y, width, height]`` cut to an image of ``(height, width)``; unchanged where nothing is cut or known."""
+def inside(box: list[float], size: tuple[int, int] | None, clip: bool = False) -> list[float]:
+    """``[x, y, width, height]`` cut to an image of ``(height, width)``; unchanged where nothing is cut or known.
+
+    Raises:
+        OutsideError: the box passes the image by more than `TOLERANCE`, unless ``clip`` is set.
+    """
     if size is None:
         return box
     (x, y, w, h), (height, width) = box, size
-    if min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE:
+    if not clip and (min(x, y) < -TOLERANCE or x + w > width + TOLERANCE or y + h > height + TOLERANCE):
         shown = "[" + ", ".join(f"{v:g}" for v in box) + "]"
-        raise ValueError(f"'bbox': expected a box {within(size)}, got {shown}")
+        raise OutsideError(f"'bbox': expected a box {within(size)}, got {shown}")
     if min(x, y) >= 0 and x + w <= width + _NO_MATTER and y + h <= height + _NO_MATTER:
         return box
     x1, x2 = (min(max(v, 0.0), float(width)) for v in (x, x + w))

@@ -24,7 +24,7 @@ from dcn.formats.file_names import files_in, image_of, posix, resolve
 from dcn.formats.images import decode_index_image, image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
 from dcn.formats.masks import check_segmentation, mask_runs
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.problems import OutsideError, Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
 FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
@@ -131,7 +131,7 @@ def _record(
     for number, shape in enumerate(content["shapes"]):
         entry = f"shape {number} ({str(_label(shape))[:60]})"
         if _label(shape) != BACKGROUND:
-            objects.append(attempt(partial(_object, shape, entry, size), report, file, entry))
+            objects.append(attempt_object(partial(_object, shape, entry, size), report, file, entry))
     return BoxRecord(relative_name(image, root), image, file, size, tuple(item for item in objects if item is not None))
 
 
@@ -144,17 +144,17 @@ def _image(pair: FolderPair, file: Path, content: dict[str, Any]) -> Path | None
     return found or image_of(pair.images, file.relative_to(pair.annotations).with_suffix("").as_posix())
 
 
-def _object(shape: object, entry: str, size: tuple[int, int]) -> BoxObject:
+def _object(shape: object, entry: str, size: tuple[int, int], clip: bool = False) -> BoxObject:
     if not isinstance(shape, dict):
         raise ValueError(f"expected a shape, got {short(shape)}")
     if shape.get("shape_type") == "mask":
-        return _masked(shape, entry, size)
+        return _masked(shape, entry, size, clip)
     outline = _outline(shape.get("shape_type") or "polygon", _points(shape.get("points")))
     x1, y1, x2, y2 = (choose(outline[axis::2]) for choose in (min, max) for axis in (0, 1))
     # LabelMe lets corners pass the edge of the image; the image ends there for the object too.
     height, width = size
-    if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-        raise ValueError(f"expected a shape {fields.within(size)}, got {short(shape.get('points'))}")
+    if not clip and (x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0):
+        raise OutsideError(f"expected a shape {fields.within(size)}, got {short(shape.get('points'))}")
     cut = tuple(min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(outline))
     segmentation = [list(cut)]
     check_segmentation(segmentation, size)
@@ -163,7 +163,7 @@ def _object(shape: object, entry: str, size: tuple[int, int]) -> BoxObject:
     return BoxObject(entry, name, (x1, y1, x2, y2), False, segmentation, x2 <= x1 or y2 <= y1)
 
 
-def _masked(shape: dict[str, Any], entry: str, size: tuple[int, int]) -> BoxObject:
+def _masked(shape: dict[str, Any], entry: str, size: tuple[int, int], clip: bool) -> BoxObject:
     """An object with a mask: a PNG in base64, between two pixels that both belong to it."""
     points = _points(shape.get("points"))
     if len(points) != 2:
@@ -176,16 +176,17 @@ def _masked(shape: dict[str, Any], entry: str, size: tuple[int, int]) -> BoxObje
             f"{inner.shape[1]}x{inner.shape[0]}"
         )
     height, width = size
-    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(right + 1, width), min(bottom + 1, height)
+    x1, x2 = (min(max(x, 0), width) for x in (left, right + 1))
+    y1, y2 = (min(max(y, 0), height) for y in (top, bottom + 1))
     mask = torch.zeros(size, dtype=torch.bool)
-    mask[y1:y2, x1:x2] = inner[y1 - top : max(y2 - top, 0), x1 - left : max(x2 - left, 0)]
-    if not mask.any():
-        raise ValueError(
-            f"'mask': expected a pixel or more {fields.within(size)}, got none at {short(shape['points'])}"
-        )
-    (x1, x2), (y1, y2) = (_extent(mask.any(axis)) for axis in (0, 1))
+    mask[y1:y2, x1:x2] = inner[y1 - top : y2 - top, x1 - left : x2 - left]
+    seen = bool(mask.any())
+    if not seen and not (clip and inner.any()):
+        error = OutsideError if inner.any() else ValueError
+        raise error(f"'mask': expected a pixel or more {fields.within(size)}, got none at {short(shape['points'])}")
+    (x1, x2), (y1, y2) = (_extent(mask.any(axis)) for axis in (0, 1)) if seen else ((x1, x1), (y1, y1))
     name = fields.class_name(shape.get("label"))
-    return BoxObject(entry, name, (x1, y1, x2, y2), False, mask_runs(mask))
+    return BoxObject(entry, name, (x1, y1, x2, y2), False, mask_runs(mask), not seen)
 
 
 def _extent(taken: Tensor) -> tuple[int, int]:

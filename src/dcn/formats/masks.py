@@ -21,6 +21,7 @@ MAX_MASK_BYTES = 4 * 2**30
 """Largest ``[N, H, W]`` stack of masks of one image: 4 GB."""
 
 _NUMBERS = {int, float}
+_LARGEST = 1e9  # as for boxes
 
 
 def is_outline(segmentation: object) -> bool:
@@ -55,6 +56,19 @@ def check_segmentation(segmentation: object, size: tuple[int, int]) -> None:
         raise ValueError(f"'segmentation': {message}, got {short(segmentation)}")
     for points in segmentation:
         _check_polygon(points, size)
+
+
+def cut_outline(segmentation: Any, size: tuple[int, int]) -> Any:
+    """The polygons of an object whose box is cut, cut to the image of ``(height, width)`` too.
+
+    Run lengths are of the image already, and stay; so does what is no polygon, and `check_segmentation` refuses it.
+    Where nothing is left inside of the image, the outline is that of no pixel.
+    """
+    if not isinstance(segmentation, list) or not all(map(_can_be_cut, segmentation)):
+        return segmentation
+    height, width = size
+    polygons = [points for polygon in segmentation if (points := _cut_polygon(polygon, size))]
+    return polygons or {"size": [height, width], "counts": [height * width]}
 
 
 def decode_mask(segmentation: object, size: tuple[int, int]) -> Tensor:
@@ -127,6 +141,33 @@ def _hotcoco() -> Any:
     import hotcoco.mask
 
     return hotcoco.mask
+
+
+def _can_be_cut(points: object) -> bool:
+    if points == []:
+        return True  # an empty part beside others
+    if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or not set(map(type, points)) <= _NUMBERS:
+        return False
+    return all(abs(v) < _LARGEST for v in points)
+
+
+def _cut_polygon(points: list[float], size: tuple[int, int]) -> list[float]:
+    """The part of a polygon inside of the image, edge of the image by edge (Sutherland and Hodgman 1974)."""
+    corners = [[float(x), float(y)] for x, y in zip(points[::2], points[1::2], strict=True)]
+    height, width = map(float, size)
+    for axis, border, sign in ((0, 0.0, 1), (0, width, -1), (1, 0.0, 1), (1, height, -1)):
+        kept: list[list[float]] = []
+        for start, end in zip([*corners[-1:], *corners[:-1]], corners, strict=True):
+            begins, ends = (sign * (corner[axis] - border) >= 0 for corner in (start, end))
+            if begins != ends:
+                share = (border - start[axis]) / (end[axis] - start[axis])
+                crossing = [a + share * (b - a) for a, b in zip(start, end, strict=True)]
+                crossing[axis] = border
+                kept.append(crossing)
+            if ends:
+                kept.append(end)
+        corners = kept
+    return [v for corner in corners for v in corner] if len(corners) >= 3 else []
 
 
 def _check_polygon(points: object, size: tuple[int, int]) -> None:

@@ -2,14 +2,17 @@
 
 Readers never raise by themselves: they call a ``Report`` and leave the entry out. Loading and evaluation pass
 `refuse`, which stops at the first problem; checking passes ``Collector().add``, which collects them. So the three can
-never disagree about what is wrong.
+never disagree about what is wrong. A box that reaches outside of its image is the one fault that may be mended: the
+reader cuts it where the ``Report`` answers so, see `attempt_object` and `OutsideBoxes`.
 """
 
 from __future__ import annotations
 
 import reprlib
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +26,16 @@ class BrokenImageError(ValueError):
     """An image file that is missing or cannot be decoded; the message names the file."""
 
 
+class OutsideError(ValueError):
+    """A box that reaches outside of its image by more than a reader mends by itself."""
+
+
+OUTSIDE = ("refuse", "clip")
+"""Values of the option ``outside`` of data with boxes."""
+
+_OUTSIDE_HINT = "the option outside=clip cuts such boxes to the image (data.outside=clip in a recipe)"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault of one file.
@@ -32,17 +45,24 @@ class Problem:
         entry: the entry inside the file (``"object 3 (dog)"``), empty for the file as a whole.
         message: what was expected, what the file has and, where there is a choice, what to do.
         broken_image: the annotation is fine, its image is missing or cannot be read.
+        outside: the entry is fine but for its box, which reaches outside of its image.
     """
 
     file: Path
     entry: str
     message: str
     broken_image: bool = False
+    outside: bool = False
 
     def __str__(self) -> str:
         where = f"{self.file}: {_cut(self.entry, 200)}" if self.entry else str(self.file)
         # A file name or a JSON escape may hold half a character, which no terminal can show.
         return f"{where}: {_cut(self.message, 1000)}".encode("utf-8", "backslashreplace").decode("utf-8")
+
+    @property
+    def advice(self) -> str:
+        """The text, and for a box outside of its image the option that takes it."""
+        return f"{self}; {_OUTSIDE_HINT}" if self.outside else str(self)
 
 
 def _cut(text: str, length: int) -> str:
@@ -50,12 +70,55 @@ def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-Report = Callable[[Problem], None]
+Report = Callable[[Problem], bool | None]
+"""What is done about a problem. True is the answer to a box outside of its image alone (`Problem.outside`): cut it."""
 
 
 def refuse(problem: Problem) -> None:
     """The ``Report`` of loading and evaluation: raise `ValueError` with the problem's one line."""
     raise ValueError(str(problem))
+
+
+class OutsideBoxes:
+    """The ``Report`` that does about boxes outside of their image what the option ``outside`` says; others it refuses.
+
+    Args:
+        outside: ``"refuse"`` or ``"clip"``.
+        name: of the data, for the warning.
+
+    Raises:
+        ValueError: ``outside`` is neither.
+    """
+
+    def __init__(self, outside: str, name: str) -> None:
+        if outside not in OUTSIDE:
+            raise ValueError(f"outside: expected 'refuse' or 'clip', got {outside!r}")
+        self._clips, self._name = outside == "clip", name
+        self._count, self._first = 0, ""
+
+    def __call__(self, problem: Problem) -> bool:
+        """Whether the box is to be cut to the image.
+
+        Raises:
+            ValueError: another problem, or the option is ``"refuse"``.
+        """
+        if not problem.outside:
+            refuse(problem)
+        if not self._clips:
+            raise ValueError(problem.advice)
+        self._first = self._first or str(problem)
+        self._count += 1
+        return True
+
+    def warn(self) -> None:
+        """One warning for all boxes that were cut."""
+        if self._count:
+            one, many = (
+                "box reaches outside of its image and is cut to it",
+                "boxes reach outside of their images and are cut",
+            )
+            what = one if self._count == 1 else f"{many} to them"
+            warnings.warn(f"{self._name}: {self._count} {what}; the first: {self._first}", stacklevel=5)
 
 
 @dataclass
@@ -97,9 +160,23 @@ def attempt(read: Callable[[], T], report: Report, file: Path, entry: str) -> T 
     try:
         return read()
     except ValueError as error:
-        broken = isinstance(error, BrokenImageError)
-        report(Problem(file, entry, str(error).removeprefix(f"{file}: "), broken))
+        report(_problem(error, file, entry))
         return None
+
+
+def attempt_object(read: Callable[..., T], report: Report, file: Path, entry: str) -> T | None:
+    """As `attempt` for an entry with a box; what ``read(clip=True)`` returns where the report has the box cut."""
+    try:
+        return read()
+    except ValueError as error:
+        problem = _problem(error, file, entry)
+    clip = report(problem)
+    return attempt(partial(read, clip=True), report, file, entry) if clip and problem.outside else None
+
+
+def _problem(error: ValueError, file: Path, entry: str) -> Problem:
+    text = str(error).removeprefix(f"{file}: ")
+    return Problem(file, entry, text, isinstance(error, BrokenImageError), isinstance(error, OutsideError))
 
 
 _SHORT = reprlib.Repr()

@@ -12,7 +12,8 @@ from typing import Any
 from dcn.formats import fields
 from dcn.formats.fields import Box
 from dcn.formats.images import size_message
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.masks import cut_outline
+from dcn.formats.problems import Problem, Report, attempt_object, short
 
 
 @dataclass(frozen=True)
@@ -91,20 +92,23 @@ def size_problem(record: BoxRecord, stored: tuple[int, int]) -> Problem:
 def checked(record: BoxRecord, report: Report) -> BoxRecord:
     """The record with the boxes that are right, cut to the image; the others are reported."""
     objects = (
-        attempt(partial(_checked, item, record.size), report, record.source, item.entry) for item in record.objects
+        attempt_object(partial(_checked, item, record.size), report, record.source, item.entry)
+        for item in record.objects
     )
     return replace(record, objects=tuple(item for item in objects if item is not None))
 
 
-def _checked(item: BoxObject, size: tuple[int, int]) -> BoxObject:
+def _checked(item: BoxObject, size: tuple[int, int], clip: bool = False) -> BoxObject:
     if len(item.box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in item.box):
         raise ValueError(f"box: expected four finite numbers x1, y1, x2, y2, got {short(item.box)}")
     fields.class_name(item.name)
     x1, y1, x2, y2 = map(float, item.box)
     if x2 < x1 or y2 < y1:
         raise ValueError(f"expected x1 <= x2 and y1 <= y2, got the reversed box ({x1:g}, {y1:g}, {x2:g}, {y2:g})")
-    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size)
-    return replace(item, box=(x, y, x + w, y + h), degenerate=item.degenerate or w <= 0 or h <= 0)
+    x, y, w, h = fields.inside([x1, y1, x2 - x1, y2 - y1], size, clip)
+    outline = cut_outline(item.segmentation, size) if clip else item.segmentation
+    degenerate = item.degenerate or w <= 0 or h <= 0
+    return replace(item, box=(x, y, x + w, y + h), segmentation=outline, degenerate=degenerate)
 
 
 def relative_name(image: Path, root: Path) -> str:

@@ -20,7 +20,7 @@ from dcn.formats.documents import read_text, read_xml
 from dcn.formats.fields import Box
 from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix
 from dcn.formats.images import MAX_PIXELS, image_size, size_message
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.problems import OutsideError, Problem, Report, attempt, attempt_object, short
 from dcn.suggest import one_of
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -92,7 +92,7 @@ def _truncated(item: Element) -> bool:
         return text in ("true", "yes")
 
 
-def _object(number: int, item: Element, size: tuple[int, int] | None) -> VocObject:
+def _object(number: int, item: Element, size: tuple[int, int] | None, clip: bool = False) -> VocObject:
     name = (item.findtext("name") or "").strip()
     if not name:
         raise ValueError("<name> is missing or empty")
@@ -103,12 +103,12 @@ def _object(number: int, item: Element, size: tuple[int, int] | None) -> VocObje
     written = f"({x1:g}, {y1:g}, {x2:g}, {y2:g})"
     if x2 < x1 or y2 < y1:
         raise ValueError(f"expected xmin <= xmax and ymin <= ymax, got the reversed box {written}")
-    box = _inside((x1, y1, x2, y2), written, size)
+    box = _inside((x1, y1, x2, y2), written, size, clip)
     difficult = fields.flag(item.findtext("difficult"), "<difficult>")
     return VocObject(number, name, box, difficult, _truncated(item))
 
 
-def _inside(corners: Box, written: str, size: tuple[int, int] | None) -> Box:
+def _inside(corners: Box, written: str, size: tuple[int, int] | None, clip: bool) -> Box:
     """Continuous edges, cut to the image; a box may pass it by less than a pixel at its start and a pixel at its end.
 
     Tools that count from 0 write ``xmin = 0``, or ``-0.3`` for a box that touches the edge.
@@ -118,9 +118,11 @@ def _inside(corners: Box, written: str, size: tuple[int, int] | None) -> Box:
         return max(x1 - 1, 0.0), max(y1 - 1, 0.0), x2, y2
     height, width = size
     low, high = -fields.TOLERANCE, fields.TOLERANCE
-    if min(x1, y1) <= low or x2 > width + high or y2 > height + high:
-        raise ValueError(f"expected a box {fields.within(size)}, got {written}")
-    return max(x1 - 1, 0.0), max(y1 - 1, 0.0), min(x2, float(width)), min(y2, float(height))
+    if not clip and (min(x1, y1) <= low or x2 > width + high or y2 > height + high):
+        raise OutsideError(f"expected a box {fields.within(size)}, got {written}")
+    x1, x2 = (min(max(v, 0.0), float(width)) for v in (x1 - 1, x2))
+    y1, y2 = (min(max(v, 0.0), float(height)) for v in (y1 - 1, y2))
+    return x1, y1, x2, y2
 
 
 def _annotated_size(root: Element, image: Path | None, upright: bool) -> tuple[int, int] | None:
@@ -155,7 +157,7 @@ def read_record(
     objects = []
     for number, item in enumerate(root.findall("object")):
         entry = f"object {number} ({short((item.findtext('name') or '').strip())[1:-1] or 'no name'})"
-        objects.append(attempt(partial(_object, number, item, size), report, annotation, entry))
+        objects.append(attempt_object(partial(_object, number, item, size), report, annotation, entry))
     return VocRecord(stem, image, annotation, size, tuple(item for item in objects if item is not None))
 
 

@@ -20,7 +20,8 @@ from dcn.formats.documents import read_text, read_yaml
 from dcn.formats.file_names import files_in, image_files, posix
 from dcn.formats.images import image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
-from dcn.formats.problems import Problem, Report, attempt, short
+from dcn.formats.masks import cut_outline
+from dcn.formats.problems import Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "labels/classes.txt")
@@ -185,7 +186,7 @@ def _read_list(
             report(Problem(source.file, f"line {number}", f"the image {short(line)} does not exist", True))
             continue
         file = _labels_of(image.parent, root) / f"{image.stem}.txt"
-        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        record = _record(root, image, file, classes, report, upright)
         records += [] if record is None else [record]
     return records
 
@@ -200,7 +201,7 @@ def _read_pair(
     for image in pictures:
         file = pair.annotations / image.relative_to(images).with_suffix(".txt")
         used.add(file)
-        record = attempt(partial(_record, root, image, file, classes, report, upright), report, image, "")
+        record = _record(root, image, file, classes, report, upright)
         records += [] if record is None else [record]
     for file in files_in(pair.annotations, ".txt", below=not pair.side_by_side):
         if file not in used and file.name not in {Path(name).name for name in NAME_FILES}:
@@ -208,18 +209,22 @@ def _read_pair(
     return records
 
 
-def _record(root: Path, image: Path, file: Path, classes: tuple[str, ...], report: Report, upright: bool) -> BoxRecord:
-    size = image_size(image, upright=upright)
+def _record(
+    root: Path, image: Path, file: Path, classes: tuple[str, ...], report: Report, upright: bool
+) -> BoxRecord | None:
+    size = attempt(partial(image_size, image, upright=upright), report, image, "")
+    if size is None:
+        return None
     text = attempt(partial(read_text, file, "label file"), report, file, "") if file.is_file() else None
     objects = []
     for number, line in [] if text is None else text.lines():
         entry = f"line {number}"
-        objects.append(attempt(partial(_object, line, entry, classes, size), report, file, entry))
+        objects.append(attempt_object(partial(_object, line, entry, classes, size), report, file, entry))
     kept = tuple(item for item in objects if item is not None)
     return BoxRecord(relative_name(image, root), image, file if file.is_file() else image, size, kept)
 
 
-def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, int]) -> BoxObject:
+def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, int], clip: bool = False) -> BoxObject:
     words = line.split()
     expected = "expected 'class x y width height' or 'class x1 y1 x2 y2 x3 y3 ...'"
     if len(words) < 5 or len(words) % 2 == 0:
@@ -237,15 +242,16 @@ def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, in
         raise ValueError(f"expected shares of the image, 0 to 1, got {short(line)}; are these pixels?")
     name, (height, width) = classes[int(label)], size
     points = [share * (height if index % 2 else width) for index, share in enumerate(shares)]
-    polygons: list[list[float]] | None = None
+    outline: Any = None
     if len(shares) == 4:
         x, y, w, h = points
         box = [x - w / 2, y - h / 2, w, h]
     else:
-        polygons = [[min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points)]]
+        outline = [[min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points)]]
+        outline = cut_outline([points], size) if clip else outline
         box = [min(points[::2]), min(points[1::2]), *(max(p) - min(p) for p in (points[::2], points[1::2]))]
-    x, y, w, h = fields.inside(fields.box_xywh(box), size)
-    return BoxObject(entry, name, (x, y, x + w, y + h), False, polygons, w <= 0 or h <= 0)
+    x, y, w, h = fields.inside(fields.box_xywh(box), size, clip)
+    return BoxObject(entry, name, (x, y, x + w, y + h), False, outline, w <= 0 or h <= 0)
 
 
 def lines_of(boxes: list[list[float]], labels: list[int], size: tuple[int, int]) -> str:

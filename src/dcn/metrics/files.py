@@ -39,6 +39,7 @@ def evaluate_files(
     split: str | None = None,
     classes: Sequence[str] | None = None,
     coordinates: Coordinates = "auto",
+    outside: str = "refuse",
 ) -> CocoResult | VocResult | SegmentationResult:
     """Score detections or segmentation masks from files, without any image.
 
@@ -60,6 +61,8 @@ def evaluate_files(
             ascending category id; for a VOC folder the twenty of Pascal VOC or else all that occur, by alphabet.
         coordinates: of the boxes in ``results``: ``"voc"`` 1-based inclusive corners, ``"continuous"`` edges.
             ``"auto"``: text files and a whole dataset against a VOC folder are VOC's, all others continuous.
+        outside: an annotated box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image, as
+            training does with ``data.outside=clip``.
 
     Returns:
         What `dcn.metrics.CocoAP` (for ``"segm"`` under the plain names as well), `dcn.metrics.VocAP` or
@@ -77,7 +80,7 @@ def evaluate_files(
         if thresholds is not None:
             raise ValueError(f"thresholds: expected None for segmentation masks, got {list(thresholds)}")
         return evaluate_mask_files(path, source, classes=classes, split=split)
-    known = read_annotations(source, classes, split, masks=iou_type == "segm")
+    known = read_annotations(source, classes, split, masks=iou_type == "segm", outside=outside)
     rules = ("voc" if known.is_voc else "coco") if format == "auto" else format
     if rules == "voc" and iou_type == "segm":
         raise ValueError("iou_type: expected 'bbox' with the VOC rules, got 'segm'; use format='coco' for masks")
@@ -138,9 +141,10 @@ def read_coco_data(
     iou_type: IouType = "bbox",
     classes: Sequence[str] | None = None,
     split: str | None = None,
+    outside: str = "refuse",
 ) -> CocoData:
     """What `evaluate_files` evaluates by the rules of COCO; arguments and errors as there."""
-    known = read_annotations(Path(annotations).expanduser(), classes, split, masks=iou_type == "segm")
+    known = read_annotations(Path(annotations).expanduser(), classes, split, masks=iou_type == "segm", outside=outside)
     path = Path(results).expanduser()
     return _coco_data(known, read_results(path, known, iou_type, "auto", closed=classes is not None), iou_type)
 

@@ -87,8 +87,9 @@ def open_split(
         options.setdefault("semantic", is_segmentation(recipe.model.name) if semantic is None else semantic)
     if training and "keep_empty" in known and not options.get("semantic"):
         options.setdefault("keep_empty", False)
-    if "broken" in known:
-        options.setdefault("broken", config.broken)
+    for name, value in (("broken", config.broken), ("outside", config.outside)):
+        if name in known:
+            options.setdefault(name, value)
     if "masks" in known:
         own = recipe.model.options.get("masks", options_of(recipe.model.name).get("masks", False))
         options.setdefault("masks", bool(own) if masks is None else masks)

@@ -21,6 +21,7 @@ def report_files(
     output: StrPath | None = None,
     iou_type: IouType = "bbox",
     classes: Sequence[str] | None = None,
+    outside: str = "refuse",
 ) -> Path:
     """Write the page about a file of detections, evaluated by the rules of COCO.
 
@@ -31,6 +32,7 @@ def report_files(
             ``_report.html``.
         iou_type: overlap of boxes (``"bbox"``) or of masks (``"segm"``).
         classes: see :func:`dcn.metrics.evaluate_files`.
+        outside: likewise.
 
     Returns:
         The page.
@@ -39,7 +41,7 @@ def report_files(
         ValueError: as :func:`dcn.metrics.evaluate_files`.
     """
     source = Path(results).expanduser()
-    data = read_coco_data(source, annotations, iou_type, classes)
+    data = read_coco_data(source, annotations, iou_type, classes, outside=outside)
     diagnosis = diagnose(data.truth, data.results, iou_type=iou_type)
     facts = RunFacts(
         title=source.name,
@@ -49,6 +51,7 @@ def report_files(
             shell_command(
                 *("dcn", "eval", "--results", source, "--annotations", annotations, "--iou-type", iou_type),
                 *("--format", "coco", "--report"),
+                *(() if outside == "refuse" else ("--outside", outside)),
             )
         ],
         sizes=[(row["height"], row["width"]) for row in data.images if row["height"]],

@@ -116,10 +116,15 @@ def open_boxes(
     degenerate: str = "skip",
     upright: bool = False,
     broken: str = "refuse",
+    outside: str = "refuse",
 ) -> Boxes:
-    """Open a split with the reader of a format; options as in `Boxes`."""
+    """Open a split with the reader of a format; options as in `Boxes`.
+
+    ``outside``: a box that reaches outside of its image is refused, or with ``"clip"`` cut to it with one warning that
+    counts them; one that has nothing left inside is degenerate.
+    """
     name = f"{Path(root).name}:{split}"
-    opening = Opening(broken, name)
+    opening = Opening(broken, name, outside)
     files = read(Path(root), split, opening, upright=upright)
     opening.warn(len(files.records))
     return Boxes(

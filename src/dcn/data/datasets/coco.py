@@ -51,6 +51,8 @@ class Coco:
             ``"keep"`` it.
         upright: turn photos as their EXIF orientation says, for annotations that were made on upright photos.
         broken: what to do about damaged images: ``"refuse"``, ``"skip"`` or ``"repair"``, see `ImageReading`.
+        outside: what to do with a box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image
+            with one warning that counts them. What has nothing left inside is degenerate.
 
     Attributes:
         annotation_files: one per split that was joined.
@@ -73,13 +75,14 @@ class Coco:
         degenerate: str = "skip",
         upright: bool = False,
         broken: str = "refuse",
+        outside: str = "refuse",
     ) -> None:
         check_degenerate(degenerate)
         sources = [
             locate(Path(root), part, of_split("annotations", annotations, part), of_split("images", images, part))
             for part in split.split("+")
         ]
-        opening = Opening(broken, f"{Path(root).name}:{split}")
+        opening = Opening(broken, f"{Path(root).name}:{split}", outside)
         files = [read_instances(path, folder, opening, masks=masks, upright=upright) for path, folder in sources]
         opening.warn(sum(len(part.records) for part in files))
         file = join(files)

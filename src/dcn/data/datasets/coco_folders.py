@@ -26,6 +26,7 @@ class CocoFolders(Coco):
         degenerate: what to do with a box without extent.
         upright: turn photos as their EXIF orientation says.
         broken: what to do about damaged images.
+        outside: what to do with boxes that reach outside of their image.
 
     Raises:
         ValueError: no such split, several (their ids overlap), or the first problem of the annotation file.
@@ -41,6 +42,7 @@ class CocoFolders(Coco):
         degenerate: str = "skip",
         upright: bool = False,
         broken: str = "refuse",
+        outside: str = "refuse",
     ) -> None:
         folder = _folder(Path(root), split)
         super().__init__(
@@ -53,6 +55,7 @@ class CocoFolders(Coco):
             degenerate=degenerate,
             upright=upright,
             broken=broken,
+            outside=outside,
         )
         dummy = unused_dummy(Path(root))
         kept = [(key, name) for key, name in zip(self.category_ids, self.classes, strict=True) if key != dummy]

@@ -1,7 +1,7 @@
 """Pascal VOC: ``Annotations/*.xml``, ``ImageSets/Main/<split>.txt``, ``JPEGImages``.
 
 The files hold 1-based inclusive corners; here ``x1 = xmin - 1`` and ``x2 = xmax`` (continuous edges). A box that passes
-the image by less than a pixel (``xmin = 0``, rounding) is cut to it; more is an error.
+the image by less than a pixel (``xmin = 0``, rounding) is cut to it; for more see the option ``outside``.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class Voc:
             ``"keep"`` it.
         upright: turn photos as their EXIF orientation says, for annotations that were made on upright photos.
         broken: what to do about damaged images: ``"refuse"``, ``"skip"`` or ``"repair"``, see `ImageReading`.
+        outside: what to do with a box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image
+            with one warning that counts them. What has nothing left inside is degenerate.
 
     Raises:
         ValueError: the first problem of lists and annotations, naming file and entry; ``dcn data check`` lists all.
@@ -57,10 +59,11 @@ class Voc:
         degenerate: str = "skip",
         upright: bool = False,
         broken: str = "refuse",
+        outside: str = "refuse",
     ) -> None:
         check_degenerate(degenerate)
         self.name = f"{Path(root).name}:{split}"
-        opening = Opening(broken, self.name)
+        opening = Opening(broken, self.name, outside)
         records = read_split(Path(root), split, opening, upright=upright)
         opening.warn(len(records))
         self.classes = class_names(classes, lambda: find_classes(records))
