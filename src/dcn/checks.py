@@ -84,7 +84,7 @@ def flag(name: str, value: bool) -> bool:
     return value
 
 
-def tensor(name: str, value: Tensor | None) -> None:
+def tensor(name: str, value: object) -> None:
     """Refuse what is not an ordinary, dense tensor.
 
     Raises:

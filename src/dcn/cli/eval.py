@@ -137,10 +137,33 @@ def _are_masks(results: Path) -> bool:
     return results.is_dir() and bool(image_files(results, below=True))
 
 
+_FILE_OPTIONS = {
+    "--annotations": None,
+    "--iou-type": "bbox",
+    "--format": "auto",
+    "--method": "area",
+    "--thresholds": None,
+    "--image-set": None,
+    "--classes": None,
+    "--outside": "refuse",
+}
+"""Options of result files with their defaults."""
+
+
+def _refuse_file_options(arguments: argparse.Namespace) -> None:
+    given = [
+        name for name, default in _FILE_OPTIONS.items() if getattr(arguments, name[2:].replace("-", "_")) != default
+    ]
+    if given:
+        hint = "; for a model it is data.outside=clip" if given == ["--outside"] else ""
+        raise ValueError(f"{', '.join(given)}: expected --results beside it, got a model{hint}")
+
+
 def _evaluate_model(arguments: argparse.Namespace) -> Any:
     from dcn.analysis.memory import keep_freed_memory
     from dcn.runs.evaluate import evaluate
 
+    _refuse_file_options(arguments)
     source, changes = one_source(arguments.words)
     if arguments.batch is not None:
         changes.append(f"eval.batch_size={arguments.batch}")
