@@ -147,7 +147,7 @@ def test_segmentation_models_are_compared(runs: dict[str, Path]) -> None:
     actual = dcn.compare([runs["segmentation0"], runs["segmentation1"]], "val", resamples=50)
     miou = actual.pairs[0].comparison.metrics["mIoU"]
     assert miou.low <= miou.value <= miou.high
-    expected: Any = dcn.evaluate(runs["segmentation0"], split="val", eval={"absent": "skip"})
+    expected: Any = dcn.evaluate(runs["segmentation0"], split="val")
     assert miou.first == pytest.approx(expected["mIoU"], abs=1e-6)
 
 
