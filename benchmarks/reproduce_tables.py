@@ -39,11 +39,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing")
     check = parser.parse_args().check
-    stale = [path for path, text in pages().items() if path.read_text(encoding="utf-8") != text]
-    for path in stale:
+    stale = {path: text for path, text in pages().items() if path.read_text(encoding="utf-8") != text}
+    for path, text in stale.items():
         print(f"{path.relative_to(ROOT)}: {'differs from the results' if check else 'written'}")
         if not check:
-            path.write_text(pages()[path], encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
     if not check:
         effects_figure(read_results(read_plan(), RESULTS), FIGURE)
     return int(check and bool(stale))

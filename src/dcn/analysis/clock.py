@@ -21,6 +21,17 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
+def processor_time(device: torch.device) -> float:
+    """Seconds of the processor over all threads, which other work on the machine changes little.
+
+    Raises:
+        ValueError: the device is not the CPU.
+    """
+    if device.type != "cpu":
+        raise ValueError(f"device: expected cpu, whose time the processor counts, got {device}")
+    return time.process_time()
+
+
 @dataclass(frozen=True)
 class Times:
     """Repeated measurements of one call, in seconds.
@@ -46,7 +57,12 @@ class Times:
 
 
 def interleaved(
-    calls: Sequence[Callable[[], object]], device: torch.device, *, repetitions: int, warm_up: int = 2
+    calls: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    repetitions: int,
+    warm_up: int = 2,
+    clock: Callable[[torch.device], float] = now,
 ) -> list[Times]:
     """Times of several calls that take turns, so that a busy moment of the machine meets all of them.
 
@@ -55,6 +71,7 @@ def interleaved(
         device: where they compute.
         repetitions: of each call.
         warm_up: calls of each before that, not timed.
+        clock: seconds, read before and after each call: :func:`now` or :func:`processor_time`.
     """
     for call in calls:
         for _ in range(warm_up):
@@ -62,9 +79,9 @@ def interleaved(
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(repetitions):
         for call, seconds in zip(calls, taken, strict=True):
-            start = now(device)
+            start = clock(device)
             call()
-            seconds.append(now(device) - start)
+            seconds.append(clock(device) - start)
     return [Times(tuple(seconds)) for seconds in taken]
 
 

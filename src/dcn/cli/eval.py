@@ -57,21 +57,23 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--report", action="store_true", help="write a page too: kinds of error, worst images ...")
     files = parser.add_argument_group("result files instead of a model")
     files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
-    files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs")
-    files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks")
-    files.add_argument(
-        "--format",
-        choices=("auto", "coco", "voc", "masks"),
-        default="auto",
-        help="how to evaluate",
-    )
-    files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
-    files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)")
-    files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)")
-    files.add_argument("--classes", help="class names in order, separated by commas")
-    add_outside(files)
+    file_options = [
+        files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs"),
+        files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks"),
+        files.add_argument(
+            "--format",
+            choices=("auto", "coco", "voc", "masks"),
+            default="auto",
+            help="how to evaluate",
+        ),
+        files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed"),
+        files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)"),
+        files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)"),
+        files.add_argument("--classes", help="class names in order, separated by commas"),
+        add_outside(files),
+    ]
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, file_options=file_options)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -137,23 +139,9 @@ def _are_masks(results: Path) -> bool:
     return results.is_dir() and bool(image_files(results, below=True))
 
 
-_FILE_OPTIONS = {
-    "--annotations": None,
-    "--iou-type": "bbox",
-    "--format": "auto",
-    "--method": "area",
-    "--thresholds": None,
-    "--image-set": None,
-    "--classes": None,
-    "--outside": "refuse",
-}
-"""Options of result files with their defaults."""
-
-
 def _refuse_file_options(arguments: argparse.Namespace) -> None:
-    given = [
-        name for name, default in _FILE_OPTIONS.items() if getattr(arguments, name[2:].replace("-", "_")) != default
-    ]
+    options: list[argparse.Action] = arguments.file_options
+    given = [one.option_strings[0] for one in options if getattr(arguments, one.dest) != one.default]
     if given:
         hint = "; for a model it is data.outside=clip" if given == ["--outside"] else ""
         raise ValueError(f"{', '.join(given)}: expected --results beside it, got a model{hint}")

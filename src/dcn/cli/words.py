@@ -44,10 +44,10 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
-def add_outside(parser: argparse._ActionsContainer) -> None:
+def add_outside(parser: argparse._ActionsContainer) -> argparse.Action:
     """Add ``--outside``."""
     says = "annotated boxes that reach outside of their image: refuse them, or clip them to it (default refuse)"
-    parser.add_argument("--outside", choices=OUTSIDE, default="refuse", help=says)
+    return parser.add_argument("--outside", choices=OUTSIDE, default="refuse", help=says)
 
 
 def add_split(parser: argparse.ArgumentParser, default: str) -> None:

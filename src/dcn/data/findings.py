@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dcn.formats.images import is_turned, read_image
 from dcn.formats.problems import Problem, Report
+from dcn.suggest import counted
 
 Size = tuple[int, int]
 
@@ -84,8 +85,8 @@ def note_turned(paths: Iterable[Path]) -> list[str]:
     if not turned:
         return []
     return [
-        f"{turned} {'photo is' if turned == 1 else 'photos are'} stored turned (EXIF orientation); annotations are "
-        "taken to refer to the stored pixels; where they were made on upright photos, set the option upright=true"
+        f"{counted(turned, 'photo')} {'is' if turned == 1 else 'are'} stored turned (EXIF orientation); annotations "
+        "are taken to refer to the stored pixels; where they were made on upright photos, set the option upright=true"
     ]
 
 

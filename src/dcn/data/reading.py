@@ -20,6 +20,7 @@ from dcn.data.dataset import Dataset
 from dcn.formats.images import read_image
 from dcn.formats.problems import BrokenImageError, OutsideBoxes, Problem
 from dcn.structures import Sample
+from dcn.suggest import counted
 
 DEGENERATE = ("skip", "keep")
 BROKEN = ("refuse", "skip", "repair")
@@ -87,10 +88,10 @@ class Opening:
         self._boxes.warn()
         if not self._skipped:
             return
-        first, what = self._skipped[0], f"image{'' if len(self._skipped) == 1 else 's'}"
+        first, skipped = self._skipped[0], counted(len(self._skipped), "image")
         if not kept:
-            raise ValueError(f"{first}; all {len(self._skipped)} {what} are missing or unreadable")
-        message = f"{self._name}: {len(self._skipped)} {what} left out, missing or unreadable; the first: {first}"
+            raise ValueError(f"{first}; all {skipped} are missing or unreadable")
+        message = f"{self._name}: {skipped} left out, missing or unreadable; the first: {first}"
         warnings.warn(message, stacklevel=4)
 
 

@@ -21,7 +21,7 @@ _TRUE = ("1", "true", "yes", "t", "y")
 _FALSE = ("0", "false", "no", "f", "n", "", "none", "null", "unspecified")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SIDE = re.compile(r"-1|[0-9]{1,9}(\.0*)?")
-_LARGEST = 1e9  # hostile values stay away from float32
+LARGEST = 1e9  # of a coordinate; hostile values stay away from float32
 
 # Files round to two decimals and some tools count pixels from 1: a box may pass the image by this much and is clipped
 # whatever the option `outside` says.
@@ -105,7 +105,7 @@ def side(entry: Mapping[str, Any], name: str) -> int:
         value = float(value)
     if value is None:
         return 0
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value < _LARGEST:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -1 <= value < LARGEST:
         raise ValueError(f"{name!r}: expected a number of pixels, got {short(value)}")
     if value != int(value):
         raise ValueError(f"{name!r}: expected an integer, got {short(value)}")
@@ -117,7 +117,7 @@ def box_xywh(value: object) -> list[float]:
     expected = "'bbox': expected 4 finite numbers [x, y, width, height]"
     if not isinstance(value, list) or len(value) != 4:
         raise ValueError(f"{expected}, got {short(value)}")
-    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _LARGEST for v in value):
+    if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < LARGEST for v in value):
         raise ValueError(f"{expected}, got {short(value)}")
     if value[2] < 0 or value[3] < 0:
         raise ValueError(f"'bbox': width and height must not be negative, got {short(value)}")

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from dcn.extras import require
+from dcn.formats.fields import LARGEST
 from dcn.formats.problems import short
 
 MAX_MASK_BYTES = 4 * 2**30
 """Largest ``[N, H, W]`` stack of masks of one image: 4 GB."""
 
 _NUMBERS = {int, float}
-_LARGEST = 1e9  # as for boxes
 
 
 def is_outline(segmentation: object) -> bool:
@@ -148,7 +148,7 @@ def _can_be_cut(points: object) -> bool:
         return True  # an empty part beside others
     if not isinstance(points, list) or len(points) < 6 or len(points) % 2 or not set(map(type, points)) <= _NUMBERS:
         return False
-    return all(abs(v) < _LARGEST for v in points)
+    return all(abs(v) < LARGEST for v in points)
 
 
 def _cut_polygon(points: list[float], size: tuple[int, int]) -> list[float]:

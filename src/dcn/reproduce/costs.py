@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
+from dcn.analysis.clock import interleaved, processor_time
 from dcn.reproduce.rows import environment, read_table, write_table
 from dcn.reproduce.tables import Table
 
@@ -113,14 +113,9 @@ def measure_costs(
 def _measure(network: Network, prepare: Callable[[str, int, tuple[int, int]], Prepared], repetitions: int) -> CostRow:
     pair = [prepare(name, network.classes, network.size) for name in (network.plain, network.deformable)]
     plain_count, deformable_count = (sum(parameter.numel() for parameter in model.parameters()) for model, _ in pair)
-    times: list[list[float]] = [[], []]
-    for repetition in range(repetitions + 1):
-        for (_, call), own in zip(pair, times, strict=True):
-            start = time.process_time()
-            call()
-            if repetition > 0:  # the first call of each loads libraries
-                own.append(time.process_time() - start)
-    plain, deformable = (round(1000 * statistics.median(own), 1) for own in times)
+    calls = [call for _, call in pair]
+    times = interleaved(calls, torch.device("cpu"), repetitions=repetitions, warm_up=1, clock=processor_time)
+    plain, deformable = (round(1000 * own.median, 1) for own in times)
     height, width = network.size
     return CostRow(
         network.title, height, width, plain_count, deformable_count, plain, deformable, repetitions, **environment()

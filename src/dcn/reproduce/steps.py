@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -12,6 +10,8 @@ from itertools import islice
 import torch
 from torch.amp.grad_scaler import GradScaler
 
+from dcn.analysis.clock import interleaved, processor_time
+from dcn.engine.config import Recipe
 from dcn.engine.distributed import World
 from dcn.engine.optim import make_optimizer, set_learning_rate
 from dcn.engine.train import train_step
@@ -62,37 +62,36 @@ def measure_steps(plan: Plan, choice: Choice, locations: Locations, *, repetitio
 def _measure(jobs: Sequence[Job], locations: Locations, repetitions: int) -> list[StepRow]:
     world = World(torch.device("cpu"))
     recipe = recipe_of(jobs[0], locations)
-    batches, _ = training_batches(recipe, open_split(recipe, "train", training=True), world)
-    prepared = [_prepare(job, locations, world) for job in jobs]
-    times: list[list[float]] = [[] for _ in jobs]
-    for number, samples in enumerate(islice(batches(0), repetitions + 1)):
-        for (_, step), own in zip(prepared, times, strict=True):
-            begin = time.process_time()
-            step(samples)
-            if number > 0:  # the first step of each loads libraries
-                own.append(time.process_time() - begin)
+    dataset = open_split(recipe, "train", training=True)
+    batches, _ = training_batches(recipe, dataset, world)
+    samples = list(islice(batches(0), repetitions + 1))
+    prepared = [_prepare(recipe_of(job, locations), tuple(dataset.classes), samples, world) for job in jobs]
+    calls = [step for _, step in prepared]
+    times = interleaved(calls, world.device, repetitions=repetitions, warm_up=1, clock=processor_time)
     return [
         StepRow(
             *(job.system, job.variant, job.dataset, job.stage, job.seed, job.recipe),
             parameters,
             recipe.schedule.images_per_step,
-            round(1000 * statistics.median(own), 1),
-            len(own),
+            round(1000 * own.median, 1),
+            repetitions,
             **environment(),
         )
         for job, (parameters, _), own in zip(jobs, prepared, times, strict=True)
     ]
 
 
-def _prepare(job: Job, locations: Locations, world: World) -> tuple[int, Callable[[list[Sample]], object]]:
-    """The number of parameters, and a step of training."""
-    recipe = recipe_of(job, locations)
-    model = build_model(recipe, tuple(open_split(recipe, "train", training=True).classes)).train()
+def _prepare(
+    recipe: Recipe, classes: tuple[str, ...], samples: Sequence[list[Sample]], world: World
+) -> tuple[int, Callable[[], object]]:
+    """The number of parameters, and a step of training on the next batch."""
+    model = build_model(recipe, classes).train()
     optimizer, scaler = make_optimizer(model, recipe.schedule), GradScaler("cpu", enabled=False)
     set_learning_rate(optimizer, 0.0)
+    left = iter(samples)
 
-    def step(samples: list[Sample]) -> object:
+    def step() -> object:
         torch.manual_seed(recipe.seed)
-        return train_step(model, samples, optimizer, scaler, recipe, world)
+        return train_step(model, next(left), optimizer, scaler, recipe, world)
 
     return sum(parameter.numel() for parameter in model.parameters()), step

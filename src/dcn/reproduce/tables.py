@@ -213,14 +213,14 @@ class Effect:
 
 def effects(results: Results) -> list[Effect]:
     """One for each data set and system that has been run plain and deformable."""
-    plan, found = results.plan, []
+    plan, effects_of = results.plan, []
     for dataset, system in results.pairs():
         metric = METRICS[plan.task(system)][0]
         plain, still = (results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL))
         if plain is not None:
             names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
-            found.append(Effect(*names, plain, still))
-    return found
+            effects_of.append(Effect(*names, plain, still))
+    return effects_of
 
 
 def front_table(results: Results) -> Table | None:

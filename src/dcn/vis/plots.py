@@ -222,13 +222,19 @@ def _smoothed(values: Sequence[float], weight: float) -> list[float]:
     return out
 
 
-def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+def _figure(size: tuple[float, float]) -> Any:
     """A figure without pyplot: no global state, nothing to close."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _axes(size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure with one diagram."""
+    figure = _figure(size)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#e4e4e4", linewidth=0.7)
@@ -293,11 +299,7 @@ def field_maps(fields: Mapping[str, npt.ArrayLike], *, path: StrPath | None = No
     """
     if not fields:
         raise ValueError("fields: expected at least one, got none")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(2.4 * len(fields), 2.8), dpi=150, layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = _figure((2.4 * len(fields), 2.8))
     arrays = {title: np.asarray(values, dtype=np.float64) for title, values in fields.items()}
     middle = next(iter(arrays.values())).shape[0] // 2
     positions = [np.argwhere(field > 1e-3 * field.max()) for field in arrays.values() if field.any()]
@@ -325,12 +327,8 @@ def bar_panels(panels: Mapping[str, Mapping[str, float]], *, path: StrPath | Non
     """
     if not panels:
         raise ValueError("panels: expected at least one, got none")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     names = list(next(iter(panels.values())))
-    figure = Figure(figsize=(2.6 * len(panels) + 2, 0.9 + 0.4 * len(names)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((2.6 * len(panels) + 2, 0.9 + 0.4 * len(names)))
     positions = np.arange(len(names))
     columns = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for panel, (title, values) in zip(columns, panels.items(), strict=True):
@@ -379,14 +377,10 @@ def interval_panels(
     Returns:
         The PNG.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     lines: list[tuple[str, Sequence[Interval | None] | None]] = []
     for heading, group in groups.items():
         lines += [(heading, None), *group.items()]
-    figure = Figure(figsize=(2.0 + 3.2 * len(titles), 0.7 + 0.24 * len(lines)), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure((2.0 + 3.2 * len(titles), 0.7 + 0.24 * len(lines)))
     panels = figure.subplots(1, len(titles), squeeze=False, sharey=True)[0]
     for column, (panel, title) in enumerate(zip(panels, titles, strict=True)):
         for position, (_, cells) in enumerate(lines):
@@ -406,11 +400,11 @@ def interval_panels(
 
 
 def _draw_interval(panel: Any, position: int, one: Interval) -> None:
-    color = _LINE_COLORS[0] if one.shown else "#8a8a8a"
+    color = _LINE_COLORS[0] if one.shown else _LINE_COLORS[-1]
     known = math.isfinite(one.low) and math.isfinite(one.high)
     if known:
         panel.plot([one.low, one.high], [position] * 2, color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
-    panel.plot(one.value, position, "o", color=color, markersize=5, fillstyle="full" if known else "none")
+    panel.plot(one.value, position, "o", color=color, markersize=6, fillstyle="full" if known else "none")
 
 
 def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath | None = None) -> bytes:
@@ -425,9 +419,7 @@ def intervals(rows: Mapping[str, tuple[float, float, float]], *, path: StrPath |
     """
     figure, axes = _axes((5.0, 0.8 + 0.35 * max(1, len(rows))))
     for position, (value, low, high) in enumerate(rows.values()):
-        color = _LINE_COLORS[0] if low > 0 or high < 0 else _LINE_COLORS[-1]
-        axes.plot([low, high], [position, position], color=color, linewidth=3, solid_capstyle="butt", alpha=0.6)
-        axes.plot(value, position, "o", color=color, markersize=6)
+        _draw_interval(axes, position, Interval(value, low, high, low > 0 or high < 0))
     axes.axvline(0, color="k", linewidth=1)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)
