@@ -211,7 +211,7 @@ def _fetch(url: str, part: Path, timeout: float, show: bool) -> None:
         if error.code != 416:  # the part is not a beginning of the file
             raise
         part.unlink()
-        raise ConnectionError("the file on the server is shorter than the part at hand") from None
+        raise ConnectionError("the file on the server is shorter than the part that is already downloaded") from None
     with answer:
         resumed = answer.status == 206
         etag_file.write_text(answer.headers.get("ETag", "").removeprefix("W/"), encoding="utf-8")
