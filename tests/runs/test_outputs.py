@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dcn.runs.outputs import MANIFEST, OutputFolder, stems_of
+from dcn.runs.outputs import MANIFEST, OutputFolder, page_path, stems_of
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,29 @@ def test_lines_of_a_killed_command_may_be_replaced(tmp_path: Path) -> None:
     with OutputFolder(tmp_path).lines("a.jsonl") as again:
         again({"number": 2})
     assert (tmp_path / "a.jsonl").read_text() == '{"number": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("new.html", "new.html"),
+        ("new/page.HTM", "new/page.HTM"),
+        ("new", "new/report.html"),
+        ("there.d", "there.d/report.html"),
+    ],
+    ids=["a page", "a page in a new folder", "a new folder", "a folder with a point in its name"],
+)
+def test_a_page_goes_to_a_file_or_into_a_folder(tmp_path: Path, output: str, expected: str) -> None:
+    (tmp_path / "there.d").mkdir()
+    assert page_path(tmp_path / output, "report.html") == tmp_path / expected
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("page.pdf", r"ends in \.html, or a folder"), ("file/page.html", "expected a folder, got the file")],
+    ids=["another ending", "a folder that is a file"],
+)
+def test_a_page_that_cannot_be_written_is_refused(tmp_path: Path, output: str, message: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=message):
+        page_path(tmp_path / output, "report.html")

@@ -29,7 +29,7 @@ def add_parser(subparsers: Any) -> None:
         help="two or more run folders, then key=value changes of every recipe",
     )
     add_split(parser, "test")
-    parser.add_argument("-o", "--output", type=Path, help="write an HTML page too")
+    parser.add_argument("-o", "--output", type=Path, help="write an HTML page, too: its file or folder")
     parser.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples over images (default 1000)")
     add_device(parser)
     parser.set_defaults(run=_run)

@@ -30,7 +30,13 @@ def add_parser(subparsers: Any) -> None:
         help="a run folder, a weights file or the name of a model (default: one that comes with the package); image "
         "files, folders or patterns (default: generated images)",
     )
-    parser.add_argument("-o", "--output", type=Path, default=Path("explorer.html"), help="page (default explorer.html)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("explorer.html"),
+        help="page, or folder for it (default explorer.html)",
+    )
     parser.add_argument("--score", type=float, default=0.3, help="detectors: score threshold (default 0.3)")
     parser.add_argument("--weights", help="weights file, where SOURCE is the name of a model")
     add_device(parser)

@@ -27,7 +27,9 @@ def add_parser(subparsers: Any) -> None:
         help="a run folder or weights file, then key=value changes of its recipe",
     )
     add_split(parser, "val")
-    parser.add_argument("-o", "--output", type=Path, help="page (default report.html in the run folder)")
+    parser.add_argument(
+        "-o", "--output", type=Path, help="page, or folder for it (default report.html in the run folder)"
+    )
     parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
     add_device(parser)
     parser.set_defaults(run=_run)

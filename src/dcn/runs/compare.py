@@ -21,11 +21,15 @@ from dcn.report.comparison import (
 )
 from dcn.report.comparison_page import MOST_PICTURES, Pair, comparison_page
 from dcn.runs.opening import Opened, image_names, open_run_data
+from dcn.runs.outputs import page_path
 from dcn.runs.predictor import Predictor
 from dcn.runs.report import CollectedConfusions, CollectedDetections, collect, draw_example, shown_values
 from dcn.runs.sources import StrPath
 
 Results = CollectedDetections | CollectedConfusions
+
+PAGE_FILE = "comparison.html"
+"""The page in a folder."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def compare(
     Args:
         runs: run folders, weights files or predictors; the first one is what the others are compared with.
         split: see :func:`dcn.evaluate`.
-        output: an HTML page to write.
+        output: an HTML page to write, or a folder for its ``comparison.html``.
         recipe: what describes the data of all of them; ``None``: the recipe of each run. Predictors need one.
         device: ``"cpu"``, ``"cuda"``, ...
         resamples: of the bootstrap over images.
@@ -85,6 +89,7 @@ def compare(
     """
     if len(runs) < 2:
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
+    path = None if output is None else page_path(output, PAGE_FILE)
     opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]
     _check_same(opened)
     results = [collect(one) for one in opened]
@@ -96,15 +101,15 @@ def compare(
             opened[a].label,
             opened[b].label,
             comparison,
-            _pictures(opened[a], opened[b], comparison, names) if output is not None else (),
+            _pictures(opened[a], opened[b], comparison, names) if path is not None else (),
         )
         for (a, b), comparison in zip(pairing, compared, strict=True)
     )
     seeds = _seeds(opened, pairs)
     page = None
-    if output is not None:
+    if path is not None:
         facts = _facts(opened, resamples, _command(runs, split, recipe, resamples, changes))
-        page = comparison_page(pairs, seeds, facts).write(output)
+        page = comparison_page(pairs, seeds, facts).write(path)
     return RunComparison(pairs, seeds, page)
 
 

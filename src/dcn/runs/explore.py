@@ -13,9 +13,13 @@ from dcn.data.geometry import resize_image
 from dcn.report.explorer import MIN_SCORE, Observation, observe, write_explorer
 from dcn.runs.find_inputs import find_images
 from dcn.runs.images import open_image
+from dcn.runs.outputs import page_path
 from dcn.runs.predict import open_predictor
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath
+
+PAGE_FILE = "explorer.html"
+"""The page in a folder."""
 
 MOST_IMAGES = 24
 """Images on one page: each brings the offsets of all its layers, some megabytes."""
@@ -24,7 +28,7 @@ MOST_IMAGES = 24
 def explore(
     source: StrPath | Predictor,
     images: StrPath | Sequence[Any],
-    output: StrPath = "explorer.html",
+    output: StrPath = PAGE_FILE,
     *,
     weights: StrPath | None = None,
     min_score: float = MIN_SCORE,
@@ -38,7 +42,7 @@ def explore(
     Args:
         source: a run folder, a weights file, a name of ``dcn models``, or a predictor.
         images: a file, folder or pattern, or a list of these and of arrays, tensors and ``PIL.Image``.
-        output: the page to write.
+        output: the page to write, or a folder for its ``explorer.html``.
         weights: with a name: see :func:`dcn.load`.
         min_score: detections below this score are not shown.
         device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
@@ -47,6 +51,7 @@ def explore(
     Raises:
         ValueError: no such model or image, more than 24 images, or a model without a deformable layer.
     """
+    path = page_path(output, PAGE_FILE)
     predictor = source if isinstance(source, Predictor) else open_predictor(source, weights, changes, device=device)
     predictor.task.check_score(min_score if predictor.task.default_score is not None else None)
     named = _named(images)
@@ -54,7 +59,7 @@ def explore(
         raise ValueError(f"images: expected at most {MOST_IMAGES} on one page, got {len(named)}; name fewer")
     observations = [_observed(predictor, name, image, min_score) for name, image in named]
     title = f"Deformable sampling: {source if not isinstance(source, Predictor) else type(predictor.model).__name__}"
-    return write_explorer(Path(fspath(output)), observations, title=title)
+    return write_explorer(path, observations, title=title)
 
 
 def _named(images: Any) -> list[tuple[str, Any]]:

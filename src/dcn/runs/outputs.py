@@ -11,11 +11,38 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from dcn.runs.sources import StrPath
+
+_PAGES = (".html", ".htm")
+
 MANIFEST = ".dcn_outputs.jsonl"
 """Lists what a command wrote into a folder: a JSON object with ``file`` and ``sha256`` on each line."""
 
 _CHUNK = 1 << 20
 _ERRORS = "backslashreplace"  # bytes of a name that are no UTF-8 become `\\udcff`, which is how JSON writes them
+
+
+def page_path(output: StrPath, name: str) -> Path:
+    """Where a page goes: ``output`` itself where it ends in ``.html``, else ``name`` in the folder ``output``.
+
+    Args:
+        output: a file or a folder; neither has to exist.
+        name: of the page in a folder.
+
+    Raises:
+        ValueError: another ending, or a folder that is a file.
+    """
+    path = Path(output).expanduser()
+    if path.is_dir() or not path.suffix:
+        path = path / name
+    elif path.suffix.lower() not in _PAGES:
+        raise ValueError(f"output: expected a page that ends in .html, or a folder, got {str(output)!r}")
+    for folder in path.parents:
+        if folder.exists():
+            if not folder.is_dir():
+                raise ValueError(f"output: expected a folder, got the file {folder}")
+            break
+    return path
 
 
 class Stems:

@@ -28,6 +28,7 @@ from dcn.report.run_page import Example, RunFacts
 from dcn.report.segmentation_page import segmentation_page
 from dcn.runs.offsets import Offsets, has_offsets, watched_offsets
 from dcn.runs.opening import Opened, image_name, open_run_data
+from dcn.runs.outputs import page_path
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import StrPath, as_words
 from dcn.runs.tasks import DETECTION
@@ -66,7 +67,7 @@ def report(
     Args:
         source: a run folder (its best weights), a weights file, a :class:`dcn.Run`, or a predictor.
         split: see :func:`dcn.evaluate`.
-        output: the page; ``None``: ``report.html`` in the run folder, or beside the weights.
+        output: the page, or a folder for its ``report.html``; ``None``: the run folder, or that of the weights.
         recipe: see :func:`dcn.evaluate`, as the rest; a predictor needs one.
         device: likewise.
         changes: likewise.
@@ -79,8 +80,9 @@ def report(
         ValueError: as :func:`dcn.evaluate`, or the split has no annotations.
     """
     words = [*as_words(overrides), *changes]
+    path = None if output is None else page_path(output, REPORT_FILE)
     opened = open_run_data(source, split, recipe=recipe, device=device, changes=words)
-    file = ReportFile(opened, Path(output).expanduser() if output is not None else opened.folder / REPORT_FILE)
+    file = ReportFile(opened, path or opened.folder / REPORT_FILE)
     for predicted, targets in opened.pairs():
         file.add(predicted, targets)
     return file.close()
