@@ -71,8 +71,7 @@ def evaluate(
 
     Returns:
         The metrics, see :mod:`dcn.metrics.results`: a mapping of names to values with attributes, ``to_dict()``, and a
-        table as text. ``None`` for a split without annotations,
-        whose predictions are written with ``save``.
+        table as text. ``None`` for a split without annotations, whose predictions are written with ``save``.
 
     Raises:
         ValueError: no such run, weights, recipe or data; classes of the model and of the data that differ.
@@ -85,12 +84,7 @@ def evaluate(
     task = task_of(model)
     task.check_tta(settings.tta, model.classes)
     dataset = open_for(settings, split, model)
-    annotated = getattr(dataset, "annotated", True)
-    if not annotated and not save:
-        raise ValueError(
-            f"{dataset.name}: expected annotations to evaluate on, got none; save=True (--save) writes the files for a "
-            "test server"
-        )
+    annotated = _annotated(dataset, save)
     ready = ready_model(
         model, settings.tta, optimize=True, precision=precision, compile=compile, cuda_graph=cuda_graph
     ).to(world.device)
@@ -109,8 +103,6 @@ def evaluate(
             pass
     else:
         fill(task, metric, pairs, world, settings.eval)
-    for keeper in keepers:
-        keeper.close()
     if keepers:
         LOGGER.info("written into %s", folder)
     broken = broken_images(dataset)
@@ -147,11 +139,24 @@ def _shown(
 def _kept(
     pairs: Iterator[tuple[list[Any], list[Any]]], keepers: Sequence[Any]
 ) -> Iterator[tuple[list[Any], list[Any]]]:
-    """The same pairs, of which each keeper gets every batch too."""
+    """The same pairs, of which each keeper gets every batch too; after the last one the keepers are closed."""
     for predicted, targets in pairs:
         for keeper in keepers:
             keeper.add(predicted, targets)
         yield predicted, targets
+    for keeper in keepers:
+        keeper.close()
+
+
+def _annotated(dataset: Dataset, save: bool) -> bool:
+    """Whether there are annotations; without them there must be something to save."""
+    annotated: bool = getattr(dataset, "annotated", True)
+    if not annotated and not save:
+        raise ValueError(
+            f"{dataset.name}: expected annotations to evaluate on, got none; save=True (--save) writes the files for a "
+            "test server"
+        )
+    return annotated
 
 
 def _written(task: Task, metric: Any, folder: Path, split: str) -> Result:

@@ -152,8 +152,8 @@ def export(
     """
     path = Path(fspath(output)).expanduser()
     _check(path, format, precision, calibration, raw or format != "onnx", with_example)
-    if split is None and (recipe is not None or changes):
-        given = [*([] if recipe is None else [f"recipe {fspath(recipe)}"]), *changes]
+    given = [*([] if recipe is None else [f"recipe {fspath(recipe)}"]), *changes]
+    if split is None and given:
         raise ValueError(f"split: expected the name of a split for {' and '.join(given)}, got None")
     origin = find_source(source)
     if origin is not None and origin.weights.suffix in EXPORTED:
