@@ -61,6 +61,13 @@ class ColorTable:
         label = self.labels[index]
         return "ignored" if label == IGNORE else self.names[label]
 
+    def to_dict(self) -> dict[str, list[Any]]:
+        """The colour or colours of each name, as `color_table` takes them; what does not count is ``void``."""
+        said: dict[str, list[Any]] = {name: [] for name in self.names}
+        for label, color in zip(self.labels, self.colors, strict=True):
+            said.setdefault("void" if label == IGNORE else self.names[label], []).append(list(color))
+        return {name: colors if len(colors) > 1 else colors[0] for name, colors in said.items()}
+
     def ordered(self, names: tuple[str, ...]) -> ColorTable:
         """The same with the classes in another order.
 

@@ -69,9 +69,9 @@ class SegmentationDataset:
     def _size(self, path: Path) -> tuple[int, int]:
         try:
             return image_size(path, upright=self.reading.upright)
-        except BrokenImageError:
+        except BrokenImageError as error:
             if self.reading.broken == "refuse":
-                raise
+                raise self.reading.refusal(error) from error
             return 1, 1
 
     def __len__(self) -> int:
