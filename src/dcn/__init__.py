@@ -10,6 +10,7 @@ The operators live in :mod:`dcn.ops`, modules with parameters in :mod:`dcn.nn`, 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 from dcn.export import hook as _onnx
@@ -17,6 +18,17 @@ from dcn.export import hook as _onnx
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from dcn import analysis as analysis
+    from dcn import compat as compat
+    from dcn import data as data
+    from dcn import metrics as metrics
+    from dcn import models as models
+    from dcn import nn as nn
+    from dcn import ops as ops
+    from dcn import report as report
+    from dcn import runs as runs
+    from dcn import structures as structures
+    from dcn import vis as vis
     from dcn.plugins import use_plugins as use_plugins
     from dcn.runs.compare import compare as compare
     from dcn.runs.evaluate import evaluate as evaluate
@@ -40,6 +52,7 @@ _PUBLIC = {
     "train": "dcn.runs.train",
     "use_plugins": "dcn.plugins",
 }
+_MODULES = ("analysis", "compat", "data", "metrics", "models", "nn", "ops", "report", "runs", "structures", "vis")
 __all__ = [
     "TTA",
     "Predictor",
@@ -69,8 +82,18 @@ def __getattr__(name: str) -> Any:
             if (error.name or "").partition(".")[0] in EXTRAS:
                 raise missing_package(str(error.name)) from error
             raise
-    raise AttributeError(f"module 'dcn' has no attribute {name!r}")
+    if name in _MODULES:
+        return importlib.import_module(f"dcn.{name}")
+    raise AttributeError(f"module 'dcn' has no attribute {name!r}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    """Where a layer or an operator is that was looked for here."""
+    if name.startswith("_") or importlib.util.find_spec(f"dcn.{name}") is not None:
+        return ""  # asked for by inspect and others; a file of the package, whose import asks here first
+    parts = ("dcn.nn", "dcn.ops")
+    return next((f"; it is {part}.{name}" for part in parts if name in importlib.import_module(part).__all__), "")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_PUBLIC, *_MODULES})

@@ -31,6 +31,41 @@ def test_check_of_masks_counts_images(tmp_path: Path, capsys: pytest.CaptureFixt
     assert summary == f"{tmp_path}: masks, 6 images, images of each class (0 2, 1 2, 2 2): no problems"
 
 
+def _make_colored(root: Path, quality: int | None = None) -> Path:
+    """One image with a mask in two colours; the file with their names beside the folder."""
+    colors = np.zeros((16, 16, 3), np.uint8)
+    colors[:, 8:] = (200, 30, 60)
+    for name, array in (("images/a.jpg", colors), (f"masks/a.{'jpg' if quality else 'png'}", colors)):
+        (root / name).parent.mkdir(parents=True)
+        Image.fromarray(array).save(root / name, quality=quality or 95)
+    table = root.with_suffix(".txt")
+    table.write_text("0 0 0 wall\n200 30 60 crack\n")
+    return table
+
+
+@pytest.mark.parametrize("quality", [None, 40], ids=["PNG", "JPEG"])
+def test_masks_in_colors(quality: int | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _make_colored(tmp_path / "d", quality)
+    assert _run("check", tmp_path / "d") == 1
+    assert "expected a table of the colours of the masks, got none" in capsys.readouterr().out
+    options = ("--colors", table, *(("--unknown-colors", "nearest") if quality else ()))
+    assert _run("check", tmp_path / "d", *options) == 0
+    assert "images of each class (crack 1, wall 1): no problems" in capsys.readouterr().out
+    assert _run("stats", tmp_path / "d", *options, "--json") == 0
+    assert '"crack"' in capsys.readouterr().out
+    assert _run("show", tmp_path / "d", *options, "-o", tmp_path / "sheet.png") == 0
+
+
+def test_statistics_of_a_named_format(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_voc(tmp_path)
+    assert _run("stats", tmp_path, "--format", "voc") == 0
+    assert capsys.readouterr().out.startswith("2 images, 0 without an object; 3 objects")
+    with pytest.raises(ValueError, match=r"expected a folder in the layout of 'yolo' \(images with text files"):
+        _run("stats", tmp_path, "--format", "yolo")
+    with pytest.raises(ValueError, match="expected one that has files, got 'synthetic'"):
+        _run("stats", tmp_path, "--format", "synthetic")
+
+
 def test_check_prints_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_voc(tmp_path, {"a": voc_xml(voc_object(box=(1, 1, 99, 9))), "b": "<annotation>"})
     assert _run("check", tmp_path) == 1

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dcn.vis.canvas import draw_marker, fit_text, font, font_size, line_width, text_size, to_picture, to_tensor
+from dcn.vis.canvas import draw_marker, fit_text, font_size, line_width, text_size, to_picture, to_tensor
 
 
 def test_pictures_keep_every_pixel() -> None:
@@ -27,19 +27,6 @@ def test_lines_and_letters_grow_with_the_picture() -> None:
     sides = (32, 250, 1000, 4000)
     assert [line_width((s, s)) for s in sides] == [1, 1, 4, 16]
     assert [font_size((s, s)) for s in sides] == [9, 9, 22, 40]
-
-
-@pytest.mark.parametrize("letter", ["ä", "ß", "é", "ł", "я", "µ"])
-def test_letters_beyond_ascii_are_drawn(letter: str) -> None:
-    """Pillow's own font draws the same box for all of these."""
-    text, none = f"a{letter}", "a\uffff"
-    assert bytes(font(20, text).getmask(text)) != bytes(font(20, text).getmask(none))
-    assert text_size(text, 20)[0] > text_size("a", 20)[0]
-    assert text_size(text, 20)[1] == pytest.approx(text_size("a", 20)[1], abs=2)
-
-
-def test_ascii_keeps_the_font() -> None:
-    assert font(20, "dog 0.95") is font(20)
 
 
 def test_long_text_is_cut_to_its_room() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dcn.class_names import VOC_CLASSES
 from dcn.cli.data_tools import add_verbs, open_splits
-from dcn.cli.words import add_outside
+from dcn.cli.words import add_colors, add_outside, colors_of
 from dcn.data.catalog import open_dataset, options_of
 from dcn.data.check import Findings, check_dataset, splits_of
 from dcn.data.dataset import Dataset
@@ -64,6 +64,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", help="COCO: annotation file, relative to the folder")
     parser.add_argument("--images", help="COCO: image folder, relative to the folder")
     parser.add_argument("--upright", action="store_true", help="turn photos as their EXIF orientation says")
+    add_colors(parser)
 
 
 def _names(arguments: argparse.Namespace) -> list[str] | None:
@@ -80,6 +81,7 @@ def _check(arguments: argparse.Namespace) -> int:
         annotations=arguments.annotations,
         images=arguments.images,
         upright=arguments.upright,
+        **colors_of(arguments),
     )
     for problem in findings.problems:
         print(problem.advice)
@@ -104,7 +106,7 @@ def _open(arguments: argparse.Namespace) -> Dataset:
     if arguments.path == "synthetic":
         return open_dataset("synthetic", None, arguments.split or "train")
     root = Path(arguments.path).expanduser()
-    taken = {"upright": arguments.upright, "outside": arguments.outside}
+    taken = {"upright": arguments.upright, "outside": arguments.outside, **colors_of(arguments)}
     options = {"annotations": arguments.annotations, "images": arguments.images, **taken}
     if arguments.format is None and arguments.annotations is None:
         named = {"classes": _names(arguments), "images": arguments.images}

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dcn.cli.words import add_outside
+from dcn.cli.words import add_colors, add_outside, colors_of
 from dcn.data.auto import AUTO, TEST_SHARE, VAL_SHARE, find_layout, split_of_pool
-from dcn.data.catalog import FORMATS, open_dataset, options_of
+from dcn.data.catalog import FORMATS, find_format, open_dataset, options_of
 from dcn.data.converting import FORMATS as WRITTEN
 from dcn.data.converting import convert
 from dcn.data.dataset import Dataset
@@ -38,6 +38,7 @@ def add_verbs(verbs: Any) -> None:
     split.add_argument("--seed", type=int, default=0, help="of the random choice (default 0)")
     split.add_argument("-o", "--output", type=Path, help=f"file to write (default: {SPLITS_FILE} in the folder)")
     add_outside(split)
+    add_colors(split)
     split.set_defaults(run=_split)
     to = verbs.add_parser("convert", help="write images and boxes in another format")
     to.add_argument("path", type=Path, help="folder in a known layout")
@@ -47,6 +48,8 @@ def add_verbs(verbs: Any) -> None:
     to.set_defaults(run=_convert)
     stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects; or pixels of each class")
     _add_input(stats)
+    stats.add_argument("--format", help="such as coco, voc or yolo (default: detected from the layout)")
+    add_colors(stats)
     stats.add_argument("--semantic", action="store_true", help="count the pixels of outlines instead of boxes")
     stats.add_argument("--plot", type=Path, help="write the diagrams as a PNG")
     stats.set_defaults(run=_stats)
@@ -66,8 +69,10 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     add_outside(parser)
 
 
-def open_splits(root: Path, split: str | None = None, **options: Any) -> dict[str, Dataset]:
+def open_splits(root: Path, split: str | None = None, format: str | None = None, **options: Any) -> dict[str, Dataset]:
     """The splits of a folder by name: those for training, validation and test, or all that there is."""
+    if format not in (None, AUTO):
+        return _open_as(root, split, format, options)
     layout = find_layout(FORMATS, root)
     known = options_of(layout.format)
     options = {name: value for name, value in options.items() if name in known}
@@ -81,6 +86,20 @@ def open_splits(root: Path, split: str | None = None, **options: Any) -> dict[st
     return {name: open_dataset(layout.format, root, part, **options) for name, part in names.items()}
 
 
+def _open_as(root: Path, split: str | None, format: str, options: dict[str, Any]) -> dict[str, Dataset]:
+    """The splits that a folder has in a format."""
+    row, known = find_format(format), options_of(format)
+    if row.splits is None:
+        raise ValueError(f"format: expected one that has files, got {format!r}, which is generated")
+    options = {name: value for name, value in options.items() if name in known}
+    if format == "voc":
+        options["classes"] = "auto"
+    names = [split] if split is not None else row.splits(root)
+    if not names:
+        raise ValueError(f"{root}: expected a folder in the layout of {format!r} ({row.says}), got another one")
+    return {name: open_dataset(format, root, name, **options) for name in names}
+
+
 def _split(arguments: argparse.Namespace) -> int:
     """Make and record a split."""
     root = arguments.path.expanduser()
@@ -89,7 +108,7 @@ def _split(arguments: argparse.Namespace) -> int:
         raise ValueError(f"{root / SPLITS_FILE}: the folder is split already; remove the file to split it anew")
     if layout.is_split:
         raise ValueError(f"{root}: expected a folder without a split, got one with {', '.join(layout.splits)}")
-    dataset = next(iter(open_splits(root, masks=False, outside=arguments.outside).values()))
+    dataset = next(iter(open_splits(root, masks=False, outside=arguments.outside, **colors_of(arguments)).values()))
     splits = split_of_pool(dataset, root, layout, arguments.val, arguments.test, arguments.seed)
     path = arguments.output or root / SPLITS_FILE
     write_splits(path, splits)
@@ -115,8 +134,9 @@ def _sizes(arguments: argparse.Namespace) -> BoxSizes:
 def _stats(arguments: argparse.Namespace) -> int:
     """Print statistics, and draw them."""
     root, semantic = arguments.path.expanduser(), arguments.semantic
-    options = {"semantic": True} if semantic else {"masks": False, "unlabelled": "keep"}
-    datasets = list(open_splits(root, arguments.split, outside=arguments.outside, **options).values())
+    options: dict[str, Any] = {"semantic": True} if semantic else {"masks": False, "unlabelled": "keep"}
+    options |= {"outside": arguments.outside, **colors_of(arguments)}
+    datasets = list(open_splits(root, arguments.split, arguments.format, **options).values())
     if has_masks(datasets):
         return _pixel_stats(arguments, datasets)
     sizes = box_sizes(datasets, arguments.short, arguments.long)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dcn.formats.color_tables import UNKNOWN
 from dcn.formats.problems import OUTSIDE
 
 _CHANGE = re.compile(r"[A-Za-z_]\w*(\.[^=/\\]+)*=")
@@ -48,6 +49,19 @@ def add_outside(parser: argparse._ActionsContainer) -> argparse.Action:
     """Add ``--outside``."""
     says = "annotated boxes that reach outside of their image: refuse them, or clip them to it (default refuse)"
     return parser.add_argument("--outside", choices=OUTSIDE, default="refuse", help=says)
+
+
+def add_colors(parser: argparse._ActionsContainer) -> None:
+    """Add ``--colors`` and ``--unknown-colors``."""
+    parser.add_argument("--colors", help="masks in colours: a file with a line 'r g b name' for each colour")
+    says = "a colour that the table does not have: refuse it, ignore its pixels, or take the nearest (default refuse)"
+    parser.add_argument("--unknown-colors", choices=UNKNOWN, default="refuse", help=says)
+
+
+def colors_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_colors` gave, as options of a data set; empty where nothing was given."""
+    given = {"colors": arguments.colors, "unknown_colors": arguments.unknown_colors}
+    return {name: value for name, value in given.items() if value not in (None, "refuse")}
 
 
 def add_split(parser: argparse.ArgumentParser, default: str) -> None:

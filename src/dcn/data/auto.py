@@ -80,9 +80,9 @@ def detect_format(table: Table, root: Path) -> str:
         f"cannot tell the format: {what_it_holds(root)}. Expected ImageSets/Main/*.txt with Annotations (voc), a "
         "VOCdevkit (voc), images with XML files (voc_files) or JSON files of LabelMe (labelme), "
         "annotations/instances_*.json or *.json (coco), <split>/_annotations.coco.json (coco_folders), data.yaml or "
-        "classes.txt with images and labels (yolo), *.csv with file, x1, y1, x2, y2, class (csv), images with index "
-        "PNGs (masks), leftImg8bit (cityscapes), <split> and <split>annot (camvid), or dataset.yaml (folder), "
-        f"got {short(names) if names else 'an empty folder'}"
+        "classes.txt with images and labels (yolo), *.csv with file, x1, y1, x2, y2, class (csv), images with "
+        "segmentation masks (masks), leftImg8bit (cityscapes), <split> and <split>annot (camvid), or dataset.yaml "
+        f"(folder), got {short(names) if names else 'an empty folder'}"
     )
 
 
@@ -131,6 +131,8 @@ def open_auto(
     unlabelled: str = "refuse",
     annotations: Any = None,
     images: Any = None,
+    colors: Any = None,
+    unknown_colors: str = "refuse",
     val_share: float = VAL_SHARE,
     test_share: float = TEST_SHARE,
     split_seed: int = 0,
@@ -151,6 +153,8 @@ def open_auto(
         unlabelled: what to do with images without a segmentation mask.
         annotations: COCO: annotation file.
         images: COCO: image folder.
+        colors: segmentation masks in colours: what they mean, see `dcn.data.datasets.masks.open_masks`.
+        unknown_colors: what becomes of other colours.
         val_share: share of the images for validation, where the folder has no split for it.
         test_share: share of the images for the test, where the folder has no split for it.
         split_seed: of the random choice.
@@ -163,9 +167,9 @@ def open_auto(
     row = table[layout.format]
     options: dict[str, Any] = {
         "masks": masks, "degenerate": degenerate, "upright": upright, "broken": broken, "outside": outside,
-        "unlabelled": unlabelled,
+        "unlabelled": unlabelled, "unknown_colors": unknown_colors,
     }  # fmt: skip
-    named = {"classes": classes, "annotations": annotations, "images": images}
+    named = {"classes": classes, "annotations": annotations, "images": images, "colors": colors}
     options |= {name: value for name, value in named.items() if value is not None}
     known = inspect.signature(row.open).parameters
     superfluous = [name for name, value in named.items() if value is not None and name not in known]

@@ -72,7 +72,7 @@ _OWN: dict[str, Format] = {
     ),
     "camvid": _segmentation("camvid", camvid.open_camvid, camvid.available_splits, "CamVid: <split> and <split>annot"),
     "folder": _segmentation(
-        "folder", folder.open_folder, folder.available_splits, "images and index PNGs that dataset.yaml describes"
+        "folder", folder.open_folder, folder.available_splits, "images and masks that dataset.yaml describes"
     ),
     "voc_files": box_format(
         "voc_files",
@@ -84,7 +84,7 @@ _OWN: dict[str, Format] = {
     "csv": box_format(
         "csv", csv_boxes.read_split, csv_boxes.available_splits, "CSV files with file, x1, y1, x2, y2, class"
     ),
-    "masks": _segmentation("masks", masks.open_masks, masks.available_splits, "images and index PNGs"),
+    "masks": _segmentation("masks", masks.open_masks, masks.available_splits, "images and segmentation masks"),
 }
 
 FORMATS = Table("dcn.datasets", _OWN, "dcn.data.Format", lambda row: isinstance(row, Format))
@@ -94,8 +94,8 @@ FORMATS[AUTO] = Format(
     partial(open_auto, FORMATS), partial(auto_splits, FORMATS), None, False, "told from the layout", True
 )
 
-_EARLIER_OPTIONS = {"flat": "degenerate", "maps": "masks"}
-"""Options that run folders of earlier versions hold under another name."""
+_OTHER_NAMES = {"flat": "degenerate", "maps": "masks", "colours": "colors", "unknown_colours": "unknown_colors"}
+"""Options under another name: in run folders of earlier versions, and in British spelling."""
 
 
 def options_of(format: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def open_dataset(format: str, root: str | Path | None, split: str, **options: An
 
 
 def _current(name: str, known: tuple[str, ...]) -> str:
-    today = _EARLIER_OPTIONS.get(name, name)
+    today = _OTHER_NAMES.get(name, name)
     return today if name not in known and today in known else name
 
 

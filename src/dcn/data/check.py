@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dcn.class_names import IGNORE
 from dcn.data import auto
-from dcn.data.catalog import FORMATS, find_format
+from dcn.data.catalog import FORMATS, find_format, options_of
 from dcn.data.duplicates import report_duplicates
 from dcn.data.findings import CheckOptions, Findings
 from dcn.data.format import Format
@@ -46,6 +47,8 @@ def check_dataset(
     annotations: str | None = None,
     images: str | None = None,
     upright: bool = False,
+    colors: Any = None,
+    unknown_colors: str = "refuse",
 ) -> Findings:
     """Find all problems of a folder of data.
 
@@ -63,6 +66,8 @@ def check_dataset(
         annotations: annotation file relative to ``root`` (COCO).
         images: image folder relative to ``root`` (COCO).
         upright: photos are turned as their EXIF orientation says.
+        colors: what the colours of segmentation masks mean, see `dcn.data.datasets.masks.open_masks`.
+        unknown_colors: what becomes of other colours.
 
     Returns:
         What was seen. A wrong path or format is a problem too; nothing is raised for what the data is like.
@@ -79,8 +84,10 @@ def check_dataset(
     row = find_format(format)
     if row.splits is None:
         raise ValueError(f"format: expected one that has files, got {format!r}, which is generated")
+    if colors is not None and "colors" not in options_of(format):
+        raise ValueError(f"colors: expected none for {format!r}, which has no such option, got {colors!r}")
     check = row.check or partial(check_by_reading, format, row)
-    findings = check(root, split, CheckOptions(classes, annotations, images, upright))
+    findings = check(root, split, CheckOptions(classes, annotations, images, upright, colors, unknown_colors))
     if not told:
         return findings
     report_duplicates(root, format, collector.add)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +32,7 @@ def check_segmentation(
         splits: lists those of a folder.
         root: the folder.
         split: one split; ``None``: all.
-        options: only ``upright`` matters.
+        options: ``upright`` and, for formats that have them, the colours of the masks.
     """
     collector = Collector()
     report = collector.add
@@ -40,20 +41,23 @@ def check_segmentation(
         report(Problem(root, "", f"there is no split in the layout of {name!r}"))
     images, counts, notes = 0, Counter[str](), list[str]()
     for part in names:
-        check = partial(_check_split, open_split, root, part, report, options.upright)
+        check = partial(_check_split, open_split, root, part, report, options)
         result = attempt(check, report, root, "")
         if result is not None:
             images += result[0]
             counts += result[1]
-            notes += result[2]
+            notes += [note for note in result[2] if note not in notes]
     return Findings(name, images, dict(sorted(counts.items())), collector.problems(), notes, by_image=True)
 
 
 def _check_split(
-    open_split: Open, root: Path, split: str, report: Report, upright: bool
+    open_split: Open, root: Path, split: str, report: Report, options: CheckOptions
 ) -> tuple[int, Counter[str], list[str]]:
     """The number of images of a split, in how many of them each class occurs, and notes."""
-    dataset = open_split(root, split, unlabelled="keep", upright=upright)
+    known = inspect.signature(open_split).parameters
+    named = {"colors": options.colors, "unknown_colors": options.unknown_colors}
+    colors = {name: value for name, value in named.items() if name in known}
+    dataset = open_split(root, split, unlabelled="keep", upright=options.upright, **colors)
     counts: Counter[str] = Counter()
     ignored = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -62,7 +66,8 @@ def _check_split(
             ignored += IGNORE in labels
             if problem is not None:
                 report(problem)
-    notes = [] if upright else note_turned(item.image for item in dataset.files)
+    notes = [dataset.note] if dataset.note else []
+    notes += [] if options.upright else note_turned(item.image for item in dataset.files)
     if len(dataset.classes) == 2 and ignored and not counts[dataset.classes[1]]:
         notes.append(
             f"{split}: no pixel is {dataset.classes[1]!r}, but {ignored} masks hold 255, which is ignored; "

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dcn.formats.images import is_turned, read_image
 from dcn.formats.problems import Problem, Report
@@ -47,12 +48,16 @@ class CheckOptions:
         annotations: annotation file relative to the folder (COCO).
         images: image folder relative to the folder (COCO).
         upright: photos are turned as their EXIF orientation says.
+        colors: what the colours of segmentation masks mean.
+        unknown_colors: what becomes of other colours.
     """
 
     classes: Sequence[str] | None = None
     annotations: str | None = None
     images: str | None = None
     upright: bool = False
+    colors: Any = None
+    unknown_colors: str = "refuse"
 
 
 def in_threads(checks: Iterable[Callable[[], Problem | None]], report: Report) -> None:

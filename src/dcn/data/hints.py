@@ -11,6 +11,7 @@ from dcn.formats import csv_boxes, yolo
 from dcn.formats.documents import read_xml
 from dcn.formats.file_names import files_in, image_files, is_hidden
 from dcn.formats.layouts import folder_pairs
+from dcn.formats.mask_folders import without_match
 
 _MOST = 20  # folders that are looked into
 
@@ -61,7 +62,17 @@ def _yolo(root: Path) -> str | None:
 
 def _masks(root: Path) -> str | None:
     problem = masks.first_problem(root)
-    return None if problem is None else f"its masks are no index images: {problem}"
+    if problem is not None:
+        return f"its masks cannot be read: {problem}"
+    pair = without_match(root) if root.is_dir() else None
+    images = image_files(pair.images, below=True) if pair is not None else []
+    if pair is None or not images:
+        return None
+    mask = image_files(pair.annotations, below=True)[0]
+    return (
+        f"no mask in {pair.annotations} has the name of an image in {pair.images} ({images[0].name}, {mask.name}); a "
+        "mask has the name of its image, with or without an ending such as _mask; or describe both in dataset.yaml"
+    )
 
 
 def _xml(root: Path) -> str | None:

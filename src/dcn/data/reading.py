@@ -143,7 +143,7 @@ class ImageReading:
             try:
                 return read(index)
             except BrokenImageError as error:
-                raise BrokenImageError(f"{error}; {_HINT}") from error
+                raise self.refusal(error) from error
         count = len(self._states)
         for offset in range(count):
             sample = self.intact((index + offset) % count, read)
@@ -152,6 +152,11 @@ class ImageReading:
         raise ValueError(
             f"broken: expected an image that can be read, got none among {count}; `dcn data check` says why"
         )
+
+    @staticmethod
+    def refusal(error: BrokenImageError) -> BrokenImageError:
+        """The error about a damaged image with the options that would leave it out."""
+        return BrokenImageError(f"{error}; {_HINT}")
 
     def intact(self, index: int, read: Callable[[int], Sample]) -> Sample | None:
         """``read(index)``, or ``None`` for an image that is skipped.

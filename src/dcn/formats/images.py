@@ -182,13 +182,23 @@ def decode_index_image(data: bytes, name: str) -> Tensor:
     return _indices(values, mode, name)
 
 
+def has_colors(path: str | Path) -> bool:
+    """Whether a mask has colours rather than one channel of numbers; palettes are numbers.
+
+    Raises:
+        BrokenImageError: the file is missing, broken or larger than `MAX_PIXELS`.
+    """
+    with _opened(Path(path)) as image:
+        return image.mode in ("RGB", "RGBA", "CMYK", "YCbCr") and not _is_grey(np.array(image), image.mode)
+
+
 def _indices(array: np.ndarray, mode: str, name: str) -> Tensor:
     if mode in ("RGB", "RGBA", "LA") and _is_grey(array, mode):
         array = array[..., 0]
     if array.ndim != 2 or mode == "F":
         raise ValueError(
             f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}; "
-            "write the number of its class in place of each colour"
+            "write the number of its class in place of each colour, or name the colours (colors in dataset.yaml)"
         )
     return torch.from_numpy(array.astype(np.int64))
 

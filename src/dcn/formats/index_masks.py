@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from dcn.class_names import IGNORE, check_class_names
+from dcn.formats.color_masks import ColorReader
+from dcn.formats.color_tables import color_table
 from dcn.formats.documents import read_yaml
 from dcn.formats.file_names import image_files, posix
 from dcn.formats.images import read_index_image
@@ -18,7 +20,10 @@ from dcn.formats.mat import read_label_mat
 from dcn.formats.problems import short
 from dcn.suggest import one_of
 
-_KEYS = ("classes", "splits", "values", "ignore", "suffix")
+_KEYS = ("classes", "splits", "values", "ignore", "suffix", "colors")
+
+ReadMask = Callable[[Path], Tensor]
+"""A file to class indices ``[H, W]`` int64, ``0 .. C-1`` or 255."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Description:
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[str, str]]
-    reader: IndexReader
+    reader: ReadMask
     suffix: str
 
     def files(self, root: Path, split: str, file: Path) -> list[MaskFiles]:
@@ -108,8 +113,12 @@ class Description:
         return files
 
 
-def read_description(file: Path) -> Description:
+def read_description(file: Path, unknown_colors: str = "refuse") -> Description:
     """Read and check a ``dataset.yaml``.
+
+    Args:
+        file: the description.
+        unknown_colors: what is done about colours that ``colors`` does not have, see `ColorReader`.
 
     Raises:
         ValueError: the file is missing, malformed or says something else.
@@ -120,6 +129,8 @@ def read_description(file: Path) -> Description:
     if unknown := [key for key in said if key not in _KEYS]:
         raise ValueError(f"{file}: expected the keys {', '.join(_KEYS)}, got {short(unknown[0])}")
     classes, splits = said.get("classes"), said.get("splits")
+    if classes is None and "colors" in said:
+        classes = list(color_table(said["colors"], file.parent).names)
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"{file}: classes: expected a list of names, got {short(classes)}")
     if not isinstance(splits, dict) or not splits:
@@ -131,7 +142,21 @@ def read_description(file: Path) -> Description:
         names = check_class_names(classes)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-    return Description(names, folders, IndexReader(_table(file, said, len(names))), str(said.get("suffix") or ""))
+    return Description(names, folders, _reader(file, said, names, unknown_colors), str(said.get("suffix") or ""))
+
+
+def _reader(file: Path, said: Mapping[str, Any], names: tuple[str, ...], unknown_colors: str) -> ReadMask:
+    if said.get("colors") is None:
+        return IndexReader(_table(file, said, len(names)))
+    if said.get("values") or said.get("ignore"):
+        raise ValueError(
+            f"{file}: colors: expected no values and no ignore beside it, got both; the colours of the name "
+            "'void' do not count"
+        )
+    try:
+        return ColorReader(color_table(said["colors"], file.parent).ordered(names), unknown_colors)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _folders(file: Path, name: object, part: object) -> tuple[str, str]:

@@ -25,7 +25,10 @@ def unknown_split(split: str, known: Iterable[str], root: Path, otherwise: str) 
     return ValueError(f"split: expected {one_of(known, otherwise)} in {root}, got {split!r}")
 
 
-IMAGE_FOLDERS = ("images", "Images", "JPEGImages", "imgs", "img")
+IMAGE_FOLDERS = ("images", "Images", "JPEGImages", "imgs", "img", "image")
+
+Suffixes = str | tuple[str, ...]
+"""Endings of annotation files, in lower case with their dots."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class FolderPair:
         """Whether images and annotations share a folder."""
         return self.images == self.annotations
 
-    def matched(self, suffix: str) -> list[tuple[Path, Path]]:
+    def matched(self, suffix: Suffixes) -> list[tuple[Path, Path]]:
         """``(annotation file, its image)`` for the annotation files that have an image of the same name."""
         pairs = []
         for file in files_in(self.annotations, suffix, below=not self.side_by_side):
@@ -56,36 +59,39 @@ class FolderPair:
         return pairs
 
 
-def folder_pairs(root: Path, folders: tuple[str, ...], suffix: str) -> dict[str, FolderPair]:
+def folder_pairs(
+    root: Path, folders: tuple[str, ...], suffix: Suffixes, images: tuple[str, ...] = IMAGE_FOLDERS
+) -> dict[str, FolderPair]:
     """The splits of a folder; empty where it is not laid out in such pairs.
 
     Args:
         root: the folder.
         folders: names that the folder of annotations may have.
-        suffix: ending of the annotation files, in lower case with its dot.
+        suffix: ending of the annotation files, in lower case with its dot, or several of them.
+        images: names that the folder of images may have.
 
     Taken are ``images`` beside ``annotations`` (with or without folders of the splits in both), ``<split>/images``
     beside ``<split>/annotations``, ``<split>`` with the files side by side, and ``root`` with the files side by side.
     """
     if not root.is_dir():
         return {}
-    pair = _pair(root, folders, suffix)
+    pair = _pair(root, folders, suffix, images)
     if pair is not None:
-        parts = {path.name: FolderPair(path, pair.annotations / path.name) for path in _subfolders(pair.images)}
+        parts = {path.name: FolderPair(path, pair.annotations / path.name) for path in subfolders(pair.images)}
         parts = {name: part for name, part in parts.items() if _used(part, suffix)}
         return parts if len(parts) > 1 and not files_in(pair.annotations, suffix) else {WHOLE: pair}
     parts = {}
-    for folder in _subfolders(root):
-        inner = _pair(folder, folders, suffix) or FolderPair(folder, folder)
+    for folder in subfolders(root):
+        inner = _pair(folder, folders, suffix, images) or FolderPair(folder, folder)
         if _used(inner, suffix):
             parts[folder.name] = inner
     beside = FolderPair(root, root)
     return {WHOLE: beside} if not parts and _used(beside, suffix) else parts
 
 
-def _pair(root: Path, folders: tuple[str, ...], suffix: str) -> FolderPair | None:
+def _pair(root: Path, folders: tuple[str, ...], suffix: Suffixes, names: tuple[str, ...]) -> FolderPair | None:
     """The first folder of images in ``root`` and the first one of annotations that fits it."""
-    for images in (root / name for name in IMAGE_FOLDERS if (root / name).is_dir()):
+    for images in (root / name for name in names if (root / name).is_dir()):
         for other in (root / name for name in folders if (root / name).is_dir()):
             pair = FolderPair(images, other)
             if _used(pair, suffix):
@@ -93,7 +99,7 @@ def _pair(root: Path, folders: tuple[str, ...], suffix: str) -> FolderPair | Non
     return None
 
 
-def _used(pair: FolderPair, suffix: str) -> bool:
+def _used(pair: FolderPair, suffix: Suffixes) -> bool:
     if not pair.annotations.is_dir():
         return False
     if not pair.side_by_side:
@@ -101,5 +107,6 @@ def _used(pair: FolderPair, suffix: str) -> bool:
     return bool(pair.matched(suffix))
 
 
-def _subfolders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and those that archives of macOS leave behind."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path) and path.name != "__MACOSX")

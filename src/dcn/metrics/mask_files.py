@@ -13,7 +13,7 @@ from dcn.class_names import IGNORE, VOC_CLASSES, check_class_names
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import image_files
 from dcn.formats.images import read_index_image
-from dcn.formats.index_masks import IndexReader, index_table, read_description
+from dcn.formats.index_masks import IndexReader, ReadMask, index_table, read_description
 from dcn.metrics.results import SegmentationResult
 from dcn.metrics.segmentation import Absent, MeanIoU
 
@@ -68,7 +68,7 @@ def evaluate_mask_files(
     return metric.compute()
 
 
-Source = tuple[dict[str, Path], IndexReader | None, tuple[str, ...] | None]
+Source = tuple[dict[str, Path], ReadMask | None, tuple[str, ...] | None]
 
 
 def _annotated(

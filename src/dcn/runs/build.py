@@ -35,6 +35,7 @@ from dcn.models.checkpoints import load_backbone, load_state
 from dcn.models.checkpoints.mmdet import rename
 from dcn.models.checkpoints.reading import read_state
 from dcn.nn import FrozenBatchNorm2d
+from dcn.runs.check_hint import checked, naming_the_check
 from dcn.runs.weights import find_weights_file
 from dcn.structures import Sample
 
@@ -96,7 +97,8 @@ def open_split(
     if config.classes is not None and "classes" in known:
         options.setdefault("classes", list(config.classes))
     root = None if config.root is None else Path(config.root).expanduser()
-    dataset = open_dataset(config.format, root, split_name(recipe, split), **options)
+    with naming_the_check(config):
+        dataset = open_dataset(config.format, root, split_name(recipe, split), **options)
     if config.classes is not None and tuple(dataset.classes) != config.classes:
         raise ValueError(
             f"data.classes: expected the classes of {dataset.name}, {list(dataset.classes)}, got {list(config.classes)}"
@@ -252,11 +254,14 @@ def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Ba
             f"schedule.batch_size: expected a multiple of {world.size * recipe.schedule.accumulate} ({world.size} "
             f"processes in {recipe.schedule.accumulate} parts), got {total}"
         )
-    batches = TrainingBatches(dataset.sizes, total // world.size, recipe.seed, rank=world.rank, world=world.size)
+    with naming_the_check(recipe.data):
+        sizes = dataset.sizes
+    batches = TrainingBatches(sizes, total // world.size, recipe.seed, rank=world.rank, world=world.size)
     transform = training_transform(recipe.transforms)
 
     def stream(start: int) -> Iterator[list[Sample]]:
-        return training_loader(dataset, batches, transform, start=start, workers=recipe.workers)
+        loaded = training_loader(dataset, batches, transform, start=start, workers=recipe.workers)
+        return checked(loaded, recipe.data)
 
     return stream, batches.steps_per_epoch
 
@@ -284,6 +289,7 @@ def evaluation_batches(
 ) -> Iterator[list[Sample]]:
     """This process's share of a data set: images resized (``None``: not), targets in pixels of the files."""
     transform = None if size is None else ResizeImage(*size)
-    return evaluation_loader(
+    loaded = evaluation_loader(
         dataset, recipe.eval.batch_size, transform, workers=recipe.workers, rank=world.rank, world=world.size
     )
+    return checked(loaded, recipe.data)

@@ -21,6 +21,7 @@ from dcn.engine.recipe import recipe_names
 from dcn.models import MODELS, is_segmentation
 from dcn.runs.batch_size import AUTO, MOST, measured_batch_size
 from dcn.runs.build import open_split, random_model, starting_files
+from dcn.runs.check_hint import naming_the_check
 from dcn.runs.sources import resolve_root
 from dcn.structures import Target
 from dcn.suggest import counted, suggest
@@ -80,12 +81,14 @@ def finetuning(name: str, changes: Sequence[str], world: World) -> Recipe:
             f"data.root: expected the folder of the data, got none; write dcn train {name} data.root=FOLDER"
         )
     dataset = open_split(recipe, "train", training=True, masks=False)
-    settings = _settings(name, dataset)
+    with naming_the_check(recipe.data):
+        settings = _settings(name, dataset)
     recipe = _parsed(name, settings, changes)
     if recipe.schedule.batch_size == AUTO:
         starting_files(recipe)  # what cannot be found is said before minutes of measuring
         changes = [word for word in changes if not word.startswith("schedule.batch_size=")]
-        settings["schedule"]["batch_size"] = _batch_size(recipe, dataset, world)
+        with naming_the_check(recipe.data):
+            settings["schedule"]["batch_size"] = _batch_size(recipe, dataset, world)
         recipe = _parsed(name, settings, changes)
     timing = _timing(recipe, len(dataset))
     settings["schedule"] |= timing["schedule"]

@@ -14,6 +14,7 @@ from dcn.data.dataset import Dataset
 from dcn.data.datasets.outlines import Outlines
 from dcn.data.splitting import SPLITS_FILE, SplitPart
 from dcn.engine.config import Recipe
+from dcn.formats.color_tables import color_table
 from dcn.formats.documents import read_json
 from dcn.models import MODELS
 
@@ -29,6 +30,16 @@ def with_used_plugins(recipe: Recipe) -> Recipe:
     used = (MODELS.plugin_of(recipe.model.name), FORMATS.plugin_of(format))
     names = dict.fromkeys((*recipe.plugins, *(name for name in used if name is not None)))
     return replace(recipe, plugins=tuple(names))
+
+
+def with_color_table(recipe: Recipe) -> Recipe:
+    """The recipe with the colours of the masks in place of the file that says them: a run needs no file beside it."""
+    data = recipe.data
+    said = data.options.get("colors")
+    if not isinstance(said, str) or data.root is None:
+        return recipe
+    table = color_table(said, Path(data.root).expanduser())
+    return replace(recipe, data=replace(data, options={**data.options, "colors": table.to_dict()}))
 
 
 def record_data(recipe: Recipe, training: Dataset, folder: Path) -> None:

@@ -35,13 +35,14 @@ from dcn.runs.build import (
     test_size,
     training_batches,
 )
+from dcn.runs.check_hint import naming_the_check
 from dcn.runs.finetune import check_name, finetuning, is_model
 from dcn.runs.load import load
 from dcn.runs.measure import fill, predictions
 from dcn.runs.offsets import offset_probe
 from dcn.runs.outputs import stems_of
 from dcn.runs.predictor import Predictor
-from dcn.runs.record import record_data, with_used_plugins
+from dcn.runs.record import record_data, with_color_table, with_used_plugins
 from dcn.runs.report import REPORT_FILE, report
 from dcn.runs.sources import StrPath, as_words, read_recipe
 from dcn.runs.tasks import Task, task_of
@@ -191,7 +192,7 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
         make_folder: makes the run folder, or names an earlier one; called in the first process, after everything was
             opened, so that a failed start leaves no folder.
     """
-    recipe = with_used_plugins(recipe)
+    recipe = with_color_table(with_used_plugins(recipe))
     training = open_split(recipe, "train", training=True)
     validation = open_split(recipe, "val")
     if tuple(validation.classes) != tuple(training.classes):
@@ -202,7 +203,8 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
-    recipe = with_batch_size(recipe, model, training, world)
+    with naming_the_check(recipe.data):
+        recipe = with_batch_size(recipe, model, training, world)
     task = task_of(model)
     task.check_tta(recipe.tta, training.classes)
     metric_names = list(task.make_metric(recipe.eval, model, validation).compute())

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dcn.vis.fonts import picture_font
 from dcn.vis.palette import Color
 
 
@@ -37,41 +33,9 @@ def font_size(size: tuple[int, int]) -> int:
     return min(40, max(9, round(4 + sum(size) / 2 * 0.018)))
 
 
-_MATPLOTLIB_FONT = ("mpl-data", "fonts", "ttf", "DejaVuSans.ttf")
-_NO_CHARACTER = "\uffff"  # every font draws the box of a missing glyph
-
-
-def font(size: int, text: str = "") -> Any:
-    """The font for a text, in pixels: Pillow's own, or matplotlib's where that has no glyph for a letter (ä, é, я)."""
-    if all(_is_drawn(letter) for letter in text):
-        return _pillow_font(size)
-    return _wide_font(size)
-
-
-@lru_cache(maxsize=64)
-def _pillow_font(size: int) -> Any:
-    return ImageFont.load_default(size)
-
-
-@lru_cache(maxsize=64)
-def _wide_font(size: int) -> Any:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic; as high as Pillow's font."""
-    spec = importlib.util.find_spec("matplotlib")
-    if spec is None or spec.origin is None:
-        return _pillow_font(size)
-    file = Path(spec.origin).parent.joinpath(*_MATPLOTLIB_FONT)
-    return ImageFont.truetype(file, size) if file.is_file() else _pillow_font(size)
-
-
-@lru_cache(maxsize=1024)
-def _is_drawn(letter: str) -> bool:
-    """Whether Pillow's own font, which is cut to little more than ASCII, has a glyph for it."""
-    return letter.isascii() or bytes(_pillow_font(16).getmask(letter)) != bytes(_pillow_font(16).getmask(_NO_CHARACTER))
-
-
 def text_size(text: str, size: int) -> tuple[int, int]:
     """Width and line height in pixels of one line of text."""
-    chosen = font(size, text)
+    chosen = picture_font(size, text)
     ascent, descent = chosen.getmetrics()
     return round(chosen.getlength(text)), ascent + descent
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from dcn.vis.fonts import figure_png
 
 _COLOR = "#0072b2"
 _BINS = 40
@@ -28,7 +29,7 @@ def data_histograms(columns: Mapping[str, Sequence[float]], counts: Mapping[str,
     for panel, (title, values) in zip(axes, columns.items(), strict=False):
         _histogram(panel, title, np.asarray(values, dtype=np.float64))
     _bars(axes[len(columns)], "objects by class", counts)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def class_bars(diagrams: Mapping[str, Mapping[str, float]]) -> bytes:
@@ -41,7 +42,7 @@ def class_bars(diagrams: Mapping[str, Mapping[str, float]]) -> bytes:
     figure, axes = _panels(len(diagrams), max(2.0, 0.6 + 0.16 * most))
     for panel, (title, values) in zip(axes, diagrams.items(), strict=False):
         _bars(panel, title, values)
-    return _png(figure)
+    return figure_png(figure)
 
 
 def _panels(count: int, height: float = 3.2) -> tuple[Any, Any]:
@@ -56,12 +57,6 @@ def _panels(count: int, height: float = 3.2) -> tuple[Any, Any]:
     for panel in axes[count:]:
         panel.set_visible(False)
     return figure, axes
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
 
 
 def _histogram(panel: Any, title: str, values: Any) -> None:

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from dcn.vis.canvas import fit_text, font, font_size, line_width, text_size, to_picture, to_tensor
+from dcn.vis.canvas import fit_text, font_size, line_width, text_size, to_picture, to_tensor
+from dcn.vis.fonts import picture_font
 from dcn.vis.palette import Color, class_color, text_color
 
 Rect = tuple[int, int, int, int]
@@ -111,7 +112,7 @@ def contact_sheet(
         if captions is not None:
             text = fit_text(captions[number], letters, cell)
             top = y + heights[row] - gap - line + 3
-            draw.text((x + cell / 2, top), text, text_color(background), font(letters, text), anchor="ma")
+            draw.text((x + cell / 2, top), text, text_color(background), picture_font(letters, text), anchor="ma")
     return to_tensor(sheet)
 
 
@@ -224,7 +225,7 @@ def _draw_plates(picture: Image.Image, plates: Sequence[_Plate]) -> None:
     for plate in reversed(plates):
         x1, y1, x2, y2 = plate.rect
         draw.rectangle((x1, y1, x2 - 1, y2 - 1), fill=plate.color)
-        draw.text((x1 + 2, y1), plate.text, text_color(plate.color), font(letters, plate.text), anchor="la")
+        draw.text((x1 + 2, y1), plate.text, text_color(plate.color), picture_font(letters, plate.text), anchor="la")
 
 
 def _fit(picture: Image.Image, cell: int) -> Image.Image:

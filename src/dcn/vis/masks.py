@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from dcn.class_names import IGNORE
-from dcn.vis.canvas import font, font_size, text_size, to_picture, to_tensor
+from dcn.vis.canvas import font_size, text_size, to_picture, to_tensor
+from dcn.vis.fonts import picture_font
 from dcn.vis.palette import Color, text_color, voc_palette
 
 
@@ -103,5 +104,5 @@ def _with_legend(picture: Image.Image, entries: Sequence[tuple[str, Color]]) -> 
     draw = ImageDraw.Draw(sheet)
     for (name, color), (left, top, width) in zip(entries, locations, strict=True):
         draw.rectangle((left, top + 2, left + width - 1, top + height - 1), fill=color)
-        draw.text((left + width / 2, top + 3), name, text_color(color), font(letters, name), anchor="ma")
+        draw.text((left + width / 2, top + 3), name, text_color(color), picture_font(letters, name), anchor="ma")
     return sheet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from dcn.vis.fonts import figure_png
 
 Row = Mapping[str, object]
 StrPath = str | PathLike[str]
@@ -258,11 +259,10 @@ def _legend(axes: Any, count: int) -> None:
 
 
 def _png(figure: Any, path: StrPath | None) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    data = figure_png(figure)
     if path is not None:
-        Path(path).write_bytes(buffer.getvalue())
-    return buffer.getvalue()
+        Path(path).write_bytes(data)
+    return data
 
 
 def calibration_curve(points: Sequence[tuple[float, float, int]], *, path: StrPath | None = None) -> bytes:

@@ -29,7 +29,7 @@ def test_a_folder_without_description(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2]", "expected a mapping with classes, splits, values, ignore, suffix, got list"),
+        ("[1, 2]", "expected a mapping with classes, splits, values, ignore, suffix, colors, got list"),
         ("a: [", "not valid YAML"),
         (GOOD + "clases: [a]", "expected the keys classes.*, got 'clases'"),
         ("splits: {t: {images: a, labels: b}}", "classes: expected a list of names, got nothing"),

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from dcn.class_names import CAMVID_CLASSES, IGNORE
 from dcn.data.datasets.segmentation import SegmentationDataset
-from dcn.formats.file_names import image_files
+from dcn.formats.file_names import files_in, image_files
+from dcn.formats.images import has_colors
 from dcn.formats.index_masks import IndexReader, MaskFiles
 from dcn.formats.layouts import unknown_split
+from dcn.formats.problems import BrokenImageError
 
 _VOID = 11
 
@@ -45,8 +47,17 @@ def open_camvid(
 
 
 def available_splits(root: Path) -> list[str]:
-    """Names of the folders that have a folder of masks beside them."""
-    return sorted(path.name.removesuffix("annot") for path in root.glob("*annot") if path.is_dir())
+    """Names of the folders that have a folder of index masks beside them; none where the masks are in colours."""
+    folders = sorted(path for path in root.glob("*annot") if path.is_dir())
+    first = next((mask for folder in folders for mask in files_in(folder, ".png")), None)
+    return [] if first is not None and _in_colors(first) else [path.name.removesuffix("annot") for path in folders]
+
+
+def _in_colors(mask: Path) -> bool:
+    try:
+        return has_colors(mask)
+    except BrokenImageError:
+        return False  # the check says so
 
 
 def _files(root: Path, split: str) -> list[MaskFiles]:

@@ -13,6 +13,7 @@ def open_folder(
     split: str = "train",
     *,
     description: str = "dataset.yaml",
+    unknown_colors: str = "refuse",
     unlabelled: str = "refuse",
     upright: bool = False,
     broken: str = "refuse",
@@ -29,12 +30,15 @@ def open_folder(
         ignore: [0]          # optional: values that are neither trained nor evaluated, beside 255
         suffix: _mask        # optional: what the name of a mask has after that of its image
 
-    Masks of 0 and 255 are described by ``values: [0, 255]``; 255 is then a class.
+    Masks of 0 and 255 are described by ``values: [0, 255]``; 255 is then a class. Masks in colours are described by
+    ``colors: {road: [128, 64, 128], void: [0, 0, 0]}`` or ``colors: FILE`` in place of ``values`` and ``ignore``.
 
     Args:
         root: the folder that the paths of the description are relative to.
         split: a key of ``splits``; several are joined with ``+``.
         description: the file, relative to ``root``.
+        unknown_colors: what becomes of a colour that ``colors`` does not have: ``"refuse"``, ``"ignore"`` (255) or
+            ``"nearest"``.
         unlabelled: see `SegmentationDataset`, like the two that follow.
         upright: turn photos as their EXIF orientation says.
         broken: what to do about damaged images.
@@ -43,7 +47,7 @@ def open_folder(
         ValueError: the description is missing or says something else, no such split, or an image without a mask.
     """
     root, file = Path(root), Path(root) / description
-    said = read_description(file)
+    said = read_description(file, unknown_colors)
     files = [item for part in split.split("+") for item in said.files(root, part, file)]
     name = f"{root.name}:{split}"
     return SegmentationDataset(

@@ -1,29 +1,38 @@
-"""A folder of images and index PNGs without a description: ``images`` beside ``masks``, or side by side."""
+"""A folder of images and segmentation masks without a description: index images, colours, or black and white."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from dcn.class_names import IGNORE, check_class_names
 from dcn.data.datasets.segmentation import SegmentationDataset
+from dcn.formats.color_masks import LOSSY, ColorReader, colors_in
+from dcn.formats.color_tables import FILES, ColorTable, color_table, find_color_table, read_color_table
 from dcn.formats.documents import read_text
-from dcn.formats.file_names import files_in, image_files
-from dcn.formats.images import read_index_image
-from dcn.formats.index_masks import IndexReader, MaskFiles
-from dcn.formats.layouts import WHOLE, FolderPair, folder_pairs, unknown_split
+from dcn.formats.images import has_colors, read_index_image
+from dcn.formats.index_masks import IndexReader, MaskFiles, ReadMask
+from dcn.formats.layouts import WHOLE, unknown_split
+from dcn.formats.mask_folders import MaskSplit, mask_splits
 from dcn.formats.problems import Problem, attempt
+from dcn.suggest import counted
 
-FOLDERS = ("masks", "labels", "annotations", "SegmentationClass", "segmentation")
-_SUFFIXES = ("_mask", "_label", "_labels", "_gt", "-mask")
+_NAMES = ("classes.txt", "class_names.txt", "codes.txt")
+_BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
+_SEEN = 100  # masks that are looked at to tell black and white from indices
+_FIRST = 3  # masks that are looked at to tell colours from indices
 
 
 def open_masks(
     root: str | Path,
     split: str = WHOLE,
     *,
+    colors: Any = None,
+    unknown_colors: str = "refuse",
     unlabelled: str = "refuse",
     upright: bool = False,
     broken: str = "refuse",
@@ -33,90 +42,148 @@ def open_masks(
     Args:
         root: the folder.
         split: one of `available_splits`, or several joined with ``+``.
+        colors: what the colours of the masks mean: a file (see `dcn.formats.color_tables`) or a mapping
+            ``{road: [128, 64, 128]}``; a name may have several colours. ``None``: a file such as ``label_colors.txt``
+            in the folder, where the masks have its colours.
+        unknown_colors: what becomes of a colour that the table does not have: ``"refuse"``, ``"ignore"`` (255) or
+            ``"nearest"``.
         unlabelled: see `SegmentationDataset`, like the two that follow.
         upright: turn photos as their EXIF orientation says.
         broken: what to do about damaged images.
 
-    The masks hold 0, 1, 2 ... for the classes and 255 for pixels that are ignored. ``classes.txt`` names the classes,
-    one a line; without it their numbers are their names.
+    Index masks hold 0, 1, 2 ... for the classes and 255 for pixels that are ignored. ``classes.txt`` names the classes,
+    one a line; without it their numbers are their names. Masks of 0 and 255 alone have the classes ``background`` and
+    ``foreground``.
 
     Raises:
-        ValueError: no such split, or masks that are no index images.
+        ValueError: no such split, colours without a table, or masks that can be read in neither way.
     """
     root = Path(root)
-    splits = _pairs(root)
+    splits = mask_splits(root)
     files: list[MaskFiles] = []
     for part in split.split("+"):
         if part not in splits:
             raise unknown_split(part, splits, root, "folders of images and of masks")
-        files += _files(root, splits[part])
-    classes = _classes(root, splits)
-    reader = IndexReader({index: index for index in range(len(classes))})
+        files += splits[part].files(root)
+    classes, reader, note = _reading(root, _masks(root, splits), colors, unknown_colors)
+    name = f"{root.name}:{split}"
     return SegmentationDataset(
-        f"{root.name}:{split}", classes, files, reader, unlabelled=unlabelled, upright=upright, broken=broken
+        name, classes, files, reader, unlabelled=unlabelled, upright=upright, broken=broken, note=note
     )
 
 
 def available_splits(root: Path) -> list[str]:
-    """The splits of a folder; empty where its masks are no index images."""
-    pairs = _pairs(root)
-    return list(pairs) if pairs and first_problem(root) is None else []
+    """The splits of a folder; empty where its first masks cannot be read."""
+    splits = mask_splits(root)
+    return list(splits) if splits and _problem_of(_masks(root, splits)) is None else []
 
 
 def first_problem(root: Path) -> str | None:
-    """Why the first masks of a folder are no index images; ``None`` where they are, or where there are none."""
-    first = [item.mask for pair in _pairs(root).values() for item in _files(root, pair) if item.mask is not None][:3]
+    """Why the first masks of a folder cannot be read; ``None`` where they can, or where there are none."""
+    return _problem_of(_masks(root, mask_splits(root)))
+
+
+def _masks(root: Path, splits: Mapping[str, MaskSplit]) -> list[Path]:
+    return [item.mask for split in splits.values() for item in split.files(root) if item.mask is not None]
+
+
+def _problem_of(masks: list[Path]) -> str | None:
     problems: list[Problem] = []
-    for mask in first:
-        attempt(partial(read_index_image, mask), problems.append, mask, "")
+    for mask in masks[:_FIRST]:
+        attempt(partial(_readable, mask), problems.append, mask, "")
     return str(problems[0]) if problems else None
 
 
-def _pairs(root: Path) -> dict[str, FolderPair]:
-    pairs = folder_pairs(root, FOLDERS, ".png")
-    if pairs or not root.is_dir():
-        return {name: pair for name, pair in pairs.items() if any(item.mask for item in _files(root, pair))}
-    folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    beside = [FolderPair(folder, folder) for folder in folders]
-    named = {pair.images.name: pair for pair in beside if any(item.mask for item in _files(root, pair))}
-    return {WHOLE if pair.images == root else name: pair for name, pair in named.items()}
+def _readable(mask: Path) -> None:
+    if not has_colors(mask):
+        read_index_image(mask)
 
 
-def _files(root: Path, pair: FolderPair) -> list[MaskFiles]:
-    """Images with their masks: of the same name, or with an ending such as ``_mask`` before ``.png``."""
-    masks = {
-        file.relative_to(pair.annotations).with_suffix("").as_posix(): file
-        for file in files_in(pair.annotations, ".png", below=not pair.side_by_side)
-    }
-    files, images = [], image_files(pair.images, below=not pair.side_by_side)
-    endings = defaultdict[str, set[str]](set)
-    for image in images:
-        endings[image.stem].add(image.suffix.lower())
-    for image in images:
-        name = image.relative_to(pair.images).with_suffix("").as_posix()
-        if pair.side_by_side and image.suffix.lower() == ".png" and _is_mask(name, endings):
-            continue
-        candidates = [masks.get(f"{name}{suffix}") for suffix in ("", *_SUFFIXES)]
-        mask = next((file for file in candidates if file is not None and file != image), None)
-        files.append(MaskFiles(image, mask, image.relative_to(root).with_suffix("").as_posix()))
-    return files
+def _reading(root: Path, masks: list[Path], colors: Any, unknown: str) -> tuple[tuple[str, ...], ReadMask, str]:
+    """The classes, what reads a mask, and what was concluded."""
+    if colors is not None:
+        table = color_table(colors, root)
+        return table.names, ColorReader(table, unknown), ""
+    first, file = masks[:_FIRST], find_color_table(root)
+    coloured = any(map(has_colors, first))
+    if file is not None and (coloured or _has_colors_of(file, first)):
+        table = read_color_table(file)
+        return table.names, ColorReader(table, unknown), f"the colours of the masks are those of {file}"
+    if coloured:
+        raise ValueError(_without_table(root, first))
+    return _indices(root, masks, unknown)
 
 
-def _is_mask(name: str, endings: Mapping[str, set[str]]) -> bool:
-    """Whether a PNG beside the images is the mask of one of them; ``endings`` are those of the images by stem."""
-    of_same_name = endings.get(name, set()) - {".png"}
-    shorter = (name.removesuffix(suffix) for suffix in _SUFFIXES if name.endswith(suffix))
-    return bool(of_same_name) or any(stem in endings for stem in shorter)
+def _has_colors_of(file: Path, masks: list[Path]) -> bool:
+    """Whether masks of grey or palette have the colours of a table."""
+    try:
+        return set(colors_in(masks)) <= set(read_color_table(file).colors)
+    except ValueError:
+        return False  # numbers need no table
 
 
-def _classes(root: Path, splits: dict[str, FolderPair]) -> tuple[str, ...]:
-    names = root / "classes.txt"
-    if names.is_file():
-        return check_class_names([text for _, text in read_text(names, "list of classes").lines()])
-    masks = [item.mask for pair in splits.values() for item in _files(root, pair) if item.mask is not None]
-    highest = 0
-    for mask in masks:
+def _without_table(root: Path, masks: list[Path]) -> str:
+    seen = [f"{color} {share:.1%}" for color, share in colors_in(masks).items()]
+    more = f" and {len(seen) - 8} more" if len(seen) > 8 else ""
+    return (
+        f"{root}: expected a table of the colours of the masks, got none; write a line 'r g b name' for each colour "
+        f"into {root / FILES[0]}, or name a file (data.options.colors=FILE, or --colors FILE for `dcn data`). "
+        f"{counted(len(masks), 'mask')} from {masks[0].name} on: {', '.join(seen[:8])}{more}"
+    )
+
+
+def _indices(root: Path, masks: list[Path], unknown: str) -> tuple[tuple[str, ...], ReadMask, str]:
+    names = _names(root)
+    stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
+    if (names is None or len(names) <= 2) and _is_black_and_white(stamps[:: max(1, len(stamps) // _SEEN)]):
+        pair = ("background", "foreground") if names is None else ("background", *names)[-2:]
+        table = ColorTable(pair, _BLACK_AND_WHITE, (0, 1))
+        said = (
+            f"the masks hold 0 and 255 alone: 0 is taken for {pair[0]!r}, 255 for {pair[1]!r}, not for ignored pixels"
+        )
+        return pair, ColorReader(table, unknown), said
+    lossy = next((mask for mask in masks if mask.suffix.lower() in LOSSY), None)
+    if lossy is not None:
+        raise ValueError(f"{lossy}: a JPEG changes the numbers of the classes; save the masks as PNG")
+    names = names or tuple(str(index) for index in range(_highest(stamps) + 1))
+    return names, IndexReader({index: index for index in range(len(names))}), ""
+
+
+def _names(root: Path) -> tuple[str, ...] | None:
+    file = next((path for name in _NAMES if (path := root / name).is_file()), None)
+    if file is None:
+        return None
+    names = [text for _, text in read_text(file, "list of classes").lines()]
+    return check_class_names(names)
+
+
+Stamps = tuple[tuple[Path, int], ...]
+"""Files with the times of their last change, which are part of the keys of the caches."""
+
+
+@lru_cache(maxsize=8)
+def _is_black_and_white(stamps: Stamps) -> bool:
+    """Whether masks hold 0 and 255 alone, or values near to them where they are JPEGs; and 255 at least once."""
+    white = False
+    for mask, _ in stamps:
         stored = read_index_image(mask)
-        known = stored[stored != IGNORE]
-        highest = max(highest, int(known.max()) if known.numel() else 0)
-    return tuple(str(index) for index in range(highest + 1))
+        if mask.suffix.lower() in LOSSY:
+            bright = stored > 207
+            if float(((stored < 48) | bright).float().mean()) < 0.95:
+                return False
+        else:
+            bright = stored == IGNORE
+            if not bool(((stored == 0) | bright).all()):
+                return False
+        white = white or bool(bright.any())
+    return white
+
+
+@lru_cache(maxsize=8)
+def _highest(stamps: Stamps) -> int:
+    """The largest value of the masks beside 255."""
+    highest = 0
+    for mask, _ in stamps:
+        stored = read_index_image(mask)
+        highest = max(highest, int(torch.where(stored == IGNORE, 0, stored).max()))
+    return highest

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from dcn.class_names import IGNORE
 from dcn.data.reading import ImageReading
 from dcn.formats.images import image_size, is_turned
-from dcn.formats.index_masks import MaskFiles
+from dcn.formats.index_masks import MaskFiles, ReadMask
 from dcn.formats.problems import BrokenImageError, Problem, refuse
 from dcn.structures import Sample, SegmentationMap
-
-ReadMask = Callable[[Path], Tensor]
-"""A file to class indices ``[H, W]`` int64, ``0 .. C-1`` or 255."""
 
 UNLABELLED = ("refuse", "skip", "keep")
 
@@ -34,6 +30,7 @@ class SegmentationDataset:
             pixel ignored (test sets whose annotation is kept back).
         upright: turn photos as their EXIF orientation says, for masks that were made on upright photos.
         broken: what to do about damaged images and masks: ``"refuse"``, ``"skip"`` or ``"repair"``, see `ImageReading`.
+        note: what was concluded from the files, for ``dcn data check``.
 
     Raises:
         ValueError: there are no images, an image has no mask (``"refuse"``), or an unknown option.
@@ -49,6 +46,7 @@ class SegmentationDataset:
         unlabelled: str = "refuse",
         upright: bool = False,
         broken: str = "refuse",
+        note: str = "",
     ) -> None:
         if unlabelled not in UNLABELLED:
             raise ValueError(f"unlabelled: expected one of {', '.join(UNLABELLED)}, got {unlabelled!r}")
@@ -59,7 +57,7 @@ class SegmentationDataset:
                 if item.mask is None:
                     refuse(missing_mask(item))
         kept = [item for item in files if unlabelled == "keep" or item.mask is not None]
-        self.name, self.classes = name, tuple(classes)
+        self.name, self.classes, self.note = name, tuple(classes), note
         self.files, self._read_mask = tuple(kept), read
         self.reading = ImageReading(broken, upright, [item.image for item in kept])
 
@@ -71,9 +69,9 @@ class SegmentationDataset:
     def _size(self, path: Path) -> tuple[int, int]:
         try:
             return image_size(path, upright=self.reading.upright)
-        except BrokenImageError:
+        except BrokenImageError as error:
             if self.reading.broken == "refuse":
-                raise
+                raise self.reading.refusal(error) from error
             return 1, 1
 
     def __len__(self) -> int:
@@ -113,7 +111,9 @@ def missing_mask(item: MaskFiles) -> Problem:
 def size_problem(item: MaskFiles, target: SegmentationMap, size: tuple[int, int]) -> Problem:
     """The problem of a mask that is not as large as its image of ``(height, width)``."""
     got = tuple(target.labels.shape)
-    message = f"expected the size of its image {size}, got {got}"
+    message = f"expected the size of its image {size}, got {got} (height, width)"
     if got == size[::-1] and is_turned(item.image):
-        message += ": the photo is stored turned (EXIF orientation) and annotated upright; set the option upright=true"
+        message += "; the photo is stored turned (EXIF orientation) and annotated upright; set the option upright=true"
+    elif got != size and abs(got[0] * size[1] - got[1] * size[0]) <= max(size):
+        message += "; resize the mask to the size of its image, without smoothing (nearest neighbour)"
     return Problem(item.mask or item.image, "", message)
