@@ -7,7 +7,7 @@ import torch
 
 from dcn.compat import detectron2
 
-BOXES = torch.tensor([[0.0, 1, 1, 9, 7], [1, 0, 2, 12, 12]])
+BOXES = torch.tensor([[0.0, 2, 1, 9, 7], [1, 3, 2, 12, 12]])
 
 
 @pytest.mark.parametrize("aligned", [True, False])
