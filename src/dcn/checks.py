@@ -93,7 +93,7 @@ def tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         advice = "convert with torch.as_tensor"
         if isinstance(value, torch.fx.Proxy):
-            advice = "trace with a Tracer whose is_leaf_module is true for the layers of dcn.nn, or use torch.export"
+            advice = "trace a module around the layer, name an operator in torch.fx.wrap, or use torch.export"
         raise ValueError(f"{name}: expected a torch.Tensor, got {type(value).__name__}; {advice}")
     if value.layout != torch.strided or value.is_nested:
         kind = "nested" if value.is_nested else value.layout

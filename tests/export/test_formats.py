@@ -227,3 +227,13 @@ def test_options_that_do_not_fit(
 def test_an_exported_file_is_not_exported_again(program: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is exported already"):
         dcn.export(program, tmp_path / "m.onnx")
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_work(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("torch.onnx.export", None)  # not reached
+    with pytest.raises(OSError, match="Not a directory") as error:
+        dcn.export(weights, tmp_path / "file" / "model.onnx")
+    assert error.value.filename == str(tmp_path / "file" / "model.onnx")

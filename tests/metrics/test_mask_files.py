@@ -62,6 +62,37 @@ def test_masks_of_0_and_255(tmp_path: Path) -> None:
     assert score["IoU/crack"] == _expected(results, truth, 2).compute()["IoU/1"]
 
 
+@pytest.mark.parametrize("both", [False, True], ids=["numbers", "black and white"])
+def test_black_and_white_needs_no_values(both: bool, tmp_path: Path) -> None:
+    results, truth = _arrays(1, 2), _arrays(2, 2)
+    stored = {name: values * 255 for name, values in truth.items()}
+    found = {name: values * 255 for name, values in results.items()} if both else results
+    score = evaluate_mask_files(_write(tmp_path / "r", found), _write(tmp_path / "t", stored))
+    assert score["IoU/foreground"] == _expected(results, truth, 2).compute()["IoU/1"]
+    assert evaluate_mask_files(tmp_path / "r", tmp_path / "t", classes=["a", "b"])["mIoU"] == score["mIoU"]
+
+
+@pytest.mark.parametrize("unknown", ["refuse", "nearest"])
+def test_annotations_in_colors(unknown: str, tmp_path: Path) -> None:
+    results, truth = _arrays(1, 3), _arrays(2, 3)
+    table = {"sky": [0, 0, 0], "road": [128, 64, 128], "tree": [0, 128, 0]}
+    painted = {name: np.array(list(table.values()), np.uint8)[values] for name, values in truth.items()}
+    files = _write(tmp_path / "r", results), _write(tmp_path / "t", painted)
+    score = evaluate_mask_files(*files, colors=table)
+    assert score["IoU/tree"] == _expected(results, truth, 3).compute()["IoU/2"]
+    with pytest.raises(ValueError, match="or say what the colours mean"):
+        evaluate_mask_files(*files)
+    painted = {name: np.clip(values, 3, 126) for name, values in painted.items()}
+    _write(tmp_path / "t", painted)
+    if unknown == "refuse":
+        with pytest.raises(
+            ValueError, match=r"got \(3, 126, 3\) in .* nearest to \(0, 128, 0\) \(tree\); 100\.00% with 2 more"
+        ):
+            evaluate_mask_files(*files, colors=table)
+    else:
+        assert evaluate_mask_files(*files, colors=table, unknown_colors=unknown)["IoU/tree"] == score["IoU/tree"]
+
+
 def test_a_described_folder(tmp_path: Path) -> None:
     results, truth = _arrays(1, 2), _arrays(2, 2)
     for name in NAMES:

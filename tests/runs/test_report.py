@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,14 @@ def test_masks_have_a_column_of_their_own(tmp_path: Path) -> None:
         assert number(page.table("AP and AR")["AP50"][kind]) == pytest.approx(value, abs=5.1e-4)
 
 
-def test_a_run_compared_with_itself_shows_no_difference(runs: dict[str, Path], tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    actual = dcn.compare([runs["plain0"], runs["plain0"]], "val", output=page, resamples=50)
+def test_a_run_compared_with_its_copy_shows_no_difference(runs: dict[str, Path], tmp_path: Path) -> None:
+    page, copy = tmp_path / "page.html", tmp_path / "copy" / "0"
+    shutil.copytree(runs["plain0"], copy)
+    actual = dcn.compare([runs["plain0"], copy], "val", output=page, resamples=50)
     for difference in actual.pairs[0].comparison.metrics.values():
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert "no difference is shown" in page.read_text(encoding="utf-8")
-    assert f"dcn compare {runs['plain0']} {runs['plain0']} --split val --resamples 50" in page.read_text(
-        encoding="utf-8"
-    )
+    assert f"dcn compare {runs['plain0']} {copy} --split val --resamples 50" in page.read_text(encoding="utf-8")
 
 
 def test_segmentation_models_are_compared(runs: dict[str, Path]) -> None:
@@ -165,6 +165,7 @@ def test_seeds_of_two_recipes_are_paired(runs: dict[str, Path], capsys: pytest.C
     ("names", "message"),
     [
         pytest.param(["plain0"], "expected two or more run folders, got 1", id="one"),
+        pytest.param(["plain0", "plain1", "plain0"], "expected different runs, got .* twice", id="twice"),
         pytest.param(["plain0", "segmentation0"], "expected one task", id="tasks"),
         pytest.param(["plain0", "plain1", "deformable0"], r"expected the same seeds .* \[0, 1\] and \[0\]", id="seeds"),
     ],

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from dcn.cli.words import (
+    add_colors,
     add_device,
     add_outside,
     add_speed_options,
     add_split,
+    colors_of,
     examples,
     names_of,
     one_source,
@@ -71,6 +73,7 @@ def add_parser(subparsers: Any) -> None:
         files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)"),
         files.add_argument("--classes", help="class names in order, separated by commas"),
         add_outside(files),
+        *add_colors(files),
     ]
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     parser.set_defaults(run=_run, file_options=file_options)
@@ -101,6 +104,7 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
             arguments.annotations,
             classes=names_of(arguments.classes),
             split=arguments.image_set,
+            **colors_of(arguments),
         )
     if arguments.report:
         _report_files(arguments)

@@ -51,11 +51,11 @@ def add_outside(parser: argparse._ActionsContainer) -> argparse.Action:
     return parser.add_argument("--outside", choices=OUTSIDE, default="refuse", help=says)
 
 
-def add_colors(parser: argparse._ActionsContainer) -> None:
+def add_colors(parser: argparse._ActionsContainer) -> list[argparse.Action]:
     """Add ``--colors`` and ``--unknown-colors``."""
-    parser.add_argument("--colors", help="masks in colours: a file with a line 'r g b name' for each colour")
+    colors = parser.add_argument("--colors", help="masks in colours: a file with a line 'r g b name' for each colour")
     says = "a colour that the table does not have: refuse it, ignore its pixels, or take the nearest (default refuse)"
-    parser.add_argument("--unknown-colors", choices=UNKNOWN, default="refuse", help=says)
+    return [colors, parser.add_argument("--unknown-colors", choices=UNKNOWN, default="refuse", help=says)]
 
 
 def colors_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
     from dcn.compat.detectron2 import DeformConv, ModulatedDeformConv   # was: from detectron2.layers import ...
 
-Argument lists and state-dict keys (``weight``, ``bias``, ``norm.*``) are detectron2's. Both run forward and backward on
-the CPU too, with any number of groups and any batch size.
+Argument lists and state-dict keys (``weight``, ``bias``, ``norm.*``) are detectron2's. Both layers run forward and
+backward on the CPU too, with any number of groups and any batch size. ``ROIAlign``, ``roi_align``, ``nms`` and
+``batched_nms`` are there too, which detectron2 takes from torchvision.
 """
 
 from __future__ import annotations
@@ -15,8 +16,18 @@ from torch import Tensor, nn
 
 from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
+from dcn.compat.torchvision import batched_nms, nms, roi_align
 
-__all__ = ["DeformConv", "ModulatedDeformConv", "deform_conv", "modulated_deform_conv"]
+__all__ = [
+    "DeformConv",
+    "ModulatedDeformConv",
+    "ROIAlign",
+    "batched_nms",
+    "deform_conv",
+    "modulated_deform_conv",
+    "nms",
+    "roi_align",
+]
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -151,3 +162,35 @@ class ModulatedDeformConv(_Conv):
         """``[N, O, H_out, W_out]``, after norm and activation."""
         geometry = (self.stride, self.padding, self.dilation, self.groups, self.deformable_groups)
         return self._finish(modulated_deform_conv(x, offset, mask, self.weight, self.bias, *geometry))
+
+
+class ROIAlign(nn.Module):
+    """``detectron2.layers.ROIAlign``: boxes ``[K, 5]`` (image, x1, y1, x2, y2), shifted by half a pixel if aligned.
+
+    Args:
+        output_size: bins, one number or ``(rows, columns)``.
+        spatial_scale: map pixels per box pixel.
+        sampling_ratio: samples per bin and axis; 0: ``ceil(bin size)``.
+        aligned: ``False`` is the rule of detectron.
+    """
+
+    def __init__(self, output_size: Size, spatial_scale: float, sampling_ratio: int, aligned: bool = True) -> None:
+        super().__init__()
+        self.output_size = output_size
+        self.spatial_scale, self.sampling_ratio, self.aligned = spatial_scale, sampling_ratio, aligned
+
+    def forward(self, input: Tensor, rois: Tensor) -> Tensor:
+        """``[K, C, rows, columns]`` of a map ``[N, C, H, W]``.
+
+        Raises:
+            ValueError: (also an ``AssertionError``) ``rois`` has not five columns.
+        """
+        if rois.ndim != 2 or rois.shape[1] != 5:
+            raise Refused(f"rois: expected [K, 5] (image, x1, y1, x2, y2), got shape {list(rois.shape)}")
+        boxes = rois.to(input.dtype)
+        return roi_align(input, boxes, self.output_size, self.spatial_scale, self.sampling_ratio, self.aligned)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``print``."""
+        names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in names)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,22 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file, which takes the file's name at the end or is gone."""
+    """A temporary name beside a file, which takes the file's name at the end or is gone.
+
+    Raises:
+        OSError: the file cannot be written, said before the work begins; the message names the file.
+    """
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        if error.filename not in (str(temporary), str(path.parent)):
+            raise
+        number = errno.ENOTDIR if isinstance(error, FileExistsError) else error.errno  # of mkdir: the folder is a file
+        raise OSError(number, os.strerror(number or 0), str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a parent that is a file, say
+            temporary.unlink()

@@ -75,7 +75,7 @@ class ColorReader:
     def _refusal(self, strange: _Codes, pixels: int, path: Path) -> str:
         (code, count), *others = _frequent(strange)
         near = int(self._nearest(np.array([code], np.int32))[0])
-        several = f"; {len(others)} more unknown colours, {len(strange) / pixels:.2%} together" if others else ""
+        several = f"; {len(strange) / pixels:.2%} with {len(others)} more unknown" if others else ""
         lossy = path.suffix.lower() in LOSSY
         first = "a JPEG changes colours: save the mask as PNG" if lossy else "add it to the table"
         return (

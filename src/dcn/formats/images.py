@@ -198,7 +198,7 @@ def _indices(array: np.ndarray, mode: str, name: str) -> Tensor:
     if array.ndim != 2 or mode == "F":
         raise ValueError(
             f"{name}: expected one channel of class indices (grey or palette), got an image of mode {mode}; "
-            "write the number of its class in place of each colour, or name the colours (colors in dataset.yaml)"
+            "write the number of its class in place of each colour, or say what the colours mean (option colors)"
         )
     return torch.from_numpy(array.astype(np.int64))
 

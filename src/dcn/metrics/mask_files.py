@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dcn.class_names import IGNORE, VOC_CLASSES, check_class_names
+from dcn.formats.black_and_white import are_black_and_white, black_and_white
+from dcn.formats.color_masks import ColorReader
+from dcn.formats.color_tables import color_table
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import image_files
 from dcn.formats.images import read_index_image
@@ -26,12 +30,15 @@ def evaluate_mask_files(
     values: Sequence[int] | None = None,
     ignore: Sequence[int] = (),
     split: str | None = None,
+    colors: Any = None,
+    unknown_colors: str = "refuse",
     absent: Absent = "zero",
 ) -> SegmentationResult:
     """Score segmentation masks from files, as ``dcn eval --save`` and ``dcn predict`` write them.
 
     Args:
-        results: folder of index images; pixel values are class indices 0 .. C-1, and 255 for no class.
+        results: folder of index images; pixel values are class indices 0 .. C-1, and 255 for no class. Black and white
+            masks (0 and 255) where the annotations are so too.
         annotations: folder of index images (``SegmentationClass``, ``valannot``); a folder with ``dataset.yaml``; or a
             Pascal VOC folder with ``SegmentationClass``. Files belong together by their path below the folder, or by
             their name where that is unique.
@@ -39,6 +46,9 @@ def evaluate_mask_files(
             to the largest value that occurs.
         values: pixel value of each class in the annotations; ``None``: 0, 1, 2 ...
         ignore: values in the annotations that do not count, beside 255.
+        colors: what the colours of the annotations mean, where they have some: a file or a mapping, see
+            `dcn.formats.color_tables`.
+        unknown_colors: what becomes of other colours: ``"refuse"``, ``"ignore"`` or ``"nearest"``.
         split: for a description or a VOC folder; ``None``: all masks, or the only split.
         absent: what a class is worth that occurs nowhere, see `MeanIoU`.
 
@@ -52,12 +62,20 @@ def evaluate_mask_files(
         raise ValueError(f"annotations: expected segmentation masks (index PNGs) in {source}, got none")
     folder = Path(results).expanduser()
     pairs = [(path, _result_of(name, folder)) for name, path in sorted(masks.items())]
+    plain: ReadMask | None = None
+    if colors is not None:
+        table = color_table(colors, source)
+        reader, names = ColorReader(table, unknown_colors), table.names
+    elif reader is None and values is None and not ignore and are_black_and_white(list(masks.values()), names):
+        reader = black_and_white(names, unknown_colors)
+        names = reader.table.names
+        plain = reader if are_black_and_white([result for _, result in pairs], names) else None
     if names is None:
         names = tuple(map(str, range(_largest(pairs, ignore) + 1)))
     if reader is None:
         reader = IndexReader(index_table(len(names), values, ignore))
     metric = MeanIoU(len(names), absent=absent, classes=names)
-    plain = IndexReader({index: index for index in range(len(names))})
+    plain = plain or IndexReader({index: index for index in range(len(names))})
     for annotated, predicted in pairs:
         target, prediction = reader(annotated), plain(predicted)
         if target.shape != prediction.shape:

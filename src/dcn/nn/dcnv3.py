@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import dcnv3
 from dcn.ops._backends import check_name
 from dcn.ops._dcnv3 import BACKENDS
@@ -153,6 +154,8 @@ class DCNv3(nn.Module):
         Raises:
             ValueError: ``input`` has another number of axes or channels.
         """
+        if is_traced(self, input):
+            return recorded(self, input)
         checks.ndim("input", input, 4, "[N, H, W, C]")
         if input.shape[3] != self.channels:
             raise ValueError(

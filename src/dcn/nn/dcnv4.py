@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dcn import checks
 from dcn.nn.dcnv3 import check_layer, mixed
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import dcnv4
 from dcn.ops._backends import check_name
 from dcn.ops._dcnv3 import BACKENDS
@@ -120,6 +121,8 @@ class DCNv4(nn.Module):
         Raises:
             ValueError: ``input`` has another number of axes or channels, or ``shape`` does not fit.
         """
+        if is_traced(self, input):
+            return recorded(self, input, shape)
         height, width = self._size(input, shape)
         source = input.unflatten(1, (height, width))
         value = source if self.without_pointwise else self.value_proj(source)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import deform_conv1d, deform_conv2d, deform_conv3d
 from dcn.ops._backends import check_name
 from dcn.ops.deform_conv import BACKENDS, BOUNDARIES, output_size
@@ -189,11 +190,15 @@ class _DeformConv(nn.Module):
         return offset.clamp(-radius, radius) if self.bound == "clamp" else radius * torch.tanh(offset / radius)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, *size]`` to ``[N, O, *out]``, the sizes of an ordinary convolution.
+        """``[N, C, *size]`` to ``[N, O, *out]``, the sizes of an ordinary convolution; or both without ``N``.
 
         Raises:
             ValueError: ``input`` has another number of axes, channels or another type than the layer, or is too small.
         """
+        if is_traced(self, input):
+            return recorded(self, input)
+        if isinstance(input, Tensor) and input.ndim == self._dimensions + 1:
+            return self.forward(input[None])[0]
         self._check_input(input)
         offset, mask = self.offsets(input)
         padding = self.padding

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import deform_conv_transpose1d, deform_conv_transpose2d, deform_conv_transpose3d
 from dcn.ops._backends import check_name
 from dcn.ops.deform_conv import BACKENDS, BOUNDARIES
@@ -122,13 +123,17 @@ class _DeformConvTranspose(nn.Module):
         """``[N, C, *size]`` to ``[N, O, *out]``, the sizes of an ordinary transposed convolution.
 
         Args:
-            input: the map.
+            input: the map; ``[C, *size]`` gives ``[O, *out]``.
             output_size: size of the output, instead of ``output_padding``; as for ``nn.ConvTranspose2d``.
 
         Raises:
             ValueError: ``input`` has another number of axes or channels than the layer, or ``output_size`` cannot be
                 reached.
         """
+        if is_traced(self, input):
+            return recorded(self, input, output_size)
+        if isinstance(input, Tensor) and input.ndim == self._dimensions + 1:
+            return self.forward(input[None], output_size)[0]
         checks.ndim("input", input, self._dimensions + 2, _LAYOUTS[self._dimensions])
         if input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected {self.in_channels} channels, got shape {list(input.shape)}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dcn import checks
 from dcn.nn.deform_conv import PADDING_MODES, Numbers, PaddingMode, padding_sides
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import deform_conv2d
 from dcn.ops._backends import check_name
 from dcn.ops.deform_conv import BACKENDS
@@ -127,11 +128,15 @@ class DeformDepthwiseConv2d(nn.Module):
         return offset, taps * mask.unflatten(1, (self.offset_groups, taps)).softmax(2).flatten(1, 2)
 
     def forward(self, input: Tensor) -> Tensor:
-        """``[N, C, H, W]`` to ``[N, C, H_out, W_out]``, the sizes of an ordinary convolution.
+        """``[N, C, H, W]`` to ``[N, C, H_out, W_out]``, the sizes of an ordinary convolution; or both without ``N``.
 
         Raises:
             ValueError: ``input`` has another number of axes or channels.
         """
+        if is_traced(self, input):
+            return recorded(self, input)
+        if isinstance(input, Tensor) and input.ndim == 3:
+            return self.forward(input[None])[0]
         checks.ndim("input", input, 4, "[N, C, H, W]")
         if input.shape[1] != self.in_channels:
             raise ValueError(f"input: expected {self.in_channels} channels, got shape {list(input.shape)}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import deform_ps_roi_pool, deform_roi_pool
 from dcn.ops._backends import check_name
 from dcn.ops._roi_mean import BACKENDS, MOST_SAMPLES, Boxes
@@ -108,6 +109,8 @@ class DeformRoIPool(nn.Module):
         Raises:
             ValueError: the map has other channels or another type than the layer, or a box is wrong.
         """
+        if is_traced(self, input):
+            return recorded(self, input, boxes)
         _check_map("input", input, self.output_channels, next(self.offset_fc.parameters()))
         plain = self.pool(input, boxes, None, None)
         return self.pool(input, boxes, self.offsets(plain), None)
@@ -183,6 +186,8 @@ class ModulatedDeformRoIPool(DeformRoIPool):
         Raises:
             ValueError: the map has other channels or another type than the layer, or a box is wrong.
         """
+        if is_traced(self, input):
+            return recorded(self, input, boxes)
         _check_map("input", input, self.output_channels, next(self.offset_fc.parameters()))
         plain = self.pool(input, boxes, None, None)
         mask = self.mask_fc(plain.flatten(1)).view(-1, 1, *self.output_size)
@@ -252,6 +257,8 @@ class DeformPSRoIPool(nn.Module):
         Raises:
             ValueError: ``features`` or ``maps`` has the wrong channels or type, or a box is wrong.
         """
+        if is_traced(self, features):
+            return recorded(self, features, maps, boxes)
         _check_map("features", features, self.in_channels, self.conv_offset.weight)
         checks.ndim("maps", maps, 4, "[N, D * k * k, H, W]")
         if maps.shape[1] % (self.classes * self.output_size**2):

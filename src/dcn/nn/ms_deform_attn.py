@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks
+from dcn.nn.tracing import is_traced, recorded
 from dcn.ops import ms_deform_attn
 from dcn.ops._backends import check_name
 from dcn.ops.ms_deform_attn import BACKENDS
@@ -148,6 +149,9 @@ class MultiScaleDeformableAttention(nn.Module):
         Raises:
             ValueError: an argument does not fit; the message names it.
         """
+        if is_traced(self, query):
+            places = (reference_points, input_flatten, input_spatial_shapes, input_level_start_index)
+            return recorded(self, query, *places, input_padding_mask)
         shapes = torch.as_tensor(input_spatial_shapes, device=input_flatten.device)
         self._check(query, reference_points, input_flatten, shapes)
         batch, queries, _ = query.shape
@@ -160,10 +164,12 @@ class MultiScaleDeformableAttention(nn.Module):
                     f"input_padding_mask: expected torch.bool, true for padding, got {got}; compare with 0"
                 )
             value = value.masked_fill(input_padding_mask[..., None], 0.0)
-        value = value.view(batch, -1, self.n_heads, self.d_model // self.n_heads)
+        value = value.unflatten(2, (self.n_heads, self.d_model // self.n_heads))
         samples = (batch, queries, self.n_heads, self.n_levels, self.n_points)
         offsets = self.sampling_offsets(query).view(*samples, 2)
-        weights = self.attention_weights(query).view(*samples[:3], -1).softmax(-1).view(samples)
+        weights = (
+            self.attention_weights(query).view(*samples[:3], self.n_levels * self.n_points).softmax(-1).view(samples)
+        )
         locations = locate(reference_points, offsets, shapes)
         output = ms_deform_attn(
             value, shapes, input_level_start_index, locations, weights.to(value.dtype), backend=self.backend

@@ -90,6 +90,7 @@ def compare(
     if len(runs) < 2:
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
     path = None if output is None else page_path(output, PAGE_FILE)
+    _check_different(runs)
     opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]
     _check_same(opened)
     results = [collect(one) for one in opened]
@@ -111,6 +112,16 @@ def compare(
         facts = _facts(opened, resamples, _command(runs, split, recipe, resamples, changes))
         page = comparison_page(pairs, seeds, facts).write(path)
     return RunComparison(pairs, seeds, page)
+
+
+def _check_different(runs: Sequence[StrPath | Predictor]) -> None:
+    """Refuse a run that is named twice: all differences would be zero."""
+    seen: set[Predictor | Path] = set()
+    for run in runs:
+        one = run if isinstance(run, Predictor) else Path(fspath(run)).expanduser().resolve()
+        if one in seen:
+            raise ValueError(f"runs: expected different runs, got {run} twice; name another run to compare with")
+        seen.add(one)
 
 
 def _facts(opened: Sequence[Opened], resamples: int, command: str) -> dict[str, object]:

@@ -11,8 +11,9 @@ import torch
 
 from dcn.class_names import IGNORE, check_class_names
 from dcn.data.datasets.segmentation import SegmentationDataset
+from dcn.formats.black_and_white import are_black_and_white, black_and_white
 from dcn.formats.color_masks import LOSSY, ColorReader, colors_in
-from dcn.formats.color_tables import FILES, ColorTable, color_table, find_color_table, read_color_table
+from dcn.formats.color_tables import FILES, color_table, find_color_table, read_color_table
 from dcn.formats.documents import read_text
 from dcn.formats.images import has_colors, read_index_image
 from dcn.formats.index_masks import IndexReader, MaskFiles, ReadMask
@@ -22,8 +23,6 @@ from dcn.formats.problems import Problem, attempt
 from dcn.suggest import counted
 
 _NAMES = ("classes.txt", "class_names.txt", "codes.txt")
-_BLACK_AND_WHITE = ((0, 0, 0), (255, 255, 255))
-_SEEN = 100  # masks that are looked at to tell black and white from indices
 _FIRST = 3  # masks that are looked at to tell colours from indices
 
 
@@ -134,17 +133,15 @@ def _without_table(root: Path, masks: list[Path]) -> str:
 
 def _indices(root: Path, masks: list[Path], unknown: str) -> tuple[tuple[str, ...], ReadMask, str]:
     names = _names(root)
-    stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
-    if (names is None or len(names) <= 2) and _is_black_and_white(stamps[:: max(1, len(stamps) // _SEEN)]):
-        pair = ("background", "foreground") if names is None else ("background", *names)[-2:]
-        table = ColorTable(pair, _BLACK_AND_WHITE, (0, 1))
-        said = (
-            f"the masks hold 0 and 255 alone: 0 is taken for {pair[0]!r}, 255 for {pair[1]!r}, not for ignored pixels"
-        )
-        return pair, ColorReader(table, unknown), said
+    if are_black_and_white(masks, names):
+        reader = black_and_white(names, unknown)
+        first, second = reader.table.names
+        said = f"the masks hold 0 and 255 alone: 0 is taken for {first!r}, 255 for {second!r}, not for ignored pixels"
+        return reader.table.names, reader, said
     lossy = next((mask for mask in masks if mask.suffix.lower() in LOSSY), None)
     if lossy is not None:
         raise ValueError(f"{lossy}: a JPEG changes the numbers of the classes; save the masks as PNG")
+    stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
     names = names or tuple(str(index) for index in range(_highest(stamps) + 1))
     return names, IndexReader({index: index for index in range(len(names))}), ""
 
@@ -159,24 +156,6 @@ def _names(root: Path) -> tuple[str, ...] | None:
 
 Stamps = tuple[tuple[Path, int], ...]
 """Files with the times of their last change, which are part of the keys of the caches."""
-
-
-@lru_cache(maxsize=8)
-def _is_black_and_white(stamps: Stamps) -> bool:
-    """Whether masks hold 0 and 255 alone, or values near to them where they are JPEGs; and 255 at least once."""
-    white = False
-    for mask, _ in stamps:
-        stored = read_index_image(mask)
-        if mask.suffix.lower() in LOSSY:
-            bright = stored > 207
-            if float(((stored < 48) | bright).float().mean()) < 0.95:
-                return False
-        else:
-            bright = stored == IGNORE
-            if not bool(((stored == 0) | bright).all()):
-                return False
-        white = white or bool(bright.any())
-    return white
 
 
 @lru_cache(maxsize=8)
