@@ -14,7 +14,7 @@ from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.black_and_white import are_black_and_white, black_and_white
 from dcn.formats.color_masks import LOSSY, ColorReader, colors_in
 from dcn.formats.color_tables import FILES, color_table, find_color_table, read_color_table
-from dcn.formats.documents import read_text
+from dcn.formats.documents import read_name_lines
 from dcn.formats.images import has_colors, read_index_image
 from dcn.formats.index_masks import IndexReader, MaskFiles, ReadMask
 from dcn.formats.layouts import WHOLE, unknown_split
@@ -150,7 +150,7 @@ def _names(root: Path) -> tuple[str, ...] | None:
     file = next((path for name in _NAMES if (path := root / name).is_file()), None)
     if file is None:
         return None
-    names = [text for _, text in read_text(file, "list of classes").lines()]
+    names = [text for _, text in read_name_lines(file, "list of classes")]
     return check_class_names(names)
 
 
