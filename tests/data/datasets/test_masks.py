@@ -157,6 +157,16 @@ def test_numbers_of_classes_in_jpegs_are_refused(tmp_path: Path) -> None:
         open_dataset("auto", tmp_path, "train")
 
 
+def test_greys_that_stand_for_classes_give_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, "{}/images/{}", "{}/masks/{}", lambda labels: labels * 100)
+    with pytest.warns(UserWarning, match=r"the 3 values 0, 100, 200 alone, and 201 classes .*label_colors"):
+        assert len(open_dataset("auto", tmp_path, "train").classes) == 201
+    (tmp_path / "label_colors.txt").write_text("0 0 0 wall\n100 100 100 road\n200 200 200 tree\n")
+    dataset = open_dataset("auto", tmp_path, "train")
+    assert dataset.classes == ("wall", "road", "tree")
+    assert torch.equal(target_of(dataset, 0).labels, torch.from_numpy(LABELS).long())
+
+
 def test_a_table_of_something_else_leaves_numbers_alone(tmp_path: Path) -> None:
     write(tmp_path, "{}/images/{}", "{}/masks/{}")
     (tmp_path / "colors.txt").write_text("the colours of the walls\n")

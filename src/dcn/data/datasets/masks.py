@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -142,7 +143,7 @@ def _indices(root: Path, masks: list[Path], unknown: str) -> tuple[tuple[str, ..
     if lossy is not None:
         raise ValueError(f"{lossy}: a JPEG changes the numbers of the classes; save the masks as PNG")
     stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
-    names = names or tuple(str(index) for index in range(_highest(stamps) + 1))
+    names = names or _numbers(root, stamps)
     return names, IndexReader({index: index for index in range(len(names))}), ""
 
 
@@ -159,10 +160,24 @@ Stamps = tuple[tuple[Path, int], ...]
 
 
 @lru_cache(maxsize=8)
-def _highest(stamps: Stamps) -> int:
-    """The largest value of the masks beside 255."""
-    highest = 0
+def _present(stamps: Stamps) -> tuple[int, ...]:
+    """The values of the masks beside 255, sorted."""
+    values: set[int] = set()
     for mask, _ in stamps:
-        stored = read_index_image(mask)
-        highest = max(highest, int(torch.where(stored == IGNORE, 0, stored).max()))
-    return highest
+        values.update(torch.unique(read_index_image(mask)).tolist())
+    return tuple(sorted(values - {IGNORE}))
+
+
+def _numbers(root: Path, stamps: Stamps) -> tuple[str, ...]:
+    """The numbers up to the largest one as names; a warning where most of them occur nowhere."""
+    present = _present(stamps)
+    count = max(present, default=0) + 1
+    if count > 2 * len(present) + 10:
+        shown = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
+        warnings.warn(
+            f"{root}: the masks hold the {len(present)} values {shown} alone, and {count} classes are taken for them; "
+            f"where these are greys that stand for classes, write a line 'r g b name' for each into {root / FILES[0]}, "
+            f"else the names of all classes into {root / _NAMES[0]}",
+            stacklevel=2,
+        )
+    return tuple(map(str, range(count)))
