@@ -70,8 +70,10 @@ def test_lists_of_splits(tmp_path: Path) -> None:
     names = {split: open_dataset("masks", tmp_path, split) for split in ("train", "val")}
     assert {split: len(dataset) for split, dataset in names.items()} == {"train": 2, "val": 1}
     (lists / "val.txt").write_text("1\n7\n")
-    with pytest.raises(ValueError, match=r"expected listed images in .*JPEGImages, got '7'"):
-        open_dataset("masks", tmp_path, "val")
+    with pytest.raises(ValueError, match=r"val: expected listed images in .*JPEGImages, got '7'"):
+        open_dataset("auto", tmp_path, "val")
+    assert len(open_dataset("auto", tmp_path, "train")) == 2
+    assert ["expected listed images" in str(problem) for problem in check_dataset(tmp_path).problems] == [True]
 
 
 @pytest.mark.parametrize("form", ["mapping", "option", "file", "British"])

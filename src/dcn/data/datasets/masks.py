@@ -64,7 +64,12 @@ def open_masks(
     for part in split.split("+"):
         if part not in splits:
             raise unknown_split(part, splits, root, "folders of images and of masks")
-        files += splits[part].files(root)
+        found = splits[part].files(root)
+        if missing := splits[part].missing(found):
+            raise ValueError(
+                f"{root}: {part}: expected listed images in {splits[part].pair.images}, got {missing[0]!r}"
+            )
+        files += found
     classes, reader, note = _reading(root, _masks(root, splits), colors, unknown_colors)
     name = f"{root.name}:{split}"
     return SegmentationDataset(
