@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dcn.cli.main import VERBS, _in_words, main, parse
+from tests.data.made_files import make_voc, voc_object, voc_xml
 
 
 def test_help_does_not_import_torch() -> None:
@@ -113,3 +115,12 @@ def test_traceback_shows_the_place() -> None:
 )
 def test_errors_are_told_without_numbers(error: ValueError | OSError, words: str) -> None:
     assert _in_words(error) == words
+
+
+def test_a_console_without_the_letters_shows_their_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_voc(tmp_path, {"a": voc_xml(voc_object("猫"))})
+    console = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr("sys.stdout", console)
+    assert main(["data", "check", str(tmp_path)]) == 0
+    console.seek(0)
+    assert r"1 object (\u732b 1): no problems" in console.read()

@@ -152,6 +152,11 @@ def test_relative_paths_are_resolved_and_shipped_names_are_kept(minimal: Path, m
         ("schedule.learning_rte=1", r"schedule\.learning_rte: unknown key"),
         ("schedule.batch_sise=1", r"schedule\.batch_sise: unknown key; did you mean 'batch_size' or"),
         ("scedule.lr=1", r"scedule: unknown key; did you mean 'schedule' or 'seed'\?"),
+        ("data.colors=a", r"data\.colors: unknown key; .*; an option of the data is written as data\.options\.colors$"),
+        (
+            "model.depth=18",
+            r"model\.depth: unknown key; .*; an option of the model is .* model\.options\.depth$",
+        ),
         ("lr=0.01", r": lr: unknown key; did you mean 'schedule\.lr'\?$"),
         ("flip=true", r"flip: unknown key; did you mean 'transforms\.flip' or 'tta\.flip'\?"),
         ("batch_sise=1", r"batch_sise: unknown key; did you mean .*'schedule\.batch_size'"),

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
 from dcn.formats import documents
-from dcn.formats.documents import parse_xml, read_json, read_text, read_xml, read_yaml
+from dcn.formats.documents import parse_xml, read_json, read_name_lines, read_text, read_xml, read_yaml
 
 WORDS = "Stra\xdfe \u732b"
 
@@ -136,3 +137,23 @@ def test_hostile_yaml_is_refused_at_once(tmp_path: Path, text: str, message: str
 def test_yaml_in_utf_16(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_bytes(f"classes: [{WORDS}]\n".encode("utf-16"))
     assert read_yaml(tmp_path / "a.yaml") == {"classes": [WORDS]}
+
+
+@pytest.mark.parametrize(("encoding", "warned"), [("utf-8", False), ("utf-16", False), ("gbk", True)])
+def test_names_of_a_guessed_encoding_give_a_warning(encoding: str, warned: bool, tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_bytes("road\n猫狗\n".encode(encoding))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        lines = read_name_lines(file, "list of classes")
+    assert [number for number, _ in lines] == [1, 2]
+    assert (lines[1][1] == "猫狗") is not warned
+    messages = [str(warning.message) for warning in seen]
+    said = f"{file}: the file is not UTF-8 and was read as Windows-1252 ('Ã¨¹·'); save the file as UTF-8 where that is"
+    assert [message.startswith(said) for message in messages] == ([True] if warned else [])
+
+
+def test_a_description_of_a_guessed_encoding_gives_a_warning(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_bytes("names: [狗]".encode("gbk"))
+    with pytest.warns(UserWarning, match=r"data\.yaml: the file is not UTF-8 and was read as Windows-1252"):
+        read_yaml(tmp_path / "data.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import logging
 import sys
 import warnings
@@ -40,6 +41,8 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0 success, 1 some inputs failed, 2 error, 130 interrupted)."""
     threads.prepare()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # consoles that lack letters of class names, as stderr does
     argv = sys.argv[1:] if argv is None else list(argv)
     traceback = "--traceback" in argv
     argv, plugins = take_plugins([word for word in argv if word != "--traceback"])

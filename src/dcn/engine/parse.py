@@ -113,6 +113,8 @@ def _hint(cls: type[Any], root: str, error: _UnknownKeyError) -> str:
         return f"did you mean {' or '.join(map(repr, same[:3]))}?"
     listing = "docs/recipes.md" if root == "" else None
     near = suggest(error.key, error.valid)
+    if "options" in error.valid:
+        return f"{near}; an option of the {error.where} is written as {_join(error.where, 'options')}.{error.key}"
     if near.startswith("did you mean") or error.where != root:
         return near
     leaves = {name.rpartition(".")[2]: name for name in reversed(names)}

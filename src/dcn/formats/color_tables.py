@@ -15,7 +15,7 @@ from typing import Any
 
 from dcn.class_names import IGNORE, check_class_names
 from dcn.colors import Color
-from dcn.formats.documents import read_json, read_text, read_yaml
+from dcn.formats.documents import read_json, read_name_lines, read_yaml
 from dcn.formats.problems import short
 
 IGNORED_NAMES = ("void", "ignore", "ignored", "__ignore__", "unlabeled", "unlabelled")
@@ -152,7 +152,7 @@ def read_color_table(file: Path) -> ColorTable:
         if file.name == _MACHINE and (0, 0, 0) not in [color for _, color in entries]:
             entries.insert(0, ("background", (0, 0, 0)))
         return make_table(entries, str(file))
-    lines = read_text(file, "table of colours").lines()
+    lines = read_name_lines(file, "table of colours")
     columns = _columns(lines[0][1]) if lines else None
     if columns is not None:
         return make_table([_by_columns(file, number, line, columns) for number, line in lines[1:]], str(file))

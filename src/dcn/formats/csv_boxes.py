@@ -15,7 +15,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from dcn.formats import fields
-from dcn.formats.documents import read_text
+from dcn.formats.documents import read_name_lines
 from dcn.formats.file_names import SUFFIXES, files_in, image_of, posix, resolve
 from dcn.formats.images import image_size
 from dcn.formats.layouts import IMAGE_FOLDERS, WHOLE, unknown_split
@@ -63,7 +63,7 @@ class _Table:
 
 @lru_cache(maxsize=32)
 def _read_table(file: Path, _changed: int) -> _Table:
-    text = read_text(file, "CSV file").lines()
+    text = read_name_lines(file, "CSV file")
     if not text:
         raise ValueError(f"{file}: expected lines 'file,x1,y1,x2,y2,class', got none")
     separator = max(",;\t", key=text[0][1].count)
@@ -149,7 +149,7 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
 
 def _classes(root: Path, splits: dict[str, Path]) -> tuple[str, ...]:
     for file in (root / name for name in _NAME_FILES if (root / name).is_file()):
-        names = [line.split(",")[0].strip() for _, line in read_text(file, "list of classes").lines()]
+        names = [line.split(",")[0].strip() for _, line in read_name_lines(file, "list of classes")]
         return tuple(dict.fromkeys(name for name in names if name))
     return tuple(sorted({cells[5] for file in splits.values() for _, cells in _table(file).rows} - {""}))
 

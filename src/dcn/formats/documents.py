@@ -8,7 +8,9 @@ from __future__ import annotations
 import codecs
 import json
 import re
+import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -69,6 +71,35 @@ def read_text(path: Path, what: str = "file") -> Text:
     if "\0" in text:
         raise ValueError(f"{path}: expected text, got a binary file; {_SAVE}")
     return Text(text, "" if certain else f" (the file is not UTF-8 and was read as Windows-1252; {_SAVE})")
+
+
+def read_name_lines(path: Path, what: str) -> list[tuple[int, str]]:
+    """The lines of a file with names that people will read, see :meth:`Text.lines`; a guessed encoding is a warning.
+
+    Args:
+        path: the file.
+        what: its kind, for messages.
+
+    Raises:
+        ValueError: as `read_text`.
+    """
+    text = read_text(path, what)
+    if text.note:
+        _warn_of_guess(path, text.text)
+    return text.lines()
+
+
+def _warn_of_guess(path: Path, text: str) -> None:
+    _say_guess(path, next((line.strip()[:40] for line in text.splitlines() if not line.isascii()), ""))
+
+
+@lru_cache(maxsize=64)
+def _say_guess(path: Path, line: str) -> None:
+    """Say once that names may be wrong: Windows-1252 is a guess, and Chinese or Japanese editors write others."""
+    warnings.warn(
+        f"{path}: the file is not UTF-8 and was read as Windows-1252 ({line!r}); {_SAVE} where that is wrong",
+        stacklevel=4,
+    )
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:
@@ -231,7 +262,9 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        text = _decode(read_bytes(path, MAX_YAML, "description of the folder"))[0]
+        text, certain = _decode(read_bytes(path, MAX_YAML, "description of the folder"))
+        if not certain:
+            _warn_of_guess(path, text)
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):

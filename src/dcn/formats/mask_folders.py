@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,24 +41,16 @@ class MaskSplit:
     stems: frozenset[str] | None = None
 
     def files(self, root: Path) -> list[MaskFiles]:
-        """Images with their masks: of the same name, or with an ending such as ``_mask``.
-
-        Raises:
-            ValueError: a listed image is not there.
-        """
+        """Images with their masks, which have the same name, or an ending such as ``_mask`` behind it."""
         files = _files(root, self.pair)
-        if self.stems is None:
-            return files
-        listed = [
-            item for item in files if item.image.relative_to(self.pair.images).with_suffix("").as_posix() in self.stems
-        ]
-        if len(listed) < len(self.stems):
-            stems = {item.image.relative_to(self.pair.images).with_suffix("").as_posix() for item in listed}
-            missing = sorted(self.stems - stems)
-            raise ValueError(
-                f"{root.joinpath(*_LISTS)}: expected listed images in {self.pair.images}, got {missing[0]!r}"
-            )
-        return listed
+        return files if self.stems is None else [item for item in files if self._stem(item) in self.stems]
+
+    def missing(self, files: Sequence[MaskFiles]) -> list[str]:
+        """The images of the list that are not among the files."""
+        return sorted((self.stems or frozenset()) - {self._stem(item) for item in files})
+
+    def _stem(self, item: MaskFiles) -> str:
+        return item.image.relative_to(self.pair.images).with_suffix("").as_posix()
 
 
 def mask_splits(root: Path) -> dict[str, MaskSplit]:

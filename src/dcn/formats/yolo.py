@@ -16,7 +16,7 @@ from typing import Any
 
 from dcn.class_names import check_class_names
 from dcn.formats import fields
-from dcn.formats.documents import read_text, read_yaml
+from dcn.formats.documents import read_name_lines, read_text, read_yaml
 from dcn.formats.file_names import files_in, image_files, posix
 from dcn.formats.images import image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
@@ -135,7 +135,7 @@ def read_names(root: Path) -> tuple[str, ...]:
         file = _names_file(root)
         if file is None:
             raise ValueError(f"{root}: expected data.yaml or classes.txt with the class names, got neither")
-        names = [text for _, text in read_text(file, "list of classes").lines()]
+        names = [text for _, text in read_name_lines(file, "list of classes")]
     try:
         return check_class_names(names)
     except ValueError as error:

@@ -70,8 +70,10 @@ def test_lists_of_splits(tmp_path: Path) -> None:
     names = {split: open_dataset("masks", tmp_path, split) for split in ("train", "val")}
     assert {split: len(dataset) for split, dataset in names.items()} == {"train": 2, "val": 1}
     (lists / "val.txt").write_text("1\n7\n")
-    with pytest.raises(ValueError, match=r"expected listed images in .*JPEGImages, got '7'"):
-        open_dataset("masks", tmp_path, "val")
+    with pytest.raises(ValueError, match=r"val: expected listed images in .*JPEGImages, got '7'"):
+        open_dataset("auto", tmp_path, "val")
+    assert len(open_dataset("auto", tmp_path, "train")) == 2
+    assert ["expected listed images" in str(problem) for problem in check_dataset(tmp_path).problems] == [True]
 
 
 @pytest.mark.parametrize("form", ["mapping", "option", "file", "British"])
@@ -155,6 +157,16 @@ def test_numbers_of_classes_in_jpegs_are_refused(tmp_path: Path) -> None:
     write(tmp_path, "{}/images/{}", "{}/masks/{}", lambda labels: labels * 40, ".jpg")
     with pytest.raises(ValueError, match="a JPEG changes the numbers of the classes; save the masks as PNG"):
         open_dataset("auto", tmp_path, "train")
+
+
+def test_greys_that_stand_for_classes_give_a_warning(tmp_path: Path) -> None:
+    write(tmp_path, "{}/images/{}", "{}/masks/{}", lambda labels: labels * 100)
+    with pytest.warns(UserWarning, match=r"the 3 values 0, 100, 200 alone, and 201 classes .*label_colors"):
+        assert len(open_dataset("auto", tmp_path, "train").classes) == 201
+    (tmp_path / "label_colors.txt").write_text("0 0 0 wall\n100 100 100 road\n200 200 200 tree\n")
+    dataset = open_dataset("auto", tmp_path, "train")
+    assert dataset.classes == ("wall", "road", "tree")
+    assert torch.equal(target_of(dataset, 0).labels, torch.from_numpy(LABELS).long())
 
 
 def test_a_table_of_something_else_leaves_numbers_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from dcn.data.datasets.segmentation import SegmentationDataset
 from dcn.formats.black_and_white import are_black_and_white, black_and_white
 from dcn.formats.color_masks import LOSSY, ColorReader, colors_in
 from dcn.formats.color_tables import FILES, color_table, find_color_table, read_color_table
-from dcn.formats.documents import read_text
+from dcn.formats.documents import read_name_lines
 from dcn.formats.images import has_colors, read_index_image
 from dcn.formats.index_masks import IndexReader, MaskFiles, ReadMask
 from dcn.formats.layouts import WHOLE, unknown_split
@@ -63,7 +64,12 @@ def open_masks(
     for part in split.split("+"):
         if part not in splits:
             raise unknown_split(part, splits, root, "folders of images and of masks")
-        files += splits[part].files(root)
+        found = splits[part].files(root)
+        if missing := splits[part].missing(found):
+            raise ValueError(
+                f"{root}: {part}: expected listed images in {splits[part].pair.images}, got {missing[0]!r}"
+            )
+        files += found
     classes, reader, note = _reading(root, _masks(root, splits), colors, unknown_colors)
     name = f"{root.name}:{split}"
     return SegmentationDataset(
@@ -142,7 +148,7 @@ def _indices(root: Path, masks: list[Path], unknown: str) -> tuple[tuple[str, ..
     if lossy is not None:
         raise ValueError(f"{lossy}: a JPEG changes the numbers of the classes; save the masks as PNG")
     stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
-    names = names or tuple(str(index) for index in range(_highest(stamps) + 1))
+    names = names or _numbers(root, stamps)
     return names, IndexReader({index: index for index in range(len(names))}), ""
 
 
@@ -150,7 +156,7 @@ def _names(root: Path) -> tuple[str, ...] | None:
     file = next((path for name in _NAMES if (path := root / name).is_file()), None)
     if file is None:
         return None
-    names = [text for _, text in read_text(file, "list of classes").lines()]
+    names = [text for _, text in read_name_lines(file, "list of classes")]
     return check_class_names(names)
 
 
@@ -159,10 +165,24 @@ Stamps = tuple[tuple[Path, int], ...]
 
 
 @lru_cache(maxsize=8)
-def _highest(stamps: Stamps) -> int:
-    """The largest value of the masks beside 255."""
-    highest = 0
+def _present(stamps: Stamps) -> tuple[int, ...]:
+    """The values of the masks beside 255, sorted."""
+    values: set[int] = set()
     for mask, _ in stamps:
-        stored = read_index_image(mask)
-        highest = max(highest, int(torch.where(stored == IGNORE, 0, stored).max()))
-    return highest
+        values.update(torch.unique(read_index_image(mask)).tolist())
+    return tuple(sorted(values - {IGNORE}))
+
+
+def _numbers(root: Path, stamps: Stamps) -> tuple[str, ...]:
+    """The numbers up to the largest one as names; a warning where most of them occur nowhere."""
+    present = _present(stamps)
+    count = max(present, default=0) + 1
+    if count > 2 * len(present) + 10:
+        shown = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
+        warnings.warn(
+            f"{root}: the masks hold the {len(present)} values {shown} alone, and {count} classes are taken for them; "
+            f"where these are greys that stand for classes, write a line 'r g b name' for each into {root / FILES[0]}, "
+            f"else the names of all classes into {root / _NAMES[0]}",
+            stacklevel=2,
+        )
+    return tuple(map(str, range(count)))
