@@ -5,7 +5,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "vec.h"
+#include "integers.h"
+#include "vec_wide.h"
 
 // The arrays of a loop do not overlap: without this GCC gives up on vectors where it would have to compare ten pairs.
 #if defined(__clang__)
@@ -17,10 +18,12 @@
 namespace dcn::DCN_ISA {
 namespace {
 
-// body(pointer of the right type) for a tensor of the given element type.
+// body(S{}) where S is the element type `dtype`, which is computed in T.
 template <class T, class F>
-void typed(const void* data, int64_t dtype, F&& body) {
-    for_type(dtype, [&](auto type) { body(static_cast<const decltype(type)*>(data)); });
+void typed(int64_t dtype, F&& body) {
+    for_type(dtype, [&](auto type) {
+        if constexpr (std::is_same_v<Wide<decltype(type)>, T>) body(type);
+    });
 }
 
 // e^x for x <= 0 (softmax), to 2 units in the last place; NaN stays NaN.
@@ -69,44 +72,104 @@ void normalise(T* __restrict mask, T* __restrict turned, T* __restrict row_sum, 
     }
 }
 
+// `count` entries at `to`; whole vectors are written, so up to one more.
+template <class T>
+inline void fill(T value, int64_t count, T* to) {
+    for (int64_t c = 0; c < count; c += lanes<T>) store(to + c, splat(value));
+}
+
+// A row of a tensor; behind it `to` may be overwritten up to a whole vector.
+template <class T, class S>
+inline void take(const S* from, int64_t count, T* to) {
+    constexpr int n = lanes<T>;
+    int64_t c = 0;
+    for (; c + n <= count; c += n) store(to + c, load_wide(from + c));
+    if (c == count) return;
+    if (!masked_memory && c > 0) {  // the last whole vector again
+        store(to + count - n, load_wide(from + count - n));
+    } else {
+        store(to + c, load_wide_part(from + c, static_cast<int>(count - c)));
+    }
+}
+
+template <class T, class S>
+inline void put(const T* from, int64_t count, S* to) {
+    constexpr int n = lanes<T>;
+    int64_t c = 0;
+    for (; c + n <= count; c += n) store_narrow(to + c, load(from + c), n);
+    if (c == count) return;
+    if (!masked_memory && c > 0) {
+        store_narrow(to + count - n, load(from + count - n), n);
+    } else {
+        store_narrow(to + c, load(from + c), static_cast<int>(count - c));
+    }
+}
+
+// body(row of the tensor at the location and group, its number in the block)
+template <class S, class F>
+inline void each_row(const DcnV3Call& call, const DcnV3Block& block, S* tensor, int64_t row, int64_t group, F&& body) {
+    S* location = tensor + (block.image * call.out[0] * call.out[1] + block.first) * row + block.group * group;
+    int64_t number = 0;
+    for (int64_t i = 0; i < block.count; ++i, location += row) {
+        S* at = location;
+        for (int64_t g = 0; g < block.groups; ++g, at += group) body(at, number++);
+    }
+}
+
+template <class T>
+void shifts(const DcnV3Call& call, int64_t rows, const DcnV3Taps<T>& taps) {
+    int64_t at = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t k = 0; k < call.taps; ++k, ++at) {
+            taps.shift_y[at] = static_cast<T>(call.shifts[2 * k]);
+            taps.shift_x[at] = static_cast<T>(call.shifts[2 * k + 1]);
+        }
+    }
+}
+
+// Rows of the tensors are taken one by one, all that is computed then in one loop: 9 taps fill no vector.
 template <class T>
 void read(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
-    const int64_t count = call.taps, locations = call.out[0] * call.out[1];
+    const int64_t count = call.taps, rows = block.count * block.groups;
+    typed<T>(call.offset_dtype, [&](auto type) {
+        const auto* offset = static_cast<const decltype(type)*>(call.offset);
+        each_row(call, block, offset, call.offset_row, call.offset_group, [&](const auto* from, int64_t number) {
+            take(from, 2 * count, taps.pairs + number * 2 * count);
+        });
+    });
+    typed<T>(call.mask_dtype, [&](auto type) {
+        const auto* mask = static_cast<const decltype(type)*>(call.mask);
+        each_row(call, block, mask, call.mask_row, call.mask_group,
+                 [&](const auto* from, int64_t number) { take(from, count, taps.mask + number * count); });
+    });
+    const int64_t per_location = block.groups * count;
+    int64_t row = block.first / call.out[1], column = block.first % call.out[1];
+    for (int64_t i = 0; i < block.count; ++i) {
+        fill(static_cast<T>(row * call.stride[0] + call.origin[0]), per_location, taps.y + i * per_location);
+        fill(static_cast<T>(column * call.stride[1] + call.origin[1]), per_location, taps.x + i * per_location);
+        if (++column == call.out[1]) column = 0, ++row;
+    }
     const T scale = static_cast<T>(call.offset_scale);
-    typed<T>(call.offset, call.offset_dtype, [&](const auto* offset) {
-        int64_t at = 0;
-        for (int64_t location = block.first; location < block.first + block.count; ++location) {
-            const int64_t row = location / call.out[1], column = location % call.out[1];
-            const T centre_y = static_cast<T>(row * call.stride[0] + call.origin[0]);
-            const T centre_x = static_cast<T>(column * call.stride[1] + call.origin[1]);
-            const auto* from = offset + (block.image * locations + location) * call.offset_row;
-            for (int64_t g = block.group; g < block.group + block.groups; ++g, at += count) {
-                const auto* pair = from + g * call.offset_group;
-                for (int64_t k = 0; k < count; ++k) {
-                    const T shift_y = static_cast<T>(call.shifts[2 * k]), shift_x = static_cast<T>(call.shifts[2 * k + 1]);
-                    taps.x[at + k] = centre_x + scale * (shift_x + static_cast<T>(widen(pair[2 * k])));
-                    taps.y[at + k] = centre_y + scale * (shift_y + static_cast<T>(widen(pair[2 * k + 1])));
-                }
-            }
-        }
-    });
-    typed<T>(call.mask, call.mask_dtype, [&](const auto* mask) {
-        T* to = taps.mask;
-        for (int64_t location = block.first; location < block.first + block.count; ++location) {
-            const auto* from = mask + (block.image * locations + location) * call.mask_row;
-            for (int64_t g = block.group; g < block.group + block.groups; ++g, to += count) {
-                for (int64_t k = 0; k < count; ++k) to[k] = static_cast<T>(widen(from[g * call.mask_group + k]));
-            }
-        }
-    });
-    if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, block.count * block.groups, count);
+    const T* __restrict pairs = taps.pairs;
+    const T* __restrict shift_x = taps.shift_x;
+    const T* __restrict shift_y = taps.shift_y;
+    T* __restrict x = taps.x;
+    T* __restrict y = taps.y;
+    const int64_t padded = round_up(rows * count, lanes<T>);
+    DCN_DISJOINT
+    for (int64_t i = 0; i < padded; ++i) {
+        x[i] = x[i] + scale * (shift_x[i] + pairs[2 * i]);
+        y[i] = y[i] + scale * (shift_y[i] + pairs[2 * i + 1]);
+    }
+    if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, rows, count);
 }
 
 template <class T>
 void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps, bool weights) {
-    const int64_t count = block.count * block.groups * call.taps;
+    const int64_t count = round_up(block.count * block.groups * call.taps, lanes<T>);
     const T height = static_cast<T>(call.height), tall = static_cast<T>(call.width);
     const int32_t width = static_cast<int32_t>(call.width), first = block.row_first, end = block.row_end;
+    const int32_t pitch = block.pitch, origin = block.origin, outside = block.outside;
     const T* __restrict x = taps.x;
     const T* __restrict y = taps.y;
     T* __restrict along_x = taps.along_x;
@@ -123,7 +186,7 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
         row -= static_cast<T>(row) > safe_y ? 1 : 0;
         along_x[i] = safe_x - static_cast<T>(column);
         along_y[i] = safe_y - static_cast<T>(row);
-        pixel[i] = row * width + column;
+        pixel[i] = valid ? row * pitch + column + origin : outside;
         const int32_t left = column >= 0 ? 5 : 0, right = column + 1 < width ? 10 : 0;
         const int32_t low = (row >= first) & (row < end) ? 3 : 0, high = (row + 1 >= first) & (row + 1 < end) ? 12 : 0;
         inside[i] = valid ? (left | right) & (low | high) : 0;
@@ -157,8 +220,7 @@ inline T kept(T value, int32_t flag) {
 template <class T>
 void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
     const T scale = static_cast<T>(call.offset_scale);
-    T* __restrict by_x = taps.x;
-    T* __restrict by_y = taps.y;
+    T* __restrict by_pair = taps.pairs;
     T* __restrict by_mask = taps.weight;
     const T* __restrict dot = taps.dot;
     const T* __restrict along_x = taps.along_x;
@@ -172,8 +234,8 @@ void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
         const T dot0 = kept(dot[4 * i], bits & 1), dot1 = kept(dot[4 * i + 1], bits >> 1 & 1);
         const T dot2 = kept(dot[4 * i + 2], bits >> 2 & 1), dot3 = kept(dot[4 * i + 3], bits >> 3 & 1);
         const T factor = inside[i] ? mask[i] * scale : T(0);  // a mask of NaN outside the map counts as 0
-        by_x[i] = ((1 - fy) * (dot1 - dot0) + fy * (dot3 - dot2)) * factor;
-        by_y[i] = ((1 - fx) * (dot2 - dot0) + fx * (dot3 - dot1)) * factor;
+        by_pair[2 * i] = ((1 - fy) * (dot1 - dot0) + fy * (dot3 - dot2)) * factor;
+        by_pair[2 * i + 1] = ((1 - fx) * (dot2 - dot0) + fx * (dot3 - dot1)) * factor;
         by_mask[i] = (1 - fy) * ((1 - fx) * dot0 + fx * dot1) + fy * ((1 - fx) * dot2 + fx * dot3);
     }
 }
@@ -192,50 +254,30 @@ void through_softmax(const T* __restrict mask, T* __restrict by_mask, T* __restr
     }
 }
 
-template <class T, class S>
-inline void put(T value, S& to) {
-    if constexpr (sizeof(S) == 8) {
-        to = value;
-    } else {
-        narrow(static_cast<float>(value), to);
-    }
-}
-
 template <class T>
 void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
-    const int64_t count = call.taps, locations = call.out[0] * call.out[1], rows = block.count * block.groups;
-    slopes(call, taps, rows * count);
+    const int64_t count = call.taps, rows = block.count * block.groups;
+    slopes(call, taps, round_up(rows * count, lanes<T>));
     if (call.softmax) through_softmax(taps.mask, taps.weight, taps.weight + rows * count, rows, count);
-    const auto each = [&](int64_t row, int64_t group, auto* to, auto&& body) {
-        int64_t at = 0;
-        for (int64_t location = block.first; location < block.first + block.count; ++location) {
-            auto* start = to + (block.image * locations + location) * row;
-            for (int64_t g = block.group; g < block.group + block.groups; ++g, at += count) body(start + g * group, at);
-        }
-    };
     if (call.grad_offset) {
-        typed<T>(call.grad_offset, call.offset_dtype, [&](const auto* grad) {
-            auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(grad)>>*>(grad);
-            each(call.offset_row, call.offset_group, to, [&](auto* pair, int64_t at) {
-                for (int64_t k = 0; k < count; ++k) {
-                    put(taps.x[at + k], pair[2 * k]);
-                    put(taps.y[at + k], pair[2 * k + 1]);
-                }
+        typed<T>(call.offset_dtype, [&](auto type) {
+            auto* grad = static_cast<decltype(type)*>(call.grad_offset);
+            each_row(call, block, grad, call.offset_row, call.offset_group, [&](auto* to, int64_t number) {
+                put(taps.pairs + number * 2 * count, 2 * count, to);
             });
         });
     }
     if (call.grad_mask) {
-        typed<T>(call.grad_mask, call.mask_dtype, [&](const auto* grad) {
-            auto* to = const_cast<std::remove_const_t<std::remove_pointer_t<decltype(grad)>>*>(grad);
-            each(call.mask_row, call.mask_group, to, [&](auto* one, int64_t at) {
-                for (int64_t k = 0; k < count; ++k) put(taps.weight[at + k], one[k]);
-            });
+        typed<T>(call.mask_dtype, [&](auto type) {
+            auto* grad = static_cast<decltype(type)*>(call.grad_mask);
+            each_row(call, block, grad, call.mask_row, call.mask_group,
+                     [&](auto* to, int64_t number) { put(taps.weight + number * count, count, to); });
         });
     }
 }
 
 template <class T>
-constexpr DcnV3Placing<T> table{read<T>, corners<T>, gradients<T>};
+constexpr DcnV3Placing<T> table{shifts<T>, read<T>, corners<T>, gradients<T>};
 
 }  // namespace
 

@@ -1,0 +1,180 @@
+// The inner loops of DCNv3 and DCNv4 on a copy of one group's map between pixels of zeros: no corner needs a check.
+#include <cstdint>
+
+#include "dcnv3.h"
+#include "dcnv3_fold.h"
+#include "vec_wide.h"
+
+namespace dcn::DCN_ISA {
+namespace {
+
+// body(number of whole vectors, first channel, 0) for runs of 4, 2 and 1 vectors, then body(0, first channel, rest).
+template <class T, class F>
+inline void each_run(int64_t channels, F&& body) {
+    constexpr int n = lanes<T>;
+    int64_t c = 0;
+    for (; c + 4 * n <= channels; c += 4 * n) body(std::integral_constant<int, 4>{}, c, 0);
+    for (; c + 2 * n <= channels; c += 2 * n) body(std::integral_constant<int, 2>{}, c, 0);
+    for (; c + n <= channels; c += n) body(std::integral_constant<int, 1>{}, c, 0);
+    const int part = static_cast<int>(channels - c);
+    if (part) body(std::integral_constant<int, 0>{}, c, part);
+}
+
+// A run of `V` whole vectors or, where V is 0, of the first `part` lanes of one.
+template <int V, class S>
+inline Vec<Wide<S>> read(const S* from, int v, int part) {
+    if constexpr (V != 0) {
+        return load_wide(from + v * lanes<Wide<S>>);
+    } else {
+        return load_wide_part(from, part);
+    }
+}
+
+template <int V, class T>
+inline void write(T* to, int v, Vec<T> value, int part) {
+    if constexpr (V != 0) {
+        store(to + v * lanes<T>, value);
+    } else {
+        store_part(to, value, part);
+    }
+}
+
+template <class S, int V>
+void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, S* output,
+             int64_t step, int part) {
+    using T = Wide<S>;
+    constexpr int n = lanes<T>, vectors = V ? V : 1;
+    const int64_t depth = taps.depth;
+    const int32_t* pixel = taps.pixel;
+    const T* weight = taps.weight;
+    for (int64_t location = 0; location < locations; ++location, output += step) {
+        Vec<T> upper[vectors] = {}, lower[vectors] = {};
+        for (const int32_t* end = pixel + count; pixel < end; ++pixel, weight += 4) {
+            const T* high = map + *pixel * depth;
+            const T* low = high + row;
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) {
+                upper[v] += weight[0] * read<V>(high, v, part);
+                lower[v] += weight[2] * read<V>(low, v, part);
+                upper[v] += weight[1] * read<V>(high + depth, v, part);
+                lower[v] += weight[3] * read<V>(low + depth, v, part);
+            }
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) store_narrow(output + v * n, upper[v] + lower[v], V ? n : part);
+    }
+}
+
+template <class S>
+void sum(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, S* output,
+         int64_t step) {
+    each_run<Wide<S>>(taps.depth, [&](auto vectors, int64_t c, int part) {
+        sum_run<S, decltype(vectors)::value>(map + c, row, taps, locations, count, output + c, step, part);
+    });
+}
+
+// The taps of all locations one after the other: 9 taps do not fill whole vectors, those of 16 locations do.
+template <class S, class F>
+inline void dots_of(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
+                    const S* grad, int64_t step, F&& products) {
+    using T = Wide<S>;
+    const int64_t depth = taps.depth;
+    int64_t left = count, more = locations - 1;
+    fold_all<T>(0, locations * count, taps.dot, [&](int64_t tap, Vec<T>* of) {
+        const T* high = map + taps.pixel[tap] * depth;
+        products(high, high + row, grad, of);
+        if (--left) return;
+        left = count;
+        if (more-- > 0) grad += step;  // taps beyond the last read its gradient again
+    });
+}
+
+template <class S>
+void dots(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, const S* grad,
+          int64_t step) {
+    using T = Wide<S>;
+    constexpr int n = lanes<T>;
+    const int64_t depth = taps.depth;
+    if (depth == n) {
+        return dots_of(map, row, taps, locations, count, grad, step, [](const T* high, const T* low, const S* g, Vec<T>* of) {
+            const Vec<T> value = load_wide(g);
+            of[0] = value * load(high);
+            of[1] = value * load(high + n);
+            of[2] = value * load(low);
+            of[3] = value * load(low + n);
+        });
+    }
+    dots_of(map, row, taps, locations, count, grad, step, [&](const T* high, const T* low, const S* g, Vec<T>* of) {
+        const T* from[4] = {high, high + depth, low, low + depth};
+        for (int i = 0; i < 4; ++i) of[i] = Vec<T>{};
+        int64_t c = 0;
+        for (; c + n <= depth; c += n) {
+            const Vec<T> value = load_wide(g + c);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) of[i] += value * load(from[i] + c);
+        }
+        const int part = static_cast<int>(depth - c);
+        if (!part) return;
+        const Vec<T> value = load_wide_part(g + c, part);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) of[i] += value * load_part(from[i] + c, part);
+    });
+}
+
+template <class S, int V>
+void scatter_run(Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
+                 const S* grad, int64_t step, int part) {
+    using T = Wide<S>;
+    constexpr int vectors = V ? V : 1;
+    const int64_t depth = taps.depth;
+    const int32_t* pixel = taps.pixel;
+    const T* weight = taps.weight;
+    for (int64_t location = 0; location < locations; ++location, grad += step) {
+        Vec<T> g[vectors];
+        for (int v = 0; v < vectors; ++v) g[v] = read<V>(grad, v, part);
+        const auto add = [&](T* to, T by) {
+#pragma GCC unroll 4
+            for (int v = 0; v < vectors; ++v) write<V>(to, v, read<V>(to, v, part) + by * g[v], part);
+        };
+        for (const int32_t* end = pixel + count; pixel < end; ++pixel, weight += 4) {
+            T* high = map + *pixel * depth;
+            T* low = high + row;
+            add(high, weight[0]);
+            add(high + depth, weight[1]);
+            add(low, weight[2]);
+            add(low + depth, weight[3]);
+        }
+    }
+}
+
+template <class S>
+void scatter(Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, const S* grad,
+             int64_t step) {
+    each_run<Wide<S>>(taps.depth, [&](auto vectors, int64_t c, int part) {
+        scatter_run<S, decltype(vectors)::value>(map + c, row, taps, locations, count, grad + c, step, part);
+    });
+}
+
+template <class S>
+void take(const S* from, int64_t step, int64_t pixels, int64_t channels, Wide<S>* to) {
+    for (; pixels > 0; --pixels, from += step, to += channels) {
+        each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
+            constexpr int V = decltype(vectors)::value;
+            for (int v = 0; v < (V ? V : 1); ++v) write<V>(to + c, v, read<V>(from + c, v, part), part);
+        });
+    }
+}
+
+template <class S>
+constexpr DcnV3GroupLoops<S, Wide<S>> loops() {
+    return {sum<S>, dots<S>, scatter<S>, take<S>};
+}
+
+}  // namespace
+
+const DcnV3GroupTable& dcnv3_group_loops() {
+    static const DcnV3GroupTable table = {loops<float>(), loops<double>(), loops<Half>(), loops<BFloat>()};
+    return table;
+}
+
+}  // namespace dcn::DCN_ISA
