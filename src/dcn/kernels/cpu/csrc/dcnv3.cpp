@@ -173,7 +173,7 @@ void backward_input(const DcnV3Call& call) {
             });
         }
         S* to = static_cast<S*>(call.grad_input) + (image * call.height + first) * call.width * call.channels;
-        loops<S>().put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
+        of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)()).put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
     });
 }
 

@@ -38,8 +38,8 @@ struct DcnV3Block {
 // Arrays of one entry per tap of a block, rounded up to whole vectors: what lies beyond the last is written too.
 template <class T>
 struct DcnV3Taps {
-    T *shift_x, *shift_y;  // of the taps from the centre of the pattern, for every location and group of a block
-    T* pairs;              // [taps, 2] offsets or their gradients, x before y
+    T *shift_x, *shift_y;  // of the K taps from the centre of the pattern
+    T* pairs;              // [taps, 2] gradients of the offsets, x before y
     T *x, *y;              // position
     T* mask;               // normalised where the call asks for it
     T *along_x, *along_y;  // way from the corner at or below the position to the next one, 0 to 1
@@ -56,7 +56,7 @@ struct DcnV3Taps {
 template <class T>
 struct DcnV3Placing {
     // Fills shift_x and shift_y, once per call.
-    void (*shifts)(const DcnV3Call&, int64_t rows, const DcnV3Taps<T>&);
+    void (*shifts)(const DcnV3Call&, const DcnV3Taps<T>&);
     // Fills x, y, mask.
     void (*read)(const DcnV3Call&, const DcnV3Block&, const DcnV3Taps<T>&);
     // From x and y: along_x, along_y, pixel, inside; with `weights` also weight.
@@ -78,8 +78,6 @@ struct DcnV3Loops {
     // data[c] += weight * grad[c] at every corner
     void (*scatter)(T* data, int64_t step, int64_t row, const DcnV3Taps<T>&, int64_t tap, int64_t taps,
                     int64_t channels, const S* grad);
-    // to[pixel * step + c] = from[pixel * channels + c]
-    void (*put)(const T* from, int64_t pixels, int64_t channels, S* to, int64_t step);
 };
 
 // The same for all `taps` taps of all `locations` of a block of one group, on a copy of the group's map between pixels
@@ -94,6 +92,8 @@ struct DcnV3GroupLoops {
                     int64_t step);
     // to[pixel * channels + c] = from[pixel * step + c]
     void (*take)(const S* from, int64_t step, int64_t pixels, int64_t channels, T* to);
+    // to[pixel * step + c] = from[pixel * channels + c]
+    void (*put)(const T* from, int64_t pixels, int64_t channels, S* to, int64_t step);
 };
 
 // An entry per type of the map in memory.

@@ -225,15 +225,8 @@ void scatter(Wide<S>* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>&
 }
 
 template <class S>
-void put(const Wide<S>* from, int64_t pixels, int64_t channels, S* to, int64_t step) {
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        for (int64_t c = 0; c < channels; ++c) narrow(from[pixel * channels + c], to[pixel * step + c]);
-    }
-}
-
-template <class S>
 constexpr DcnV3Loops<S, Wide<S>> loops() {
-    return {sum<S>, dots<S>, scatter<S>, put<S>};
+    return {sum<S>, dots<S>, scatter<S>};
 }
 
 }  // namespace

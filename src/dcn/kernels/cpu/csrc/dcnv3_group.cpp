@@ -104,10 +104,9 @@ class Group {
 
     void put() const {
         S* to = static_cast<S*>(call_.grad_input) + first_element(call_.height * call_.width);
-        const auto put = of_type<S>(DCN_FOR_ISA(dcnv3_loops)()).put;
         for (int64_t row = 0; row < call_.height; ++row) {
-            put(sums_ + margins_.pixel(row) * margins_.depth, call_.width, margins_.depth,
-                to + row * call_.width * call_.channels, call_.channels);
+            loops_.put(sums_ + margins_.pixel(row) * margins_.depth, call_.width, margins_.depth,
+                       to + row * call_.width * call_.channels, call_.channels);
         }
     }
 

@@ -155,19 +155,33 @@ void scatter(Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t 
     });
 }
 
+// Both rows of pixels, `from_step` and `to_step` elements apart.
+template <class S, class From, class To>
+void copy(const From* from, int64_t from_step, int64_t pixels, int64_t channels, To* to, int64_t to_step) {
+    each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
+        constexpr int V = decltype(vectors)::value, n = lanes<Wide<S>>;
+        const From* in = from + c;
+        To* out = to + c;
+        for (int64_t pixel = 0; pixel < pixels; ++pixel, in += from_step, out += to_step) {
+#pragma GCC unroll 4
+            for (int v = 0; v < (V ? V : 1); ++v) store_narrow(out + v * n, read<V>(in, v, part), V ? n : part);
+        }
+    });
+}
+
 template <class S>
 void take(const S* from, int64_t step, int64_t pixels, int64_t channels, Wide<S>* to) {
-    for (; pixels > 0; --pixels, from += step, to += channels) {
-        each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
-            constexpr int V = decltype(vectors)::value;
-            for (int v = 0; v < (V ? V : 1); ++v) write<V>(to + c, v, read<V>(from + c, v, part), part);
-        });
-    }
+    copy<S>(from, step, pixels, channels, to, channels);
+}
+
+template <class S>
+void put(const Wide<S>* from, int64_t pixels, int64_t channels, S* to, int64_t step) {
+    copy<S>(from, channels, pixels, channels, to, step);
 }
 
 template <class S>
 constexpr DcnV3GroupLoops<S, Wide<S>> loops() {
-    return {sum<S>, dots<S>, scatter<S>, take<S>};
+    return {sum<S>, dots<S>, scatter<S>, take<S>, put<S>};
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ class DcnV3Arrays {
         taps = {next(), next(), next(2), next(), next(), next(), next(), next(), next(4), next(4),
                 wholes_.data(), wholes_.data() + room_, zeros_.data(), waste_.data(),
                 static_cast<int64_t>(zeros_.size())};
-        placing<T>().shifts(call, rows, taps);
+        placing<T>().shifts(call, taps);
     }
     DcnV3Taps<T> taps;
 

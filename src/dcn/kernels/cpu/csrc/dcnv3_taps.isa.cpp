@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "integers.h"
+#include "vec_pairs.h"
 #include "vec_wide.h"
 
 // The arrays of a loop do not overlap: without this GCC gives up on vectors where it would have to compare ten pairs.
@@ -72,12 +73,6 @@ void normalise(T* __restrict mask, T* __restrict turned, T* __restrict row_sum, 
     }
 }
 
-// `count` entries at `to`; whole vectors are written, so up to one more.
-template <class T>
-inline void fill(T value, int64_t count, T* to) {
-    for (int64_t c = 0; c < count; c += lanes<T>) store(to + c, splat(value));
-}
-
 // A row of a tensor; behind it `to` may be overwritten up to a whole vector.
 template <class T, class S>
 inline void take(const S* from, int64_t count, T* to) {
@@ -105,75 +100,90 @@ inline void put(const T* from, int64_t count, S* to) {
     }
 }
 
-// body(row of the tensor at the location and group, its number in the block)
+// body(location of the block, row of the tensor, number of the row) for every location and group.
 template <class S, class F>
 inline void each_row(const DcnV3Call& call, const DcnV3Block& block, S* tensor, int64_t row, int64_t group, F&& body) {
+    const int64_t locations = block.count, groups = block.groups;
     S* location = tensor + (block.image * call.out[0] * call.out[1] + block.first) * row + block.group * group;
     int64_t number = 0;
-    for (int64_t i = 0; i < block.count; ++i, location += row) {
+    for (int64_t i = 0; i < locations; ++i, location += row) {
         S* at = location;
-        for (int64_t g = 0; g < block.groups; ++g, at += group) body(at, number++);
+        for (int64_t g = 0; g < groups; ++g, at += group) body(i, at, number++);
     }
 }
 
 template <class T>
-void shifts(const DcnV3Call& call, int64_t rows, const DcnV3Taps<T>& taps) {
-    int64_t at = 0;
-    for (int64_t row = 0; row < rows; ++row) {
-        for (int64_t k = 0; k < call.taps; ++k, ++at) {
-            taps.shift_y[at] = static_cast<T>(call.shifts[2 * k]);
-            taps.shift_x[at] = static_cast<T>(call.shifts[2 * k + 1]);
-        }
+void shifts(const DcnV3Call& call, const DcnV3Taps<T>& taps) {
+    for (int64_t k = 0; k < call.taps; ++k) {
+        taps.shift_y[k] = static_cast<T>(call.shifts[2 * k]);
+        taps.shift_x[k] = static_cast<T>(call.shifts[2 * k + 1]);
     }
 }
 
-// Rows of the tensors are taken one by one, all that is computed then in one loop: 9 taps fill no vector.
+// Two vectors of x and y from `pairs` pairs of a row, of which the last ones may be missing.
+template <class T, class S>
+inline void take_pairs(const S* from, int64_t pairs, Vec<T>& x, Vec<T>& y) {
+    constexpr int64_t n = lanes<T>;
+    const auto some = [&](int64_t at) {
+        const int64_t left = 2 * pairs - at;
+        return left >= n ? load_wide(from + at) : left > 0 ? load_wide_part(from + at, static_cast<int>(left)) : Vec<T>{};
+    };
+    split_pairs<T>(some(0), some(n), x, y, all_lanes<T>);
+}
+
+// x and y of the taps of one row, whose pattern has its centre at (centre_x, centre_y).
+template <class T, class S>
+inline void positions(const S* from, int64_t count, T scale, T centre_x, T centre_y, const DcnV3Taps<T>& taps, T* to_x,
+                      T* to_y) {
+    constexpr int64_t n = lanes<T>;
+    for (int64_t c = 0; c < count; c += n) {
+        if (!masked_memory && c > 0 && count - c < n) c = count - n;  // the last whole vector again
+        Vec<T> x, y;
+        take_pairs<T>(from + 2 * c, count - c, x, y);
+        store(to_x + c, centre_x + scale * (load(taps.shift_x + c) + x));
+        store(to_y + c, centre_y + scale * (load(taps.shift_y + c) + y));
+    }
+}
+
 template <class T>
 void read(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
-    const int64_t count = call.taps, rows = block.count * block.groups;
+    const int64_t count = call.taps, width = call.out[1];
+    const int64_t stride_y = call.stride[0], stride_x = call.stride[1], origin_y = call.origin[0], origin_x = call.origin[1];
+    const T scale = static_cast<T>(call.offset_scale);
+    const DcnV3Taps<T> to = taps;
     typed<T>(call.offset_dtype, [&](auto type) {
         const auto* offset = static_cast<const decltype(type)*>(call.offset);
-        each_row(call, block, offset, call.offset_row, call.offset_group, [&](const auto* from, int64_t number) {
-            take(from, 2 * count, taps.pairs + number * 2 * count);
+        int64_t row = block.first / width, column = block.first % width, location = 0;
+        each_row(call, block, offset, call.offset_row, call.offset_group, [&](int64_t i, const auto* from, int64_t number) {
+            if (i != location) {
+                location = i;
+                if (++column == width) column = 0, ++row;
+            }
+            positions(from, count, scale, static_cast<T>(column * stride_x + origin_x),
+                      static_cast<T>(row * stride_y + origin_y), to, to.x + number * count, to.y + number * count);
         });
     });
     typed<T>(call.mask_dtype, [&](auto type) {
         const auto* mask = static_cast<const decltype(type)*>(call.mask);
         each_row(call, block, mask, call.mask_row, call.mask_group,
-                 [&](const auto* from, int64_t number) { take(from, count, taps.mask + number * count); });
+                 [&](int64_t, const auto* from, int64_t number) { take(from, count, to.mask + number * count); });
     });
-    const int64_t per_location = block.groups * count;
-    int64_t row = block.first / call.out[1], column = block.first % call.out[1];
-    for (int64_t i = 0; i < block.count; ++i) {
-        fill(static_cast<T>(row * call.stride[0] + call.origin[0]), per_location, taps.y + i * per_location);
-        fill(static_cast<T>(column * call.stride[1] + call.origin[1]), per_location, taps.x + i * per_location);
-        if (++column == call.out[1]) column = 0, ++row;
-    }
-    const T scale = static_cast<T>(call.offset_scale);
-    const T* __restrict pairs = taps.pairs;
-    const T* __restrict shift_x = taps.shift_x;
-    const T* __restrict shift_y = taps.shift_y;
-    T* __restrict x = taps.x;
-    T* __restrict y = taps.y;
-    const int64_t padded = round_up(rows * count, lanes<T>);
-    DCN_DISJOINT
-    for (int64_t i = 0; i < padded; ++i) {
-        x[i] = x[i] + scale * (shift_x[i] + pairs[2 * i]);
-        y[i] = y[i] + scale * (shift_y[i] + pairs[2 * i + 1]);
-    }
-    if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, rows, count);
+    if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, block.count * block.groups, count);
 }
 
-template <class T>
-void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps, bool weights) {
+template <class T, bool Weights>
+void place(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
     const int64_t count = round_up(block.count * block.groups * call.taps, lanes<T>);
     const T height = static_cast<T>(call.height), tall = static_cast<T>(call.width);
-    const int32_t width = static_cast<int32_t>(call.width), first = block.row_first, end = block.row_end;
-    const int32_t pitch = block.pitch, origin = block.origin, outside = block.outside;
+    const int32_t width = static_cast<int32_t>(call.width), pitch = block.pitch, origin = block.origin;
+    const int32_t outside = block.outside, first = block.row_first;
+    const uint32_t rows = static_cast<uint32_t>(block.row_end - first);
     const T* __restrict x = taps.x;
     const T* __restrict y = taps.y;
+    const T* __restrict mask = taps.mask;
     T* __restrict along_x = taps.along_x;
     T* __restrict along_y = taps.along_y;
+    T* __restrict weight = taps.weight;
     int32_t* __restrict pixel = taps.pixel;
     int32_t* __restrict inside = taps.inside;
     DCN_DISJOINT
@@ -184,26 +194,31 @@ void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>&
         int32_t column = static_cast<int32_t>(safe_x), row = static_cast<int32_t>(safe_y);
         column -= static_cast<T>(column) > safe_x ? 1 : 0;
         row -= static_cast<T>(row) > safe_y ? 1 : 0;
-        along_x[i] = safe_x - static_cast<T>(column);
-        along_y[i] = safe_y - static_cast<T>(row);
+        const T fx = safe_x - static_cast<T>(column), fy = safe_y - static_cast<T>(row);
+        along_x[i] = fx;
+        along_y[i] = fy;
         pixel[i] = valid ? row * pitch + column + origin : outside;
         const int32_t left = column >= 0 ? 5 : 0, right = column + 1 < width ? 10 : 0;
-        const int32_t low = (row >= first) & (row < end) ? 3 : 0, high = (row + 1 >= first) & (row + 1 < end) ? 12 : 0;
-        inside[i] = valid ? (left | right) & (low | high) : 0;
+        // As unsigned numbers rows before the first are large.
+        const int32_t low = static_cast<uint32_t>(row - first) < rows ? 3 : 0;
+        const int32_t high = static_cast<uint32_t>(row + 1 - first) < rows ? 12 : 0;
+        const int32_t bits = valid ? (left | right) & (low | high) : 0;
+        inside[i] = bits;
+        if constexpr (Weights) {
+            // Exactly 0 where a corner does not count: the mask may be infinite.
+            const T m = mask[i];
+            const T w0 = (1 - fy) * (1 - fx) * m, w1 = (1 - fy) * fx * m, w2 = fy * (1 - fx) * m, w3 = fy * fx * m;
+            weight[4 * i] = bits & 1 ? w0 : T(0);
+            weight[4 * i + 1] = bits & 2 ? w1 : T(0);
+            weight[4 * i + 2] = bits & 4 ? w2 : T(0);
+            weight[4 * i + 3] = bits & 8 ? w3 : T(0);
+        }
     }
-    if (!weights) return;
-    const T* __restrict mask = taps.mask;
-    T* __restrict weight = taps.weight;
-    DCN_DISJOINT
-    for (int64_t i = 0; i < count; ++i) {
-        // Exactly 0 where a corner does not count: the mask may be infinite.
-        const T fx = along_x[i], fy = along_y[i], m = mask[i];
-        const T w0 = (1 - fy) * (1 - fx) * m, w1 = (1 - fy) * fx * m, w2 = fy * (1 - fx) * m, w3 = fy * fx * m;
-        weight[4 * i] = inside[i] & 1 ? w0 : T(0);
-        weight[4 * i + 1] = inside[i] & 2 ? w1 : T(0);
-        weight[4 * i + 2] = inside[i] & 4 ? w2 : T(0);
-        weight[4 * i + 3] = inside[i] & 8 ? w3 : T(0);
-    }
+}
+
+template <class T>
+void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps, bool weights) {
+    weights ? place<T, true>(call, block, taps) : place<T, false>(call, block, taps);
 }
 
 // `value` where `flag` is 1, 0 where it is 0, NaN and infinity too; without a choice, which GCC does not vectorise.
@@ -262,7 +277,7 @@ void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T
     if (call.grad_offset) {
         typed<T>(call.offset_dtype, [&](auto type) {
             auto* grad = static_cast<decltype(type)*>(call.grad_offset);
-            each_row(call, block, grad, call.offset_row, call.offset_group, [&](auto* to, int64_t number) {
+            each_row(call, block, grad, call.offset_row, call.offset_group, [&](int64_t, auto* to, int64_t number) {
                 put(taps.pairs + number * 2 * count, 2 * count, to);
             });
         });
@@ -271,7 +286,7 @@ void gradients(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T
         typed<T>(call.mask_dtype, [&](auto type) {
             auto* grad = static_cast<decltype(type)*>(call.grad_mask);
             each_row(call, block, grad, call.mask_row, call.mask_group,
-                     [&](auto* to, int64_t number) { put(taps.weight + number * count, count, to); });
+                     [&](int64_t, auto* to, int64_t number) { put(taps.weight + number * count, count, to); });
         });
     }
 }
