@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "dcnv3_fold.h"
-#include "vec_wide.h"
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -134,22 +133,22 @@ void dots_runs(const Corners<const S>& corners, const DcnV3Taps<Wide<S>>& taps, 
                int64_t channels, const S* grad) {
     using T = Wide<S>;
     constexpr int n = lanes<T>;
-    fold_all<T>(tap, end, taps.dot, [&](int64_t k, Vec<T>* of) {
-        for (int i = 0; i < 4; ++i) of[i] = Vec<T>{};
+    fold_all<T>(tap, end, taps.dot, [&](int64_t k, Short<T>* of) {
+        for (int i = 0; i < 4; ++i) of[i] = Short<T>{};
         if (k >= end) return;
         const S* from[4];
         corners.template of<Whole>(taps.pixel[k], taps.inside[k], from);
         int64_t c = 0;
         for (; c + n <= channels; c += n) {
-            const Vec<T> g = load_wide(grad + c);
+            const Shorts<T> g(grad + c);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) of[i] += g * load_wide(from[i] + c);
+            for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(from[i] + c));
         }
         const int part = static_cast<int>(channels - c);
         if (!part) return;
-        const Vec<T> g = load_wide_part(grad + c, part);
+        const Shorts<T> g(load_wide_part(grad + c, part));
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) of[i] += g * load_wide_part(from[i] + c, part);
+        for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(load_wide_part(from[i] + c, part)));
     });
 }
 

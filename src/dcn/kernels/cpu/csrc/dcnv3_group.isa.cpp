@@ -3,7 +3,6 @@
 
 #include "dcnv3.h"
 #include "dcnv3_fold.h"
-#include "vec_wide.h"
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -39,6 +38,33 @@ inline void write(T* to, int v, Vec<T> value, int part) {
     }
 }
 
+// The four weights of a tap, each in all lanes of a vector.
+template <class T>
+struct Weights {
+    T of[4];
+
+    explicit Weights(const T* from) { __builtin_memcpy(of, from, sizeof of); }
+    template <int I>
+    T in_all_lanes() const {
+        return of[I];
+    }
+};
+
+#if defined(__AVX512F__)
+// One read and four shuffles: 5.3 cycles a tap instead of 6.3 for four reads. With a mask of ones, because GCC 12 warns
+// of the intrinsics without one.
+template <>
+struct Weights<float> {
+    __m512 four;
+
+    explicit Weights(const float* from) : four(_mm512_maskz_broadcast_f32x4(0xffff, _mm_loadu_ps(from))) {}
+    template <int I>
+    Vec<float> in_all_lanes() const {
+        return (Vec<float>)_mm512_maskz_permute_ps(0xffff, four, I * 0x55);
+    }
+};
+#endif
+
 template <class S, int V>
 void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, S* output,
              int64_t step, int part) {
@@ -52,12 +78,15 @@ void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, in
         for (const int32_t* end = pixel + count; pixel < end; ++pixel, weight += 4) {
             const T* high = map + *pixel * depth;
             const T* low = high + row;
+            const Weights<T> by(weight);
+            const auto w0 = by.template in_all_lanes<0>(), w1 = by.template in_all_lanes<1>();
+            const auto w2 = by.template in_all_lanes<2>(), w3 = by.template in_all_lanes<3>();
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; ++v) {
-                upper[v] += weight[0] * read<V>(high, v, part);
-                lower[v] += weight[2] * read<V>(low, v, part);
-                upper[v] += weight[1] * read<V>(high + depth, v, part);
-                lower[v] += weight[3] * read<V>(low + depth, v, part);
+                upper[v] += w0 * read<V>(high, v, part);
+                lower[v] += w2 * read<V>(low, v, part);
+                upper[v] += w1 * read<V>(high + depth, v, part);
+                lower[v] += w3 * read<V>(low + depth, v, part);
             }
         }
 #pragma GCC unroll 4
@@ -73,52 +102,45 @@ void sum(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_
     });
 }
 
-// The taps of all locations one after the other: 9 taps do not fill whole vectors, those of 16 locations do.
-template <class S, class F>
-inline void dots_of(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
-                    const S* grad, int64_t step, F&& products) {
+// The taps of all locations one after the other. `Vectors` > 0: exactly so many whole vectors of channels.
+template <class S, int Vectors>
+void dots_of(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
+             const S* grad, int64_t step) {
     using T = Wide<S>;
-    const int64_t depth = taps.depth;
+    constexpr int n = lanes<T>;
+    const int64_t depth = Vectors ? Vectors * n : taps.depth;
+    const int part = static_cast<int>(depth % n);
     int64_t left = count, more = locations - 1;
-    fold_all<T>(0, locations * count, taps.dot, [&](int64_t tap, Vec<T>* of) {
+    fold_all<T>(0, locations * count, taps.dot, [&](int64_t tap, Short<T>* of) {
         const T* high = map + taps.pixel[tap] * depth;
-        products(high, high + row, grad, of);
+        const T* from[4] = {high, high + depth, high + row, high + row + depth};
+        for (int i = 0; i < 4; ++i) of[i] = Short<T>{};
+        for (int64_t c = 0; c + n <= depth; c += n) {
+            const Shorts<T> g(grad + c);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(from[i] + c));
+        }
+        if (part) {
+            const int64_t c = depth - part;
+            const Shorts<T> g(load_wide_part(grad + c, part));
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(load_part(from[i] + c, part)));
+        }
         if (--left) return;
         left = count;
-        if (more-- > 0) grad += step;  // taps beyond the last read its gradient again
+        if (more-- > 0) grad += step;  // a tap beyond the last reads its gradient again
     });
 }
 
 template <class S>
 void dots(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, const S* grad,
           int64_t step) {
-    using T = Wide<S>;
-    constexpr int n = lanes<T>;
-    const int64_t depth = taps.depth;
-    if (depth == n) {
-        return dots_of(map, row, taps, locations, count, grad, step, [](const T* high, const T* low, const S* g, Vec<T>* of) {
-            const Vec<T> value = load_wide(g);
-            of[0] = value * load(high);
-            of[1] = value * load(high + n);
-            of[2] = value * load(low);
-            of[3] = value * load(low + n);
-        });
+    constexpr int n = lanes<Wide<S>>;
+    switch (taps.depth) {
+        case n: return dots_of<S, 1>(map, row, taps, locations, count, grad, step);
+        case 2 * n: return dots_of<S, 2>(map, row, taps, locations, count, grad, step);
+        default: return dots_of<S, 0>(map, row, taps, locations, count, grad, step);
     }
-    dots_of(map, row, taps, locations, count, grad, step, [&](const T* high, const T* low, const S* g, Vec<T>* of) {
-        const T* from[4] = {high, high + depth, low, low + depth};
-        for (int i = 0; i < 4; ++i) of[i] = Vec<T>{};
-        int64_t c = 0;
-        for (; c + n <= depth; c += n) {
-            const Vec<T> value = load_wide(g + c);
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) of[i] += value * load(from[i] + c);
-        }
-        const int part = static_cast<int>(depth - c);
-        if (!part) return;
-        const Vec<T> value = load_wide_part(g + c, part);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) of[i] += value * load_part(from[i] + c, part);
-    });
 }
 
 template <class S, int V>

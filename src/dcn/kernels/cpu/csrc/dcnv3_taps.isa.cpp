@@ -93,7 +93,7 @@ inline void put(const T* from, int64_t count, S* to) {
     int64_t c = 0;
     for (; c + n <= count; c += n) store_narrow(to + c, load(from + c), n);
     if (c == count) return;
-    if (!masked_memory && c > 0) {
+    if (c > 0) {
         store_narrow(to + count - n, load(from + count - n), n);
     } else {
         store_narrow(to + c, load(from + c), static_cast<int>(count - c));
@@ -171,13 +171,35 @@ void read(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& ta
     if (call.softmax) normalise(taps.mask, taps.along_x, taps.along_y, block.count * block.groups, count);
 }
 
+// `value` where all bits of `bits` are set, 0 where none is, also in place of NaN and infinity; without a choice, which
+// GCC does not vectorise.
+template <class T>
+inline T kept(T value, int32_t bits) {
+    std::conditional_t<sizeof(T) == 4, int32_t, int64_t> from;
+    std::memcpy(&from, &value, sizeof from);
+    from &= static_cast<decltype(from)>(bits);
+    std::memcpy(&value, &from, sizeof from);
+    return value;
+}
+
+// The largest whole number that is not above x, for -1 < x < 2^31.
+template <class T>
+inline T floor_of(T x) {
+#if defined(__SSE4_1__) || defined(__aarch64__)
+    return std::floor(x);  // one instruction
+#else
+    const T whole = static_cast<T>(static_cast<int32_t>(x));
+    return whole > x ? whole - 1 : whole;
+#endif
+}
+
+// What is true or false here is all bits or none: choices between numbers took half of the time of this loop.
 template <class T, bool Weights>
 void place(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
     const int64_t count = round_up(block.count * block.groups * call.taps, lanes<T>);
     const T height = static_cast<T>(call.height), tall = static_cast<T>(call.width);
     const int32_t width = static_cast<int32_t>(call.width), pitch = block.pitch, origin = block.origin;
-    const int32_t outside = block.outside, first = block.row_first;
-    const uint32_t rows = static_cast<uint32_t>(block.row_end - first);
+    const int32_t outside = block.outside, first = block.row_first, end = block.row_end;
     const T* __restrict x = taps.x;
     const T* __restrict y = taps.y;
     const T* __restrict mask = taps.mask;
@@ -189,29 +211,26 @@ void place(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& t
     DCN_DISJOINT
     for (int64_t i = 0; i < count; ++i) {
         // Compared before they become integers: that conversion is undefined for NaN and for 1e30.
-        const bool valid = (y[i] > -1) & (y[i] < height) & (x[i] > -1) & (x[i] < tall);
-        const T safe_x = valid ? x[i] : T(0), safe_y = valid ? y[i] : T(0);
-        int32_t column = static_cast<int32_t>(safe_x), row = static_cast<int32_t>(safe_y);
-        column -= static_cast<T>(column) > safe_x ? 1 : 0;
-        row -= static_cast<T>(row) > safe_y ? 1 : 0;
-        const T fx = safe_x - static_cast<T>(column), fy = safe_y - static_cast<T>(row);
+        const int32_t valid = (y[i] > -1) & (y[i] < height) & (x[i] > -1) & (x[i] < tall) ? -1 : 0;
+        const T safe_x = kept(x[i], valid), safe_y = kept(y[i], valid);
+        const T floor_x = floor_of(safe_x), floor_y = floor_of(safe_y);
+        const int32_t column = static_cast<int32_t>(floor_x), row = static_cast<int32_t>(floor_y);
+        const T fx = safe_x - floor_x, fy = safe_y - floor_y;
         along_x[i] = fx;
         along_y[i] = fy;
-        pixel[i] = valid ? row * pitch + column + origin : outside;
-        const int32_t left = column >= 0 ? 5 : 0, right = column + 1 < width ? 10 : 0;
-        // As unsigned numbers rows before the first are large.
-        const int32_t low = static_cast<uint32_t>(row - first) < rows ? 3 : 0;
-        const int32_t high = static_cast<uint32_t>(row + 1 - first) < rows ? 12 : 0;
-        const int32_t bits = valid ? (left | right) & (low | high) : 0;
-        inside[i] = bits;
+        pixel[i] = ((row * pitch + column + origin) & valid) | (outside & ~valid);
+        // The sign of a difference says which is less.
+        const int32_t left = ~(column >> 31) & valid, right = ((column + 1 - width) >> 31) & valid;
+        const int32_t low = ~((row - first) >> 31) & ((row - end) >> 31);
+        const int32_t high = ~((row + 1 - first) >> 31) & ((row + 1 - end) >> 31);
+        inside[i] = ((left & 5) | (right & 10)) & ((low & 3) | (high & 12));
         if constexpr (Weights) {
             // Exactly 0 where a corner does not count: the mask may be infinite.
             const T m = mask[i];
-            const T w0 = (1 - fy) * (1 - fx) * m, w1 = (1 - fy) * fx * m, w2 = fy * (1 - fx) * m, w3 = fy * fx * m;
-            weight[4 * i] = bits & 1 ? w0 : T(0);
-            weight[4 * i + 1] = bits & 2 ? w1 : T(0);
-            weight[4 * i + 2] = bits & 4 ? w2 : T(0);
-            weight[4 * i + 3] = bits & 8 ? w3 : T(0);
+            weight[4 * i] = kept((1 - fy) * (1 - fx) * m, left & low);
+            weight[4 * i + 1] = kept((1 - fy) * fx * m, right & low);
+            weight[4 * i + 2] = kept(fy * (1 - fx) * m, left & high);
+            weight[4 * i + 3] = kept(fy * fx * m, right & high);
         }
     }
 }
@@ -219,16 +238,6 @@ void place(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& t
 template <class T>
 void corners(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps, bool weights) {
     weights ? place<T, true>(call, block, taps) : place<T, false>(call, block, taps);
-}
-
-// `value` where `flag` is 1, 0 where it is 0, NaN and infinity too; without a choice, which GCC does not vectorise.
-template <class T>
-inline T kept(T value, int32_t flag) {
-    std::conditional_t<sizeof(T) == 4, int32_t, int64_t> bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    bits &= -static_cast<decltype(bits)>(flag);
-    std::memcpy(&value, &bits, sizeof bits);
-    return value;
 }
 
 // Gradients by x, y and the mask, before the softmax.
@@ -246,8 +255,8 @@ void slopes(const DcnV3Call& call, const DcnV3Taps<T>& taps, int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
         const T fx = along_x[i], fy = along_y[i];
         const int32_t bits = inside[i];
-        const T dot0 = kept(dot[4 * i], bits & 1), dot1 = kept(dot[4 * i + 1], bits >> 1 & 1);
-        const T dot2 = kept(dot[4 * i + 2], bits >> 2 & 1), dot3 = kept(dot[4 * i + 3], bits >> 3 & 1);
+        const T dot0 = kept(dot[4 * i], -(bits & 1)), dot1 = kept(dot[4 * i + 1], -(bits >> 1 & 1));
+        const T dot2 = kept(dot[4 * i + 2], -(bits >> 2 & 1)), dot3 = kept(dot[4 * i + 3], -(bits >> 3));
         const T factor = inside[i] ? mask[i] * scale : T(0);  // a mask of NaN outside the map counts as 0
         by_pair[2 * i] = ((1 - fy) * (dot1 - dot0) + fy * (dot3 - dot2)) * factor;
         by_pair[2 * i + 1] = ((1 - fx) * (dot2 - dot0) + fx * (dot3 - dot1)) * factor;
