@@ -27,29 +27,27 @@ const DcnV3Loops<S, typename Compute<S>::type>& loops() {
     return of_type<S>(DCN_FOR_ISA(dcnv3_loops)());
 }
 
-// Bytes of the tensors that a call reads.
-struct Bytes {
-    int64_t input, offset, mask, grad;
-
-    explicit Bytes(const DcnV3Call& call) {
-        const int64_t locations = call.batch * call.out[0] * call.out[1];
-        input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);
-        offset = locations * call.offset_row * size_of(call.offset_dtype);
-        const bool apart = call.mask_group == call.taps;  // else masks lie between the offsets
-        mask = apart ? locations * call.mask_row * size_of(call.mask_dtype) : 0;
-        grad = call.grad_output ? locations * call.channels * size_of(call.dtype) : 0;
-    }
-    bool small() const { return input + offset + mask + grad <= touch_bytes; }
-};
-
-// Brings what a small call reads into the cache.
-void touch_inputs(const DcnV3Call& call) {
-    const Bytes bytes(call);
-    if (!bytes.small()) return;
-    touch(call.input, bytes.input);
-    touch(call.offset, bytes.offset);
-    touch(call.mask, bytes.mask);
-    touch(call.grad_output, bytes.grad);
+// Brings what a small call reads and, where that fits too, writes into the cache: after a pause a call of 14 x 14
+// locations of 256 channels then takes 230 us instead of 450, all gradients 410 instead of 700.
+void touch_tensors(const DcnV3Call& call) {
+    const int64_t locations = call.batch * call.out[0] * call.out[1];
+    const int64_t input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);
+    const int64_t output = locations * call.channels * size_of(call.dtype);
+    const int64_t offset = locations * call.offset_row * size_of(call.offset_dtype);
+    const bool apart = call.mask_group == call.taps;  // else masks lie between the offsets
+    const int64_t mask = apart ? locations * call.mask_row * size_of(call.mask_dtype) : 0;
+    const int64_t reads = input + offset + mask + (call.grad_output ? output : 0);
+    if (reads > touch_bytes) return;
+    touch(call.input, input);
+    touch(call.offset, offset);
+    touch(call.mask, mask);
+    touch(call.grad_output, output);
+    const int64_t writes = call.output ? output : input + offset + mask;
+    if (reads + writes > touch_bytes) return;
+    touch_to_write(call.output, output);
+    touch_to_write(call.grad_input, input);
+    touch_to_write(call.grad_offset, offset);
+    touch_to_write(call.grad_mask, mask);
 }
 
 // How a call is cut into blocks of about `block_taps` taps: runs of groups and, where all fit, runs of locations.
@@ -193,7 +191,7 @@ int typed(DcnV3Call call, F&& body) {
     const int64_t work = call.batch * call.out[0] * call.out[1] * call.channels * call.taps;
     call.threads = std::clamp<int64_t>(work / thread_work, 1, call.threads);
     return dcn_guard([&] {
-        touch_inputs(call);
+        touch_tensors(call);
         for_type(call.dtype, [&](auto type) { body(call, type); });
     });
 }
