@@ -2,8 +2,8 @@
 //
 // Forward and the gradients of offsets and masks: a task is a block of locations, which writes what is its own. The
 // gradient of the map: a task is a group of an image, or a stripe of its rows where there are fewer groups than threads
-// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads. In a
-// small call of one thread the same walk takes the gradients of offsets and masks along.
+// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads. Small
+// maps go another way (dcnv3_group.cpp), which gives the same bits.
 #include "dcnv3.h"
 
 #include <algorithm>
@@ -146,11 +146,13 @@ void backward_input(const DcnV3Call& call) {
     const int64_t depth = call.channels / call.groups, pairs = call.batch * call.groups;
     if (!pairs) return;
     // Two tasks per thread at least. The sums of all threads together then take at most half of the map in T.
-    const int64_t stripes = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? call.height : 1);
+    const int64_t most = call.threads > 1 ? call.height : 1;
+    const int64_t stripes = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, most);
     const int64_t rows = ceil_div(call.height, stripes), row = call.width * depth;
     const Blocks blocks(call, 1);
     auto arrays = dcnv3_workers<T>(call, blocks.rows());
     std::vector<std::vector<T>> sums(call.threads);
+    const auto put = of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)()).put;
     dcn_parallel_for(pairs * stripes, static_cast<int>(call.threads), [&](int64_t task, int worker) {
         const int64_t image = task / stripes / call.groups, group = task / stripes % call.groups;
         const int64_t first = task % stripes * rows, end = std::min(call.height, first + rows);
@@ -171,7 +173,7 @@ void backward_input(const DcnV3Call& call) {
             });
         }
         S* to = static_cast<S*>(call.grad_input) + (image * call.height + first) * call.width * call.channels;
-        of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)()).put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
+        put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
     });
 }
 

@@ -31,7 +31,7 @@ struct DcnV3Block {
     int64_t image, first, count;    // locations [first, first + count) of an image
     int64_t group, groups;          // groups [group, group + groups)
     int32_t row_first, row_end;     // rows of the map that count
-    // Pixel (row, column) has the number row * pitch + column + origin; a tap outside the map is said to be at `outside`.
+    // Pixel (row, column) has the number row * pitch + column + origin; a tap outside the map is put at `outside`.
     int32_t pitch, origin, outside;
 };
 
@@ -85,7 +85,8 @@ struct DcnV3Loops {
 // location to location of the tensor.
 template <class S, class T>
 struct DcnV3GroupLoops {
-    void (*sum)(const T* map, int64_t row, const DcnV3Taps<T>&, int64_t locations, int64_t taps, S* output, int64_t step);
+    void (*sum)(const T* map, int64_t row, const DcnV3Taps<T>&, int64_t locations, int64_t taps, S* output,
+                int64_t step);
     void (*dots)(const T* map, int64_t row, const DcnV3Taps<T>&, int64_t locations, int64_t taps, const S* grad,
                  int64_t step);
     void (*scatter)(T* map, int64_t row, const DcnV3Taps<T>&, int64_t locations, int64_t taps, const S* grad,

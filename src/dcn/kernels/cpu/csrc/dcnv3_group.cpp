@@ -1,7 +1,7 @@
-// DCNv3 and DCNv4 on small maps: a task is a group of an image. Its map is copied first, packed and with pixels of zeros
-// around it, so that no corner needs a check and all stays in the first-level cache: of a map of 14 x 14 pixels of 256
-// channels the 64 bytes of a group all fall into four of the 64 sets of a cache of 32 KiB. Backward, the same walk over
-// the locations takes all gradients.
+// DCNv3 and DCNv4 on small maps: a task is a group of an image. Its map is copied first, packed and with pixels of
+// zeros around it, so that no corner needs a check and all stays in the first-level cache: in a map of 14 x 14 pixels of
+// 256 channels, what a group has fell into four of the 64 sets of a cache of 32 KiB. Backward, one walk over the
+// locations takes all gradients.
 #include <cstdint>
 #include <cstring>
 

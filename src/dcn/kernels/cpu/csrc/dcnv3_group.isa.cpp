@@ -66,8 +66,8 @@ struct Weights<float> {
 #endif
 
 template <class S, int V>
-void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, S* output,
-             int64_t step, int part) {
+void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
+             S* output, int64_t step, int part) {
     using T = Wide<S>;
     constexpr int n = lanes<T>, vectors = V ? V : 1;
     const int64_t depth = taps.depth;
@@ -133,8 +133,8 @@ void dots_of(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, in
 }
 
 template <class S>
-void dots(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count, const S* grad,
-          int64_t step) {
+void dots(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
+          const S* grad, int64_t step) {
     constexpr int n = lanes<Wide<S>>;
     switch (taps.depth) {
         case n: return dots_of<S, 1>(map, row, taps, locations, count, grad, step);

@@ -126,7 +126,8 @@ inline void take_pairs(const S* from, int64_t pairs, Vec<T>& x, Vec<T>& y) {
     constexpr int64_t n = lanes<T>;
     const auto some = [&](int64_t at) {
         const int64_t left = 2 * pairs - at;
-        return left >= n ? load_wide(from + at) : left > 0 ? load_wide_part(from + at, static_cast<int>(left)) : Vec<T>{};
+        if (left >= n) return load_wide(from + at);
+        return left > 0 ? load_wide_part(from + at, static_cast<int>(left)) : Vec<T>{};
     };
     split_pairs<T>(some(0), some(n), x, y, all_lanes<T>);
 }
@@ -148,19 +149,21 @@ inline void positions(const S* from, int64_t count, T scale, T centre_x, T centr
 template <class T>
 void read(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<T>& taps) {
     const int64_t count = call.taps, width = call.out[1];
-    const int64_t stride_y = call.stride[0], stride_x = call.stride[1], origin_y = call.origin[0], origin_x = call.origin[1];
+    const int64_t stride_y = call.stride[0], stride_x = call.stride[1];
+    const int64_t origin_y = call.origin[0], origin_x = call.origin[1];
     const T scale = static_cast<T>(call.offset_scale);
     const DcnV3Taps<T> to = taps;
     typed<T>(call.offset_dtype, [&](auto type) {
         const auto* offset = static_cast<const decltype(type)*>(call.offset);
+        // The next location is counted, not divided: a division costs more than a tap.
         int64_t row = block.first / width, column = block.first % width, location = 0;
-        each_row(call, block, offset, call.offset_row, call.offset_group, [&](int64_t i, const auto* from, int64_t number) {
+        each_row(call, block, offset, call.offset_row, call.offset_group, [&](int64_t i, const auto* from, int64_t at) {
             if (i != location) {
                 location = i;
                 if (++column == width) column = 0, ++row;
             }
             positions(from, count, scale, static_cast<T>(column * stride_x + origin_x),
-                      static_cast<T>(row * stride_y + origin_y), to, to.x + number * count, to.y + number * count);
+                      static_cast<T>(row * stride_y + origin_y), to, to.x + at * count, to.y + at * count);
         });
     });
     typed<T>(call.mask_dtype, [&](auto type) {
@@ -186,7 +189,8 @@ inline T kept(T value, int32_t bits) {
 template <class T>
 inline T floor_of(T x) {
 #if defined(__SSE4_1__) || defined(__aarch64__)
-    return std::floor(x);  // one instruction
+    if constexpr (sizeof(T) == 4) return __builtin_floorf(x);  // one instruction
+    return __builtin_floor(x);
 #else
     const T whole = static_cast<T>(static_cast<int32_t>(x));
     return whole > x ? whole - 1 : whole;
