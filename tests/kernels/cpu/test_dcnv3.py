@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -92,6 +93,25 @@ def test_the_same_bits_for_any_number_of_threads(name: str, threads: int) -> Non
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_infinite_numbers_spread_alike_for_any_number_of_threads() -> None:
+    """One thread works on copies of maps between zeros, 64 on the map itself."""
+    case, before = MANY["groups"], torch.get_num_threads()
+    tensors = case.tensors(torch.float32)
+    for tensor, step in zip(tensors, (9973, 9967, 9949), strict=True):  # primes: of different taps
+        tensor.flatten()[::step] = math.inf
+        tensor.flatten()[step // 2 :: step] = math.nan
+    results = []
+    try:
+        for count in (1, 64):
+            torch.set_num_threads(count)
+            results.append(gradients(lambda t: run_v3(case, t, "cpu"), tensors))
+    finally:
+        torch.set_num_threads(before)
+    for a, b in zip(*results, strict=True):
+        assert a.isnan().any()
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
 
 
 def test_positions_round_as_in_the_reference() -> None:

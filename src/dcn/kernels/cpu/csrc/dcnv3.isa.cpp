@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "vec_wide.h"
+#include "dcnv3_fold.h"
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -127,94 +127,39 @@ void sum(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& tap
     }
 }
 
-// Half of the lanes of each: lane L is a[L] + a[L + S] where bit S of L is clear and b[L - S] + b[L] where it is set.
-template <int S, class T>
-inline Vec<T> fold(Vec<T> a, Vec<T> b) {
-#if defined(__clang__) || __GNUC__ >= 12
-    exchange<S, T>(a, b, std::make_integer_sequence<int, lanes<T>>{});
-    return a + b;
-#else
-    Vec<T> result{};
-    for (int lane = 0; lane < lanes<T>; ++lane) {
-        result[lane] = lane & S ? b[lane - S] + b[lane] : a[lane] + a[lane + S];
-    }
-    return result;
-#endif
-}
-
-// Sums over channels of grad * value at the four corners of a tap, not yet over all lanes.
-template <class S>
-struct Products {
-    Vec<Wide<S>> of[4] = {};
-
-    void add(const S* const* from, int64_t channels, const S* grad) {
-        constexpr int n = lanes<Wide<S>>;
+// Sums over channels of grad * value at the four corners of the taps from `tap` on.
+template <class S, bool Whole>
+void dots_runs(const Corners<const S>& corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t end,
+               int64_t channels, const S* grad) {
+    using T = Wide<S>;
+    constexpr int n = lanes<T>;
+    fold_all<T>(tap, end, taps.dot, [&](int64_t k, Short<T>* of) {
+        for (int i = 0; i < 4; ++i) of[i] = Short<T>{};
+        if (k >= end) return;
+        const S* from[4];
+        corners.template of<Whole>(taps.pixel[k], taps.inside[k], from);
         int64_t c = 0;
         for (; c + n <= channels; c += n) {
-            const Vec<Wide<S>> g = load_wide(grad + c);
+            const Shorts<T> g(grad + c);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) of[i] += g * load_wide(from[i] + c);
+            for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(from[i] + c));
         }
         const int part = static_cast<int>(channels - c);
         if (!part) return;
-        const Vec<Wide<S>> g = load_wide_part(grad + c, part);
+        const Shorts<T> g(load_wide_part(grad + c, part));
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) of[i] += g * load_wide_part(from[i] + c, part);
-    }
-};
-
-// Reads the taps from `tap` on, writes dot[tap][corner] of as many as fit a vector.
-template <class S, bool Whole>
-struct Dots {
-    using T = Wide<S>;
-    static constexpr int n = lanes<T>;
-    const Corners<const S> corners;
-    const DcnV3Taps<T>& taps;
-    int64_t end, channels;
-    const S* grad;
-
-    Products<S> products(int64_t k) const {
-        Products<S> result;
-        if (k >= end) return result;
-        const S* from[4];
-        corners.template of<Whole>(taps.pixel[k], taps.inside[k], from);
-        result.add(from, channels, grad);
-        return result;
-    }
-
-    // Lane L: of tap L / 4 and corner L % 4, summed over the lanes whose bits from S on agree with those of L.
-    template <int S_>
-    Vec<T> partial(int64_t k) const {
-        if constexpr (S_ == 4) {
-            const Products<S> p = products(k);
-            return fold<2, T>(fold<1, T>(p.of[0], p.of[1]), fold<1, T>(p.of[2], p.of[3]));
-        } else {
-            const Vec<T> low = partial<S_ / 2>(k);
-            return fold<S_ / 2, T>(low, partial<S_ / 2>(k + S_ / 8));
-        }
-    }
-
-    void all(int64_t tap) const {
-        if constexpr (n >= 4) {
-            for (int64_t k = tap; k < end; k += n / 4) store(taps.dot + 4 * k, partial<n>(k));
-        } else {
-            for (int64_t k = tap; k < end; ++k) {
-                const Products<S> p = products(k);
-                store(taps.dot + 4 * k, fold<1, T>(p.of[0], p.of[1]));
-                store(taps.dot + 4 * k + 2, fold<1, T>(p.of[2], p.of[3]));
-            }
-        }
-    }
-};
+        for (int i = 0; i < 4; ++i) add_product(of[i], g, Shorts<T>(load_wide_part(from[i] + c, part)));
+    });
+}
 
 template <class S>
 void dots(const S* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
           int64_t channels, const S* grad) {
     const Corners<const S> corners(data, step, row, reinterpret_cast<const S*>(taps.zeros), 0);
     if (all_inside(taps.inside + tap, count)) {
-        Dots<S, true>{corners, taps, tap + count, channels, grad}.all(tap);
+        dots_runs<S, true>(corners, taps, tap, tap + count, channels, grad);
     } else {
-        Dots<S, false>{corners, taps, tap + count, channels, grad}.all(tap);
+        dots_runs<S, false>(corners, taps, tap, tap + count, channels, grad);
     }
 }
 
@@ -279,21 +224,14 @@ void scatter(Wide<S>* data, int64_t step, int64_t row, const DcnV3Taps<Wide<S>>&
 }
 
 template <class S>
-void put(const Wide<S>* from, int64_t pixels, int64_t channels, S* to, int64_t step) {
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-        for (int64_t c = 0; c < channels; ++c) narrow(from[pixel * channels + c], to[pixel * step + c]);
-    }
-}
-
-template <class S>
 constexpr DcnV3Loops<S, Wide<S>> loops() {
-    return {sum<S>, dots<S>, scatter<S>, put<S>};
+    return {sum<S>, dots<S>, scatter<S>};
 }
 
 }  // namespace
 
-const DcnV3Table& dcnv3_loops() {
-    static const DcnV3Table table = {loops<float>(), loops<double>(), loops<Half>(), loops<BFloat>()};
+const DcnV3LoopTable& dcnv3_loops() {
+    static const DcnV3LoopTable table = {loops<float>(), loops<double>(), loops<Half>(), loops<BFloat>()};
     return table;
 }
 

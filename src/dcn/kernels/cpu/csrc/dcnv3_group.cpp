@@ -1,0 +1,185 @@
+// DCNv3 and DCNv4 on small maps: a task is a group of an image. Its map is copied first, packed and with pixels of
+// zeros around it, so that no corner needs a check and all stays in the first-level cache: in a map of 14 x 14 pixels of
+// 256 channels, what a group has fell into four of the 64 sets of a cache of 32 KiB. Backward, one walk over the
+// locations takes all gradients.
+#include <cstdint>
+#include <cstring>
+
+#include "dcnv3.h"
+#include "dcnv3_parts.h"
+#include "parallel.h"
+#include "workspace.h"
+
+namespace dcn {
+namespace {
+
+// Bytes of a copy up to which this is the faster way: beyond, samples come from no near cache anyway.
+constexpr int64_t most_bytes = 256 << 10;
+
+// Taps of a block, of which 16 locations of 9 are whole vectors for any instruction set.
+constexpr int64_t block_taps = 144;
+
+// The copy: a column of zeros left of the map, which is also right of the row before, one row above and two below.
+struct Margins {
+    int64_t pitch, pixels, depth;
+
+    explicit Margins(const DcnV3Call& call)
+        : pitch(call.width + 1), pixels((call.height + 3) * pitch + 1), depth(call.channels / call.groups) {}
+
+    int64_t elements() const { return pixels * depth; }
+    int64_t row() const { return pitch * depth; }
+    int64_t pixel(int64_t row) const { return (row + 1) * pitch + 1; }
+};
+
+// Everything a worker needs for one group after another.
+template <class S>
+class Group {
+    using T = typename Compute<S>::type;
+
+   public:
+    Group(const DcnV3Call& call, const DcnV3Taps<T>& taps, T* map, T* sums)
+        : call_(call), margins_(call), taps_(taps), loops_(of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)())),
+          map_(map), sums_(sums) {
+        if (map_) std::memset(map_, 0, margins_.elements() * sizeof(T));
+    }
+
+    // Copies the map of a group of an image, unless that is done.
+    void take(int64_t pair) {
+        if (pair == pair_) return;
+        pair_ = pair;
+        const S* from = static_cast<const S*>(call_.input) + first_element(call_.height * call_.width);
+        for (int64_t row = 0; row < call_.height; ++row) {
+            loops_.take(from + row * call_.width * call_.channels, call_.channels, call_.width, margins_.depth,
+                        map_ + margins_.pixel(row) * margins_.depth);
+        }
+    }
+
+    void forward(int64_t pair, int64_t first, int64_t end) {
+        take(pair);
+        each_block(first, end, true, [&](const DcnV3Block& block, int64_t element) {
+            loops_.sum(map_, margins_.row(), taps_, block.count, call_.taps, static_cast<S*>(call_.output) + element,
+                       call_.channels);
+        });
+    }
+
+    void backward(int64_t pair) {
+        if (map_) take(pair);
+        pair_ = pair;
+        if (sums_) std::memset(sums_, 0, margins_.elements() * sizeof(T));
+        const S* grad = static_cast<const S*>(call_.grad_output);
+        each_block(0, call_.out[0] * call_.out[1], sums_ != nullptr, [&](const DcnV3Block& block, int64_t element) {
+            if (sums_) {
+                loops_.scatter(sums_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
+            }
+            if (!map_) return;
+            loops_.dots(map_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
+            placing<T>().gradients(call_, block, taps_);
+        });
+        if (sums_) put();
+    }
+
+   private:
+    int64_t image() const { return pair_ / call_.groups; }
+    int64_t group() const { return pair_ % call_.groups; }
+
+    // The group's first element of an image of so many pixels.
+    int64_t first_element(int64_t pixels) const {
+        return image() * pixels * call_.channels + group() * margins_.depth;
+    }
+
+    // body(block, first element of its first location) with the taps placed.
+    template <class F>
+    void each_block(int64_t first, int64_t end, bool weights, F&& body) {
+        const int64_t most = block_locations(call_), start = first_element(call_.out[0] * call_.out[1]);
+        for (; first < end; first += most) {
+            const DcnV3Block block = {image(), first, std::min(most, end - first), group(), 1,
+                                      0, static_cast<int32_t>(call_.height), static_cast<int32_t>(margins_.pitch),
+                                      static_cast<int32_t>(margins_.pixel(0)),
+                                      static_cast<int32_t>(margins_.pixel(call_.height) - 1)};
+            placing<T>().read(call_, block, taps_);
+            placing<T>().corners(call_, block, taps_, weights);
+            body(block, start + first * call_.channels);
+        }
+    }
+
+    void put() const {
+        S* to = static_cast<S*>(call_.grad_input) + first_element(call_.height * call_.width);
+        for (int64_t row = 0; row < call_.height; ++row) {
+            loops_.put(sums_ + margins_.pixel(row) * margins_.depth, call_.width, margins_.depth,
+                       to + row * call_.width * call_.channels, call_.channels);
+        }
+    }
+
+   public:
+    static int64_t block_locations(const DcnV3Call& call) { return std::max<int64_t>(1, block_taps / call.taps); }
+
+   private:
+    const DcnV3Call& call_;
+    const Margins margins_;
+    const DcnV3Taps<T>& taps_;
+    const DcnV3GroupLoops<S, T>& loops_;
+    T *map_, *sums_;
+    int64_t pair_ = -1;
+};
+
+// body(group of the worker, task) for all tasks, in parallel.
+template <class S, class F>
+void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& body) {
+    using T = typename Compute<S>::type;
+    const int64_t elements = Margins(call).elements();
+    Workspace workspace;
+    std::vector<Room<T>> maps, sum_maps;
+    for (int64_t i = 0; i < call.threads; ++i) {
+        maps.push_back(workspace.plan<T>(map ? elements : 0));
+        sum_maps.push_back(workspace.plan<T>(sums ? elements : 0));
+    }
+    workspace.take();
+    const auto arrays = dcnv3_workers<T>(call, Group<S>::block_locations(call));
+    std::vector<Group<S>> groups;
+    groups.reserve(call.threads);
+    for (int64_t i = 0; i < call.threads; ++i) {
+        groups.emplace_back(call, arrays[i].taps, map ? workspace.at(maps[i]) : nullptr,
+                            sums ? workspace.at(sum_maps[i]) : nullptr);
+    }
+    dcn_parallel_for(tasks, static_cast<int>(call.threads),
+                     [&](int64_t task, int worker) { body(groups[worker], task); });
+}
+
+}  // namespace
+
+bool dcnv3_groups_fit(const DcnV3Call& call) {
+    const int64_t size = call.dtype == dtype_f64 ? 8 : 4;
+    // A location samples at least as much as copying its pixel takes.
+    return Margins(call).elements() * size <= most_bytes &&
+           call.out[0] * call.out[1] * call.taps >= call.height * call.width;
+}
+
+template <class S>
+void dcnv3_group_forward(const DcnV3Call& call) {
+    // Two tasks per thread at least, as long as they are longer than the copy.
+    const int64_t locations = call.out[0] * call.out[1], pairs = call.batch * call.groups;
+    if (!pairs) return;
+    const int64_t parts = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? 4 : 1);
+    const int64_t part = ceil_div(locations, parts);
+    each_task<S>(call, pairs * parts, true, false, [&](Group<S>& group, int64_t task) {
+        const int64_t first = task % parts * part;
+        group.forward(task / parts, first, std::min(locations, first + part));
+    });
+}
+
+template <class S>
+void dcnv3_group_backward(const DcnV3Call& call) {
+    each_task<S>(call, call.batch * call.groups, call.grad_offset || call.grad_mask, call.grad_input != nullptr,
+                 [](Group<S>& group, int64_t task) { group.backward(task); });
+}
+
+template void dcnv3_group_forward<float>(const DcnV3Call&);
+template void dcnv3_group_forward<double>(const DcnV3Call&);
+template void dcnv3_group_forward<Half>(const DcnV3Call&);
+template void dcnv3_group_forward<BFloat>(const DcnV3Call&);
+template void dcnv3_group_backward<float>(const DcnV3Call&);
+template void dcnv3_group_backward<double>(const DcnV3Call&);
+template void dcnv3_group_backward<Half>(const DcnV3Call&);
+template void dcnv3_group_backward<BFloat>(const DcnV3Call&);
+
+}  // namespace dcn
