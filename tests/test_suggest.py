@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from dcn.suggest import counted, measured, suggest, summary_of
+from dcn.suggest import cells_of, counted, measured, padded, suggest, summary_of
 
 MANY = [f"name_{index:02d}" for index in range(20)]
 
@@ -43,3 +43,11 @@ def test_the_line_of_a_log_leaves_out_what_was_not_measured() -> None:
     metrics = {"AP": 0.25, "APs": -1.0, "AP50": math.nan, "AP75": 0.0, "AR1": None, "AP/cat": 0.5}
     assert summary_of(metrics) == {"AP": "0.2500", "AP75": "0.0000"}
     assert [measured(value) for value in (-1.0, math.nan, None, -0.5)] == ["-", "-", "-", "-0.5000"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"), [("cat é", 5), ("e\u0301", 1), ("猫", 2), ("ねこ 2", 6), ("고양이", 6), ("ｶﾅ", 2)]
+)
+def test_letters_take_one_cell_or_two(text: str, cells: int) -> None:
+    assert cells_of(text) == cells
+    assert padded(text, 8) == text + " " * (8 - cells)

@@ -37,7 +37,7 @@ def iou(first: Tensor, second: Tensor, pixel_offset: int = 0) -> Tensor:
     Args:
         first: boxes ``[N, 4]``.
         second: boxes ``[M, 4]``.
-        pixel_offset: 0 or 1, see the module.
+        pixel_offset: 0: ``width = x2 - x1``; 1: ``x2`` is the last pixel, ``width = x2 - x1 + 1``.
 
     Returns:
         ``[N, M]`` in ``[0, 1]``; 0 where both boxes are empty.
@@ -87,7 +87,7 @@ def encode(references: Tensor, boxes: Tensor, *, stds: Sequence[float] = _UNIT, 
         references: anchors or proposals ``[..., 4]`` with positive width and height.
         boxes: objects ``[..., 4]``, likewise.
         stds: what the four values are divided by.
-        pixel_offset: 0 or 1, see the module.
+        pixel_offset: 0: ``width = x2 - x1``; 1: ``x2`` is the last pixel, ``width = x2 - x1 + 1``.
     """
     old_size, old_centre = _size_and_centre(references, pixel_offset)
     new_size, new_centre = _size_and_centre(boxes, pixel_offset)
@@ -109,7 +109,7 @@ def decode(
         references: anchors or proposals ``[..., 4]``; broadcast against ``deltas``.
         deltas: predictions ``[..., 4]``.
         stds: what the four values are multiplied by.
-        pixel_offset: 0 or 1, see the module.
+        pixel_offset: 0: ``width = x2 - x1``; 1: ``x2`` is the last pixel, ``width = x2 - x1 + 1``.
         max_log_ratio: bound of ``|dw|`` and ``|dh|`` after the multiplication; ``None`` (the original code): none.
     """
     deltas = _each(deltas, stds, torch.mul)

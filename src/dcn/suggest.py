@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 MOST = 3
@@ -48,6 +49,16 @@ def counted(number: int, noun: str) -> str:
 def measured(value: float | None) -> str:
     """A metric as text: a dash for NaN, its ``None`` in JSON and COCO's -1, where there was nothing to measure on."""
     return "-" if value is None or math.isnan(value) or value == -1 else f"{value:.4f}"
+
+
+def cells_of(text: str) -> int:
+    """How many cells of a terminal a text takes: Chinese, Japanese and Korean letters take two, accents none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def padded(text: str, cells: int) -> str:
+    """A text with blanks behind it up to a number of cells of a terminal."""
+    return text + " " * (cells - cells_of(text))
 
 
 def summary_of(metrics: Mapping[str, float | None] | Mapping[str, float]) -> dict[str, str]:

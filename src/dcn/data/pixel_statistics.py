@@ -13,7 +13,7 @@ from dcn.class_names import IGNORE
 from dcn.data.dataset import Dataset
 from dcn.data.splitting import target_of
 from dcn.structures import SegmentationMap
-from dcn.suggest import counted
+from dcn.suggest import cells_of, counted, padded
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def pixel_table(content: Mapping[str, Any]) -> str:
     rows = [("", "pixels", "share", "images")]
     for name, entry in content["classes"].items():
         rows.append((name, f"{entry['pixels']:,}", f"{entry['share']:.2%}", f"{entry['images']:,}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    widths = [max(cells_of(row[column]) for row in rows) for column in range(4)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join([padded(row[0], widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
     every = content["pixels"] + content["ignored_pixels"]

@@ -14,6 +14,7 @@ from torch import Tensor
 from dcn.data.dataset import Dataset
 from dcn.data.splitting import target_of
 from dcn.structures import Target
+from dcn.suggest import cells_of, padded
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 STRIDES = (4, 8, 16, 32, 64)
@@ -156,10 +157,10 @@ def statistics_table(content: Mapping[str, Any]) -> str:
     rows.append(_row("height / width of objects", content["objects"], content["ratio"]))
     rows.append(_row("side of objects", content["objects"], content["side"]))
     rows += [_row(f"  {name}", entry["objects"], entry["side"]) for name, entry in content["classes"].items()]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    widths = [max(cells_of(row[column]) for row in rows) for column in range(len(head))]
     lines = [
         "  ".join(
-            cell.ljust(w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            padded(cell, w) if not i else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]

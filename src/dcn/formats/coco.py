@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dcn.formats import fields
+from dcn.formats.color_tables import JSON_FILES
 from dcn.formats.documents import read_json
 from dcn.formats.fields import Box, Identifier
 from dcn.formats.file_names import files_in, resolve
@@ -392,9 +393,12 @@ def split_of(path: Path) -> str:
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """The JSON files in ``root`` and in ``root/annotations``, sorted; ``splits.json`` records a split and is none."""
-    files = sorted([*files_in(root, ".json"), *files_in(root / "annotations", ".json")])
-    return [path for path in files if path != root / "splits.json"]
+    """The JSON files in ``root`` and in ``root/annotations``, sorted; not a record of splits or a table of colours."""
+    beside = [path for path in files_in(root, ".json") if path.name not in _OTHERS]
+    return sorted([*beside, *files_in(root / "annotations", ".json")])
+
+
+_OTHERS = ("splits.json", *JSON_FILES, "meta.json")  # the last one is Supervisely's
 
 
 def instance_files(root: Path) -> list[Path]:

@@ -26,6 +26,8 @@ UNKNOWN = ("refuse", "ignore", "nearest")
 
 FILES = ("label_colors.txt", "labelmap.txt", "class_dict.csv", "colors.txt", "colors.json", "colors.yaml")
 _MACHINE = "obj_class_to_machine_color.json"  # Supervisely, whose masks are 0 where no object is
+JSON_FILES = ("colors.json", _MACHINE)
+"""Those in JSON, which are no annotations."""
 
 _BETWEEN = r"[\s,;]+"
 _NUMBERS = rf"(\d{{1,5}}){_BETWEEN}(\d{{1,5}}){_BETWEEN}(\d{{1,5}})"

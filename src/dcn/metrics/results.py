@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dcn.suggest import measured
+from dcn.suggest import cells_of, measured, padded
 
 COCO_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """The twelve numbers of COCO's summary, in its order."""
@@ -43,8 +43,8 @@ class Result(Mapping[str, float]):
         """A table of two columns: the summary, then each class; a dash where there was nothing to measure on."""
         summary = [name for name in self if "/" not in name]
         rows = [*summary, *(name for name in self if "/" in name)]
-        width = max((len(name) for name in rows), default=0)
-        return "\n".join(f"{name:<{width}}  {measured(self[name])}" for name in rows)
+        width = max((cells_of(name) for name in rows), default=0)
+        return "\n".join(f"{padded(name, width)}  {measured(self[name])}" for name in rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -274,7 +274,7 @@ def rename_old_keys(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
 
 
 class DeformConv1d(_DeformConv):
-    """Deformable convolution of sequences; arguments as :class:`DeformConv2d` with one number per axis.
+    """Deformable convolution of sequences ``[N, C, W]``; arguments as :class:`DeformConv2d` with one number per axis.
 
     ``conv_offset`` has ``G*K`` channels, ``2*G*K`` when modulated.
     """
@@ -317,13 +317,22 @@ class DeformConv2d(_DeformConv):
 
     Raises:
         ValueError: an argument does not fit; the message names it.
+
+    Example:
+        >>> layer = DeformConv2d(64, 128, 3, stride=2, padding=1, modulated=True)
+        >>> x = torch.rand(2, 64, 32, 40)
+        >>> layer(x).shape
+        torch.Size([2, 128, 16, 20])
+        >>> offset, mask = layer.offsets(x)  # pixels of x, per tap y, x; factors 0..1
+        >>> offset.shape, mask.shape
+        (torch.Size([2, 18, 16, 20]), torch.Size([2, 9, 16, 20]))
     """
 
     _dimensions = 2
 
 
 class DeformConv3d(_DeformConv):
-    """Deformable convolution of volumes; arguments as :class:`DeformConv2d` with three numbers per axis.
+    """Deformable convolution of volumes ``[N, C, D, H, W]``; arguments as :class:`DeformConv2d`, or three numbers each.
 
     ``conv_offset`` has ``3*G*K`` channels (per group and tap ``z, y, x``), ``4*G*K`` when modulated.
     """

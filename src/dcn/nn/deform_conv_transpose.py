@@ -222,6 +222,11 @@ class DeformConvTranspose2d(_DeformConvTranspose):
 
     Raises:
         ValueError: an argument does not fit; the message names it.
+
+    Example:
+        >>> layer = DeformConvTranspose2d(64, 32, 4, stride=2, padding=1, modulated=True)
+        >>> layer(torch.rand(1, 64, 16, 20)).shape
+        torch.Size([1, 32, 32, 40])
     """
 
     _dimensions = 2

@@ -54,6 +54,11 @@ class DeformDepthwiseConv2d(nn.Module):
 
     Raises:
         ValueError: an argument does not fit; the message names it.
+
+    Example:
+        >>> layer = DeformDepthwiseConv2d(64, 5, padding=2, offset_groups=4, style="dcnv4")
+        >>> layer(torch.rand(1, 64, 16, 20)).shape
+        torch.Size([1, 64, 16, 20])
     """
 
     def __init__(

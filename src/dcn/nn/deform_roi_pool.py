@@ -61,6 +61,12 @@ class DeformRoIPool(nn.Module):
     Attributes:
         offset_fc: ``Linear(C*P*Q, hidden)``, ReLU, ``Linear(hidden, hidden)``, ReLU, ``Linear(hidden, 2*P*Q)``: keys
             ``offset_fc.{0,2,4}.{weight,bias}``, those of mmcv. All x offsets come first, then all y.
+
+    Example:
+        >>> layer = DeformRoIPool((7, 7), 64, spatial_scale=1 / 16)
+        >>> rois = torch.tensor([[0, 32.0, 16, 200, 180]])  # image index, x1, y1, x2, y2 in pixels of the image
+        >>> layer(torch.rand(1, 64, 20, 30), rois).shape
+        torch.Size([1, 64, 7, 7])
     """
 
     def __init__(
@@ -202,6 +208,12 @@ class DeformPSRoIPool(nn.Module):
 
     Attributes:
         conv_offset: ``Conv2d(in_channels, 2 * classes * k * k, 1)``.
+
+    Example:
+        >>> layer = DeformPSRoIPool(64, classes=21, output_size=7)
+        >>> features, scores = torch.rand(1, 64, 20, 30), torch.rand(1, 21 * 7 * 7, 20, 30)
+        >>> layer(features, scores, torch.tensor([[0, 32.0, 16, 200, 180]])).shape
+        torch.Size([1, 21, 7, 7])
     """
 
     def __init__(

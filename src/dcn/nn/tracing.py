@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
+from torch.fx import Proxy
 
 
 def is_traced(module: nn.Module, value: object) -> bool:
     """Whether ``value`` stands for a tensor of a trace in which the module is a part of another one."""
-    return isinstance(value, torch.fx.Proxy) and _path(module, value) != ""
+    return isinstance(value, Proxy) and _path(module, value) != ""
 
 
 def recorded(module: nn.Module, first: Any, *others: Any) -> Any:
@@ -24,7 +24,7 @@ def recorded(module: nn.Module, first: Any, *others: Any) -> Any:
     return first.tracer.create_proxy("call_module", _path(module, first), (first, *others), {})
 
 
-def _path(module: nn.Module, value: torch.fx.Proxy) -> str:
+def _path(module: nn.Module, value: Proxy) -> str:
     tracer: Any = value.tracer
     path: str = tracer.path_of_module(module) if hasattr(tracer, "path_of_module") else ""
     return path

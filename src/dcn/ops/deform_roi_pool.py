@@ -41,7 +41,7 @@ def deform_ps_roi_pool(
     Args:
         input: map ``[N, D * group * group, H, W]``; bin ``(p, q)`` of output channel ``d`` reads channel
             ``(d * group + p * group // rows) * group + q * group // columns``.
-        boxes: ``[R, 5]`` or a list of ``[R_i, 4]``, image pixels.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         offset: ``[R, 2 * classes, parts, parts]``: channel ``2 * k`` holds x and ``2 * k + 1`` y for class ``k``, whose
             output channels are ``k * D / classes`` and the following ones. ``parts`` need not equal the bins. ``None``:
             no offsets (``no_trans``).
@@ -86,7 +86,7 @@ def deform_roi_pool(
 
     Args:
         input: map ``[N, C, H, W]``.
-        boxes: ``[R, 5]`` or a list of ``[R_i, 4]``, image pixels.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         offset: ``[R, 2, rows, columns]``, plane 0 x and plane 1 y, or ``None``.
         output_size: bins, one number or ``(rows, columns)``.
         spatial_scale: map pixels per box pixel.

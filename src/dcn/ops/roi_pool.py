@@ -60,7 +60,7 @@ def roi_align(
 
     Args:
         input: map ``[N, C, H, W]``.
-        boxes: RoIs, see the module.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         output_size: bins, one number or ``(rows, columns)``.
         spatial_scale: map pixels per box pixel, such as 1/16.
         sampling_ratio: samples per bin and axis; 0 or less: ``ceil(bin size)``, about one per map pixel. A RoI that
@@ -97,7 +97,7 @@ def ps_roi_align(
 
     Args:
         input: map ``[N, D * rows * columns, H, W]``.
-        boxes: RoIs, see the module.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         output_size: bins, one number or ``(rows, columns)``.
         spatial_scale: map pixels per box pixel.
         sampling_ratio: samples per bin and axis; 0 or less: ``ceil(bin size)``.
@@ -130,7 +130,7 @@ def ps_roi_pool(
     Args:
         input: map ``[N, D * group * group, H, W]``; bin ``(p, q)`` of output channel ``d`` reads channel
             ``(d * group + p * group // rows) * group + q * group // columns``.
-        boxes: RoIs, see the module.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         output_size: bins, one number or ``(rows, columns)``.
         spatial_scale: map pixels per box pixel.
         group_size: channel groups per axis; ``None``: ``output_size``.
@@ -238,7 +238,7 @@ def roi_pool(
 
     Args:
         input: map ``[N, C, H, W]``; a NaN is passed on as the largest value of its bins.
-        boxes: RoIs, see the module.
+        boxes: ``[R, 5]`` (image index, x1, y1, x2, y2) in pixels of the image, or a list of ``[R_i, 4]`` per image.
         output_size: bins, one number or ``(rows, columns)``.
         spatial_scale: map pixels per box pixel.
         backend: as for :func:`roi_align`.

@@ -76,7 +76,7 @@ def test_lists_of_splits(tmp_path: Path) -> None:
     assert ["expected listed images" in str(problem) for problem in check_dataset(tmp_path).problems] == [True]
 
 
-@pytest.mark.parametrize("form", ["mapping", "option", "file", "British"])
+@pytest.mark.parametrize("form", ["mapping", "option", "file", "JSON", "British"])
 def test_colors(form: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     write(data, "{}/images/{}", "{}/masks/{}", painted)
@@ -84,8 +84,12 @@ def test_colors(form: str, tmp_path: Path) -> None:
     (tmp_path / "table.txt").write_text(lines)
     if form == "file":
         (data / "label_colors.txt").write_text(lines)
+    if form == "JSON":
+        (data / "colors.json").write_text(json.dumps(COLORS))
     name = "colours" if form == "British" else "colors"
-    options: dict[str, Any] = {} if form == "file" else {name: COLORS if form == "mapping" else tmp_path / "table.txt"}
+    options: dict[str, Any] = (
+        {} if form in ("file", "JSON") else {name: COLORS if form == "mapping" else tmp_path / "table.txt"}
+    )
     dataset = open_dataset("masks" if form == "British" else "auto", data, "train", **options)
     assert dataset.classes == tuple(COLORS)
     assert torch.equal(target_of(dataset, 0).labels, torch.from_numpy(LABELS).long())
