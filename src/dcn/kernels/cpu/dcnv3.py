@@ -38,7 +38,10 @@ def forward(input: Tensor, offset: Tensor, mask: Tensor | None, geometry: Geomet
     input, offset, mask = _dense(input), _dense(offset), None if mask is None else _dense(mask)
     masks = _fused_mask(offset, geometry) if mask is None else mask.data_ptr()
     fixed = _describe(input, offset, mask, geometry)
-    output = torch.empty_strided(fixed.shape, fixed.strides, dtype=input.dtype, device=input.device)
+    if input.shape == fixed.shape:
+        output = torch.empty_like(input)  # 15 us less after a pause
+    else:
+        output = torch.empty_strided(fixed.shape, fixed.strides, dtype=input.dtype, device=input.device)
     pointers = _POINTERS.pack(input.data_ptr(), offset.data_ptr(), masks, 0, output.data_ptr(), 0, 0, 0)
     status = _library.library().dcn_dcnv3_forward(pointers + fixed.fields)
     if status:
