@@ -28,7 +28,7 @@ const DcnV3Loops<S, typename Compute<S>::type>& loops() {
 }
 
 // Brings what a small call reads and, where that fits too, writes into the cache: after a pause a call of 14 x 14
-// locations of 256 channels then takes 230 us instead of 450, all gradients 410 instead of 700.
+// locations of 256 channels then takes 0.6 of the time, all gradients 0.7.
 void touch_tensors(const DcnV3Call& call) {
     const int64_t locations = call.batch * call.out[0] * call.out[1];
     const int64_t input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);

@@ -8,13 +8,14 @@
 namespace dcn::DCN_ISA {
 namespace {
 
-// Where the corners of a tap lie in `data`, whose pixels are `step` and whose rows are `row` elements apart; corner i that
-// does not count lies at `instead + i * apart`. Without a branch: on a map of 14 x 14 with offsets of 2 pixels every
+// Where the corners of a tap lie in `data`, whose pixels are `step` and whose rows are `row` elements apart; corner i
+// that does not count lies at `instead + i * apart`. Without a branch: on a map of 14 x 14 with offsets of 2 pixels every
 // third tap was guessed wrong, which took longer than all sums. All four at once, as a vector of addresses.
 template <class S>
 class Corners {
    public:
-    Corners(S* data, int64_t step, int64_t row, S* instead, int64_t apart) : bytes_(step * size), other_(four(instead)) {
+    Corners(S* data, int64_t step, int64_t row, S* instead, int64_t apart)
+        : bytes_(step * size), other_(four(instead)) {
         first_ = four(data) + Four{0, step * size, row * size, (row + step) * size};
         other_ += Four{0, apart * size, 2 * apart * size, 3 * apart * size};
         way_ = first_ - other_;
