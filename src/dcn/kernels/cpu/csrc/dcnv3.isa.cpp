@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "dcnv3_fold.h"
+#include "vec_runs.h"
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -75,13 +76,6 @@ inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& ta
                     int part, S* output) {
     using T = Wide<S>;
     constexpr int n = lanes<T>, vectors = V ? V : 1;
-    const auto value = [&](const S* from, int v) {
-        if constexpr (V != 0) {
-            return load_wide(from + v * n);
-        } else {
-            return load_wide_part(from, part);
-        }
-    };
     Vec<T> upper[vectors] = {}, lower[vectors] = {};
     const int32_t* pixel = taps.pixel;
     const int32_t* inside = taps.inside;
@@ -92,10 +86,10 @@ inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& ta
         const T w0 = weight[4 * k], w1 = weight[4 * k + 1], w2 = weight[4 * k + 2], w3 = weight[4 * k + 3];
 #pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) {
-            upper[v] += w0 * value(from[0], v);
-            lower[v] += w2 * value(from[2], v);
-            upper[v] += w1 * value(from[1], v);
-            lower[v] += w3 * value(from[3], v);
+            upper[v] += w0 * read<V>(from[0], v, part);
+            lower[v] += w2 * read<V>(from[2], v, part);
+            upper[v] += w1 * read<V>(from[1], v, part);
+            lower[v] += w3 * read<V>(from[3], v, part);
         }
     }
 #pragma GCC unroll 4
@@ -105,16 +99,9 @@ inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& ta
 template <class S, bool Whole>
 void sum_runs(const Corners<const S>& corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
               int64_t channels, S* output) {
-    constexpr int n = lanes<Wide<S>>;
-    const auto run = [&](auto vectors, int64_t c, int part) {
+    each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
         sum_run<S, decltype(vectors)::value, Whole>(corners.from(c), taps, tap, count, part, output + c);
-    };
-    int64_t c = 0;
-    for (; c + 4 * n <= channels; c += 4 * n) run(std::integral_constant<int, 4>{}, c, 0);
-    for (; c + 2 * n <= channels; c += 2 * n) run(std::integral_constant<int, 2>{}, c, 0);
-    for (; c + n <= channels; c += n) run(std::integral_constant<int, 1>{}, c, 0);
-    const int part = static_cast<int>(channels - c);
-    if (part) run(std::integral_constant<int, 0>{}, c, part);
+    });
 }
 
 template <class S>
@@ -168,24 +155,12 @@ template <class S, int V, bool Whole>
 inline void scatter_run(const Corners<Wide<S>> corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
                         int part, const S* grad) {
     using T = Wide<S>;
-    constexpr int n = lanes<T>, vectors = V ? V : 1;
+    constexpr int vectors = V ? V : 1;
     Vec<T> g[vectors];
-    for (int v = 0; v < vectors; ++v) {
-        if constexpr (V != 0) {
-            g[v] = load_wide(grad + v * n);
-        } else {
-            g[v] = load_wide_part(grad, part);
-        }
-    }
+    for (int v = 0; v < vectors; ++v) g[v] = read<V>(grad, v, part);
     const auto add = [&](T* to, T weight) {
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-            if constexpr (V != 0) {
-                store(to + v * n, load(to + v * n) + weight * g[v]);
-            } else {
-                store_part(to, load_part(to, part) + weight * g[v], part);
-            }
-        }
+        for (int v = 0; v < vectors; ++v) write<V>(to, v, read<V>(to, v, part) + weight * g[v], part);
     };
     for (int64_t k = tap; k < tap + count; ++k) {
         // Four additions nobody reads take longer than a wrong guess here; where values are only read, not.
@@ -200,16 +175,9 @@ inline void scatter_run(const Corners<Wide<S>> corners, const DcnV3Taps<Wide<S>>
 template <class S, bool Whole>
 void scatter_runs(const Corners<Wide<S>>& corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
                   int64_t channels, const S* grad) {
-    constexpr int n = lanes<Wide<S>>;
-    const auto run = [&](auto vectors, int64_t c, int part) {
+    each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
         scatter_run<S, decltype(vectors)::value, Whole>(corners.from(c), taps, tap, count, part, grad + c);
-    };
-    int64_t c = 0;
-    for (; c + 4 * n <= channels; c += 4 * n) run(std::integral_constant<int, 4>{}, c, 0);
-    for (; c + 2 * n <= channels; c += 2 * n) run(std::integral_constant<int, 2>{}, c, 0);
-    for (; c + n <= channels; c += n) run(std::integral_constant<int, 1>{}, c, 0);
-    const int part = static_cast<int>(channels - c);
-    if (part) run(std::integral_constant<int, 0>{}, c, part);
+    });
 }
 
 template <class S>

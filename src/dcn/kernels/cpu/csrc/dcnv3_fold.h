@@ -12,10 +12,7 @@ namespace dcn::DCN_ISA {
 constexpr int short_bytes = vector_bytes < 32 ? vector_bytes : 32;
 
 template <class T>
-struct ShortOf {
-    typedef T type __attribute__((vector_size(short_bytes)));
-    typedef T loose __attribute__((vector_size(short_bytes), aligned(sizeof(T)), may_alias));
-};
+using ShortOf = VecOf<T, short_bytes>;
 
 template <class T>
 using Short = typename ShortOf<T>::type;

@@ -34,10 +34,10 @@ constexpr int vector_bytes = 16;
 constexpr int vector_registers = 16;
 #endif
 
-template <class T>
+template <class T, int bytes = vector_bytes>
 struct VecOf {
-    typedef T type __attribute__((vector_size(vector_bytes)));
-    typedef T loose __attribute__((vector_size(vector_bytes), aligned(sizeof(T)), may_alias));
+    typedef T type __attribute__((vector_size(bytes)));
+    typedef T loose __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias));
 };
 
 template <class T>
