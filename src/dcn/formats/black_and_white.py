@@ -9,6 +9,7 @@ from pathlib import Path
 from dcn.class_names import IGNORE
 from dcn.formats.color_masks import LOSSY, ColorReader
 from dcn.formats.color_tables import ColorTable
+from dcn.formats.file_names import Stamps, stamps
 from dcn.formats.images import read_index_image
 
 NAMES = ("background", "foreground")
@@ -35,14 +36,13 @@ def are_black_and_white(masks: Sequence[Path], names: Sequence[str] | None) -> b
     if names is not None and len(names) > 2:
         return False
     chosen = masks[:: max(1, len(masks) // _SEEN)]
-    return _are_black_and_white(tuple((mask, mask.stat().st_mtime_ns) for mask in chosen))
+    return _are_black_and_white(stamps(chosen))
 
 
 @lru_cache(maxsize=8)
-def _are_black_and_white(stamps: tuple[tuple[Path, int], ...]) -> bool:
-    """The same for files with the times of their last change, which are part of the key of the cache."""
+def _are_black_and_white(stamped: Stamps) -> bool:
     white = False
-    for mask, _ in stamps:
+    for mask, _ in stamped:
         stored = read_index_image(mask)
         if mask.suffix.lower() in LOSSY:
             bright = stored > 207

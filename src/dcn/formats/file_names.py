@@ -90,6 +90,15 @@ def image_of(folder: Path, stem: str) -> Path | None:
     return min(images, key=lambda path: SUFFIXES.index(path.suffix.lower()), default=None)
 
 
+Stamps = tuple[tuple[Path, int], ...]
+"""Files with the times of their last change: what a cache of their content needs for a key."""
+
+
+def stamps(files: Iterable[Path]) -> Stamps:
+    """Files with the times of their last change, in nanoseconds."""
+    return tuple((file, file.stat().st_mtime_ns) for file in files)
+
+
 def _by_stem(folder: Path) -> dict[str, tuple[Path, ...]]:
     try:
         return _listing(folder, folder.stat().st_mtime_ns)

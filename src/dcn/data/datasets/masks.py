@@ -16,6 +16,7 @@ from dcn.formats.black_and_white import are_black_and_white, black_and_white
 from dcn.formats.color_masks import LOSSY, ColorReader, colors_in
 from dcn.formats.color_tables import FILES, color_table, find_color_table, read_color_table
 from dcn.formats.documents import read_name_lines
+from dcn.formats.file_names import Stamps, stamps
 from dcn.formats.images import has_colors, read_index_image
 from dcn.formats.index_masks import IndexReader, MaskFiles, ReadMask
 from dcn.formats.layouts import WHOLE, unknown_split
@@ -147,8 +148,7 @@ def _indices(root: Path, masks: list[Path], unknown: str) -> tuple[tuple[str, ..
     lossy = next((mask for mask in masks if mask.suffix.lower() in LOSSY), None)
     if lossy is not None:
         raise ValueError(f"{lossy}: a JPEG changes the numbers of the classes; save the masks as PNG")
-    stamps = tuple((mask, mask.stat().st_mtime_ns) for mask in masks)
-    names = names or _numbers(root, stamps)
+    names = names or _numbers(root, stamps(masks))
     return names, IndexReader({index: index for index in range(len(names))}), ""
 
 
@@ -160,22 +160,18 @@ def _names(root: Path) -> tuple[str, ...] | None:
     return check_class_names(names)
 
 
-Stamps = tuple[tuple[Path, int], ...]
-"""Files with the times of their last change, which are part of the keys of the caches."""
-
-
 @lru_cache(maxsize=8)
-def _present(stamps: Stamps) -> tuple[int, ...]:
+def _present(stamped: Stamps) -> tuple[int, ...]:
     """The values of the masks beside 255, sorted."""
     values: set[int] = set()
-    for mask, _ in stamps:
+    for mask, _ in stamped:
         values.update(torch.unique(read_index_image(mask)).tolist())
     return tuple(sorted(values - {IGNORE}))
 
 
-def _numbers(root: Path, stamps: Stamps) -> tuple[str, ...]:
+def _numbers(root: Path, stamped: Stamps) -> tuple[str, ...]:
     """The numbers up to the largest one as names; a warning where most of them occur nowhere."""
-    present = _present(stamps)
+    present = _present(stamped)
     count = max(present, default=0) + 1
     if count > 2 * len(present) + 10:
         shown = ", ".join(map(str, present[:8])) + (", ..." if len(present) > 8 else "")
