@@ -29,7 +29,7 @@ _KEYS = {
     "systems": {"title", "task", "recipe", "aliases"},
     "variants": {"title", "recipe", "systems"},
     "parts": {"title", "variants", "systems"},
-    "datasets": {"like", "title", "systems", "sides", "starts", "folder", "recipe", "own"},
+    "datasets": {"like", "title", "systems", "sides", "starts", "start_of", "folder", "recipe", "own"},
 }
 # What changes neither the weights nor the metrics: rows stay valid where it changes.
 _IRRELEVANT = {"workers": None, "log_every": None, "checkpoint_every": None, "eval": {"pictures": None}}
@@ -112,8 +112,9 @@ class Plan:
         """The fine-tuning of a variant."""
         variant = self.resolved(system, variant)
         own = self.datasets[dataset].get("starts", "shared") == "own"
-        settings = self._settings(dataset, system, PLAIN, "start")
-        start = Job(system, dataset, PLAIN, "start", seed if own else SHARED_SEED, settings)
+        begun = self.datasets[dataset].get("start_of", dataset)
+        settings = self._settings(begun, system, PLAIN, "start")
+        start = Job(system, begun, PLAIN, "start", seed if own else SHARED_SEED, settings)
         return Job(system, dataset, variant, "tune", seed, self._settings(dataset, system, variant, "tune"), start, own)
 
     def _settings(self, dataset: str, system: str, variant: str, stage: Stage) -> Settings:
@@ -158,6 +159,7 @@ def read_plan(path: Path = PLAN) -> Plan:
         _check(f"{path}: parts.{part}.systems", own.get("systems", ()), plan.systems)
     for name, own in datasets.items():
         _check(f"{path}: datasets.{name}.systems", own["systems"], plan.systems)
+        _check(f"{path}: datasets.{name}.start_of", [own.get("start_of", name)], datasets)
         _check(f"{path}: datasets.{name}.starts", [own.get("starts", "shared")], {"shared": None, "own": None})
     return plan
 
