@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dcn.cli.reproduce import parse_seeds
+from dcn.engine.optim import parameter_groups
 from dcn.models import build
-from dcn.reproduce.plan import Choice, Plan, chosen_jobs, merged, read_plan
+from dcn.reproduce.plan import PLAN, Choice, Plan, chosen_jobs, merged, read_plan
 from dcn.reproduce.queue import Locations, missing_jobs, recipe_of
 from dcn.runs.build import model_options
 
@@ -90,7 +91,8 @@ def test_every_run_of_the_shipped_plan_has_a_recipe_and_a_model(shipped: Plan, t
     (tmp_path / "weights" / "resnet50_1by2_open_nsfw.pth").touch()
     locations = Locations(tmp_path, tmp_path / "results.csv", tmp_path)
     jobs = missing_jobs(chosen_jobs(shipped, Choice(seeds=(0,))), locations)
-    assert sum(job.stage == "start" for job in jobs) == sum(len(shipped.systems_of(name)) for name in shipped.datasets)
+    own = [name for name in shipped.datasets if name != "cards_long"]  # which takes that of cards
+    assert sum(job.stage == "start" for job in jobs) == sum(len(shipped.systems_of(name)) for name in own)
     models = set()
     for job in jobs:
         recipe = recipe_of(job, locations)
@@ -104,7 +106,7 @@ def test_every_run_of_the_shipped_plan_has_a_recipe_and_a_model(shipped: Plan, t
 def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
     variants = {part: shipped.variants_of(part, "rfcn") for part in shipped.parts}
     assert variants == {
-        "a": ["plain", "atrous4", "atrous6", "atrous8", "deformable"],
+        "a": ["plain", "atrous4", "atrous6", "atrous8", "fixed", "deformable"],
         "b": ["plain", "still", "dconv3", "dpool", "deformable"],
         "c": ["plain", "dconv1", "dconv2", "dconv3", "dconv6"],
         "d": ["plain", "dconv3", "v2", "modulated", "group1"],
@@ -118,6 +120,43 @@ def test_the_shipped_plan_asks_what_the_papers_asked(shipped: Plan) -> None:
     ]
     low, high = shipped.job("shapes", "rcnn", "plain", 0).settings["data"]["options"]["glyph_size"]
     assert high / low >= 6
+
+
+@pytest.mark.parametrize(
+    ("dataset", "system"),
+    [
+        ("shapes", "deeplab"),
+        ("shapes", "rpn"),
+        ("shapes", "rcnn"),
+        ("shapes", "rfcn"),
+        ("bccd", "rcnn"),
+        ("camvid", "deeplab"),
+    ],
+)
+def test_one_learnt_grid_does_not_follow_the_image(shipped: Plan, dataset: str, system: str) -> None:
+    settings = shipped.job(dataset, system, "fixed", 0).settings
+    schedule = settings["schedule"]
+    with torch.device("meta"):
+        model = build(settings["model"]["name"], ("a", "b"), **settings["model"]["options"])
+    named = [(name, value) for name, value in model.named_parameters() if "offset" in name]
+    patterns, own = schedule["lr_multipliers"], getattr(model, "lr_multipliers", None)
+    groups = parameter_groups(model.named_parameters(), 0.0, True, patterns, own)
+    rates = {id(value): group["lr_multiplier"] for group in groups for value in group["params"]}
+    weights = {rates[id(value)] for name, value in named if name.endswith("weight")}
+    biases = {rates[id(value)] for name, value in named if name.endswith("bias")}
+    assert weights == {0.0}
+    assert min(biases) >= 10
+    assert len(weights | biases) == 2 + (system in ("rcnn", "rfcn"))
+
+
+def test_a_data_set_may_take_the_start_of_another(shipped: Plan, tmp_path: Path) -> None:
+    cards, longer = (shipped.job(name, "rfcn", "deformable", 1) for name in ("cards", "cards_long"))
+    assert longer.start == cards.start
+    assert longer.recipe != cards.recipe
+    wrong = tmp_path / "plan.yaml"
+    wrong.write_text(PLAN.read_text(encoding="utf-8").replace("start_of: cards", "start_of: cats"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"datasets\.cards_long\.start_of: expected one of .*got 'cats'"):
+        read_plan(wrong)
 
 
 def test_what_is_missing_is_said(shipped: Plan, tmp_path: Path) -> None:

@@ -137,10 +137,10 @@ def _shapes_row(plan: Plan, system: str, variant: str, seed: int, value: float) 
 
 def test_what_learnt_offsets_add_is_told_from_what_pooling_adds() -> None:
     plan = read_plan()
-    values = {"plain": [0.3, 0.31], "still": [0.4, 0.41], "deformable": [0.42, 0.43]}
+    values = {"plain": [0.3, 0.31], "still": [0.4, 0.41], "fixed": [0.41, 0.42], "deformable": [0.42, 0.43]}
     rows = [
         _shapes_row(plan, system, name, seed, value)
-        for system, names in (("rfcn", ("plain", "still", "deformable")), ("rpn", ("plain", "deformable")))
+        for system, names in (("rfcn", ("plain", "still", "fixed", "deformable")), ("rpn", ("plain", "deformable")))
         for name in names
         for seed, value in enumerate(values[name])
     ]
@@ -152,6 +152,7 @@ def test_what_learnt_offsets_add_is_told_from_what_pooling_adds() -> None:
         ("class-aware RPN", "AP", "plain (dilation 2)"),
         ("R-FCN", "AP", "plain (dilation 2)"),
         ("R-FCN", "AP", "deformable RoI pooling, offsets kept at zero"),
+        ("R-FCN", "AP", "one learnt grid"),
     ]
     assert [row[1:] for row in front.rows] == [
         (
@@ -162,8 +163,18 @@ def test_what_learnt_offsets_add_is_told_from_what_pooling_adds() -> None:
             "42.5",
             "+12.0 (+12.0 to +12.0) ?",
             "+12.0 (+12.0 to +12.0) ?",
+            "-",
         ),  # no pooling
-        ("R-FCN", "AP", "2", "30.5", "42.5", "+12.0 (+12.0 to +12.0) ?", "+2.0 (+2.0 to +2.0) ?"),
+        (
+            "R-FCN",
+            "AP",
+            "2",
+            "30.5",
+            "42.5",
+            "+12.0 (+12.0 to +12.0) ?",
+            "+2.0 (+2.0 to +2.0) ?",
+            "+1.0 (+1.0 to +1.0) ?",
+        ),
     ]
     assert "offsets kept at zero: not shown: R-FCN AP (+2.0)" in summary(results)
     assert summary(results).count("RPN AP (") == 1

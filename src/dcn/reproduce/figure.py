@@ -8,7 +8,7 @@ from os import PathLike
 from dcn.reproduce.tables import Claim, Results, effects
 from dcn.vis.plots import Interval, interval_panels
 
-TITLES = ("deformable - plain", "deformable - offsets kept at zero")
+TITLES = ("deformable - plain", "deformable - offsets kept at zero", "deformable - one learnt grid")
 
 
 def effects_figure(results: Results, path: str | PathLike[str] | None = None) -> bytes:
@@ -27,7 +27,8 @@ def effects_figure(results: Results, path: str | PathLike[str] | None = None) ->
     groups: dict[str, dict[str, tuple[Interval | None, ...]]] = {}
     for effect in effects(results):
         lines = groups.setdefault(effect.dataset, {})
-        lines[f"{effect.system}, {effect.metric}"] = tuple(map(_interval, (effect.from_plain, effect.from_still)))
+        claims = (effect.from_plain, effect.from_still, effect.from_fixed)
+        lines[f"{effect.system}, {effect.metric}"] = tuple(map(_interval, claims))
     if not groups:
         raise ValueError("--figure: expected rows of plain and deformable, got none")
     return interval_panels(groups, TITLES, path=path)

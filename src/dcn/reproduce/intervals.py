@@ -27,6 +27,8 @@ ATROUS = ("atrous4", "atrous6", "atrous8")
 DEFORMABLE = "deformable"
 STILL = "still"
 """The deformable network with offsets kept at zero; in systems without RoI pooling the plan calls it plain."""
+FIXED = "fixed"
+"""The deformable network with learnt offsets that are the same for every image and place."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class ImageRow:
 
 
 def references(variant: str) -> tuple[str, ...]:
-    """The variants that one is compared with: plain, and deformable also with offsets at zero and every dilation."""
+    """The variants that one is compared with: plain, and deformable also with the other references."""
     if variant == PLAIN:
         return ()
-    return (PLAIN, STILL, *ATROUS) if variant == DEFORMABLE else (PLAIN,)
+    return (PLAIN, STILL, FIXED, *ATROUS) if variant == DEFORMABLE else (PLAIN,)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from dcn.report.comparison import SeedDifference
-from dcn.reproduce.intervals import ATROUS, DEFORMABLE, STILL, ImageRow
+from dcn.reproduce.intervals import ATROUS, DEFORMABLE, FIXED, STILL, ImageRow
 from dcn.reproduce.plan import PLAIN, Plan
 from dcn.reproduce.rows import DilationRow, Row, StepRow
 
@@ -164,16 +164,16 @@ class Results:
 
 
 def _references(results: Results, dataset: str, system: str, metric: str) -> dict[str, str]:
-    """What deformable is compared with, by the name in tables: plain, offsets at zero, and the best dilation."""
+    """What deformable is compared with, by the name in tables: plain, offsets at zero, one grid, the best dilation."""
     plan = results.plan
-    names = {PLAIN: ""} | {name: "" for name in (STILL,) if plan.resolved(system, name) == name}
+    names = {name: "" for name in (PLAIN, STILL, FIXED) if plan.resolved(system, name) == name}
     best = results.best_atrous(dataset, system, metric)
     names |= {best: ", the best"} if best else {}
     return {name: plan.title("variants", name) + more for name, more in names.items() if name in plan.variants}
 
 
 def claims_table(results: Results) -> Table | None:
-    """Deformable against plain, against offsets at zero and against the best dilation: the answer in short."""
+    """Deformable against each of its references: the answer in short."""
     plan, rows = results.plan, []
     for dataset, system in results.pairs():
         for metric in METRICS[plan.task(system)]:
@@ -186,7 +186,7 @@ def claims_table(results: Results) -> Table | None:
                 rows.append((*names, against, str(len(claim.seeds.first)), *values, *claim.cells()))
     header = ("data", "system", "metric", "against", "seeds", "its value", "deformable", "difference (over seeds)")
     return _table(
-        "Deformable against plain, against offsets at zero and against the best dilation",
+        "Deformable against plain, offsets at zero, one learnt grid and the best dilation",
         (*header, "over images", "shown"),
         rows,
     )
@@ -202,6 +202,7 @@ class Effect:
         metric: name of the metric.
         from_plain: the difference from plain, as in the papers.
         from_still: the difference from offsets kept at zero, what learnt offsets give; ``None``: was not run.
+        from_fixed: the difference from one learnt grid, what offsets that follow the image give; likewise.
     """
 
     dataset: str
@@ -209,6 +210,7 @@ class Effect:
     metric: str
     from_plain: Claim
     from_still: Claim | None
+    from_fixed: Claim | None
 
 
 def effects(results: Results) -> list[Effect]:
@@ -216,10 +218,11 @@ def effects(results: Results) -> list[Effect]:
     plan, effects_of = results.plan, []
     for dataset, system in results.pairs():
         metric = METRICS[plan.task(system)][0]
-        plain, still = (results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL))
+        claims = [results.claim(dataset, system, DEFORMABLE, name, metric) for name in (PLAIN, STILL, FIXED)]
+        plain, still, fixed = claims
         if plain is not None:
             names = (plan.title("datasets", dataset), plan.title("systems", system), metric)
-            effects_of.append(Effect(*names, plain, still))
+            effects_of.append(Effect(*names, plain, still, fixed))
     return effects_of
 
 
@@ -229,10 +232,20 @@ def front_table(results: Results) -> Table | None:
     for effect in effects(results):
         seeds = effect.from_plain.seeds
         values = (str(len(seeds.first)), _mean(seeds.first), _mean(seeds.second))
-        claims = (effect.from_plain, effect.from_still)
+        claims = (effect.from_plain, effect.from_still, effect.from_fixed)
         gaps = [NONE if claim is None else claim.cells()[0] + ("" if claim.shown else " ?") for claim in claims]
         rows.append((effect.dataset, effect.system, effect.metric, *values, *gaps))
-    header = ("data", "system", "metric", "seeds", "plain", "deformable", "difference", "by learnt offsets")
+    header = (
+        "data",
+        "system",
+        "metric",
+        "seeds",
+        "plain",
+        "deformable",
+        "difference",
+        "by learnt offsets",
+        "by following the image",
+    )
     return _table("Deformable against plain", header, rows)
 
 
@@ -240,7 +253,7 @@ def summary(results: Results) -> str:
     """What is shown on each data set, in words: which differences, and which were not shown."""
     plan, lines = results.plan, []
     for dataset in plan.datasets:
-        for reference in (PLAIN, STILL):
+        for reference in (PLAIN, STILL, FIXED):
             claims = [
                 (f"{plan.title('systems', system)} {metric}", claim)
                 for system in plan.systems_of(dataset)
