@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dcn import as_supervision, notebook
+from dcn.colors import Color
 
 
 def _check(name: str, value: Tensor, shape: tuple[int | None, ...], dtypes: tuple[torch.dtype, ...]) -> None:
@@ -182,11 +183,13 @@ class SegmentationMap:
         labels: ``[H, W]`` int64, ``0 .. C-1``; 255 is ignored in training and evaluation.
         image_id: the identifier of the data set.
         classes: names of the labels, where they are known: what :func:`dcn.load` gives predicts with them.
+        colors: RGB (0..255) of each label, where the masks of the data set have colours of their own.
     """
 
     labels: Tensor
     image_id: int | str = 0
     classes: tuple[str, ...] | None = field(default=None, repr=False)
+    colors: tuple[Color, ...] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         _check("labels", self.labels, (None, None), (torch.int64,))

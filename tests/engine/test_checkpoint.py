@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dcn.engine.checkpoint import (
     STATE_FILE,
     Checkpoints,
     find_weights,
+    halve_weights,
     read_state,
     read_weights,
     save_weights,
@@ -37,6 +39,26 @@ def test_weights_come_back_with_what_rebuilds_the_model(tmp_path: Path) -> None:
     assert (info.model, info.classes, info.step) == ("tiny", ("dark", "bright"), 7)
     assert info.options == {"width": 0.5, "size": [1, 2]}
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_weights_keep_the_colors_of_the_classes(tmp_path: Path) -> None:
+    model: Any = new_detector()
+    model.colors = ((1, 2, 3), (255, 0, 9))
+    path, half = tmp_path / "w.safetensors", tmp_path / "half.safetensors"
+    save_weights(path, model, "tiny", {}, plugins=("package.models",))
+    halve_weights(path, half)
+    for file in (path, half):
+        info = read_weights(file)[1]
+        assert (info.colors, info.plugins) == (((1, 2, 3), (255, 0, 9)), ("package.models",))
+
+
+@pytest.mark.parametrize("colors", ["[[1, 2, 3]]", "[[1, 2], [3, 4]]", "[[1, 2, 3], [4, 5, 256]]", "7"])
+def test_damaged_colors_are_said(tmp_path: Path, colors: str) -> None:
+    path = tmp_path / "w.safetensors"
+    metadata = {"model": "tiny", "classes": '["dark", "bright"]', "colors": colors}
+    save_file({"x": torch.zeros(1)}, path, metadata)
+    with pytest.raises(ValueError, match="its metadata is not that of a weights file"):
+        read_weights(path)
 
 
 def _foreign(path: Path) -> None:

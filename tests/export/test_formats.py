@@ -19,8 +19,9 @@ from torch import Tensor
 
 import dcn
 from dcn.cli.main import main
+from dcn.colors import Color
 from dcn.engine import save_weights
-from dcn.export.metadata import KEY
+from dcn.export.metadata import KEY, describe, read_metadata
 from dcn.export.quantize import _in_float
 from dcn.models import build
 from tests.runs.small import picture
@@ -122,6 +123,16 @@ def test_aoti_says_that_it_needs_a_compiler(weights: Path, tmp_path: Path, monke
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, none was found"):
         dcn.export(weights, tmp_path / "m.pt2", format="aoti")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("colors", [None, ((9, 80, 7), (0, 0, 255))], ids=["none", "own"])
+def test_the_record_has_the_colors_of_the_masks(colors: tuple[Color, ...] | None) -> None:
+    options: dict[str, Any] = {"width": 0.125, "stem_channels": 8, "head_channels": 8}
+    model: Any = build("deeplab_r18", ("a", "b"), **options)
+    model.colors = colors
+    text = describe(model, "deeplab_r18", None).to_json()
+    assert read_metadata(text, "m.onnx").colors == colors
+    assert ("colors" in json.loads(text)) == (colors is not None)
 
 
 def test_half_precision_has_half_the_weights(weights: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 import dcn
 from dcn.engine.config import DataConfig
 from dcn.runs.check_hint import check_command
+from dcn.runs.predict import predict_files
 from tests.data.layouts import LAYOUTS, items
 from tests.data.made_files import make_voc, voc_object, voc_xml
 from tests.runs.small import RECIPE
@@ -88,5 +89,21 @@ def test_a_run_keeps_the_colors_of_its_masks(tmp_path: Path, monkeypatch: pytest
     assert run.recipe.data.options["colors"] == {"wall": [0, 0, 0], "leaf": [9, 80, 7]}
     (tmp_path / "table.txt").unlink()
     monkeypatch.chdir("/")
-    metrics = dcn.evaluate(run, split="val", device="cpu", output=tmp_path / "eval")
+    metrics = dcn.evaluate(run, split="val", device="cpu", output=tmp_path / "eval", save=True)
     assert {"IoU/wall", "IoU/leaf"} <= set(metrics or {})
+    _is_in_colors(tmp_path / "eval" / "val_maps")
+    predictor = dcn.load(run)
+    assert predictor.predict(tmp_path / "d/images/0.png").colors == ((0, 0, 0), (9, 80, 7))
+    predict_files(predictor, sorted((tmp_path / "d" / "images").iterdir()), tmp_path / "predicted")
+    _is_in_colors(tmp_path / "predicted")
+
+
+def _is_in_colors(folder: Path) -> None:
+    """Whether the maps of a folder hold the numbers of the classes and show the colours of their masks."""
+    files = sorted(folder.rglob("*.png"))
+    assert files
+    for file in files:
+        with Image.open(file) as image:
+            palette = image.getpalette()
+            assert (image.mode, palette[:9] if palette else None) == ("P", [0, 0, 0, 9, 80, 7, 0, 0, 0])
+            assert set(np.unique(np.asarray(image))) <= {0, 1}

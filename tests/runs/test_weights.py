@@ -16,6 +16,7 @@ from PIL import Image
 import dcn
 from dcn.class_names import COCO_CLASSES
 from dcn.cli.main import main
+from dcn.engine.recipe import shipped_weights
 from dcn.models import MODELS, build
 from dcn.models.backbones import ResNetSpec
 from dcn.models.checkpoints import read_state
@@ -160,7 +161,8 @@ def test_weights_are_found_by_path_run_shipped_and_published_name(
     own.touch()
     assert weights.find_weights_file(own) == own
     assert weights.find_weights_file("~/run") == own
-    assert weights.find_weights_file("synthetic_r18.safetensors").parent.name == "weights"
+    for name in ("synthetic_r18.safetensors", "letters_segmentation.safetensors", "letters_segmentation"):
+        assert weights.find_weights_file(name) in shipped_weights().values()
     assert same_tensors(weights.find_weights_file("tiny"), tiny)
     with pytest.raises(ValueError, match=r"model.weights: expected a file, .*, got 'resnet5'; did you mean 'resnet50'"):
         weights.find_weights_file("resnet5", "model.weights")

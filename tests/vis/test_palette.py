@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from dcn.class_names import CITYSCAPES_CLASSES, VOC_CLASSES
@@ -7,6 +9,7 @@ from dcn.vis.palette import (
     Color,
     cityscapes_palette,
     class_color,
+    class_palette,
     drawing_palette,
     mix,
     text_color,
@@ -68,3 +71,9 @@ def test_maps_are_drawn_in_safe_or_known_colours(classes: tuple[str, ...], first
     palette = drawing_palette(classes)
     assert palette[: len(first)] == first
     assert len(palette) == 256
+
+
+@pytest.mark.parametrize("palette_of", [class_palette, drawing_palette])
+def test_maps_have_the_colours_of_their_masks(palette_of: Callable[..., list[Color]]) -> None:
+    colors = [(9, 80, 7), (1, 2, 3)]
+    assert palette_of(("a", "b"), colors) == [*colors, *[(0, 0, 0)] * 254]

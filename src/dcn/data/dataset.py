@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from dcn.colors import Color
 from dcn.structures import Sample
 
 Transform = Callable[[Sample, torch.Generator], Sample]
@@ -37,3 +38,11 @@ class Dataset(Protocol):
 
     def image_path(self, index: int) -> Path | None:
         """The image file, or ``None`` for a generated image."""
+
+
+def colors_of(dataset: Any) -> tuple[Color, ...] | None:
+    """The colour of each class, where the masks of a data set, or of the one that it is a part of, have their own."""
+    while (whole := getattr(dataset, "dataset", None)) is not None:
+        dataset = whole
+    colors: tuple[Color, ...] | None = getattr(dataset, "colors", None)
+    return colors

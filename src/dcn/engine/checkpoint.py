@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.checksums import TENSORS_KEY, check_tensors, tensors_checksum
+from dcn.colors import Color
 from dcn.engine.atomic import link, write_atomically
 
 LOGGER = logging.getLogger("dcn")
@@ -51,6 +52,7 @@ class WeightsInfo:
         options: keyword options of the builder.
         step: steps of training made, where training wrote the file.
         plugins: modules that the training used; names alone, nothing is imported because of them.
+        colors: RGB (0..255) of each class, where the masks of the training had colours of their own.
     """
 
     model: str
@@ -58,6 +60,7 @@ class WeightsInfo:
     options: dict[str, Any] = field(default_factory=dict)
     step: int | None = None
     plugins: tuple[str, ...] = ()
+    colors: tuple[Color, ...] | None = None
 
 
 def save_weights(
@@ -74,7 +77,8 @@ def save_weights(
 
     Args:
         path: the file.
-        model: its ``state_dict`` is written; ``model.classes`` gives the class names unless ``classes`` does.
+        model: its ``state_dict`` is written; ``model.classes`` gives the class names unless ``classes`` does, and
+            ``model.colors``, if there are any, their colours.
         name: of the model.
         options: keyword options it was built with; must be JSON data.
         classes: class names.
@@ -83,12 +87,9 @@ def save_weights(
     """
     from safetensors.torch import save
 
-    names = model.classes if classes is None else classes
-    metadata = {"model": name, "options": json.dumps(dict(options)), "classes": json.dumps(list(names))}  # type: ignore[arg-type]  # nn.Module attributes are untyped
-    if step is not None:
-        metadata["step"] = str(step)
-    if plugins:
-        metadata["plugins"] = json.dumps(list(plugins))
+    own: Any = model
+    names, colors = own.classes if classes is None else classes, getattr(own, "colors", None)
+    metadata = _metadata(WeightsInfo(name, tuple(names), dict(options), step, tuple(plugins), colors))
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata[TENSORS_KEY] = tensors_checksum(state, metadata)
     write_atomically(Path(path), *_with_ordered_metadata(save(state, metadata)))
@@ -117,9 +118,7 @@ def halve_weights(source: str | Path, path: str | Path) -> None:
     half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
     if broken := not_finite(half.items()):
         raise ValueError(f"{source}: expected numbers that fit into float16, got others in {', '.join(broken)}")
-    metadata = {"model": info.model, "options": json.dumps(dict(info.options)), "classes": json.dumps(info.classes)}
-    if info.step is not None:
-        metadata["step"] = str(info.step)
+    metadata = _metadata(info)
     metadata[TENSORS_KEY] = tensors_checksum(half, metadata)
     write_atomically(Path(path), *_with_ordered_metadata(save(half, metadata)))
 
@@ -152,13 +151,35 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], WeightsInfo]:
         raise ValueError(f"{path}: the file is damaged: its metadata is not that of a weights file") from None
 
 
+def _metadata(info: WeightsInfo) -> dict[str, str]:
+    """What a file holds beside its tensors; :func:`_info` reads it."""
+    metadata = {"model": info.model, "options": json.dumps(info.options), "classes": json.dumps(info.classes)}
+    if info.step is not None:
+        metadata["step"] = str(info.step)
+    if info.plugins:
+        metadata["plugins"] = json.dumps(info.plugins)
+    if info.colors is not None:
+        metadata["colors"] = json.dumps(info.colors)
+    return metadata
+
+
 def _info(metadata: Mapping[str, str]) -> WeightsInfo:
     step = int(metadata["step"]) if "step" in metadata else None
     classes, options = json.loads(metadata["classes"]), json.loads(metadata.get("options", "{}"))
     plugins = json.loads(metadata.get("plugins", "[]"))
     if not isinstance(options, dict) or not isinstance(classes, list) or not isinstance(plugins, list):
         raise TypeError
-    return WeightsInfo(metadata["model"], tuple(map(str, classes)), options, step, tuple(map(str, plugins)))
+    names, modules = tuple(map(str, classes)), tuple(map(str, plugins))
+    return WeightsInfo(metadata["model"], names, options, step, modules, _colors(metadata, len(names)))
+
+
+def _colors(metadata: Mapping[str, str], count: int) -> tuple[Color, ...] | None:
+    if "colors" not in metadata:
+        return None
+    colors = tuple((int(r), int(g), int(b)) for r, g, b in json.loads(metadata["colors"]))
+    if len(colors) != count or not all(0 <= value <= 255 for color in colors for value in color):
+        raise ValueError
+    return colors
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:

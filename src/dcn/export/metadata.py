@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dcn import __version__
+from dcn.colors import Color
 
 KEY = "dcn"
 """Name of the record in a file."""
@@ -32,6 +33,7 @@ class Metadata:
         batch: images of one call; ``None``: any number.
         raw: whether the file ends before detections are selected, or before the class of a pixel is.
         inclusive_boxes: whether raw boxes end with their last pixel, see :class:`dcn.models.detection.Detector`.
+        colors: RGB (0..255) of each class, where the model has colours of its own.
         version: of the package that wrote the file.
         format: of this record.
     """
@@ -50,12 +52,13 @@ class Metadata:
     batch: int | None = 1
     raw: bool = False
     inclusive_boxes: bool = False
+    colors: tuple[Color, ...] | None = None
     version: str = __version__
     format: int = FORMAT
 
     def to_json(self) -> str:
         """As text, for the file."""
-        return json.dumps(asdict(self))
+        return json.dumps({key: value for key, value in asdict(self).items() if key != "colors" or value is not None})
 
     def __str__(self) -> str:
         size = "any size" if self.size is None else "{}x{}".format(*self.size)
@@ -82,6 +85,8 @@ def read_metadata(text: str | None, name: str) -> Metadata:
             raise ValueError(f"{name}: expected format {FORMAT}, got {fields['format']}; export the model anew")
         for key in ("classes", "test_size", "size"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
+        if fields.get("colors") is not None:
+            fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
         return Metadata(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{name}: its metadata entry {KEY!r} is damaged ({error}); export the model anew") from error
@@ -110,5 +115,6 @@ def describe(model: Any, name: str, size: tuple[int, int] | None, **fields: Any)
         max_detections=int(limits.max_detections) if limits else 0,
         nms_iou=float(limits.nms_iou) if limits else 0.0,
         inclusive_boxes=bool(model.inclusive_boxes) if detector else False,
+        colors=None if detector else model.colors,
         **fields,
     )

@@ -102,6 +102,7 @@ class ExportedSegmentation(SegmentationModel):
     def __init__(self, runner: Runner) -> None:
         metadata = runner.metadata
         super().__init__(_Pixels(), classes=metadata.classes, test_size=metadata.test_size)
+        self.colors = metadata.colors
         self._padding = Preprocess(divisor=metadata.divisor)
         self._runner, self.metadata = runner, metadata
 

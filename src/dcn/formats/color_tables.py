@@ -58,6 +58,11 @@ class ColorTable:
     colors: tuple[Color, ...]
     labels: tuple[int, ...]
 
+    @property
+    def class_colors(self) -> tuple[Color, ...]:
+        """One colour for each class, the first where a name has several."""
+        return tuple(self.colors[self.labels.index(label)] for label in range(len(self.names)))
+
     def name_of(self, index: int) -> str:
         """The class of the colour at an index of `colors`."""
         label = self.labels[index]

@@ -19,6 +19,7 @@ from dcn.models.checkpoints import load_state, read_detector
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
+from dcn.models.segmentation import SegmentationModel
 from dcn.plugins import advice
 from dcn.runs.predictor import Predictor
 from dcn.runs.sources import EXPORTED, StrPath, find_source, read_recipe, shipped_models
@@ -139,6 +140,8 @@ def _from_file(path: Path, classes: Sequence[str] | None) -> Any:
     if info.model not in MODELS:
         raise ValueError(f"{path}: the model {info.model!r} is not known here; {_where_from(info)}")
     model = build(info.model, info.classes, **info.options)
+    if isinstance(model, SegmentationModel):
+        model.colors = info.colors
     load_state(model, state, str(path))
     return model
 

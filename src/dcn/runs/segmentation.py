@@ -87,11 +87,11 @@ class SegmentationTask:
     def draw(self, image: Tensor, prediction: SegmentationMap, classes: Sequence[str]) -> Tensor:
         """The image with the classes as colours and a legend."""
         labels = prediction.resized((image.shape[1], image.shape[2])).labels
-        return draw_segmentation(image, labels, drawing_palette(classes), classes)
+        return draw_segmentation(image, labels, drawing_palette(classes, prediction.colors), classes)
 
     def draw_target(self, image: Tensor, target: SegmentationMap, classes: Sequence[str]) -> Tensor:
         """The image with the annotated classes as colours and a legend."""
-        return draw_segmentation(image, target.labels, drawing_palette(classes), classes)
+        return draw_segmentation(image, target.labels, drawing_palette(classes, target.colors), classes)
 
     def result_writer(self, folder: Path, split: str, dataset: Dataset) -> _ResultWriter:
         """Writes the maps as index PNGs at the size of the annotation."""
@@ -118,7 +118,7 @@ class SegmentationTask:
         self, prediction: SegmentationMap, image: Tensor, classes: Sequence[str], pictures: bool
     ) -> dict[str, Callable[[Path], None]]:
         """Writers of the files of one image, by suffix."""
-        palette = class_palette(classes)
+        palette = class_palette(classes, prediction.colors)
         writers: dict[str, Callable[[Path], None]] = {
             ".png": lambda path: write_index_png(path, prediction.labels, palette)
         }
@@ -148,7 +148,8 @@ class _ResultWriter:
             height, width = target.labels.shape
             labels = prediction.resized((height, width)).labels
             name = self._name(target.image_id)
-            _write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, class_palette(self.classes))
+            palette = class_palette(self.classes, target.colors)
+            _write(self.folder / f"{self.split}_maps" / f"{name}.png", labels, palette)
             if self.classes == CITYSCAPES_CLASSES:
                 grey: list[Color] = [(value, value, value) for value in range(256)]
                 _write(result_path(self.folder / f"{self.split}_server", name), to_label_ids(labels), grey)
@@ -185,7 +186,8 @@ def _segment(
     min_score: float | None,
 ) -> list[SegmentationMap]:
     """One image after another, so that memory does not grow with the batch."""
-    maps = [SegmentationMap(segment(model, image, tta).cpu()) for image in images]
+    colors = getattr(model, "colors", None)
+    maps = [SegmentationMap(segment(model, image, tta).cpu(), colors=colors) for image in images]
     if output_sizes is None:
         return maps
     return [one.resized(size) for one, size in zip(maps, output_sizes, strict=True)]

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from dcn.data.dataset import Dataset
+from dcn.data.dataset import Dataset, colors_of
 from dcn.data.overlap import refuse_shared_images
 from dcn.data.reading import BrokenImages, broken_images
 from dcn.data.subset import spread
@@ -26,6 +26,7 @@ from dcn.engine.recipe import use_named_plugins
 from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
 from dcn.formats.images import write_image
+from dcn.models.segmentation import SegmentationModel
 from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
@@ -203,6 +204,8 @@ def train_recipe(recipe: Recipe, world: World, make_folder: Callable[[], Path]) 
     if not recipe.data.allow_shared:
         refuse_shared_images(training, validation, "val")
     model = build_model(recipe, tuple(training.classes))
+    if isinstance(model, SegmentationModel):
+        model.colors = colors_of(training)
     with naming_the_check(recipe.data):
         recipe = with_batch_size(recipe, model, training, world)
     task = task_of(model)

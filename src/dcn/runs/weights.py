@@ -101,8 +101,8 @@ def hub_weights(address: str) -> Path:
 def find_weights_file(text: str | Path, key: str = "weights") -> Path:
     """The weights file that a text means.
 
-    In this order: a file; a run folder (its best weights); a file that comes with the recipes; a hub address; a
-    published name, which is downloaded where it is not in the cache.
+    In this order: a file; a run folder (its best weights); a file that comes with the recipes, with or without its
+    suffix; a hub address; a published name, which is downloaded where it is not in the cache.
 
     Args:
         text: see above.
@@ -116,8 +116,9 @@ def find_weights_file(text: str | Path, key: str = "weights") -> Path:
         return find_weights(path)
     if path.is_file():
         return path
-    if name in shipped_weights():
-        return shipped_weights()[name]
+    shipped = {path.stem: path for path in shipped_weights().values()} | shipped_weights()
+    if name in shipped:
+        return shipped[name]
     if name.startswith(HUB):
         return hub_weights(name)
     if name in PUBLISHED_WEIGHTS:

@@ -65,19 +65,21 @@ def cityscapes_palette() -> list[Color]:
     return [*CITYSCAPES_COLORS, *[BLACK] * (256 - len(CITYSCAPES_COLORS))]
 
 
-def class_palette(classes: Sequence[str]) -> list[Color]:
-    """256 colours by label: those of Cityscapes for its classes, of Pascal VOC for all others."""
+def class_palette(classes: Sequence[str], colors: Sequence[Color] | None = None) -> list[Color]:
+    """256 colours by label: ``colors`` and then black; without them those of Cityscapes or of Pascal VOC."""
+    if colors is not None:
+        return [*colors, *[BLACK] * (256 - len(colors))]
     return cityscapes_palette() if tuple(classes) == CITYSCAPES_CLASSES else voc_palette()
 
 
-def drawing_palette(classes: Sequence[str]) -> list[Color]:
-    """256 colours by label for pictures: those of Cityscapes and of Pascal VOC for their classes.
+def drawing_palette(classes: Sequence[str], colors: Sequence[Color] | None = None) -> list[Color]:
+    """256 colours by label for pictures: ``colors``, or those of Cityscapes and of Pascal VOC for their classes.
 
     For all others :func:`class_color`, told apart under the common colour-vision deficiencies; a first class called
     background is black, and 255, which is no class, is too.
     """
-    if tuple(classes) in (CITYSCAPES_CLASSES, ("background", *VOC_CLASSES)):
-        return class_palette(classes)
+    if colors is not None or tuple(classes) in (CITYSCAPES_CLASSES, ("background", *VOC_CLASSES)):
+        return class_palette(classes, colors)
     first = [BLACK] if classes and classes[0].lower() == "background" else []
     return [*first, *(class_color(index) for index in range(255 - len(first))), BLACK]
 

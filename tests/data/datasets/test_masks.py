@@ -15,7 +15,9 @@ from PIL import Image
 
 from dcn.data import open_dataset
 from dcn.data.check import check_dataset
+from dcn.data.dataset import colors_of
 from dcn.data.splitting import target_of
+from dcn.data.subset import Subset
 
 Array = npt.NDArray[np.uint8]
 COLORS = {"sky": [10, 20, 30], "road": [128, 64, 128], "tree": [0, 128, 0]}
@@ -194,6 +196,7 @@ def test_colors_of_a_description(order: tuple[str, ...] | None, tmp_path: Path) 
     (tmp_path / "dataset.yaml").write_text(json.dumps(said | ({"classes": order} if order else {})))
     dataset = open_dataset("folder", tmp_path, "train")
     assert dataset.classes == (order or tuple(COLORS))
+    assert colors_of(Subset(dataset, [0])) == tuple(tuple(COLORS[name]) for name in dataset.classes)
     expected = torch.tensor([dataset.classes.index(name) for name in COLORS])[torch.from_numpy(LABELS).long()]
     assert torch.equal(target_of(dataset, 0).labels, expected)
 

@@ -7,9 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dcn.class_names import IGNORE
+from dcn.colors import Color
 from dcn.data.reading import ImageReading
+from dcn.formats.color_masks import ColorReader
 from dcn.formats.images import image_size, is_turned
 from dcn.formats.index_masks import MaskFiles, ReadMask
 from dcn.formats.problems import BrokenImageError, Problem, refuse
@@ -61,6 +64,11 @@ class SegmentationDataset:
         self.files, self._read_mask = tuple(kept), read
         self.reading = ImageReading(broken, upright, [item.image for item in kept])
 
+    @property
+    def colors(self) -> tuple[Color, ...] | None:
+        """The colour of each class, where the masks are in colours."""
+        return self._read_mask.table.class_colors if isinstance(self._read_mask, ColorReader) else None
+
     @cached_property
     def sizes(self) -> list[tuple[int, int]]:
         """``(height, width)`` of every image, from the headers of the files; ``(1, 1)`` for one that is skipped."""
@@ -84,7 +92,10 @@ class SegmentationDataset:
     def target(self, index: int) -> SegmentationMap | None:
         """The mask of one image without decoding the image; ``None`` where there is none."""
         item = self.files[index]
-        return None if item.mask is None else SegmentationMap(self._read_mask(item.mask), item.image_id)
+        return None if item.mask is None else self._map(self._read_mask(item.mask), item)
+
+    def _map(self, labels: Tensor, item: MaskFiles) -> SegmentationMap:
+        return SegmentationMap(labels, item.image_id, colors=self.colors)
 
     def __getitem__(self, index: int) -> Sample:
         return self.reading.sample(range(len(self))[index], self._read)
@@ -97,7 +108,7 @@ class SegmentationDataset:
         item = self.files[index]
         image = self.reading.image(index)
         height, width = image.shape[1:]
-        target = self.target(index) or SegmentationMap(torch.full((height, width), IGNORE), item.image_id)
+        target = self.target(index) or self._map(torch.full((height, width), IGNORE), item)
         if target.labels.shape != (height, width):
             refuse(size_problem(item, target, (height, width)))
         return Sample(image, target)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcn.class_names import IGNORE
+from dcn.colors import Color
 from dcn.models.parts import ModelPart
 from dcn.models.preprocess import Preprocess
 from dcn.models.targets import check_targets
@@ -29,6 +30,8 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         task: what the model does; training, evaluation and prediction are chosen by it.
+        colors: RGB (0..255) of each class in masks and pictures; ``None``: the usual ones. A training sets those of its
+            masks.
     """
 
     task: Final[Literal["segmentation"]] = "segmentation"
@@ -44,6 +47,7 @@ class SegmentationModel(nn.Module):
         super().__init__()
         self.preprocess = preprocess
         self.classes: tuple[str, ...] = tuple(classes)
+        self.colors: tuple[Color, ...] | None = None
         self.test_size = test_size
         self.lr_multipliers: dict[str, float] = dict(lr_multipliers or {})
 
