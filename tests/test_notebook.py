@@ -58,6 +58,8 @@ def test_strange_boxes_are_no_error(bad: float) -> None:
 
 def test_a_map_is_a_picture() -> None:
     labels = torch.tensor([[0, 1], [2, 255]])
+    own = pixels(SegmentationMap(labels, colors=((9, 80, 7),) * 2)._repr_png_())
+    assert {tuple(color) for color in own[labels < 2].tolist()} == {(9, 80, 7)}
     picture = pixels(SegmentationMap(labels)._repr_png_())
     assert [tuple(color) for color in picture.reshape(4, 3)] == [*map(class_color, range(3)), (255, 255, 255)]
 

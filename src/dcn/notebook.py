@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from dcn.colors import class_color
+from dcn.colors import Color, class_color
 
 Pixels = npt.NDArray[np.uint8]
 MOST_ROWS = 20
@@ -49,10 +50,16 @@ def boxes_png(boxes: Tensor, labels: Tensor) -> bytes:
     return png(pixels)
 
 
-def labels_png(labels: Tensor) -> bytes:
-    """A segmentation map ``[H, W]`` as a PNG, a colour for each class; label 255, which does not count, is white."""
+def labels_png(labels: Tensor, colors: Sequence[Color] | None = None) -> bytes:
+    """A segmentation map ``[H, W]`` as a PNG, a colour for each class; label 255, which does not count, is white.
+
+    Args:
+        labels: 0..255.
+        colors: of the first classes; ``None``: the usual ones.
+    """
     values = labels.cpu().numpy()
     palette = np.array([class_color(index) for index in range(256)], dtype=np.uint8)
+    palette[: len(colors or ())] = np.array(colors or (), dtype=np.uint8).reshape(-1, 3)
     palette[255] = 255
     return png(palette[values.clip(0, 255)])
 

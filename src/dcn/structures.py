@@ -195,7 +195,7 @@ class SegmentationMap:
         _check("labels", self.labels, (None, None), (torch.int64,))
 
     def _repr_png_(self) -> bytes:
-        return notebook.labels_png(self.labels)
+        return notebook.labels_png(self.labels, self.colors)
 
     def to(self, device: torch.device | str) -> SegmentationMap:
         """The same map on ``device``; a copy from pinned memory to a GPU is not waited for."""
