@@ -14,8 +14,8 @@ from dcn.nn.deform_depthwise import STYLES, DeformDepthwiseConv2d
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d | DeformDepthwiseConv2d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 Named = tuple[str, nn.Conv2d]
-BRANCHES = ("conv_offset", "offset_fc", "mask_fc", "offset_maps")
-"""Names of the branches that give offsets and masks, in this package and in mmcv."""
+BRANCHES = ("conv_offset", "conv_offset_mask", "offset_fc", "mask_fc", "offset_mask_fc", "offset_maps")
+"""Names of the branches that give offsets and masks, in this package, in mmcv and in the DCNv2 extension."""
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
@@ -288,8 +288,8 @@ def offset_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Parameters of all offset and mask branches of ``model``: the group for a learning rate of its own.
 
     These are the children named as in :data:`BRANCHES`: of the deformable convolutions, of the RoI pooling layers, of
-    R-FCN's head, and of mmcv's layers. The papers train them at 1x (convolutions, R-FCN), 0.1x (the modulated example)
-    or 0.01x (``offset_fc`` of Faster R-CNN) the base rate.
+    R-FCN's head, and of the layers of mmcv and of the DCNv2 extension. The papers train them at 1x (convolutions,
+    R-FCN), 0.1x (the modulated example) or 0.01x (``offset_fc`` of Faster R-CNN) the base rate.
 
     Returns:
         The parameters, each once, in the order of the model.

@@ -159,6 +159,11 @@ class _DeformConv(nn.Module):
         for parameter in self.conv_offset.parameters():
             nn.init.zeros_(parameter)
 
+    @property
+    def offset_branch(self) -> nn.Module:
+        """The convolution ``conv_offset``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
+        return self.conv_offset
+
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the offset branch says about ``input``, after the bound and the sigmoid.
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.nn.deform_conv import DeformConv2d
+from dcn.nn.offset_layer import OffsetLayer
 
 Pair = tuple[float, float]
 Size = tuple[int, int]
@@ -63,7 +63,7 @@ class Call:
     """
 
     name: str
-    layer: DeformConv2d
+    layer: OffsetLayer
     features: Tensor
     input_grid: Grid
     output_grid: Grid
@@ -90,6 +90,17 @@ class Mapped:
     output_grid: Grid
 
 
+_PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _deformable(module: nn.Module) -> bool:
+    return isinstance(module, OffsetLayer) and len(module.kernel_size) == 2
+
+
+def _parts(layer: OffsetLayer) -> Iterator[nn.Module]:
+    return layer.offset_branch.modules()
+
+
 @contextmanager
 def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[None]:
     """Inside, one forward pass of ``model`` tells ``see`` of every call of a deformable layer, in order.
@@ -100,14 +111,17 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
     sees is the image, with the padding of its batch.
 
     Raises:
-        ValueError: a network without a `dcn.nn.DeformConv2d`.
+        ValueError: a network without a deformable convolution of maps that predicts its own offsets.
     """
-    if not any(isinstance(module, DeformConv2d) for module in model.modules()):
-        raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, got none")
+    if not any(_deformable(module) for module in model.modules()):
+        raise ValueError(
+            "model: expected at least one deformable convolution of maps that predicts its own offsets in it "
+            "(dcn.nn.DeformConv2d or a drop-in), got none"
+        )
 
     def seen(one: Mapped) -> None:
         """Pass on the calls of deformable convolutions."""
-        if isinstance(one.layer, DeformConv2d):
+        if isinstance(one.layer, OffsetLayer):
             see(Call(one.name, one.layer, one.features, one.input_grid, one.output_grid))
 
     with watch_maps(model, seen):
@@ -119,10 +133,10 @@ def watch_maps(model: nn.Module, see: Callable[[Mapped], None]) -> Iterator[None
     """As :func:`watch_deformable`, of every convolution and pooling layer but the branches that predict offsets."""
     watcher = _Watcher(see)
     handles = []
+    branches = {part for layer in model.modules() if isinstance(layer, OffsetLayer) for part in _parts(layer)}
     for name, module in model.named_modules():
-        if not name.endswith("conv_offset") and isinstance(
-            module, DeformConv2d | nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
-        ):
+        branch = module in branches or name.endswith("conv_offset")
+        if not branch and (_deformable(module) or isinstance(module, _PLAIN)):
             handles.append(module.register_forward_hook(watcher.hook(name)))
     try:
         yield
