@@ -19,20 +19,34 @@ import torch
 from torch import Tensor, nn
 
 from dcn import checks, ops
+from dcn.compat._torchvision_boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    remove_small_boxes,
+)
 from dcn.compat._torchvision_kernels import install
+from dcn.compat._torchvision_levels import MultiScaleRoIAlign
 
 __all__ = [
     "DeformConv2d",
+    "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
     "deform_conv2d",
     "install",
     "nms",
     "ps_roi_align",
     "ps_roi_pool",
+    "remove_small_boxes",
     "roi_align",
     "roi_pool",
 ]
