@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,7 @@ Boxes = Tensor | list[Tensor]
 
 def _pair(value: Size) -> tuple[int, int]:
     """One number or two as torchvision takes them: a sequence of one number counts twice."""
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, (int, Integral)) else tuple(value)
     return (int(values[0]), int(values[-1])) if len(values) in (1, 2) else _refuse_size(value)
 
 
