@@ -48,6 +48,13 @@ def test_every_form_gives_the_same_pixels(image: Any, expected: torch.Tensor) ->
     assert torch.equal(result, expected)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_cannot_be_written_gives_no_warning() -> None:
+    image = np.asarray(Image.fromarray(RGB))  # of Pillow's memory
+    assert not image.flags.writeable
+    assert torch.equal(open_image(image), EXPECTED)
+
+
 @pytest.mark.parametrize("as_path", [str, Path], ids=["text", "path"])
 def test_a_file_is_read_upright(tmp_path: Path, as_path: Any) -> None:
     exif = Image.Exif()

@@ -109,6 +109,8 @@ def _from_array(image: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     plain = np.ascontiguousarray(image)
     if plain.dtype.byteorder not in "=|":
         plain = plain.astype(plain.dtype.newbyteorder("="))
+    if not plain.flags.writeable:  # such as np.asarray of a PIL image, about which torch would warn
+        plain = plain.copy()
     tensor = torch.from_numpy(plain)
     if tensor.ndim == 2:
         tensor = tensor[..., None]
