@@ -58,6 +58,7 @@ class Call:
         name: dotted name of the layer in the network; a call after the first has its number in brackets.
         layer: the layer.
         features: ``[N, C, H, W]``, its input.
+        predicted: what its offset branch gave in this call, for :meth:`OffsetLayer.split`.
         input_grid: where the input lies in the image.
         output_grid: where the output lies: the centres of the filters.
     """
@@ -65,6 +66,7 @@ class Call:
     name: str
     layer: OffsetLayer
     features: Tensor
+    predicted: Tensor
     input_grid: Grid
     output_grid: Grid
 
@@ -119,13 +121,27 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
             "(dcn.nn.DeformConv2d or a drop-in), got none"
         )
 
-    def seen(one: Mapped) -> None:
-        """Pass on the calls of deformable convolutions."""
-        if isinstance(one.layer, OffsetLayer):
-            see(Call(one.name, one.layer, one.features, one.input_grid, one.output_grid))
+    predictions: dict[nn.Module, Tensor] = {}
 
-    with watch_maps(model, seen):
-        yield
+    def predicted(branch: nn.Module, inputs: object, output: Tensor) -> None:
+        """Keep what a branch gave: it may have seen another map than its layer."""
+        predictions[branch] = output
+
+    def seen(one: Mapped) -> None:
+        """Pass on the calls of deformable convolutions that asked their branch."""
+        if isinstance(one.layer, OffsetLayer):
+            output = predictions.pop(one.layer.offset_branch, None)
+            if output is not None:
+                see(Call(one.name, one.layer, one.features, output, one.input_grid, one.output_grid))
+
+    branches = {layer.offset_branch for layer in model.modules() if isinstance(layer, OffsetLayer)}
+    handles = [branch.register_forward_hook(predicted) for branch in branches]
+    try:
+        with watch_maps(model, seen):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

@@ -41,10 +41,7 @@ class OffsetLayer(Protocol):
 
     @property
     def offset_branch(self) -> nn.Module:
-        """Gives what :meth:`split` takes, from the input of the layer."""
+        """The module whose output :meth:`split` takes; the layer calls it in its forward pass."""
 
     def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
         """Offset ``[N, n*G*K, *out]`` and mask ``[N, G*K, *out]``, if any, from the output of :attr:`offset_branch`."""
-
-    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The same from the input of the layer."""

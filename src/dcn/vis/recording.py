@@ -98,7 +98,7 @@ def _run(module: nn.Module, image: Tensor | list[Tensor]) -> None:
 
 def _recorded(call: Call) -> LayerOffsets:
     layer = call.layer
-    offset, mask = layer.offsets(call.features[:1])
+    offset, mask = layer.split(call.predicted[:1])
     kernel = pair(layer.kernel_size)
     taps, groups = kernel[0] * kernel[1], layer.offset_groups
     shape = (groups, taps, *offset.shape[-2:])
