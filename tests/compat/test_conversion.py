@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -120,7 +121,7 @@ class _Guided(nn.Module):
         return result
 
 
-MODELS = {
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "Zooming Slow-Mo": (_Guided, "dcn.compat.dcn_v2.DCN_sep"),
     "mmcv pack": (_mmcv_pack, "dcn.compat.mmcv.DeformConv2dPack"),
     "mmcv modulated pack": (_mmcv_modulated, "dcn.compat.mmcv.ModulatedDeformConv2dPack"),
