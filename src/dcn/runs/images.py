@@ -32,6 +32,10 @@ def is_image(value: object) -> bool:
     return isinstance(value, str | PathLike | np.ndarray | Tensor | PillowImage.Image)
 
 
+def _encoded(value: object) -> bool:
+    return isinstance(value, bytes | bytearray) or hasattr(value, "read")
+
+
 def open_image(image: Any) -> Tensor:
     """Any accepted image as ``[3, H, W]`` uint8 RGB on the CPU.
 
@@ -64,6 +68,7 @@ def open_image(image: Any) -> Tensor:
         return _from_channels(image[None] if image.ndim == 2 else image, image, "a tensor", shape)
     raise ValueError(
         f"images: expected a path, an array, a tensor, a PIL.Image or a list of these, got {type(image).__name__}"
+        + ("; open encoded bytes with PIL.Image.open(io.BytesIO(data))" if _encoded(image) else "")
     )
 
 
