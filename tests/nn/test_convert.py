@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from dcn.compat import dcn_v2
+from dcn.compat import dcn_v2, mmcv
 from dcn.nn import (
     DCNv3,
     DCNv4,
@@ -149,6 +149,11 @@ def test_offset_parameters_are_those_of_the_branches() -> None:
     expected = {id(p) for n, p in model.named_parameters() if "conv_offset" in n}
     assert {id(p) for p in offset_parameters(model)} == expected
     assert len(list(offset_parameters(model))) == 4
+
+
+def test_offset_branches_of_drop_ins_are_no_candidates() -> None:
+    model = nn.Sequential(mmcv.DeformConv2dPack(4, 4, 3, padding=1), dcn_v2.DCN(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3))
+    assert deformify(model, lambda name, conv: True) == ["2"]
 
 
 BRANCHED: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {

@@ -12,6 +12,7 @@ from dcn.nn.dcnv3 import DCNv3
 from dcn.nn.dcnv4 import DCNv4
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
 from dcn.nn.deform_depthwise import STYLES, DeformDepthwiseConv2d
+from dcn.nn.offset_layer import OffsetLayer
 
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d | DeformDepthwiseConv2d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
@@ -229,8 +230,9 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
     if isinstance(model, nn.Conv2d):
         raise ValueError("model: expected a module that contains convolutions, got a Conv2d; wrap it in nn.Sequential")
     check_module("model", model)
-    deformable = [layer for layer in model.modules() if isinstance(layer, Deformable)]
-    owned = {id(part) for layer in deformable for part in layer.conv_offset.modules()}
+    own = [layer for layer in model.modules() if isinstance(layer, Deformable | OffsetLayer)]
+    branches = [b.conv_offset if isinstance(b, Deformable) else b.offset_branch for b in own]
+    owned = {id(part) for branch in branches for part in branch.modules()}
     candidates = [
         (name, module)
         for name, module in model.named_modules(remove_duplicate=False)
