@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -32,21 +32,22 @@ def int_tuple(
                 break
         else:
             return value
-    values = (value,) * n if isinstance(value, int) else value
+    values = (value,) * n if isinstance(value, (int, Integral)) else value
     integers = isinstance(values, (tuple, list)) and len(values) == n and all(_integer(v) for v in values)
     if not integers or any(v < minimum for v in values):
         raise ValueError(f"{name}: expected an int or {n} ints of at least {minimum}, got {value!r}")
     if any(v > maximum for v in values):
         raise ValueError(f"{name}: expected at most {maximum}, got {value!r}")
-    return tuple(values)
+    return tuple(int(v) for v in values)
 
 
 def _integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """An int or an integer of NumPy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def whole(name: str, value: int, minimum: int, maximum: int = LARGEST_INT) -> int:
-    """``value`` as it came.
+    """``value`` as an int.
 
     Raises:
         ValueError: not an integer from ``minimum`` to ``maximum``.
@@ -54,7 +55,7 @@ def whole(name: str, value: int, minimum: int, maximum: int = LARGEST_INT) -> in
     if not _integer(value) or not minimum <= value <= maximum:
         expectation = f"of at most {maximum}" if minimum <= -LARGEST_INT else f"from {minimum} to {maximum}"
         raise ValueError(f"{name}: expected an integer {expectation}, got {value!r}")
-    return value
+    return value if type(value) is int else int(value)
 
 
 def number(name: str, value: float, *, above: float = -math.inf, finite: bool = True) -> float:

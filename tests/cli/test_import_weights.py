@@ -90,7 +90,7 @@ def test_the_name_of_a_file_tells_its_network(checkpoint: Path) -> None:
     assert model.backbone.layer4[1].conv2.conv_offset.weight.shape[0] == 18
 
 
-@pytest.mark.parametrize("form", ["pth", "state_dict", "params", "safetensors"])
+@pytest.mark.parametrize("form", ["pth", "state_dict", "params", "safetensors", "mmpretrain"])
 def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from safetensors.torch import save_file
 
@@ -101,6 +101,9 @@ def test_an_imagenet_network_becomes_a_backbone(form: str, tmp_path: Path, capsy
     source, output = tmp_path / f"resnet50.{form.replace('state_dict', 'pth')}", tmp_path / "backbone.safetensors"
     if caffe:
         write_params(source, export_mxnet(network) | {"arg:fc1000_bias": torch.zeros(1000)}, version=1)
+    elif form == "mmpretrain":
+        own = {f"backbone.{name}": value for name, value in network.state_dict().items()}
+        torch.save({"meta": {}, "state_dict": own | {f"head.{n}": state[n] for n in ("fc.weight", "fc.bias")}}, source)
     elif form == "safetensors":
         save_file(state, source)
     else:

@@ -15,7 +15,8 @@ import torch
 
 FOLDER = Path(__file__).parents[1] / "golden" / "foreign"
 FUNCTIONS = ("deform_conv2d", "nms", "batched_nms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool")
-MODULES = ("DeformConv2d", "RoIAlign", "RoIPool", "PSRoIAlign", "PSRoIPool")
+BOXES = ("box_area", "box_convert", "box_iou", "clip_boxes_to_image", "remove_small_boxes")
+MODULES = ("DeformConv2d", "MultiScaleRoIAlign", "RoIAlign", "RoIPool", "PSRoIAlign", "PSRoIPool")
 
 
 def _boxes(generator: torch.Generator, count: int, extent: float) -> torch.Tensor:
@@ -39,6 +40,11 @@ def inputs() -> dict[str, torch.Tensor]:
     }
     rois = _boxes(generator, 7, 30.0)
     draw["rois"] = torch.cat((torch.tensor([[0.0], [1], [1], [0], [0], [1], [0]]), rois), 1)
+    draw |= {f"level{i}": torch.randint(-4, 5, (2, 2, 64 >> i, 80 >> i), generator=generator).float() for i in range(4)}
+    # Boxes of every size of a pyramid of strides 4 to 32 in images of 256 x 320, two of them without area.
+    sides = torch.tensor([0.0, 9, 30, 56, 60, 111, 113, 180, 250, 0])[:, None] * torch.rand(10, 2, generator=generator)
+    corner = torch.rand(10, 2, generator=generator) * 70
+    draw["pyramid_boxes"] = torch.cat((corner, corner + sides), 1)
     return draw
 
 
@@ -62,6 +68,12 @@ CALLS: dict[str, tuple[str, tuple[str, ...], tuple[Any, ...], dict[str, Any]]] =
     "roi_pool": ("roi_pool", ("map", "rois"), ((3, 2), 0.4), {}),
     "ps_roi_align": ("ps_roi_align", ("map", "rois"), (3, 0.4, 2), {}),
     "ps_roi_pool": ("ps_roi_pool", ("map", "rois"), (3, 0.4), {}),
+    "box_area": ("box_area", ("pyramid_boxes",), (), {}),
+    "box_iou": ("box_iou", ("nms_boxes", "pyramid_boxes"), (), {}),
+    "box_convert": ("box_convert", ("nms_boxes",), (), {"in_fmt": "xyxy", "out_fmt": "cxcywh"}),
+    "box_convert_back": ("box_convert", ("nms_boxes",), (), {"in_fmt": "cxcywh", "out_fmt": "xywh"}),
+    "clip_boxes_to_image": ("clip_boxes_to_image", ("pyramid_boxes",), ((100, 50),), {}),
+    "remove_small_boxes": ("remove_small_boxes", ("pyramid_boxes",), (20.0,), {}),
 }
 """Name of a call: function, names of the first tensors, other arguments; a string among them names a tensor."""
 
@@ -70,8 +82,23 @@ def run(library: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     """The result of every call by a library that has torchvision's functions."""
     results = {}
     for name, (function, first, rest, named) in CALLS.items():
-        options = {key: tensors[value] if isinstance(value, str) else value for key, value in named.items()}
+        options = {key: tensors.get(value, value) if isinstance(value, str) else value for key, value in named.items()}
         results[name] = getattr(library, function)(*(tensors[key] for key in first), *rest, **options)
+    return results | pyramid(library, tensors)
+
+
+def pyramid(library: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What ``MultiScaleRoIAlign`` pools from all levels, from some, and from one."""
+    maps = {str(i): tensors[f"level{i}"] for i in range(4)}
+    boxes = list(tensors["pyramid_boxes"].split(6))
+    results = {}
+    for names, ratio, options in (
+        ("0123", 2, {}),
+        ("12", 0, {"canonical_scale": 112, "canonical_level": 3}),
+        ("2", 1, {}),
+    ):
+        pool = library.MultiScaleRoIAlign(list(names), (3, 2), ratio, **options)
+        results[f"pyramid_{names}"] = pool(maps, boxes, [(256, 320), (250, 300)])
     return results
 
 
@@ -85,7 +112,7 @@ def signature(function: Any) -> list[list[str]]:
 
 def signatures(library: Any) -> dict[str, list[list[str]]]:
     """Of all functions, constructors and forward methods."""
-    actual = {name: signature(getattr(library, name)) for name in (*FUNCTIONS, *MODULES)}
+    actual = {name: signature(getattr(library, name)) for name in (*FUNCTIONS, *BOXES, *MODULES)}
     return actual | {f"{name}.forward": signature(getattr(library, name).forward) for name in MODULES}
 
 

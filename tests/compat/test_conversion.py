@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -101,10 +102,30 @@ def _detectron2() -> nn.Module:
     return _Fed(layer, mask=True)
 
 
-MODELS = {
+class _Guided(nn.Module):
+    """Gives a layer a second map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        attributes = _geometry(deformable_groups=1, bias=_weight(6), conv_offset_mask=nn.Conv2d(4, 27, 3, padding=1))
+        del attributes["groups"]
+
+        def forward(layer: Any, x: Tensor, fea: Tensor) -> Tensor:
+            first, second, mask = layer.conv_offset_mask(fea).chunk(3, dim=1)
+            return _reference(layer, x, torch.cat((first, second), 1), mask.sigmoid())
+
+        self.layer = _look_alike("DCN_sep", "models.modules.DCNv2.dcn_v2", attributes, forward)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layer(x, x.flip(3))
+        return result
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "Zooming Slow-Mo": (_Guided, "dcn.compat.dcn_v2.DCN_sep"),
     "mmcv pack": (_mmcv_pack, "dcn.compat.mmcv.DeformConv2dPack"),
     "mmcv modulated pack": (_mmcv_modulated, "dcn.compat.mmcv.ModulatedDeformConv2dPack"),
-    "mmdetection 1": (_old_modulated, "dcn.compat.mmcv.ModulatedDeformConv2dPack"),
+    "mmdetection 1": (_old_modulated, "dcn.compat.basicsr.ModulatedDeformConvPack"),
     "DCNv2 fork": (_dcn, "dcn.compat.dcn_v2.DCN"),
     "torchvision": (_torchvision, "dcn.compat.torchvision.DeformConv2d"),
     "detectron2": (_detectron2, "dcn.compat.detectron2.ModulatedDeformConv"),

@@ -17,6 +17,7 @@ POOLING = "spatial_scale pooled_size output_dim no_trans group_size=1 part_size=
 D2 = "in_channels out_channels kernel_size stride=1 padding=0 dilation=1 groups=1 deformable_groups=1"
 ARGUMENTS: dict[str, tuple[Any, str]] = {
     "DCN": (dcn_v2.DCN, DCN),
+    "DCN_sep": (dcn_v2.DCN_sep, DCN),
     "DCNv2": (dcn_v2.DCNv2, DCN),
     "ModulatedDeformConv": (dcn_v2.ModulatedDeformConv, f"{DCN} no_bias=True"),
     "ModulatedDeformConvPack": (dcn_v2.ModulatedDeformConvPack, f"{DCN} no_bias=False"),
@@ -44,6 +45,7 @@ def test_arguments(name: str) -> None:
 FC = "{0}.0.weight {0}.0.bias {0}.2.weight {0}.2.bias"
 KEYS: dict[str, tuple[Any, str]] = {
     "DCN": (lambda: dcn_v2.DCN(4, 6, 3, 1, 1), "weight bias conv_offset_mask.weight conv_offset_mask.bias"),
+    "DCN_sep": (lambda: dcn_v2.DCN_sep(4, 6, 3, 1, 1), "weight bias conv_offset_mask.weight conv_offset_mask.bias"),
     "DCNv2": (lambda: dcn_v2.DCNv2(4, 6, 3, 1, 1), "weight bias"),
     "ModulatedDeformConvPack": (
         lambda: dcn_v2.ModulatedDeformConvPack(4, 6, 3, 1, 1, no_bias=True),
@@ -91,6 +93,17 @@ def test_dcn_is_the_operator_on_what_its_branch_says() -> None:
     offset = torch.cat((first, second), 1)
     expected = ops.deform_conv2d(x, offset, layer.weight, layer.bias, 2, 2, 2, logits.sigmoid())
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_dcn_sep_takes_its_offsets_from_the_second_map() -> None:
+    layer = dcn_v2.DCN_sep(4, 6, 3, 1, 1, deformable_groups=2)
+    nn.init.normal_(layer.conv_offset_mask.weight)
+    x, guide = torch.randn(2, 4, 7, 6), torch.randn(2, 4, 7, 6)
+    first, second, mask = layer.conv_offset_mask(guide).chunk(3, dim=1)
+    expected = ops.deform_conv2d(
+        x, torch.cat((first, second), 1), layer.weight, layer.bias, padding=1, mask=mask.sigmoid()
+    )
+    torch.testing.assert_close(layer(x, guide), expected)
 
 
 def test_dcn_starts_as_half_a_convolution() -> None:

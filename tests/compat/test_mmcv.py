@@ -286,6 +286,15 @@ def test_nms_example_with_arrays(old_name: bool) -> None:
     np.testing.assert_array_equal(dets, np.concatenate((boxes, scores[:, None]), 1)[inds])
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_give_no_warning() -> None:
+    boxes = np.array([[0.0, 0, 4, 4], [0, 0, 4, 3.9], [9, 9, 12, 12]], np.float32)
+    scores = np.array([0.3, 0.9, 0.5], np.float32)
+    for array in (boxes, scores):
+        array.flags.writeable = False
+    assert mmcv.nms(boxes, scores, 0.5)[1].tolist() == [1, 2]
+
+
 def test_nms_threshold_and_number() -> None:
     boxes, scores = _tensor(NMS_BOXES), _tensor(NMS_SCORES)
     everything, order = mmcv.nms(boxes, scores, 0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
+from dcn.compat import dcn_v2, mmcv
 from dcn.nn import (
+    DCNv3,
+    DCNv4,
     DeformConv2d,
     DeformPSRoIPool,
     ModulatedDeformRoIPool,
+    MultiScaleDeformableAttention,
     deformify,
     offset_parameters,
     undeformify,
@@ -144,6 +149,31 @@ def test_offset_parameters_are_those_of_the_branches() -> None:
     expected = {id(p) for n, p in model.named_parameters() if "conv_offset" in n}
     assert {id(p) for p in offset_parameters(model)} == expected
     assert len(list(offset_parameters(model))) == 4
+
+
+def test_offset_branches_of_drop_ins_are_no_candidates() -> None:
+    model = nn.Sequential(mmcv.DeformConv2dPack(4, 4, 3, padding=1), dcn_v2.DCN(4, 4, 3, 1, 1), nn.Conv2d(4, 4, 3))
+    assert deformify(model, lambda name, conv: True) == ["2"]
+
+
+BRANCHED: dict[str, tuple[Callable[[], nn.Module], set[str]]] = {
+    "DCNv3": (lambda: DCNv3(8, group=2), {"offset.weight", "offset.bias", "mask.weight", "mask.bias"}),
+    "DCNv4": (lambda: DCNv4(32, group=2), {"offset_mask.weight", "offset_mask.bias"}),
+    "attention": (
+        lambda: MultiScaleDeformableAttention(8, 1, 2, 2),
+        {"sampling_offsets.weight", "sampling_offsets.bias"},
+    ),
+    "DCNv2": (lambda: dcn_v2.DCN(4, 4, 3, 1, 1), {"conv_offset_mask.weight", "conv_offset_mask.bias"}),
+    "others of these names": (lambda: nn.ModuleDict({"offset": nn.Linear(1, 1), "mask": nn.Linear(1, 1)}), set()),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHED)
+def test_offset_parameters_of_other_operators(name: str) -> None:
+    make, expected = BRANCHED[name]
+    layer = make()
+    found = {id(p) for p in offset_parameters(nn.Sequential(layer))}
+    assert {key for key, p in layer.named_parameters() if id(p) in found} == expected
 
 
 def test_offset_parameters_of_roi_layers() -> None:

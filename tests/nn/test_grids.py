@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dcn.compat.basicsr import ModulatedDeformConvPack
 from dcn.nn import DeformConv2d
 from dcn.nn.grids import Call, Grid, pair, watch_deformable
+from dcn.ops import deform_conv2d
 
 
 class Twice(nn.Module):
@@ -63,3 +65,36 @@ def test_a_network_without_deformable_layers_is_refused() -> None:
 )
 def test_a_number_stands_for_both_axes(value: object, expected: tuple[int, int]) -> None:
     assert pair(value) == expected
+
+
+class Aligned(ModulatedDeformConvPack):
+    """Its offsets come from a second map."""
+
+    def forward(self, x: Tensor, guide: Tensor) -> Tensor:  # type: ignore[override]
+        offset, mask = self.split(self.conv_offset(guide))
+        result: Tensor = self._convolve(x, offset, mask if mask is not None else x)
+        return result
+
+
+class Guided(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Aligned(2, 2, 3, padding=1)
+        nn.init.normal_(self.layer.conv_offset.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.layer(images, images.flip(3))
+        return result
+
+
+def test_offsets_are_those_of_the_call_whatever_the_branch_sees() -> None:
+    calls: list[Call] = []
+    model, images = Guided(), torch.randn(2, 2, 5, 6)
+    with watch_deformable(model, calls.append):
+        output = model(images)
+    (call,) = calls
+    offset, mask = call.layer.split(call.predicted)
+    expected = deform_conv2d(images, offset, model.layer.weight, model.layer.bias, padding=1, mask=mask)
+    torch.testing.assert_close(output, expected)
+    assert not torch.equal(offset, model.layer.offsets(images)[0])
+    assert not model.layer.conv_offset._forward_hooks

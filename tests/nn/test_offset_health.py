@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
-from dcn.nn import DeformConv2d, OffsetMonitor
+from dcn import ops
+from dcn.compat import dcn_v2, mmcv
+from dcn.nn import DeformConv2d, OffsetMonitor, offset_parameters
+from dcn.nn.offset_layer import OffsetLayer
 
 
 def _model() -> tuple[nn.Sequential, torch.Tensor]:
@@ -49,3 +54,35 @@ def test_names_the_layer_where_nan_began() -> None:
 def test_needs_a_deformable_layer() -> None:
     with pytest.raises(ValueError, match=r"^model: expected at least one"):
         OffsetMonitor(nn.Linear(2, 2))
+
+
+PACKS: dict[str, Any] = {
+    "mmcv v1": lambda: mmcv.DeformConv2dPack(4, 4, 3, stride=2, padding=1, deform_groups=2),
+    "mmcv v2": lambda: mmcv.ModulatedDeformConv2dPack(4, 4, 3, stride=2, padding=1, deform_groups=2),
+    "DCNv2": lambda: dcn_v2.DCN(4, 4, 3, 2, 1, deformable_groups=2),
+}
+
+
+@pytest.mark.parametrize("name", PACKS)
+def test_drop_ins_are_watched(name: str) -> None:
+    assert isinstance(PACKS[name](), OffsetLayer)
+    layer = PACKS[name]()
+    branch = list(offset_parameters(nn.Sequential(layer)))
+    assert [tuple(p.shape) for p in branch] == [tuple(p.shape) for p in layer.offset_branch.parameters()]
+    nn.init.normal_(branch[0])
+    x = torch.randn(2, 4, 7, 9)
+    with OffsetMonitor(nn.Sequential(layer)) as monitor:
+        output = layer(x)
+    offset, mask = layer.offsets(x)
+    weights = dict(layer.named_parameters())
+    own = ops.deform_conv2d(x, offset, weights["weight"], weights.get("bias"), 2, 1, 1, mask)
+    torch.testing.assert_close(output, own)
+    assert (mask is None) == (name == "mmcv v1")
+    (row,) = monitor.report()
+    assert row.calls == 1
+    assert row.mean == pytest.approx(offset.abs().mean().item(), rel=1e-5)
+    assert layer.offset_groups == 2
+
+
+def test_a_layer_whose_offsets_come_from_the_caller_is_not_watched() -> None:
+    assert not isinstance(mmcv.ModulatedDeformConv2d(4, 4, 3), OffsetLayer)

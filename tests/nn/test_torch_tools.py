@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dcn.compat import dcn_v2, mmcv, torchvision
 from dcn.nn import (
     DCNv3,
     DCNv4,
@@ -116,3 +118,41 @@ def test_nothing_in_a_batch(name: str) -> None:
     assert output.shape == (0, *layer(*inputs).shape[1:])
     output.sum().backward()
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in layer.parameters())
+
+
+OPERATORS = {
+    "conv 2d": "deform_conv",
+    "transposed": "deform_conv_transpose",
+    "attention": "ms_deform_attn",
+    "RoI": "roi_mean",
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_a_profile_names_the_operator(name: str) -> None:
+    layer, (first, *others) = _made(name)
+    first = first.requires_grad_()
+    expected = torch.autograd.grad(layer(first, *others).sum(), first)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        seen = torch.autograd.grad(layer(first, *others).sum(), first)
+    names = {event.key for event in profile.key_averages()}
+    assert names >= {f"dcn::{OPERATORS[name]}", f"dcn::{OPERATORS[name]}_backward"}
+    assert torch.equal(seen[0], expected[0])
+
+
+BY_NUMPY: dict[str, Callable[[Any], nn.Module]] = {
+    "DeformConv2d": lambda i: DeformConv2d(i(4), i(6), i(3), padding=(i(1), i(1)), groups=i(2), offset_groups=i(2)),
+    "transposed": lambda i: DeformConvTranspose2d(i(4), i(6), i(3), stride=i(2)),
+    "mmcv": lambda i: mmcv.ModulatedDeformConv2dPack(4, 6, i(3), padding=i(1)),
+    "DCNv2": lambda i: dcn_v2.DCN(4, 6, (i(3), i(3)), i(1), i(1)),
+    "torchvision": lambda i: torchvision.DeformConv2d(4, 6, i(3), padding=i(1)),
+}
+
+
+@pytest.mark.parametrize("name", BY_NUMPY)
+def test_integers_of_numpy_build_the_same_layer(name: str) -> None:
+    made, expected = BY_NUMPY[name](np.int64), BY_NUMPY[name](int)
+    assert repr(made) == repr(expected)
+    assert {key: value.shape for key, value in made.state_dict().items()} == {
+        key: value.shape for key, value in expected.state_dict().items()
+    }

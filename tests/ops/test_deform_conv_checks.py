@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,6 +55,8 @@ WRONG: dict[str, tuple[str, Any]] = {
     "mask-channels": ("mask", torch.ones(2, 18, 6, 5)),
     "mask-size": ("mask", torch.ones(2, 9, 6, 6)),
     "mask-half": ("mask", torch.ones(2, 9, 6, 5, dtype=torch.bfloat16)),
+    "stride-numpy-bool": ("stride", np.True_),
+    "stride-numpy-float": ("stride", np.float64(1)),
     "stride-zero": ("stride", 0),
     "stride-negative": ("stride", (1, -1)),
     "stride-three": ("stride", (1, 1, 1)),
@@ -113,3 +116,10 @@ def test_named_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch)
         call(AWKWARD, args.tensors, "v2", "cpu")
     automatic = call(AWKWARD, args.tensors, "v2")
     assert torch.equal(automatic, call(AWKWARD, args.tensors, "v2", "reference"))
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32], ids=lambda kind: kind.__name__)
+def test_integers_of_numpy_are_integers(kind: Any) -> None:
+    arguments = {**_arguments(), "input": torch.rand(2, 4, 6, 5), "weight": torch.rand(6, 2, 3, 3)}
+    numpy = {"padding": kind(1), "stride": (kind(1), kind(1)), "dilation": kind(1)}
+    assert torch.equal(deform_conv2d(**{**arguments, **numpy}), deform_conv2d(**arguments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def test_every_form_gives_the_same_pixels(image: Any, expected: torch.Tensor) ->
     assert result.dtype == torch.uint8
     assert result.is_contiguous()
     assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("data", [b"\xff\xd8", io.BytesIO(b"\xff\xd8")], ids=["bytes", "file"])
+def test_encoded_bytes_are_told_what_opens_them(data: Any) -> None:
+    with pytest.raises(ValueError, match=r"images: .*got Bytes|images: .*got bytes") as error:
+        open_image(data)
+    assert "PIL.Image.open(io.BytesIO(data))" in str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_array_that_cannot_be_written_gives_no_warning() -> None:
+    image = np.asarray(Image.fromarray(RGB))  # of Pillow's memory
+    assert not image.flags.writeable
+    assert torch.equal(open_image(image), EXPECTED)
 
 
 @pytest.mark.parametrize("as_path", [str, Path], ids=["text", "path"])

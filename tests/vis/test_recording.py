@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from dcn.compat import dcn_v2, mmcv
 from dcn.nn import DeformConv2d
 from dcn.vis import Grid, record_offsets
 
@@ -111,3 +114,41 @@ def test_no_hook_is_left_behind_even_after_an_error() -> None:
 def test_what_cannot_be_recorded_is_refused(model: nn.Module, image: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         record_offsets(model, image)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: mmcv.ModulatedDeformConv2dPack(3, 3, 3, padding=1, bias=False),
+        lambda: mmcv.DeformConv2dPack(3, 3, 3, padding=1),
+        lambda: dcn_v2.DCN(3, 3, 3, 1, 1),
+    ],
+    ids=["mmcv v2", "mmcv v1", "DCNv2"],
+)
+def test_drop_ins_are_recorded(make: Any) -> None:
+    layer = make()
+    nn.init.normal_(layer.offset_branch.weight)
+    image = torch.rand(1, 3, 6, 8)
+    (seen,) = record_offsets(nn.Sequential(layer), image)
+    offset, mask = layer.offsets(image)
+    assert torch.equal(seen.offset.flatten(0, 2), offset[0])
+    assert torch.equal(seen.mask.flatten(0, 1), torch.ones(9, 6, 8) if mask is None else mask[0])
+    assert (seen.name, seen.boundary, seen.padding) == ("0", "v2", (1, 1))
+    assert seen.input_grid == Grid((6, 8), (1.0, 1.0), (0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (
+            torch.zeros(3, 8, 8, dtype=torch.uint8),
+            r"image: expected \[1, C, H, W\] floating point, since Sequential takes no",
+        ),
+        (torch.zeros(3, 8, 8), r"image: expected \[3, H, W\] uint8 or"),
+        ([[0]], "image: expected a tensor, got list"),
+    ],
+    ids=["photo", "no batch", "list"],
+)
+def test_what_a_module_does_not_take_is_refused(image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        record_offsets(nn.Sequential(DeformConv2d(3, 3, 3)), image)

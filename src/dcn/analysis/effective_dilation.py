@@ -243,7 +243,7 @@ class _Gatherer:
             self._categories[grid] = [
                 categories_at(sample, grid, self.sides, self.background) for sample in self._samples
             ]
-        offset, mask = layer.offsets(call.features)
+        offset, mask = layer.split(call.predicted)
         effective = effective_dilation(offset, kernel, dilation)
         factors = None if mask is None else mask.float().unflatten(1, (layer.offset_groups, -1)).mean(2)
         still = float(effective_dilation(torch.zeros(1, 2 * kernel[0] * kernel[1], 1, 1), kernel, dilation))

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, TypeVar
 
 import torch
@@ -27,8 +28,8 @@ def pair(name: str, value: Size) -> tuple[int, int]:
     Raises:
         Refused: neither one int nor two.
     """
-    if isinstance(value, int):
-        return value, value
+    if isinstance(value, (int, Integral)):
+        return int(value), int(value)
     if len(value) != 2:
         raise Refused(f"{name}: expected an int or 2 ints, got {value!r}")
     return int(value[0]), int(value[1])

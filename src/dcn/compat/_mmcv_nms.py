@@ -21,7 +21,9 @@ def _tensors(boxes: Any, scores: Any) -> tuple[Tensor, Tensor]:
     for name, value in (("boxes", boxes), ("scores", scores)):
         if not isinstance(value, (Tensor, np.ndarray)):
             raise Refused(f"{name}: expected a tensor or an array, got {type(value).__name__}")
-        tensors.append(torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
+        tensors.append(
+            torch.from_numpy(np.require(value, requirements="W")) if isinstance(value, np.ndarray) else value
+        )
     if tensors[0].ndim != 2 or tensors[0].shape[1] != 4 or tensors[0].shape[0] != tensors[1].shape[0]:
         raise Refused(
             f"boxes, scores: expected [N, 4] and [N], got shapes {list(tensors[0].shape)} and {list(tensors[1].shape)}"

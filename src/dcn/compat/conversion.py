@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.compat import dcn_v2, dcnv3, dcnv4, detectron2, mmcv, torchvision
+from dcn.compat import basicsr, dcn_v2, dcnv3, dcnv4, detectron2, mmcv, torchvision
 from dcn.compat.ms_deform_attn import MSDeformAttn
 from dcn.nn.convert import replace_module, take_hooks
 from dcn.nn.deform_conv import check_module
@@ -68,7 +68,7 @@ def _conv(make: Callable[..., nn.Module], groups: str | None = None, **options: 
         extra: dict[str, Any] = {}
         if groups is not None:
             extra[groups] = _get(old, "deform_groups", "deformable_groups", default=1)
-        if make not in (dcn_v2.DCN, dcn_v2.DCNv2):
+        if make not in (dcn_v2.DCN, dcn_v2.DCN_sep, dcn_v2.DCNv2):
             extra["groups"] = number
         elif number != 1:
             raise _Unfit(f"expected groups=1, got {number}")
@@ -176,6 +176,8 @@ _DCN_POOLING = (
 _MMCV_PACK = _conv(mmcv.DeformConv2dPack, "deform_groups")
 _MMCV_MODULATED = _conv(mmcv.ModulatedDeformConv2d, "deform_groups", bias=True)
 _MMCV_MODULATED_PACK = _conv(mmcv.ModulatedDeformConv2dPack, "deform_groups", bias=True)
+_BASICSR_MODULATED = _conv(basicsr.ModulatedDeformConv, "deformable_groups", bias=True)
+_BASICSR_PACK = _conv(basicsr.ModulatedDeformConvPack, "deformable_groups", bias=True)
 _DCN = _conv(dcn_v2.DCN, "deformable_groups")
 _DCN_V2 = _conv(dcn_v2.DCNv2, "deformable_groups")
 _D2, _D2_MODULATED = _detectron2(detectron2.DeformConv), _detectron2(detectron2.ModulatedDeformConv)
@@ -188,11 +190,12 @@ RULES: dict[str, Builder] = {
     "ModulatedDeformConv2d": _MMCV_MODULATED,
     "ModulatedDeformConv2dPack": _MMCV_MODULATED_PACK,
     # mmdetection 1.x and the BasicSR family; chengdazhi's branch is called conv_offset_mask.
-    "DeformConvPack": _MMCV_PACK,
-    "ModulatedDeformConvPack": _has("conv_offset_mask", _DCN, _MMCV_MODULATED_PACK),
-    "DeformConv": _has("norm", _D2, _conv(mmcv.DeformConv2d, "deform_groups")),
-    "ModulatedDeformConv": _has("norm", _D2_MODULATED, _MMCV_MODULATED),
+    "DeformConvPack": _conv(basicsr.DeformConvPack, "deformable_groups"),
+    "ModulatedDeformConvPack": _has("conv_offset_mask", _DCN, _BASICSR_PACK),
+    "DeformConv": _has("norm", _D2, _conv(basicsr.DeformConv, "deformable_groups")),
+    "ModulatedDeformConv": _has("norm", _D2_MODULATED, _BASICSR_MODULATED),
     "DCN": _has("conv_offset_mask", _DCN, _MMCV_PACK),
+    "DCN_sep": _conv(dcn_v2.DCN_sep, "deformable_groups"),
     "DCNv2": _DCN_V2,
     "DCNv3": _dcnv3,
     "DCNv3_pytorch": _dcnv3,

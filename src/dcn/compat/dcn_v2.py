@@ -2,11 +2,11 @@
 
     from dcn.compat.dcn_v2 import DCN           # was: from dcn_v2 import DCN
 
-Names, argument lists and state-dict keys of CharlesShang's DCNv2 and its forks (``DCN``, ``DCNv2``, ``DCNv2Pooling``,
-``DCNPooling``, ``dcn_v2_conv``, ``dcn_v2_pooling``) and of chengdazhi's modules (``ModulatedDeformConv``,
-``ModulatedDeformConvPack``, ``DeformRoIPooling``, ``ModulatedDeformRoIPoolingPack``). The offset branch is the key
-``conv_offset_mask.*``; as in the extension it has the kernel, stride and padding of the layer, but no dilation. Its
-first two thirds of channels are the offsets (per group and tap y, x), the rest are mask logits.
+Names, argument lists and state-dict keys of CharlesShang's DCNv2 and its forks (``DCN``, ``DCN_sep``, ``DCNv2``,
+``DCNv2Pooling``, ``DCNPooling``, ``dcn_v2_conv``, ``dcn_v2_pooling``) and of chengdazhi's modules
+(``ModulatedDeformConv``, ``ModulatedDeformConvPack``, ``DeformRoIPooling``, ``ModulatedDeformRoIPoolingPack``). The
+offset branch is the key ``conv_offset_mask.*``; as in the extension it has the kernel, stride and padding of the layer,
+but no dilation. Its first two thirds of channels are the offsets (per group and tap y, x), the rest are mask logits.
 
 RoI pooling is the original rounded operator, :func:`dcn.ops.deform_ps_roi_pool`; offsets are x first, then y.
 """
@@ -23,6 +23,7 @@ from dcn.compat._layers import Refused, Size
 __all__ = [
     "DCN",
     "DCNPooling",
+    "DCN_sep",
     "DCNv2",
     "DCNv2Pooling",
     "DeformRoIPooling",
@@ -107,6 +108,8 @@ class DCNv2(nn.Module):
 class DCN(DCNv2):
     """The layer that predicts offsets and mask. Keys: ``weight``, ``bias``, ``conv_offset_mask.*``."""
 
+    boundary = "v2"
+
     def __init__(
         self,
         in_channels: int,
@@ -126,9 +129,35 @@ class DCN(DCNv2):
         """Set the offset branch to zero."""
         _layers.zero(self.conv_offset_mask)
 
+    @property
+    def offset_branch(self) -> nn.Module:
+        """The convolution ``conv_offset_mask``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
+        return self.conv_offset_mask
+
+    @property
+    def offset_groups(self) -> int:
+        """``deformable_groups``."""
+        return self.deformable_groups
+
+    def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offset and mask from what ``conv_offset_mask`` put out."""
+        return _layers.split(predicted)
+
+    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offset and mask for the input ``[N, C, H, W]``, as :meth:`split` gives them."""
+        return self.split(self.conv_offset_mask(input))
+
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""
         return self._convolve(input, *_layers.split(self.conv_offset_mask(input)))
+
+
+class DCN_sep(DCN):
+    """The layer whose offsets and mask come from a second map, as EDVR and Zooming Slow-Mo have it; keys of `DCN`."""
+
+    def forward(self, input: Tensor, fea: Tensor) -> Tensor:  # type: ignore[override]
+        """``[N, O, H_out, W_out]``; ``fea`` is of the size of ``input`` and is given to the offset branch."""
+        return self._convolve(input, *_layers.split(self.conv_offset_mask(fea)))
 
 
 class ModulatedDeformConv(DCNv2):

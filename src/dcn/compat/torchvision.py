@@ -14,25 +14,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from dcn import checks, ops
+from dcn.compat._torchvision_boxes import (
+    box_area,
+    box_convert,
+    box_iou,
+    clip_boxes_to_image,
+    remove_small_boxes,
+)
 from dcn.compat._torchvision_kernels import install
+from dcn.compat._torchvision_levels import MultiScaleRoIAlign
 
 __all__ = [
     "DeformConv2d",
+    "MultiScaleRoIAlign",
     "PSRoIAlign",
     "PSRoIPool",
     "RoIAlign",
     "RoIPool",
     "batched_nms",
+    "box_area",
+    "box_convert",
+    "box_iou",
+    "clip_boxes_to_image",
     "deform_conv2d",
     "install",
     "nms",
     "ps_roi_align",
     "ps_roi_pool",
+    "remove_small_boxes",
     "roi_align",
     "roi_pool",
 ]
@@ -43,7 +58,7 @@ Boxes = Tensor | list[Tensor]
 
 def _pair(value: Size) -> tuple[int, int]:
     """One number or two as torchvision takes them: a sequence of one number counts twice."""
-    values = (value,) if isinstance(value, int) else tuple(value)
+    values = (value,) if isinstance(value, (int, Integral)) else tuple(value)
     return (int(values[0]), int(values[-1])) if len(values) in (1, 2) else _refuse_size(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -47,6 +47,11 @@ def build(name: str, classes: Sequence[str], **options: object) -> Model:
     _check_name(name)
     if isinstance(classes, str):
         raise ValueError(f"classes: expected a list of names, got the text {classes!r}; write [{classes!r}]")
+    if not isinstance(classes, Iterable):
+        raise ValueError(
+            f"classes: expected the names of the classes, got {classes!r}; without names write "
+            "[str(i) for i in range(number)]"
+        )
     names = tuple(classes)
     if not names or len(set(names)) != len(names):
         raise ValueError(f"classes: expected at least one name and none twice, got {list(names[:20])}")

@@ -80,8 +80,7 @@ class Preprocess(nn.Module):
 
     def forward(self, images: Sequence[Tensor]) -> ImageBatch:
         """Images ``[3, h_i, w_i]`` uint8 RGB, of any sizes and on any device, to one batch on the model's device."""
-        for index, image in enumerate(images):
-            _check_image(index, image)
+        check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
         height, width = (_round_up(max((size[i] for size in sizes), default=0), self.divisor) for i in (0, 1))
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -109,12 +108,27 @@ class Preprocess(nn.Module):
         return list(members.values())
 
 
-def _check_image(index: int, image: Tensor) -> None:
-    if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
+def check_images(images: Sequence[Tensor] | Tensor) -> None:
+    """Refuse what is no list of ``[3, h_i, w_i]`` uint8 tensors; a tensor ``[N, 3, h, w]`` counts as a list.
+
+    Raises:
+        ValueError: naming the image.
+    """
+    if isinstance(images, Tensor) and images.ndim != 4:
         raise ValueError(
-            f"images[{index}]: expected a uint8 RGB tensor [3, height, width] with at least one pixel, "
-            f"got {image.dtype} {list(image.shape)}"
+            f"images: expected a list of tensors [3, height, width], got one tensor {list(images.shape)}; write [image]"
         )
+    for index, image in enumerate(images):
+        if not isinstance(image, Tensor):
+            raise ValueError(
+                f"images[{index}]: expected a uint8 RGB tensor [3, height, width], got {type(image).__name__}; "
+                "dcn.load takes files, arrays and pictures"
+            )
+        if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8 or 0 in image.shape:
+            raise ValueError(
+                f"images[{index}]: expected a uint8 RGB tensor [3, height, width] with at least one pixel, "
+                f"got {image.dtype} {list(image.shape)}"
+            )
 
 
 def _round_up(value: int, divisor: int) -> int:

@@ -8,14 +8,25 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from dcn import checks
+from dcn.nn.dcnv3 import DCNv3
+from dcn.nn.dcnv4 import DCNv4
 from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
 from dcn.nn.deform_depthwise import STYLES, DeformDepthwiseConv2d
+from dcn.nn.offset_layer import OffsetLayer
 
 Deformable = DeformConv1d | DeformConv2d | DeformConv3d | DeformDepthwiseConv2d
 Choice = str | Sequence[str] | Callable[[str, nn.Conv2d], bool]
 Named = tuple[str, nn.Conv2d]
-BRANCHES = ("conv_offset", "offset_fc", "mask_fc", "offset_maps")
-"""Names of the branches that give offsets and masks, in this package and in mmcv."""
+BRANCHES = (
+    *("conv_offset", "conv_offset_mask", "offset_fc", "mask_fc", "offset_mask_fc", "offset_maps"),
+    "sampling_offsets",
+)
+"""Names of the branches that give offsets and masks, in this package and in the libraries that it has drop-ins for."""
+_OWN_BRANCHES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
+    (DCNv3, ("offset", "mask")),
+    (DCNv4, ("offset_mask", "offset_mask_dw")),
+)
+"""Branches whose names mean something else in other layers."""
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
     *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"),
@@ -219,8 +230,9 @@ def _convolutions(model: nn.Module, layers: Choice) -> list[tuple[str, nn.Conv2d
     if isinstance(model, nn.Conv2d):
         raise ValueError("model: expected a module that contains convolutions, got a Conv2d; wrap it in nn.Sequential")
     check_module("model", model)
-    deformable = [layer for layer in model.modules() if isinstance(layer, Deformable)]
-    owned = {id(part) for layer in deformable for part in layer.conv_offset.modules()}
+    own = [layer for layer in model.modules() if isinstance(layer, Deformable | OffsetLayer)]
+    branches = [b.conv_offset if isinstance(b, Deformable) else b.offset_branch for b in own]
+    owned = {id(part) for branch in branches for part in branch.modules()}
     candidates = [
         (name, module)
         for name, module in model.named_modules(remove_duplicate=False)
@@ -284,12 +296,17 @@ def undeformify(model: nn.Module) -> list[str]:
     return [name for name, _ in chosen]
 
 
+def _is_branch(layer: nn.Module, name: str) -> bool:
+    return name in BRANCHES or any(isinstance(layer, kind) and name in names for kind, names in _OWN_BRANCHES)
+
+
 def offset_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     """Parameters of all offset and mask branches of ``model``: the group for a learning rate of its own.
 
     These are the children named as in :data:`BRANCHES`: of the deformable convolutions, of the RoI pooling layers, of
-    R-FCN's head, and of mmcv's layers. The papers train them at 1x (convolutions, R-FCN), 0.1x (the modulated example)
-    or 0.01x (``offset_fc`` of Faster R-CNN) the base rate.
+    R-FCN's head, of multi-scale deformable attention (its offsets), and of the drop-ins; and the branches of
+    :class:`dcn.nn.DCNv3` and :class:`dcn.nn.DCNv4`. The papers train them at 1x (convolutions,
+    R-FCN), 0.1x (the modulated example) or 0.01x (``offset_fc`` of Faster R-CNN) the base rate.
 
     Returns:
         The parameters, each once, in the order of the model.
@@ -298,5 +315,5 @@ def offset_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         ValueError: ``model`` is no module.
     """
     check_module("model", model)
-    branches = [child for layer in model.modules() for name, child in layer.named_children() if name in BRANCHES]
+    branches = [child for layer in model.modules() for name, child in layer.named_children() if _is_branch(layer, name)]
     return iter(dict.fromkeys(parameter for branch in branches for parameter in branch.parameters()))

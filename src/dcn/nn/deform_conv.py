@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from math import prod
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -90,6 +91,9 @@ class _DeformConv(nn.Module):
         self.mask_scale, self.offset_bound, self.bound, self.backend = mask_scale, offset_bound, bound, backend
         self.padding_mode = padding_mode
         self._check(bias)
+        # Integers of NumPy are accepted, and kept as Python's.
+        self.in_channels, self.out_channels = int(in_channels), int(out_channels)
+        self.groups, self.offset_groups = int(groups), int(offset_groups)
         self.uneven = any(before != behind for before, behind in sides)
         padded = self.uneven or padding_mode != "zeros"
         self._pad = [p for pair in reversed(sides) for p in pair] if padded else None
@@ -118,7 +122,7 @@ class _DeformConv(nn.Module):
     def _check(self, bias: bool) -> None:
         checks.whole("in_channels", self.in_channels, 1)
         for name, value in (("groups", self.groups), ("offset_groups", self.offset_groups)):
-            if not isinstance(value, int) or value < 1 or self.in_channels % value:
+            if not isinstance(value, (int, Integral)) or value < 1 or self.in_channels % value:
                 raise ValueError(f"{name}: expected a divisor of in_channels={self.in_channels}, got {value!r}")
         if checks.whole("out_channels", self.out_channels, 1) % self.groups:
             raise ValueError(f"out_channels: expected a multiple of groups={self.groups}, got {self.out_channels}")
@@ -158,6 +162,11 @@ class _DeformConv(nn.Module):
             nn.init.uniform_(self.bias, -limit, limit)
         for parameter in self.conv_offset.parameters():
             nn.init.zeros_(parameter)
+
+    @property
+    def offset_branch(self) -> nn.Module:
+        """The convolution ``conv_offset``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
+        return self.conv_offset
 
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the offset branch says about ``input``, after the bound and the sigmoid.

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.nn.deform_conv import DeformConv2d
+from dcn.nn.offset_layer import OffsetLayer
 
 Pair = tuple[float, float]
 Size = tuple[int, int]
@@ -58,13 +58,15 @@ class Call:
         name: dotted name of the layer in the network; a call after the first has its number in brackets.
         layer: the layer.
         features: ``[N, C, H, W]``, its input.
+        predicted: what its offset branch gave in this call, for :meth:`OffsetLayer.split`.
         input_grid: where the input lies in the image.
         output_grid: where the output lies: the centres of the filters.
     """
 
     name: str
-    layer: DeformConv2d
+    layer: OffsetLayer
     features: Tensor
+    predicted: Tensor
     input_grid: Grid
     output_grid: Grid
 
@@ -90,6 +92,17 @@ class Mapped:
     output_grid: Grid
 
 
+_PLAIN = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+def _deformable(module: nn.Module) -> bool:
+    return isinstance(module, OffsetLayer) and len(module.kernel_size) == 2
+
+
+def _parts(layer: OffsetLayer) -> Iterator[nn.Module]:
+    return layer.offset_branch.modules()
+
+
 @contextmanager
 def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[None]:
     """Inside, one forward pass of ``model`` tells ``see`` of every call of a deformable layer, in order.
@@ -100,18 +113,35 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
     sees is the image, with the padding of its batch.
 
     Raises:
-        ValueError: a network without a `dcn.nn.DeformConv2d`.
+        ValueError: a network without a deformable convolution of maps that predicts its own offsets.
     """
-    if not any(isinstance(module, DeformConv2d) for module in model.modules()):
-        raise ValueError("model: expected at least one dcn.nn.DeformConv2d in it, got none")
+    if not any(_deformable(module) for module in model.modules()):
+        raise ValueError(
+            "model: expected at least one deformable convolution of maps that predicts its own offsets in it "
+            "(dcn.nn.DeformConv2d or a drop-in), got none"
+        )
+
+    predictions: dict[nn.Module, Tensor] = {}
+
+    def predicted(branch: nn.Module, inputs: object, output: Tensor) -> None:
+        """Keep what a branch gave: it may have seen another map than its layer."""
+        predictions[branch] = output
 
     def seen(one: Mapped) -> None:
-        """Pass on the calls of deformable convolutions."""
-        if isinstance(one.layer, DeformConv2d):
-            see(Call(one.name, one.layer, one.features, one.input_grid, one.output_grid))
+        """Pass on the calls of deformable convolutions that asked their branch."""
+        if isinstance(one.layer, OffsetLayer):
+            output = predictions.pop(one.layer.offset_branch, None)
+            if output is not None:
+                see(Call(one.name, one.layer, one.features, output, one.input_grid, one.output_grid))
 
-    with watch_maps(model, seen):
-        yield
+    branches = {layer.offset_branch for layer in model.modules() if isinstance(layer, OffsetLayer)}
+    handles = [branch.register_forward_hook(predicted) for branch in branches]
+    try:
+        with watch_maps(model, seen):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -119,10 +149,10 @@ def watch_maps(model: nn.Module, see: Callable[[Mapped], None]) -> Iterator[None
     """As :func:`watch_deformable`, of every convolution and pooling layer but the branches that predict offsets."""
     watcher = _Watcher(see)
     handles = []
+    branches = {part for layer in model.modules() if isinstance(layer, OffsetLayer) for part in _parts(layer)}
     for name, module in model.named_modules():
-        if not name.endswith("conv_offset") and isinstance(
-            module, DeformConv2d | nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
-        ):
+        branch = module in branches or name.endswith("conv_offset")
+        if not branch and (_deformable(module) or isinstance(module, _PLAIN)):
             handles.append(module.register_forward_hook(watcher.hook(name)))
     try:
         yield

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcn.nn.deform_conv import DeformConv1d, DeformConv2d, DeformConv3d, check_module
-
-_LAYERS = (DeformConv1d, DeformConv2d, DeformConv3d)
+from dcn.nn.deform_conv import check_module
+from dcn.nn.offset_layer import OffsetLayer
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class _Sums:
         )
 
 
-def outside_map(layer: DeformConv1d | DeformConv2d | DeformConv3d, size: torch.Size, offset: Tensor) -> Tensor:
+def outside_map(layer: OffsetLayer, size: torch.Size, offset: Tensor) -> Tensor:
     """Which samples have their centre outside the map.
 
     Args:
@@ -108,9 +107,12 @@ class OffsetMonitor:
 
     def __init__(self, model: nn.Module) -> None:
         check_module("model", model)
-        self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, _LAYERS)]
+        self._layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, OffsetLayer)]
         if not self._layers:
-            raise ValueError("model: expected at least one DeformConv1d, DeformConv2d or DeformConv3d in it, got none")
+            raise ValueError(
+                "model: expected at least one deformable convolution that predicts its own offsets in it (of dcn.nn or "
+                "dcn.compat, or one with the attributes of dcn.nn.offset_layer.OffsetLayer), got none"
+            )
         self._handles: list[Any] = []
         self.reset()
 
@@ -121,7 +123,7 @@ class OffsetMonitor:
 
     def __enter__(self) -> OffsetMonitor:
         for name, layer in self._layers:
-            self._handles.append(layer.conv_offset.register_forward_hook(partial(self._see, name, layer)))
+            self._handles.append(layer.offset_branch.register_forward_hook(partial(self._see, name, layer)))
         return self
 
     def __exit__(
@@ -139,7 +141,7 @@ class OffsetMonitor:
     def _see(
         self,
         name: str,
-        layer: DeformConv1d | DeformConv2d | DeformConv3d,
+        layer: OffsetLayer,
         branch: nn.Module,
         inputs: tuple[Tensor, ...],
         output: Tensor,

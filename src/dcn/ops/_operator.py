@@ -5,8 +5,8 @@
 * plain eager tensors without gradients: the kernel itself;
 * with gradients: an ``autograd.Function`` whose ``forward`` takes ``ctx`` (about a third of the cost per call of a
   registered operator);
-* under ``torch.compile``, ``torch.export``, fake or meta tensors, tensor subclasses and dispatch modes: the registered
-  operators of :mod:`dcn.ops._registration`;
+* under ``torch.compile``, ``torch.export``, fake or meta tensors, tensor subclasses, dispatch modes and the profiler
+  (which then shows them by name): the registered operators of :mod:`dcn.ops._registration`;
 * under the transforms of ``torch.func`` and in forward mode: :mod:`dcn.ops._transforms`.
 
 Second derivatives: :mod:`dcn.ops._second_derivatives`.
@@ -28,6 +28,7 @@ from dcn.ops._contract import Contract, Gradients, N, O, T
 from dcn.ops._registration import register_backward, register_forward
 from dcn.ops._second_derivatives import gradients
 
+_profiled: Callable[[], bool] = torch._C._autograd._profiler_enabled
 _PLAIN = (Tensor, torch.nn.Parameter, torch.nn.Buffer)
 
 
@@ -65,7 +66,7 @@ class Operator(Contract[T, O, N]):
 
 def traced(tensors: Sequence[Tensor | None]) -> bool:
     """Whether someone records or replaces operators, so that only a registered one will do."""
-    if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing():
+    if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing() or _profiled():
         return True
     # Not any(...): a generator costs as much as all its tests.
     for t in tensors:  # noqa: SIM110

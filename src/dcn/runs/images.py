@@ -32,6 +32,10 @@ def is_image(value: object) -> bool:
     return isinstance(value, str | PathLike | np.ndarray | Tensor | PillowImage.Image)
 
 
+def _encoded(value: object) -> bool:
+    return isinstance(value, bytes | bytearray) or hasattr(value, "read")
+
+
 def open_image(image: Any) -> Tensor:
     """Any accepted image as ``[3, H, W]`` uint8 RGB on the CPU.
 
@@ -64,6 +68,7 @@ def open_image(image: Any) -> Tensor:
         return _from_channels(image[None] if image.ndim == 2 else image, image, "a tensor", shape)
     raise ValueError(
         f"images: expected a path, an array, a tensor, a PIL.Image or a list of these, got {type(image).__name__}"
+        + ("; open encoded bytes with PIL.Image.open(io.BytesIO(data))" if _encoded(image) else "")
     )
 
 
@@ -109,6 +114,8 @@ def _from_array(image: np.ndarray[Any, np.dtype[Any]]) -> Tensor:
     plain = np.ascontiguousarray(image)
     if plain.dtype.byteorder not in "=|":
         plain = plain.astype(plain.dtype.newbyteorder("="))
+    if not plain.flags.writeable:  # such as np.asarray of a PIL image, about which torch would warn
+        plain = plain.copy()
     tensor = torch.from_numpy(plain)
     if tensor.ndim == 2:
         tensor = tensor[..., None]

@@ -9,6 +9,7 @@ from dcn.engine.checkpoint import save_weights
 from dcn.models import MODELS, build, options_of
 from dcn.models.checkpoints import (
     export_backbone,
+    is_backbone_alone,
     is_detector,
     is_model,
     load_mxnet,
@@ -82,7 +83,8 @@ def _from_mxnet(file: Path, output: Path, name: str | None, classes: tuple[str, 
 
 
 def _from_pytorch(file: Path, output: Path, name: str | None, classes: tuple[str, ...] | None) -> str:
-    if not is_detector(read_state(file).tensors):
+    tensors = read_state(file).tensors
+    if not is_detector(tensors) or (name is None and is_backbone_alone(tensors)):
         if name is not None or classes is not None:
             raise ValueError(f"--name, --classes: {file} holds a backbone, which has neither; leave them out")
         return convert_backbone(file, output)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import nn
 
 from dcn.engine.train import Probe
-from dcn.nn import DeformConv1d, DeformConv2d, DeformConv3d, RoIOffsetHealth, RoIOffsetMonitor, offset_parameters
+from dcn.nn import RoIOffsetHealth, RoIOffsetMonitor, offset_parameters
 from dcn.nn.offset_health import OffsetHealth, OffsetMonitor
+from dcn.nn.offset_layer import OffsetLayer
 
 
 class Offsets(NamedTuple):
@@ -32,7 +33,7 @@ def has_offsets(model: nn.Module) -> bool:
 
 def has_deformable_layers(model: nn.Module) -> bool:
     """Whether a model has a deformable convolution."""
-    return any(isinstance(module, DeformConv1d | DeformConv2d | DeformConv3d) for module in model.modules())
+    return any(isinstance(module, OffsetLayer) for module in model.modules())
 
 
 @contextmanager

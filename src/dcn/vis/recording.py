@@ -54,14 +54,17 @@ def record_offsets(model: nn.Module | HasModel, image: Tensor) -> list[LayerOffs
     How maps are placed in the image: see `dcn.nn.grids.watch_deformable`.
 
     Args:
-        model: a predictor of `dcn.load`, a model of this package, or any module with `dcn.nn.DeformConv2d` in it. It
-            runs in evaluation mode, without gradients, and is left in the mode it was in.
-        image: ``[3, H, W]`` uint8, handed over as ``model([image])`` as detectors take it; or ``[1, C, H, W]``
-            floating point, handed over as ``model(image)``.
+        model: a predictor of `dcn.load`, a model of this package, or any module with `dcn.nn.DeformConv2d` or the
+            packs of `dcn.compat` in it. It runs in evaluation mode, without gradients, and is left in the mode it was
+            in.
+        image: for predictors and models of this package ``[3, H, W]`` uint8, handed over as ``model([image])``; for
+            other modules what they take, normalised: ``[1, C, H, W]`` floating point, handed over as ``model(image)``.
 
     Raises:
         ValueError: for another kind of image, or a model without a deformable layer.
     """
+    if not isinstance(image, Tensor):
+        raise ValueError(f"image: expected a tensor, got {type(image).__name__}; convert with torch.as_tensor")
     is_photo = image.dtype == torch.uint8 and image.ndim == 3
     if not is_photo and not (image.is_floating_point() and image.ndim == 4 and image.shape[0] == 1):
         raise ValueError(
@@ -74,15 +77,28 @@ def record_offsets(model: nn.Module | HasModel, image: Tensor) -> list[LayerOffs
     module.eval()
     try:
         with watch_deformable(module, lambda call: layers.append(_recorded(call))), torch.no_grad():
-            module([image.to(device)] if is_photo else image.to(device))
+            _run(module, [image.to(device)] if is_photo else image.to(device))
     finally:
         module.train(was_training)
     return layers
 
 
+def _run(module: nn.Module, image: Tensor | list[Tensor]) -> None:
+    try:
+        module(image)
+    except (TypeError, AttributeError, ValueError) as error:
+        if isinstance(image, Tensor) or hasattr(module, "preprocess"):
+            raise
+        raise ValueError(
+            f"image: expected [1, C, H, W] floating point, since {type(module).__name__} takes no list of uint8 images "
+            f"as the models of this package do, got {list(image[0].shape)} {image[0].dtype}; pass the tensor that you "
+            f"would call the model with (it says: {str(error)[:200]})"
+        ) from error
+
+
 def _recorded(call: Call) -> LayerOffsets:
     layer = call.layer
-    offset, mask = layer.offsets(call.features[:1])
+    offset, mask = layer.split(call.predicted[:1])
     kernel = pair(layer.kernel_size)
     taps, groups = kernel[0] * kernel[1], layer.offset_groups
     shape = (groups, taps, *offset.shape[-2:])

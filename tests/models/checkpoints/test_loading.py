@@ -45,8 +45,10 @@ def test_problems_are_listed_by_name_and_nothing_is_loaded() -> None:
         (torch.zeros(3).to_sparse(), "sparse"),
         (torch.zeros(3, device="meta"), "without values"),
         (torch.zeros(3, dtype=torch.complex64), "complex"),
+        (torch.tensor([1.0, float("nan"), 2]), "NaN or infinite"),
+        (torch.tensor([1.0, 2, -float("inf")]), "NaN or infinite"),
     ],
-    ids=["sparse", "meta", "complex"],
+    ids=["sparse", "meta", "complex", "nan", "inf"],
 )
 def test_values_that_are_no_plain_numbers_are_refused_before_any_is_copied(unusual: torch.Tensor, word: str) -> None:
     module = _module()

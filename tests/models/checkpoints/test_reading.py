@@ -207,3 +207,27 @@ def test_a_flipped_bit_in_our_own_weights_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ValueError, match="the file is damaged: expected contents of the checksum"):
         read_state(path)
+
+
+def test_a_flipped_bit_in_a_pytorch_file_is_noticed(tmp_path: Path) -> None:
+    """torch.load takes such a file: it does not compare the checksums that torch.save wrote."""
+    path = tmp_path / "x.pth"
+    values = torch.full((1000,), 3.0)
+    torch.save({"state_dict": {"a": values}}, path)
+    content = bytearray(path.read_bytes())
+    place = content.index(values.numpy().tobytes()[:64]) + 100
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path)["state_dict"]["a"], values)
+    with pytest.raises(ValueError, match=r"x.pth: expected a whole file, got one whose entry x/data/0 .* is damaged"):
+        read_state(path)
+
+
+def test_a_pickle_of_another_program_is_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    content = pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "__author__": "somebody"}, protocol=4)
+    (tmp_path / "R-50.pkl").write_bytes(content)
+    with pytest.raises(
+        ValueError, match=r"R-50.pkl: .*\(it is not what torch.save writes: a pickle of another program"
+    ):
+        read_state(tmp_path / "R-50.pkl")
+    assert not recwarn.list

@@ -98,3 +98,44 @@ def test_wrong_calls(picture: Tensor, target: Target) -> None:
         model([picture], [target, target])
     with pytest.raises(ValueError, match="output_sizes: expected 1"):
         model.eval()([picture], output_sizes=[(1, 1), (2, 2)])
+
+
+def _given(labels: Any = (0,), size: Any = (48, 64)) -> Target:
+    return Target(torch.tensor([[4.0, 4, 30, 20]]), torch.tensor(labels), size)
+
+
+IMAGE = torch.zeros(3, 48, 64, dtype=torch.uint8)
+WRONG: dict[str, tuple[Any, Any, str]] = {
+    "dictionary": (
+        [IMAGE],
+        [{"boxes": 1}],
+        r"targets\[0\]: expected a dcn.structures.Target, got dict; write Target\(boxes=",
+    ),
+    "label from 1": ([IMAGE], [_given((2,))], r"targets\[0\]: expected labels in 0..1, the index .* got \[2\]"),
+    "background": ([IMAGE], [_given((-1,))], r"targets\[0\]: expected labels in 0..1, the index .* got \[-1\]"),
+    "boxes of the original": (
+        [IMAGE],
+        [_given(size=(96, 128))],
+        r"targets\[0\]: expected boxes for .* \[48, 64\], got size",
+    ),
+    "one image": (
+        IMAGE,
+        [_given()] * 3,
+        r"images: expected a list of tensors \[3, height, width\], got one tensor \[3, 48",
+    ),
+    "array": ([IMAGE.numpy()], [_given()], r"images\[0\]: expected a uint8 RGB tensor .* got ndarray; dcn.load takes"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_training_loop_gives_by_mistake_is_named(name: str) -> None:
+    images, targets, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        tiny().train()(images, targets)
+
+
+def test_a_batch_tensor_is_a_list_of_images() -> None:
+    model = tiny().eval()
+    batch = torch.stack([IMAGE, IMAGE + 9])
+    for one, other in zip(model(batch), model(list(batch)), strict=True):
+        assert torch.equal(one.boxes, other.boxes)

@@ -126,9 +126,10 @@ def test_a_wrong_name_gets_the_nearest(name: str, options: dict[str, Any], messa
     [
         ([], "classes: expected at least one name and none twice"),
         (["a", "b", "a"], "classes: expected at least one name and none twice"),
+        (80, r"classes: expected the names of the classes, got 80; without names write \[str\(i\) for i in range"),
         ("cat", r"classes: expected a list of names, got the text 'cat'; write \['cat'\]"),
     ],
-    ids=["none", "twice", "text"],
+    ids=["none", "twice", "number", "text"],
 )
 def test_wrong_classes(classes: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dcn.models.checkpoints.backbone import BackboneFacts, export_backbone, load_backbone, read_backbone
 from dcn.models.checkpoints.loading import load_state
-from dcn.models.checkpoints.mmdet import is_detector, read_detector
+from dcn.models.checkpoints.mmdet import is_backbone_alone, is_detector, read_detector
 from dcn.models.checkpoints.mxnet import (
     export_mxnet,
     is_model,
@@ -20,6 +20,7 @@ __all__ = [
     "StateFile",
     "export_backbone",
     "export_mxnet",
+    "is_backbone_alone",
     "is_detector",
     "is_model",
     "load_backbone",

@@ -20,7 +20,9 @@ def _unusual(value: Tensor) -> str | None:
         return "sparse"
     if value.is_quantized:
         return "quantized"
-    return "complex" if value.is_complex() else None
+    if value.is_complex():
+        return "complex"
+    return "NaN or infinite" if value.is_floating_point() and not bool(torch.isfinite(value).all()) else None
 
 
 def load_state(
@@ -44,7 +46,7 @@ def load_state(
 
     Raises:
         ValueError: names every missing, unexpected, misshapen and unusual entry (sparse, quantized, complex, without
-            values); ``module`` is then unchanged.
+            values, NaN or infinite); ``module`` is then unchanged.
     """
     own = module.state_dict()
     kept = [name for name in own if name not in state and not _nothing_optional(name)]

@@ -41,6 +41,12 @@ def is_detector(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("backbone.") for name in state)
 
 
+def is_backbone_alone(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of a classifier of mmpretrain, or of its backbone: nothing else but ``head.fc``."""
+    others = (name for name in state if not name.startswith("backbone."))
+    return is_detector(state) and all(name.startswith(("head.fc.", "data_preprocessor.")) for name in others)
+
+
 def backbone_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the backbone alone, under their names inside of it."""
     prefix = "backbone."

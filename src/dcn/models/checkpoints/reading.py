@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -135,7 +136,8 @@ def _parsed(value: str) -> object:
 def _read_torch(path: Path) -> StateFile:
     _check_archive(path)
     try:
-        with torch.serialization.safe_globals([(Ignored, name) for name in _IGNORED]):
+        with torch.serialization.safe_globals([(Ignored, name) for name in _IGNORED]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # what follows is said below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 (a damaged pickle fails in any way: KeyError, IndexError, MemoryError)
         raise ValueError(
@@ -153,19 +155,31 @@ def _read_torch(path: Path) -> StateFile:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a compressed archive: torch stores its records as they are, so they are never larger than the file."""
+    """Refuse a compressed archive, and one whose records do not have their checksums.
+
+    torch stores its records as they are, so they are never larger than the file. It writes a checksum for each, which
+    `torch.load` does not look at.
+    """
     if not zipfile.is_zipfile(path):
         return
+    size, damaged = path.stat().st_size, None
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+            if unpacked <= size:
+                damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError, RuntimeError):
         return  # torch says what is wrong with it
-    size = path.stat().st_size
     if unpacked > size:
         raise ValueError(
             f"{path}: expected a PyTorch file, whose records are not compressed, got {size:,} bytes that unpack to "
             f"{unpacked:,}; the file is damaged or made to fill the memory"
+        )
+    if damaged is not None:
+        raise ValueError(
+            f"{path}: expected a whole file, got one whose entry {damaged} does not have its checksum: it is damaged; "
+            "copy or download it again (if it was saved without checksums, save it again with "
+            "torch.serialization.set_crc32_options(True))"
         )
 
 
@@ -174,6 +188,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if match := re.search(r"GLOBAL ([\w.]+)", text):
         return f"it needs the object {match[1]}"
+    if "Unsupported operand" in text:
+        return "it is not what torch.save writes: a pickle of another program, such as detectron2's .pkl, or a text"
     match = re.search(r"Unsupported [^.\n]+|PytorchStreamReader [^.\n]+", text)
     return match[0].strip() if match else type(error).__name__
 

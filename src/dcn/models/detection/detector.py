@@ -15,8 +15,8 @@ from dcn.models.detection.shared.masks import paste_masks
 from dcn.models.detection.shared.padded_detections import PaddedDetections
 from dcn.models.detection.shared.selection import SelectionRule, above_threshold, select_detections
 from dcn.models.parts import ModelPart
-from dcn.models.preprocess import ImageBatch, Preprocess
-from dcn.models.targets import check_targets
+from dcn.models.preprocess import ImageBatch, Preprocess, check_images
+from dcn.models.targets import check_boxes, check_targets
 from dcn.structures import Detections, Target
 
 
@@ -160,10 +160,13 @@ class Detector(nn.Module):
             first; they do not depend on the other images of the call.
 
         Raises:
-            ValueError: without ``targets`` in training, or for lists of unequal length.
+            ValueError: for other images, without ``targets`` in training, for targets of another size or with labels
+                that the model does not have, or for lists of unequal length.
         """
+        check_images(images)
         if self.training:
-            annotations = check_targets(images, targets)
+            annotations = check_targets(images, targets, Target)
+            check_boxes(images, annotations, len(self.classes))
             batch = self.preprocess(images)
             return self.losses(batch, self.frames(batch, batch.sizes), annotations)
         sizes = sizes_of(images, output_sizes)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dcn.class_names import IGNORE
 from dcn.colors import Color
 from dcn.models.parts import ModelPart
-from dcn.models.preprocess import Preprocess
+from dcn.models.preprocess import Preprocess, check_images
 from dcn.models.targets import check_targets
 from dcn.structures import SegmentationMap
 
@@ -83,8 +83,9 @@ class SegmentationModel(nn.Module):
         Raises:
             ValueError: without ``targets`` in training, or with targets of other sizes than their images.
         """
+        check_images(images)
         if self.training:
-            return {"loss_seg": self._loss(images, check_targets(images, targets))}
+            return {"loss_seg": self._loss(images, check_targets(images, targets, SegmentationMap))}
         results: dict[int, SegmentationMap] = {}
         for members, batch in self.preprocess.batches(images):
             labels = self.scores(batch.pixels).argmax(1)

@@ -1,0 +1,120 @@
+"""``basicsr.ops.dcn``, and ``mmdet.ops.dcn`` of mmdetection 1.x, by this package's operators.
+
+    from dcn.compat.basicsr import ModulatedDeformConvPack      # was: from basicsr.ops.dcn import ...
+
+The convolutions of BasicSR, EDVR, mmdetection 1.x, and of the many programs that carry a copy of that folder. Argument
+lists, attributes (``deformable_groups``, ``with_bias``), first values and state-dict keys are theirs; the offset branch
+is ``conv_offset.*``. A subclass with a forward of its own, such as EDVR's ``DCNv2Pack``, stays as it is. The argument
+``im2col_step`` has no effect. A wrong argument raises an error that is both a ``ValueError`` and an ``AssertionError``.
+"""
+
+from __future__ import annotations
+
+from dcn.compat import _layers, mmcv
+from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
+
+__all__ = [
+    "DeformConv",
+    "DeformConvPack",
+    "ModulatedDeformConv",
+    "ModulatedDeformConvPack",
+    "deform_conv",
+    "modulated_deform_conv",
+]
+
+
+class DeformConv(mmcv.DeformConv2d):
+    """The layer whose offsets come from the caller; arguments as ``nn.Conv2d``, with ``deformable_groups``.
+
+    Keys: ``weight``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
+
+    def reset_parameters(self) -> None:
+        """Draw the weight uniformly within ``1/sqrt(in_channels * kh * kw)``."""
+        _layers.uniform(self.weight, None, self.in_channels)
+
+
+class DeformConvPack(mmcv.DeformConv2dPack):
+    """The layer that predicts its offsets; arguments as :class:`DeformConv`. Keys: ``weight``, ``conv_offset.*``."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
+
+    def reset_parameters(self) -> None:
+        """Draw the weight uniformly within ``1/sqrt(in_channels * kh * kw)``."""
+        _layers.uniform(self.weight, None, self.in_channels)
+
+
+class ModulatedDeformConv(mmcv.ModulatedDeformConv2d):
+    """The layer whose offsets and mask come from the caller; arguments as :class:`DeformConv`.
+
+    Keys: ``weight``, ``bias``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
+
+
+class ModulatedDeformConvPack(mmcv.ModulatedDeformConv2dPack):
+    """The layer that predicts offsets and mask; arguments as :class:`DeformConv`.
+
+    Keys: ``weight``, ``bias``, ``conv_offset.*``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
