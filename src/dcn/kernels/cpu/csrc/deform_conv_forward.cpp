@@ -201,7 +201,7 @@ class Forward {
             // To sample a channel costs about as much as six outputs of it.
             const Range range{call_.outputs, unit(), 6 * call_.groups};
             const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
-            team.loop(
+            team.loop_in_runs(
                 static_cast<int64_t>(work.size()),
                 [&](int64_t i, int worker) {
                     run_piece(band, work[static_cast<size_t>(i)], first, last, threads_[static_cast<size_t>(worker)]);
@@ -275,7 +275,7 @@ class Forward {
                                workspace_.at(window_) + at, pitch_);
             }
         };
-        team.loop((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
+        team.loop_in_runs((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
     }
 
     struct Scratch {
