@@ -62,28 +62,37 @@ class Call(Protocol):
         """Input, offset and mask; without a mask the offset is DCNv4's one tensor."""
 
 
-def checked_options(
-    kernel_size: int | Sequence[int],
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    *others: Any,
-) -> Options:
-    """The options in the order of :class:`Options`; ``others`` are those behind the first four.
+class Kind(NamedTuple):
+    """What of a tensor is checked, beside what :func:`plain` tests."""
 
-    Raises:
-        ValueError: one is of the wrong kind or out of range, or no tap is left.
+    shape: Sequence[int]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def plain(given: Sequence[Any], *tensors: Any) -> bool:
+    """Whether a call may be looked up among those that fit: options and tensors of the usual types, and no autocast.
+
+    Of such options equal ones are the same (``True`` is no 1). A compiler looks into no cache.
     """
-    plain = type(kernel_size) is type(stride) is type(padding) is type(dilation) is int
-    if plain and not torch.compiler.is_compiling():  # a compiler looks into no cache
-        try:
-            return _kept_options(kernel_size, stride, padding, dilation, *others)
-        except TypeError:  # one cannot be looked up; its check says why it is wrong
-            pass
-    return _checked_options(kernel_size, stride, padding, dilation, *others)
+    if torch.compiler.is_compiling() or torch._C._is_any_autocast_enabled():
+        return False
+    *whole, scale, remove_center, softmax, backend = given
+    for value in whole:
+        if type(value) is not int and not _whole_numbers(value):
+            return False
+    for tensor in tensors:
+        if type(tensor) is not Tensor or tensor.layout is not torch.strided or tensor.is_nested:
+            return False
+    flags = type(remove_center) is type(softmax) is bool
+    return flags and type(scale) is float and (backend is None or type(backend) is str)
 
 
-def _checked_options(
+def _whole_numbers(value: object) -> bool:
+    return type(value) is tuple and all(type(v) is int for v in value)
+
+
+def checked_options(
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int],
     padding: int | Sequence[int],
@@ -94,6 +103,11 @@ def _checked_options(
     softmax: bool,
     backend: str | None,
 ) -> Options:
+    """The options as one record.
+
+    Raises:
+        ValueError: one is of the wrong kind or out of range, or no tap is left.
+    """
     kernel = checks.int_tuple("kernel_size", kernel_size, 2, 1)
     checks.flag("remove_center", remove_center)
     if remove_center and kernel == (1, 1):
@@ -112,10 +126,6 @@ def _checked_options(
         checks.flag("softmax", softmax),
         backend,
     )
-
-
-# The checks took a tenth of a tiny call. Typed: True is no number and 1 no flag.
-_kept_options = functools.lru_cache(1024, typed=True)(_checked_options)
 
 
 def check_kinds(input: Tensor, **others: Tensor) -> None:

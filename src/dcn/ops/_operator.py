@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
+from torch.utils import _python_dispatch
 
 from dcn.kernels.reference import fixed_order
 from dcn.ops import _transforms
@@ -66,7 +66,8 @@ class Operator(Contract[T, O, N]):
 
 def traced(tensors: Sequence[Tensor | None]) -> bool:
     """Whether someone records or replaces operators, so that only a registered one will do."""
-    if is_in_torch_dispatch_mode() or torch.jit._trace.is_tracing() or _profiled():
+    # As is_in_torch_dispatch_mode() and torch.jit.is_tracing(), without their frames.
+    if _python_dispatch._is_in_torch_dispatch_mode or torch._C._is_tracing() or _profiled():
         return True
     # Not any(...): a generator costs as much as all its tests.
     for t in tensors:  # noqa: SIM110

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from dcn import checks
 from dcn.kernels.dcnv3_geometry import Geometry, Pair
 from dcn.ops import _dcnv3 as core
-from dcn.ops._contract import Fold, Gradients, remembers
+from dcn.ops._contract import Fold, Gradients
 from dcn.ops._operator import Operator
 
 
@@ -49,16 +49,23 @@ def _check_sizes(input: Sequence[int], offset_mask: Sequence[int], geometry: Geo
     return out
 
 
-_check_sizes_once = functools.lru_cache(4096)(_check_sizes)
-"""The same; remembers the calls that fit. They took a quarter of a tiny call."""
-
-
 def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
     """Refuse every wrong call; the size of the output otherwise."""
     input, offset_mask = tensors
     core.check_kinds(input, offset_mask=offset_mask)
-    check = _check_sizes_once if remembers(input) else _check_sizes
-    return check(input.shape, offset_mask.shape, geometry)
+    return _check_sizes(input.shape, offset_mask.shape, geometry)
+
+
+@functools.lru_cache(4096)
+def _accepted(*call: Any) -> core.Options:
+    """The options of a plain call that fits: those given, then shape, type and device of every tensor.
+
+    Remembered: the checks took a quarter of a tiny call, and code that has left the caches takes several times as long.
+    """
+    options = core.checked_options(*call[:9])
+    kinds: Any = [core.Kind(*call[at : at + 3]) for at in range(9, len(call), 3)]
+    _check(_Tensors(*kinds), options.geometry())
+    return options
 
 
 def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
@@ -139,11 +146,14 @@ def dcnv4(
         ValueError: an argument does not fit (the message names it, what was expected and what came), or the backend
             that was named cannot compute the call.
     """
-    options = core.checked_options(
-        kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend
-    )
+    given = (kernel_size, stride, padding, dilation, groups, offset_scale, remove_center, softmax, backend)
+    tensors = _Tensors(input, offset_mask)
+    if core.plain(given, input, offset_mask):
+        kinds = (input.shape, input.dtype, input.device, offset_mask.shape, offset_mask.dtype, offset_mask.device)
+        return _OPERATOR(tensors, _accepted(*given, *kinds))
+    options = core.checked_options(*given)
     for name, value in (("input", input), ("offset_mask", offset_mask)):
         checks.tensor(name, value)
-    tensors = _OPERATOR.cast(_Tensors(input, offset_mask))
+    tensors = _OPERATOR.cast(tensors)
     _check(tensors, options.geometry())
     return _OPERATOR(tensors, options)

@@ -81,6 +81,7 @@ CASES = {
     "bfloat16": Case(dtype=torch.bfloat16, channels=24),
     "bfloat16-odd": Case(dtype=torch.bfloat16, channels=23),
     "bfloat16-groups": Case(dtype=torch.bfloat16, channels=72, outputs=34, groups=2, offset_groups=24),
+    "bfloat16-wide": Case(dtype=torch.bfloat16, channels=72, outputs=34, size=(9, 53)),
     "bfloat16-channels-last": Case(dtype=torch.bfloat16, channels=24, channels_last=True),
     "channels-last": Case(channels_last=True, channels=40, outputs=33),
     "channels-last-3d": Case(channels_last=True, size=(4, 5, 6), kernel=(2, 2, 2)),
@@ -201,6 +202,7 @@ def test_half_precision_is_rounded_once(name: str) -> None:
         "many-passes-outputs",
         "many-passes-float64",
         "many-passes-bfloat16",
+        "bfloat16-wide",
         "many-bands",
         "many-outputs",
         "depthwise",
@@ -286,7 +288,9 @@ print("agrees")
 
 
 @pytest.mark.skipif(_library.reason() is not None or _library.isa() != "avx512bf16", reason="no products of bfloat16")
-@pytest.mark.parametrize("name", ["many-passes-bfloat16", "bfloat16", "bfloat16-groups"])
+@pytest.mark.parametrize(
+    "name", ["many-passes-bfloat16", "bfloat16", "bfloat16-groups", "bfloat16-wide", "bfloat16-channels-last"]
+)
 def test_products_of_bfloat16_round_samples_once_more(name: str) -> None:
     """Samples are rounded as the weights are, and the sum is not: both together are the exact product of these."""
     case = CASES[name]

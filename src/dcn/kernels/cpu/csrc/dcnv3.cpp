@@ -30,12 +30,7 @@ const DcnV3Loops<S, typename Compute<S>::type>& loops() {
 // Brings what a small call reads and, where that fits too, writes into the cache: after a pause a call of 14 x 14
 // locations of 256 channels then takes 0.6 of the time, all gradients 0.7.
 void touch_tensors(const DcnV3Call& call) {
-    const int64_t locations = call.batch * call.out[0] * call.out[1];
-    const int64_t input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);
-    const int64_t output = locations * call.channels * size_of(call.dtype);
-    const int64_t offset = locations * call.offset_row * size_of(call.offset_dtype);
-    const bool apart = call.mask_group == call.taps;  // else masks lie between the offsets
-    const int64_t mask = apart ? locations * call.mask_row * size_of(call.mask_dtype) : 0;
+    const auto [input, output, offset, mask] = DcnV3Bytes(call);
     const int64_t reads = input + offset + mask + (call.grad_output ? output : 0);
     if (reads > touch_bytes) return;
     touch(call.input, input);

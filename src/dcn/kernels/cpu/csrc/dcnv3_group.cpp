@@ -17,6 +17,12 @@ namespace {
 // a map of 56 x 56, it takes 0.8 of the time of the other way.
 constexpr int64_t most_bytes = 256 << 10;
 
+// What the copies of all threads may take: bytes, or a share of the tensors of the call. The goal is 20 % more than these
+// in all. Where two copies per thread are beyond `double_share`, one serves for the map and then for the sums, which takes
+// 4 to 10 % longer.
+constexpr int64_t free_bytes = 256 << 10;
+constexpr double most_share = 0.15, double_share = 0.1;
+
 // Taps of a block, of which 16 locations of 9 are whole vectors for any instruction set.
 constexpr int64_t block_taps = 144;
 
@@ -28,6 +34,12 @@ struct Margins {
         : pitch(call.width + 1), pixels((call.height + 3) * pitch + 1), depth(call.channels / call.groups) {}
 
     int64_t elements() const { return pixels * depth; }
+    int64_t bytes(const DcnV3Call& call) const { return elements() * (call.dtype == dtype_f64 ? 8 : 4); }
+    // Whether so many copies per thread are at most that share of the tensors.
+    bool fit(const DcnV3Call& call, int64_t copies, double share) const {
+        const double allowed = share * static_cast<double>(DcnV3Bytes(call).of_call(call));
+        return copies * call.threads * bytes(call) <= std::max(free_bytes, static_cast<int64_t>(allowed));
+    }
     int64_t row() const { return pitch * depth; }
     int64_t pixel(int64_t row) const { return (row + 1) * pitch + 1; }
 };
@@ -43,7 +55,7 @@ class Group {
     Group(const DcnV3Call& call, const DcnV3Taps<T>& taps, T* map, T* sums)
         : call_(call), margins_(call), taps_(taps), loops_(of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)())),
           map_(map), sums_(sums) {
-        if (map_) std::memset(map_, 0, margins_.elements() * sizeof(T));
+        if (map_ && map_ != sums_) clear(map_);
     }
 
     // Copies the map of a group of an image, unless that is done.
@@ -66,22 +78,35 @@ class Group {
     }
 
     void backward(int64_t pair) {
-        if (map_) take(pair);
-        pair_ = pair;
-        if (sums_) std::memset(sums_, 0, margins_.elements() * sizeof(T));
-        const S* grad = static_cast<const S*>(call_.grad_output);
-        each_block(0, call_.out[0] * call_.out[1], sums_ != nullptr, [&](const DcnV3Block& block, int64_t element) {
-            if (sums_) {
-                loops_.scatter(sums_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
-            }
-            if (!map_) return;
-            loops_.dots(map_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
-            placing<T>().gradients(call_, block, taps_);
-        });
-        if (sums_) put();
+        if (map_ && map_ == sums_) {
+            clear(map_);
+            walk(pair, true, false);
+            walk(pair, false, true);
+        } else {
+            walk(pair, map_ != nullptr, sums_ != nullptr);
+        }
     }
 
    private:
+    void clear(T* copy) const { std::memset(copy, 0, margins_.elements() * sizeof(T)); }
+
+    // One walk over the locations of a group, which takes the gradients of the taps, of the map, or both.
+    void walk(int64_t pair, bool of_taps, bool of_map) {
+        if (of_taps) take(pair);
+        pair_ = pair;
+        if (of_map) clear(sums_);
+        const S* grad = static_cast<const S*>(call_.grad_output);
+        each_block(0, call_.out[0] * call_.out[1], of_map, [&](const DcnV3Block& block, int64_t element) {
+            if (of_map) {
+                loops_.scatter(sums_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
+            }
+            if (!of_taps) return;
+            loops_.dots(map_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
+            placing<T>().gradients(call_, block, taps_);
+        });
+        if (of_map) put();
+    }
+
     int64_t image() const { return pair_ / call_.groups; }
     int64_t group() const { return pair_ % call_.groups; }
 
@@ -126,11 +151,12 @@ template <class S, class F>
 void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& body) {
     using T = typename Compute<S>::type;
     const int64_t elements = Margins(call).elements();
+    const bool one = map && sums && !Margins(call).fit(call, 2, double_share);
     Workspace workspace;
     std::vector<Room<T>> maps, sum_maps;
     for (int64_t i = 0; i < call.threads; ++i) {
         maps.push_back(workspace.plan<T>(map ? elements : 0));
-        sum_maps.push_back(workspace.plan<T>(sums ? elements : 0));
+        sum_maps.push_back(one ? maps.back() : workspace.plan<T>(sums ? elements : 0));
     }
     workspace.take();
     const auto arrays = dcnv3_workers<T>(call, Group<S>::block_locations(call));
@@ -147,9 +173,9 @@ void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& bo
 }  // namespace
 
 bool dcnv3_groups_fit(const DcnV3Call& call) {
-    const int64_t size = call.dtype == dtype_f64 ? 8 : 4;
+    const Margins margins(call);
     // A location samples at least as much as copying its pixel takes.
-    return Margins(call).elements() * size <= most_bytes &&
+    return margins.bytes(call) <= most_bytes && margins.fit(call, 1, most_share) &&
            call.out[0] * call.out[1] * call.taps >= call.height * call.width;
 }
 

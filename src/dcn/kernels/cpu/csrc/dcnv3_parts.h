@@ -34,6 +34,24 @@ const DcnV3Placing<T>& placing() {
     }
 }
 
+// Bytes of the tensors that a call reads; the output and the gradients are as large as what they belong to.
+struct DcnV3Bytes {
+    int64_t input, output, offset, mask;
+
+    explicit DcnV3Bytes(const DcnV3Call& call) {
+        const int64_t locations = call.batch * call.out[0] * call.out[1];
+        input = call.batch * call.height * call.width * call.channels * size_of(call.dtype);
+        output = locations * call.channels * size_of(call.dtype);
+        offset = locations * call.offset_row * size_of(call.offset_dtype);
+        const bool apart = call.mask_group == call.taps;  // else masks lie between the offsets
+        mask = apart ? locations * call.mask_row * size_of(call.mask_dtype) : 0;
+    }
+
+    int64_t of_call(const DcnV3Call& call) const {
+        return (input + output + offset + mask) * (call.grad_output ? 2 : 1);
+    }
+};
+
 // The arrays of one worker, with room for the taps of `rows` locations and groups.
 template <class T>
 class DcnV3Arrays {

@@ -74,31 +74,67 @@ void sample(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t
 }
 
 #if defined(__AVX512BF16__)
+// The corners of a sample as above, of channels in bfloat16: half the cache lines, which were most of the time.
 template <int Corners>
-void sample_pairs_corners(const SamplingPlan<float>& plan, const float* source, int64_t pitch, int64_t channels,
-                          const float* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
-    constexpr int n = lanes<float>;
+struct BFloatSample {
+    const uint16_t* at[Corners];
+    __m512 weight[Corners];
+
+    BFloatSample(const SamplingPlan<float>& plan, int64_t location, const uint16_t* source, int64_t pitch,
+                 const uint16_t* zeros) {
+        const int64_t plane = plan.taps * plan.room;
+#pragma GCC unroll 8
+        for (int j = 0; j < Corners; ++j) {
+            const int64_t index = plan.index[j * plane + location];
+            at[j] = index < 0 ? zeros : source + index * pitch;
+            weight[j] = _mm512_set1_ps(plan.weight[j * plane + location]);
+        }
+    }
+
+    // 32 channels; `bits(from)` reads them. The even ones are summed apart from the odd ones.
+    template <class F>
+    __m512i vector(F&& bits) const {
+        const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+        __m512 even{}, odd{};
+#pragma GCC unroll 8
+        for (int j = 0; j < Corners; ++j) {
+            const __m512i both = bits(at[j]);
+            const __m512 first = (__m512)_mm512_slli_epi32(both, 16), second = (__m512)_mm512_and_si512(both, upper);
+            even = j ? _mm512_fmadd_ps(weight[j], first, even) : _mm512_mul_ps(weight[j], first);
+            odd = j ? _mm512_fmadd_ps(weight[j], second, odd) : _mm512_mul_ps(weight[j], second);
+        }
+        return (__m512i)_mm512_cvtne2ps_pbh(odd, even);
+    }
+};
+
+template <int Corners>
+void sample_pairs_corners(const SamplingPlan<float>& plan, const uint16_t* source, int64_t pitch, int64_t channels,
+                          const uint16_t* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
+    constexpr int n = 2 * lanes<float>;
+    uint16_t order[n];  // even and odd channels by turns
+    for (int i = 0; i < n; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * n / 2);
+    const __m512i turns = _mm512_loadu_si512(order);
+    const int64_t whole = channels / n * n;
+    const auto rest = static_cast<__mmask32>((uint64_t{1} << (channels - whole)) - 1);
     for (int64_t p = 0; p < plan.pixels; ++p) {
         for (int64_t t = 0; t < plan.taps; ++t) {
-            const Sample<float, Corners> sample(plan, t * plan.room + p, source, pitch, zeros);
+            const BFloatSample<Corners> sample(plan, t * plan.room + p, source, pitch, zeros);
             uint16_t* row = to + p * to_row + t * to_tap;
-            int64_t c = 0;
-            for (; c + 2 * n <= channels; c += 2 * n) {
-                const __m512bh both =
-                    _mm512_cvtne2ps_pbh((__m512)sample.vector(c + n), (__m512)sample.vector(c));
-                _mm512_storeu_si512(row + c, (__m512i)both);
+            for (int64_t c = 0; c < whole; c += n) {
+                const __m512i sums = sample.vector([&](const uint16_t* from) { return _mm512_loadu_si512(from + c); });
+                _mm512_storeu_si512(row + c, _mm512_permutexvar_epi16(turns, sums));
             }
-            for (; c < channels; c += n) {
-                const int rest = static_cast<int>(channels - c < n ? channels - c : n);
-                const __m256i bits = (__m256i)_mm512_cvtneps_pbh((__m512)sample.part(c, rest));
-                _mm256_mask_storeu_epi16(row + c, static_cast<__mmask16>((1u << rest) - 1), bits);
+            if (rest) {
+                const __m512i sums = sample.vector(
+                    [&](const uint16_t* from) { return _mm512_maskz_loadu_epi16(rest, from + whole); });
+                _mm512_mask_storeu_epi16(row + whole, rest, _mm512_permutexvar_epi16(turns, sums));
             }
         }
     }
 }
 
-void sample_pairs(const SamplingPlan<float>& plan, const float* source, int64_t pitch, int64_t channels,
-                  const float* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
+void sample_pairs(const SamplingPlan<float>& plan, const uint16_t* source, int64_t pitch, int64_t channels,
+                  const uint16_t* zeros, uint16_t* to, int64_t to_row, int64_t to_tap) {
     if (plan.axes == 1) return sample_pairs_corners<2>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
     if (plan.axes == 2) return sample_pairs_corners<4>(plan, source, pitch, channels, zeros, to, to_row, to_tap);
     return sample_pairs_corners<8>(plan, source, pitch, channels, zeros, to, to_row, to_tap);

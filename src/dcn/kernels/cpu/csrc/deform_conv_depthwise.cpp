@@ -147,7 +147,7 @@ class Depthwise {
             // To prepare a sample costs about as much as 16 channels of it.
             const Range range{last - first, block, 16};
             const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
-            team.loop(
+            team.loop_in_runs(
                 static_cast<int64_t>(work.size()),
                 [&](int64_t i, int worker) {
                     run_piece(band, work[static_cast<size_t>(i)], first, threads_[static_cast<size_t>(worker)]);
@@ -169,7 +169,7 @@ class Depthwise {
             load_block(start, std::min(to, start + rows), i / blocks % parts * width, width, channel,
                        std::min(block, last - channel), workspace_.at(window_) + i % blocks * block_step_);
         };
-        team.loop(runs * parts * blocks, load, [&](int64_t i) {
+        team.loop_in_runs(runs * parts * blocks, load, [&](int64_t i) {
             return std::min(rows, to - from - i / blocks / parts * rows) * width * block * 4;
         });
     }

@@ -24,8 +24,9 @@ constexpr int64_t budget_floor = 3 << 19;
 // sums are rounded, and results must not depend on the threads.
 constexpr int64_t budget_threads = 2;
 // Pixels of a tile. Samples that are multiplied as bfloat16 are read again for every 32 outputs: from 128 outputs on
-// smaller tiles of them are 4 to 9 % faster, with 64 outputs 2 % slower.
-constexpr int64_t usual_tile = 112, pairs_tile = 56;
+// smaller tiles of them are 4 to 9 % faster. With fewer outputs the product is short beside the wait for the start of every
+// row of offsets and outputs: tiles of one row, which sample more pixels of the input, are 6 % faster than squares.
+constexpr int64_t usual_tile = 112, pairs_tile = 56, many_outputs = 128;
 
 template <class S>
 class Forward {
@@ -34,8 +35,7 @@ class Forward {
    public:
     explicit Forward(const DcnDeformConv& call)
         : call_(call),
-          g_(call, tile_pixels(call)),
-          direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
+          g_(geometry(call)),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
           pairs_gemm_(DCN_FOR_ISA(gemm_pairs)()),
@@ -49,6 +49,7 @@ class Forward {
         // bfloat16 samples are multiplied as such where the processor can, in pairs along the depth of the product.
         pairs_ = std::is_same_v<S, BFloat> && pairs_gemm_.multiply && kernels_.sample_pairs;
         for (const ChannelBlock& block : blocks_) pairs_ = pairs_ && block.per_group * g_.taps % 2 == 0;
+        direct_ = (sizeof(S) == sizeof(T) || pairs_) && call.input_step[1] == 1;
     }
 
     // Fewest passes whose workspace fits the budget, which is that of float32 for half precision too: where the passes
@@ -86,7 +87,7 @@ class Forward {
     }
 
     void reserve() {
-        pitch_ = direct_ ? call_.input_step[2] : widest_window();
+        pitch_ = direct_ ? call_.input_step[2] : pairs_ ? 2 * widest_window() : widest_window();
         columns_row_ = columns_row();
         sums_row_ = sums_row(pass_blocks_);
         // Sums of several passes are kept in blocks when there is room to turn them round at the end (`unblock`).
@@ -96,7 +97,7 @@ class Forward {
         blocked_ = several && call_.groups == 1 && call_.output_step[1] != 1 && sizeof(S) == sizeof(T) &&
                    budget_threads * turn * static_cast<int64_t>(sizeof(T)) <= budget_;
         zeros_ = workspace_.plan<T>(round_up(call_.channels, 16));
-        window_ = workspace_.plan<T>(direct_ ? 0 : schedule_.capacity * g_.rest_in * pitch_);
+        window_ = workspace_.plan<T>(direct_ ? 0 : schedule_.capacity * g_.rest_in * widest_window());
         sums_ = workspace_.plan<T>(sums_kept_ ? sums_elements() : 0);
         packed_ = workspace_.plan<T>(packed_elements(pass_blocks_));
         threads_.resize(static_cast<size_t>(threads()));
@@ -123,9 +124,10 @@ class Forward {
     }
 
    private:
-    static int64_t tile_pixels(const DcnDeformConv& call) {
-        const bool pairs = std::is_same_v<S, BFloat> && DCN_FOR_ISA(gemm_pairs)().multiply;
-        return pairs && call.outputs >= 128 * call.groups ? pairs_tile : usual_tile;
+    static Geometry geometry(const DcnDeformConv& call) {
+        if (!std::is_same_v<S, BFloat> || !DCN_FOR_ISA(gemm_pairs)().multiply) return Geometry(call, usual_tile);
+        if (call.outputs >= many_outputs * call.groups) return Geometry(call, pairs_tile);
+        return Geometry(call, usual_tile, usual_tile);
     }
 
     int threads() const { return static_cast<int>(call_.threads); }
@@ -158,9 +160,10 @@ class Forward {
         return end.first + end.channels - blocks_[static_cast<size_t>(first)].first;
     }
 
-    // Channels of the widest pass, rounded up to whole cache lines.
+    // Elements of a pixel in the window: the channels of the widest pass, rounded up to whole cache lines.
     int64_t widest_window() const {
-        return round_up(widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); }), 16);
+        const int64_t channels = widest(pass_blocks_, [this](auto a, auto b) { return pass_channels(a, b); });
+        return round_up(pairs_ ? ceil_div(channels, 2) : channels, 16);
     }
 
     int64_t pass_groups(int64_t first, int64_t last) const {
@@ -198,7 +201,7 @@ class Forward {
             // To sample a channel costs about as much as six outputs of it.
             const Range range{call_.outputs, unit(), 6 * call_.groups};
             const std::vector<Piece> work = cut_tiles(g_, tile, tiles, threads(), range);
-            team.loop(
+            team.loop_in_runs(
                 static_cast<int64_t>(work.size()),
                 [&](int64_t i, int worker) {
                     run_piece(band, work[static_cast<size_t>(i)], first, last, threads_[static_cast<size_t>(worker)]);
@@ -263,10 +266,16 @@ class Forward {
             const int64_t image = row / g_.rows_in, pixel = row % g_.rows_in * g_.rest_in + column;
             const S* source = static_cast<const S*>(call_.input) + image * call_.input_step[0] +
                               channel * call_.input_step[1] + pixel * call_.input_step[2];
-            layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, columns,
-                           workspace_.at(window_) + (schedule_.slot[static_cast<size_t>(row)] + column) * pitch_, pitch_);
+            const int64_t at = (schedule_.slot[static_cast<size_t>(row)] + column) * pitch_;
+            if (pairs_) {
+                layout_.gather_bits(source, call_.input_step[1], call_.input_step[2], channels, columns,
+                                    bits(workspace_.at(window_)) + at, pitch_);
+            } else {
+                layout_.gather(source, call_.input_step[1], call_.input_step[2], channels, columns,
+                               workspace_.at(window_) + at, pitch_);
+            }
         };
-        team.loop((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
+        team.loop_in_runs((to - from) * parts, load, [&](int64_t) { return width * channels * 4; });
     }
 
     struct Scratch {
@@ -280,7 +289,6 @@ class Forward {
         SamplingPlan<T> plan = scratch.plan.at(workspace_, g_, tile.pixels());
         const RowSlots slots = schedule_.slots(band, tile.image * g_.rows_in, g_.rest_in);
         const ChannelBlock& start = blocks_[static_cast<size_t>(first)];
-        const T* source = source_of(tile, start.first);
         int64_t planned = -1;
         for (int64_t i = first; i < last; ++i) {
             const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
@@ -289,14 +297,16 @@ class Forward {
                     planned = segment.offset_group;
                     scratch.planner.run(workspace_, g_, kernels_, tile, planned, slots, true, plan);
                 }
-                const T* from = source + block.first - start.first + segment.channel;
+                const int64_t channel = block.first - start.first + segment.channel;
                 if (pairs_) {
-                    auto* bits = reinterpret_cast<uint16_t*>(workspace_.at(scratch.columns));
-                    kernels_.sample_pairs(plan, from, pitch_, segment.channels, workspace_.at(zeros_),
-                                          bits + segment.column, 2 * columns_row_, segment.column_tap);
+                    kernels_.sample_pairs(plan, source_of<uint16_t>(tile, start.first) + channel, pitch_,
+                                          segment.channels, bits(workspace_.at(zeros_)),
+                                          bits(workspace_.at(scratch.columns)) + segment.column, 2 * columns_row_,
+                                          segment.column_tap);
                 } else {
-                    kernels_.sample(plan, from, pitch_, segment.channels, workspace_.at(zeros_),
-                                    workspace_.at(scratch.columns) + segment.column, columns_row_, segment.column_tap);
+                    kernels_.sample(plan, source_of<T>(tile, start.first) + channel, pitch_, segment.channels,
+                                    workspace_.at(zeros_), workspace_.at(scratch.columns) + segment.column,
+                                    columns_row_, segment.column_tap);
                 }
             }
             multiply(piece, i, start, first, scratch);
@@ -304,9 +314,12 @@ class Forward {
         write(piece, first, last, scratch);
     }
 
-    const T* source_of(const Tile& tile, int64_t channel) const {
-        if (!direct_) return workspace_.at(window_);
-        return static_cast<const T*>(call_.input) + tile.image * call_.input_step[0] + channel;
+    static uint16_t* bits(T* memory) { return reinterpret_cast<uint16_t*>(memory); }
+
+    template <class E>
+    const E* source_of(const Tile& tile, int64_t channel) const {
+        if (!direct_) return reinterpret_cast<const E*>(workspace_.at(window_));
+        return static_cast<const E*>(call_.input) + tile.image * call_.input_step[0] + channel;
     }
 
     void multiply(const Piece& piece, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
@@ -426,7 +439,6 @@ class Forward {
 
     const DcnDeformConv& call_;
     const Geometry g_;
-    const bool direct_;  // the input has its channels innermost already
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
     const GemmPairs& pairs_gemm_;
@@ -436,8 +448,10 @@ class Forward {
     std::vector<std::vector<Segment>> segments_;
     std::vector<int64_t> packed_at_;
     RowSchedule schedule_;
+    bool direct_ = false;  // the input has its channels innermost already
     bool blocked_ = false, sums_kept_ = false, pairs_ = false;
-    int64_t budget_ = 0, group_pitch_ = 0, pass_blocks_ = 0, pitch_ = 0, columns_row_ = 0, sums_row_ = 0;
+    int64_t budget_ = 0, group_pitch_ = 0, pass_blocks_ = 0, columns_row_ = 0, sums_row_ = 0;
+    int64_t pitch_ = 0;  // elements from pixel to pixel of the window or the input: of type S where these are `pairs_`
     Workspace workspace_;
     Room<T> zeros_, window_, packed_, sums_;
     std::vector<Scratch> threads_;

@@ -67,9 +67,9 @@ struct DeformConvKernels {
     // to[pixel * to_row + tap * to_tap + channel] = interpolated input.
     void (*sample)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros, T* to,
                    int64_t to_row, int64_t to_tap);
-    // The same rounded to bfloat16, as bits; null where the processor cannot multiply those.
-    void (*sample_pairs)(const SamplingPlan<T>& plan, const T* source, int64_t pitch, int64_t channels, const T* zeros,
-                         uint16_t* to, int64_t to_row, int64_t to_tap);
+    // The same from bfloat16 and rounded to it, as bits; null where the processor cannot multiply those.
+    void (*sample_pairs)(const SamplingPlan<T>& plan, const uint16_t* source, int64_t pitch, int64_t channels,
+                         const uint16_t* zeros, uint16_t* to, int64_t to_row, int64_t to_tap);
     void (*backward)(const SamplingPlan<T>& plan, const BackwardRun<T>& run);
     // Adds to run.gradient at some corners only: tap << 10 | pixel << 3 | corner each.
     void (*scatter)(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const BackwardRun<T>& run);

@@ -144,6 +144,58 @@ void gather(const S* from, int64_t channel_step, int64_t pixel_step, int64_t cha
     gather_strided(from + whole * channel_step, channel_step, 1, channels - whole, pixels, to + whole, to_step);
 }
 
+// A square as above of pairs of channels: 2 * 16 channels of 16 pixels where vectors have 16 lanes.
+template <class S>
+__attribute__((noinline)) void gather_pairs(const S* from, int64_t channel_step, uint16_t* to, int64_t to_step) {
+    constexpr int n = lanes<uint32_t>;
+    Vec<uint32_t> rows[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+        const auto* pair = reinterpret_cast<const uint16_t*>(from + 2 * i * channel_step);
+        const Bits first = *reinterpret_cast<const LooseBits*>(pair);
+        const Bits second = *reinterpret_cast<const LooseBits*>(pair + channel_step);
+        rows[i] = __builtin_convertvector(first, Vec<uint32_t>) | __builtin_convertvector(second, Vec<uint32_t>) << 16;
+    }
+    transpose<uint32_t>(rows);
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) store(reinterpret_cast<uint32_t*>(to + i * to_step), rows[i]);
+}
+
+template <class S>
+void gather_bits(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels,
+                 uint16_t* to, int64_t to_step) {
+    constexpr int n = lanes<uint32_t>;
+    constexpr int64_t ahead = 256 / sizeof(S);  // as in `gather`
+    const int64_t whole = pixel_step == 1 ? channels - channels % (2 * n) : 0;
+    const auto plain = [&](int64_t channel, int64_t count, int64_t pixel, int64_t end) {
+        for (int64_t p = pixel; p < end; ++p) {
+            for (int64_t c = channel; c < channel + count; ++c) {
+                to[p * to_step + c] = from[c * channel_step + p * pixel_step].bits;
+            }
+        }
+    };
+    for (int64_t c = 0; c < whole; c += 2 * n) {
+        const S* row = from + c * channel_step;
+        int64_t p = 0;
+        for (; p + n <= pixels; p += n) {
+            const bool same = p + ahead < pixels;
+            if (same || c + 2 * n < whole) {
+                const S* next = same ? row + p + ahead : row + 2 * n * channel_step + (p + ahead - pixels) % pixels;
+                for (int i = 0; i < 2 * n; ++i) __builtin_prefetch(next + i * channel_step);
+            }
+            gather_pairs<S>(row + p, channel_step, to + p * to_step + c, to_step);
+        }
+        plain(c, 2 * n, p, pixels);
+    }
+    plain(whole, channels - whole, 0, pixels);
+}
+
+template <class S, class T>
+constexpr auto bits_gatherer() -> decltype(Layout<S, T>::gather_bits) {
+    if constexpr (sizeof(S) == 2) return gather_bits<S>;
+    return nullptr;
+}
+
 template <class S, class T>
 void scatter_strided(const T* from, int64_t from_step, int64_t channels, int64_t pixels, S* to, int64_t channel_step,
                      int64_t pixel_step, const S* bias, bool accumulate) {
@@ -335,7 +387,7 @@ void taps_last(const T* from, int64_t channels, int64_t taps, T* run, S* to) {
 }
 
 template <class S, class T>
-constexpr Layout<S, T> table{gather<S, T>,       scatter<S, T>,      add_blocked<S, T>,
+constexpr Layout<S, T> table{gather<S, T>,      bits_gatherer<S, T>(), scatter<S, T>,  add_blocked<S, T>,
                              pack_outputs<S, T>, pack_columns<S, T>, taps_last<S, T>};
 
 }  // namespace

@@ -57,6 +57,34 @@ struct DcnLoop {
     }
 };
 
+// Tasks as runs of neighbours of about the same cost, one per thread, and a last one of what follows the last task of the
+// highest cost: small tasks at the end even out what the threads have done. Of few tasks for many threads all are in the
+// last run, in which they are shared more evenly. Entry i is the first task of run i.
+template <class Cost>
+std::vector<int64_t> dcn_runs(int64_t tasks, int64_t threads, Cost&& cost) {
+    std::vector<double> before{0};  // the cost of all tasks before each
+    double highest = 0;
+    int64_t end = 0;
+    for (int64_t i = 0; i < tasks; ++i) {
+        const double one = static_cast<double>(cost(i));
+        before.push_back(before.back() + one);
+        if (one < highest) continue;
+        highest = one;
+        end = i + 1;
+    }
+    if (threads > 8 && tasks < 16 * threads) end = 0;  // one thread had up to 28 % more than the mean
+    std::vector<int64_t> first{0};
+    for (int64_t i = 0; i < end; ++i) {
+        const double share = before[end] / static_cast<double>(threads), middle = (before[i] + before[i + 1]) / 2;
+        while (first.size() < static_cast<size_t>(threads) && static_cast<double>(first.size()) * share <= middle) {
+            first.push_back(i);
+        }
+    }
+    first.resize(static_cast<size_t>(threads) + 1, end);
+    first.push_back(tasks);
+    return first;
+}
+
 class DcnTeam {
    public:
     explicit DcnTeam(int threads) : threads_(threads) {}
@@ -82,6 +110,26 @@ class DcnTeam {
     template <class F, class Cost>
     void loop(int64_t tasks, F&& body, Cost&&) {
         loop(tasks, body);
+    }
+
+    // The same for tasks whose neighbours share memory: every thread begins with a run of its own (dcn_runs) and helps the
+    // others then. Where two cores have no cache in common, lines that both write to took up to 14 % of a convolution.
+    template <class F, class Cost>
+    void loop_in_runs(int64_t tasks, F&& body, Cost&& cost) {
+        if (threads_ <= 1) return loop(tasks, body);
+        const std::vector<int64_t> first = dcn_runs(tasks, threads_, cost);
+        std::vector<std::atomic<int64_t>> next(first.size() - 1);
+        for (size_t run = 0; run < next.size(); ++run) next[run].store(first[run], std::memory_order_relaxed);
+        loop(threads_, [&](int64_t own, int worker) {
+            for (int64_t i = 0; i <= threads_; ++i) {
+                const auto run = static_cast<size_t>(i < threads_ ? (own + i) % threads_ : i);
+                for (;;) {
+                    const int64_t task = next[run].fetch_add(1, std::memory_order_relaxed);
+                    if (task >= first[run + 1]) break;
+                    call(body, task, worker);
+                }
+            }
+        });
     }
 
     // What the other threads of the team do until the team is closed.
