@@ -221,7 +221,7 @@ def test_tables_of_the_results(
 ) -> None:
     titles = [table.title for table in all_tables(read_results(plan, locations.results))]
     assert titles[:3] == [
-        "Deformable against plain, against offsets at zero and against the best dilation",
+        "Deformable against plain, offsets at zero, one learnt grid and the best dilation",
         "Plain, atrous and deformable: letters",
         "Plain, atrous and deformable: letters, segmentation",
     ]

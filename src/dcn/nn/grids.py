@@ -113,12 +113,12 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
     sees is the image, with the padding of its batch.
 
     Raises:
-        ValueError: a network without a deformable convolution of maps that predicts its own offsets.
+        ValueError: a network without a 2-D deformable convolution that predicts its offsets.
     """
     if not any(_deformable(module) for module in model.modules()):
         raise ValueError(
-            "model: expected at least one deformable convolution of maps that predicts its own offsets in it "
-            "(dcn.nn.DeformConv2d or a drop-in), got none"
+            "model: expected at least one 2-D deformable convolution that predicts its offsets (dcn.nn.DeformConv2d, or "
+            "a drop-in that does), got none"
         )
 
     predictions: dict[nn.Module, Tensor] = {}
