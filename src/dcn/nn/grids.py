@@ -117,8 +117,8 @@ def watch_deformable(model: nn.Module, see: Callable[[Call], None]) -> Iterator[
     """
     if not any(_deformable(module) for module in model.modules()):
         raise ValueError(
-            "model: expected at least one 2-D deformable convolution that predicts its offsets (dcn.nn.DeformConv2d, or "
-            "a drop-in that does), got none"
+            "model: expected at least one 2-D deformable convolution that predicts its offsets (dcn.nn.DeformConv2d, "
+            "or a drop-in that does), got none"
         )
 
     predictions: dict[nn.Module, Tensor] = {}
