@@ -150,3 +150,28 @@ def split(predicted: Tensor) -> tuple[Tensor, Tensor]:
     """Offset and mask from what the one branch of a modulated pack gives: two thirds, and the sigmoid of the rest."""
     count = predicted.shape[1] // 3 * 2
     return predicted[:, :count], torch.sigmoid(predicted[:, count:])
+
+
+class OffsetPack(nn.Module):
+    """What a pack answers as a :class:`dcn.nn.offset_layer.OffsetLayer`; written here for a branch with masks."""
+
+    boundary = "v2"
+    _branch, _groups = "conv_offset", "deform_groups"
+
+    @property
+    def offset_branch(self) -> nn.Module:
+        """The convolution that gives the offsets, and the masks where there are any."""
+        return self.get_submodule(self._branch)
+
+    @property
+    def offset_groups(self) -> int:
+        """Parts of the channels that move on their own."""
+        return int(getattr(self, self._groups))
+
+    def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offset and mask from what the branch put out."""
+        return split(predicted)
+
+    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Offset and mask for the input ``[N, C, H, W]``, as :meth:`split` gives them."""
+        return self.split(self.offset_branch(input))

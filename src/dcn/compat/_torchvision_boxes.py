@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from dcn import checks
+from dcn.boxes import areas, clip, sizes
 
 _FORMATS = ("xyxy", "xywh", "cxcywh")
 
 
 def box_area(boxes: Tensor, fmt: str = "xyxy") -> Tensor:
     """``torchvision.ops.box_area``: ``[N]`` for boxes ``[N, 4]``; ``fmt`` as in :func:`box_convert`."""
-    corners = box_convert(boxes, fmt, "xyxy")
-    return (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    return areas(box_convert(boxes, fmt, "xyxy"))
 
 
 def box_iou(boxes1: Tensor, boxes2: Tensor, fmt: str = "xyxy") -> Tensor:
@@ -42,11 +42,9 @@ def box_convert(boxes: Tensor, in_fmt: str, out_fmt: str) -> Tensor:
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     """``torchvision.ops.clip_boxes_to_image``: boxes ``[..., 4]`` xyxy within an image of ``(height, width)``."""
-    limit = boxes.new_tensor([size[1], size[0], size[1], size[0]])
-    return torch.minimum(boxes.clamp(min=0), limit)
+    return clip(boxes, size)
 
 
 def remove_small_boxes(boxes: Tensor, min_size: float) -> Tensor:
     """``torchvision.ops.remove_small_boxes``: indices ``[K]`` of the boxes with both sides of at least ``min_size``."""
-    sides = boxes[:, 2:] - boxes[:, :2]
-    return (sides >= min_size).all(1).nonzero()[:, 0]
+    return (sizes(boxes) >= min_size).all(1).nonzero()[:, 0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import ops
+from dcn.compat import _layers
 
 _EPSILON = 1e-6
 """Added to a level before it is rounded down, as torchvision does."""
@@ -39,7 +40,7 @@ class MultiScaleRoIAlign(nn.Module):
         canonical_level: int = 4,
     ) -> None:
         super().__init__()
-        size = (output_size, output_size) if isinstance(output_size, int) else (output_size[0], output_size[1])
+        size = _layers.pair("output_size", output_size)
         self.featmap_names, self.output_size, self.sampling_ratio = featmap_names, size, sampling_ratio
         self.canonical_scale, self.canonical_level = canonical_scale, canonical_level
 

@@ -10,6 +10,8 @@ is ``conv_offset.*``. A subclass with a forward of its own, such as EDVR's ``DCN
 
 from __future__ import annotations
 
+from torch import nn
+
 from dcn.compat import _layers, mmcv
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
@@ -23,98 +25,73 @@ __all__ = [
 ]
 
 
-class DeformConv(mmcv.DeformConv2d):
+class _Plain(nn.Module):
+    """Arguments and attributes of the layers without masks, in front of those of mmcv."""
+
+    in_channels: int
+    weight: nn.Parameter
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
+
+    def reset_parameters(self) -> None:
+        """Draw the weight uniformly within ``1/sqrt(in_channels * kh * kw)``."""
+        _layers.uniform(self.weight, None, self.in_channels)
+
+
+class _Modulated(nn.Module):
+    """The same of the layers with masks, which have a bias."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: _layers.Size,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        geometry = (stride, padding, dilation, groups)
+        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
+        self.deformable_groups, self.with_bias = deformable_groups, bias
+
+
+class DeformConv(_Plain, mmcv.DeformConv2d):
     """The layer whose offsets come from the caller; arguments as ``nn.Conv2d``, with ``deformable_groups``.
 
     Keys: ``weight``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _layers.Size,
-        stride: _layers.Size = 1,
-        padding: _layers.Size = 0,
-        dilation: _layers.Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = False,
-    ) -> None:
-        geometry = (stride, padding, dilation, groups)
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
-        self.deformable_groups, self.with_bias = deformable_groups, bias
 
-    def reset_parameters(self) -> None:
-        """Draw the weight uniformly within ``1/sqrt(in_channels * kh * kw)``."""
-        _layers.uniform(self.weight, None, self.in_channels)
-
-
-class DeformConvPack(mmcv.DeformConv2dPack):
+class DeformConvPack(_Plain, mmcv.DeformConv2dPack):
     """The layer that predicts its offsets; arguments as :class:`DeformConv`. Keys: ``weight``, ``conv_offset.*``."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _layers.Size,
-        stride: _layers.Size = 1,
-        padding: _layers.Size = 0,
-        dilation: _layers.Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = False,
-    ) -> None:
-        geometry = (stride, padding, dilation, groups)
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
-        self.deformable_groups, self.with_bias = deformable_groups, bias
 
-    def reset_parameters(self) -> None:
-        """Draw the weight uniformly within ``1/sqrt(in_channels * kh * kw)``."""
-        _layers.uniform(self.weight, None, self.in_channels)
-
-
-class ModulatedDeformConv(mmcv.ModulatedDeformConv2d):
+class ModulatedDeformConv(_Modulated, mmcv.ModulatedDeformConv2d):
     """The layer whose offsets and mask come from the caller; arguments as :class:`DeformConv`.
 
     Keys: ``weight``, ``bias``.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _layers.Size,
-        stride: _layers.Size = 1,
-        padding: _layers.Size = 0,
-        dilation: _layers.Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        geometry = (stride, padding, dilation, groups)
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
-        self.deformable_groups, self.with_bias = deformable_groups, bias
 
-
-class ModulatedDeformConvPack(mmcv.ModulatedDeformConv2dPack):
+class ModulatedDeformConvPack(_Modulated, mmcv.ModulatedDeformConv2dPack):
     """The layer that predicts offsets and mask; arguments as :class:`DeformConv`.
 
     Keys: ``weight``, ``bias``, ``conv_offset.*``.
     """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: _layers.Size,
-        stride: _layers.Size = 1,
-        padding: _layers.Size = 0,
-        dilation: _layers.Size = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-    ) -> None:
-        geometry = (stride, padding, dilation, groups)
-        super().__init__(in_channels, out_channels, kernel_size, *geometry, deformable_groups, bias)
-        self.deformable_groups, self.with_bias = deformable_groups, bias

@@ -105,10 +105,10 @@ class DCNv2(nn.Module):
         return f"{text}, padding={self.padding}, dilation={self.dilation}, deformable_groups={self.deformable_groups}"
 
 
-class DCN(DCNv2):
+class DCN(_layers.OffsetPack, DCNv2):
     """The layer that predicts offsets and mask. Keys: ``weight``, ``bias``, ``conv_offset_mask.*``."""
 
-    boundary = "v2"
+    _branch, _groups = "conv_offset_mask", "deformable_groups"
 
     def __init__(
         self,
@@ -128,24 +128,6 @@ class DCN(DCNv2):
     def init_offset(self) -> None:
         """Set the offset branch to zero."""
         _layers.zero(self.conv_offset_mask)
-
-    @property
-    def offset_branch(self) -> nn.Module:
-        """The convolution ``conv_offset_mask``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
-        return self.conv_offset_mask
-
-    @property
-    def offset_groups(self) -> int:
-        """``deformable_groups``."""
-        return self.deformable_groups
-
-    def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask from what ``conv_offset_mask`` put out."""
-        return _layers.split(predicted)
-
-    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask for the input ``[N, C, H, W]``, as :meth:`split` gives them."""
-        return self.split(self.conv_offset_mask(input))
 
     def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""

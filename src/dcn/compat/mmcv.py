@@ -180,10 +180,8 @@ class DeformConv2d(nn.Module):
         return f"{text}, deform_groups={self.deform_groups}, bias=False"
 
 
-class DeformConv2dPack(DeformConv2d):
+class DeformConv2dPack(_layers.OffsetPack, DeformConv2d):
     """``mmcv.ops.DeformConv2dPack`` ("DCN"): a layer that predicts its offsets. Keys: ``weight``, ``conv_offset.*``."""
-
-    boundary = "v2"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -194,23 +192,9 @@ class DeformConv2dPack(DeformConv2d):
         """Set the offset branch to zero."""
         _layers.zero(self.conv_offset)
 
-    @property
-    def offset_branch(self) -> nn.Module:
-        """The convolution ``conv_offset``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
-        return self.conv_offset
-
-    @property
-    def offset_groups(self) -> int:
-        """``deform_groups``."""
-        return self.deform_groups
-
     def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask from what ``conv_offset`` put out."""
+        """The offset, which is all that ``conv_offset`` puts out."""
         return predicted, None
-
-    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask for the input ``[N, C, H, W]``, as :meth:`split` gives them."""
-        return self.split(self.conv_offset(input))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""
@@ -265,10 +249,8 @@ class ModulatedDeformConv2d(nn.Module):
         return f"{text}, deform_groups={self.deform_groups}, bias={self.bias is not None}"
 
 
-class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
+class ModulatedDeformConv2dPack(_layers.OffsetPack, ModulatedDeformConv2d):
     """``mmcv.ops.ModulatedDeformConv2dPack`` ("DCNv2"): predicts offsets and mask. Keys also ``conv_offset.*``."""
-
-    boundary = "v2"
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -280,24 +262,6 @@ class ModulatedDeformConv2dPack(ModulatedDeformConv2d):
         super().init_weights()
         if hasattr(self, "conv_offset"):
             _layers.zero(self.conv_offset)
-
-    @property
-    def offset_branch(self) -> nn.Module:
-        """The convolution ``conv_offset``, see :class:`dcn.nn.offset_layer.OffsetLayer`."""
-        return self.conv_offset
-
-    @property
-    def offset_groups(self) -> int:
-        """``deform_groups``."""
-        return self.deform_groups
-
-    def split(self, predicted: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask from what ``conv_offset`` put out."""
-        return _layers.split(predicted)
-
-    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Offset and mask for the input ``[N, C, H, W]``, as :meth:`split` gives them."""
-        return self.split(self.conv_offset(input))
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``[N, O, H_out, W_out]``."""
