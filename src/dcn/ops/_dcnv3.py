@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -126,6 +126,26 @@ def checked_options(
         checks.flag("softmax", softmax),
         backend,
     )
+
+
+def remembered(check: Callable[[Any, Geometry], Pair], tensors: Callable[..., Any]) -> Callable[..., Options]:
+    """A function that gives the options of a :func:`plain` call that fits, and remembers the calls.
+
+    It takes the options as given, then shape, type and device of every tensor. Without memory the checks took a
+    quarter of a tiny call, and code that has left the caches takes several times as long.
+
+    Args:
+        check: refuses tensors that do not fit together.
+        tensors: makes a record of :class:`Kind` values for ``check``.
+    """
+
+    @functools.lru_cache(4096)
+    def accepted(*call: Any) -> Options:
+        options = checked_options(*call[:9])
+        check(tensors(*(Kind(*call[at : at + 3]) for at in range(9, len(call), 3))), options.geometry())
+        return options
+
+    return accepted
 
 
 def check_kinds(input: Tensor, **others: Tensor) -> None:

@@ -7,9 +7,8 @@ operator too.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,16 +55,7 @@ def _check(tensors: _Tensors, geometry: Geometry) -> Pair:
     return _check_sizes(input.shape, offset_mask.shape, geometry)
 
 
-@functools.lru_cache(4096)
-def _accepted(*call: Any) -> core.Options:
-    """The options of a plain call that fits: those given, then shape, type and device of every tensor.
-
-    Remembered: the checks took a quarter of a tiny call, and code that has left the caches takes several times as long.
-    """
-    options = core.checked_options(*call[:9])
-    kinds: Any = [core.Kind(*call[at : at + 3]) for at in range(9, len(call), 3)]
-    _check(_Tensors(*kinds), options.geometry())
-    return options
+_accepted = core.remembered(_check, _Tensors)
 
 
 def _fake(tensors: _Tensors, options: core.Options) -> Tensor:
