@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 Color = tuple[int, int, int]
 
 # The qualitative set of Okabe and Ito (2008) without black: told apart under the common colour-vision deficiencies.
@@ -17,6 +19,21 @@ BASE: tuple[Color, ...] = (
 )
 WHITE: Color = (255, 255, 255)
 BLACK: Color = (0, 0, 0)
+
+
+def class_colors(said: Any, count: int) -> tuple[Color, ...]:
+    """The colours of ``count`` classes as a file says them, a list of ``[r, g, b]``.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    try:
+        colors = tuple((int(r), int(g), int(b)) for r, g, b in said)
+    except ValueError as error:
+        raise TypeError(f"expected colours [r, g, b], got {said!r}") from error
+    if len(colors) != count or not all(0 <= value <= 255 for color in colors for value in color):
+        raise TypeError(f"expected {count} colours of 0..255, got {said!r}")
+    return colors
 
 
 def mix(color: Color, other: Color, share: float) -> Color:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn.checksums import TENSORS_KEY, check_tensors, tensors_checksum
-from dcn.colors import Color
+from dcn.colors import Color, class_colors
 from dcn.engine.atomic import link, write_atomically
 
 LOGGER = logging.getLogger("dcn")
@@ -78,7 +78,7 @@ def save_weights(
     Args:
         path: the file.
         model: its ``state_dict`` is written; ``model.classes`` gives the class names unless ``classes`` does, and
-            ``model.colors``, if there are any, their colours.
+            with them ``model.colors``, if there are any, their colours.
         name: of the model.
         options: keyword options it was built with; must be JSON data.
         classes: class names.
@@ -88,7 +88,7 @@ def save_weights(
     from safetensors.torch import save
 
     own: Any = model
-    names, colors = own.classes if classes is None else classes, getattr(own, "colors", None)
+    names, colors = (own.classes, getattr(own, "colors", None)) if classes is None else (classes, None)
     metadata = _metadata(WeightsInfo(name, tuple(names), dict(options), step, tuple(plugins), colors))
     state = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     metadata[TENSORS_KEY] = tensors_checksum(state, metadata)
@@ -170,16 +170,8 @@ def _info(metadata: Mapping[str, str]) -> WeightsInfo:
     if not isinstance(options, dict) or not isinstance(classes, list) or not isinstance(plugins, list):
         raise TypeError
     names, modules = tuple(map(str, classes)), tuple(map(str, plugins))
-    return WeightsInfo(metadata["model"], names, options, step, modules, _colors(metadata, len(names)))
-
-
-def _colors(metadata: Mapping[str, str], count: int) -> tuple[Color, ...] | None:
-    if "colors" not in metadata:
-        return None
-    colors = tuple((int(r), int(g), int(b)) for r, g, b in json.loads(metadata["colors"]))
-    if len(colors) != count or not all(0 <= value <= 255 for color in colors for value in color):
-        raise ValueError
-    return colors
+    colors = class_colors(json.loads(metadata["colors"]), len(names)) if "colors" in metadata else None
+    return WeightsInfo(metadata["model"], names, options, step, modules, colors)
 
 
 def not_finite(named: Iterable[tuple[str, Tensor]]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from dcn import __version__
-from dcn.colors import Color
+from dcn.colors import Color, class_colors
 
 KEY = "dcn"
 """Name of the record in a file."""
@@ -86,7 +86,7 @@ def read_metadata(text: str | None, name: str) -> Metadata:
         for key in ("classes", "test_size", "size"):
             fields[key] = None if fields[key] is None else tuple(fields[key])
         if fields.get("colors") is not None:
-            fields["colors"] = tuple((r, g, b) for r, g, b in fields["colors"])
+            fields["colors"] = class_colors(fields["colors"], len(fields["classes"]))
         return Metadata(**fields)
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{name}: its metadata entry {KEY!r} is damaged ({error}); export the model anew") from error

@@ -116,14 +116,15 @@ def find_weights_file(text: str | Path, key: str = "weights") -> Path:
         return find_weights(path)
     if path.is_file():
         return path
-    shipped = {path.stem: path for path in shipped_weights().values()} | shipped_weights()
-    if name in shipped:
-        return shipped[name]
+    shipped = shipped_weights()
+    for file in (name, f"{name}.safetensors"):
+        if file in shipped:
+            return shipped[file]
     if name.startswith(HUB):
         return hub_weights(name)
     if name in PUBLISHED_WEIGHTS:
         return get_weights(name)
-    hint = suggest(name, [*PUBLISHED_WEIGHTS, *shipped_weights()], "`dcn weights`")
+    hint = suggest(name, [*PUBLISHED_WEIGHTS, *shipped], "`dcn weights`")
     other = "; model.backbone_weights=random trains from random weights" if key == "model.backbone_weights" else ""
     raise ValueError(f"{key}: expected a file, a run folder or a published name, got {name!r}; {hint}{other}")
 

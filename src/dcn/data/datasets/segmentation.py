@@ -64,7 +64,7 @@ class SegmentationDataset:
         self.files, self._read_mask = tuple(kept), read
         self.reading = ImageReading(broken, upright, [item.image for item in kept])
 
-    @property
+    @cached_property
     def colors(self) -> tuple[Color, ...] | None:
         """The colour of each class, where the masks are in colours."""
         return self._read_mask.table.class_colors if isinstance(self._read_mask, ColorReader) else None
