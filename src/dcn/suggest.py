@@ -41,9 +41,9 @@ def one_of(names: Iterable[str], otherwise: str) -> str:
     return f"one of {', '.join(valid)}" if len(valid) > 1 else (repr(valid[0]) if valid else otherwise)
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: ``"1 image"``, ``"2 images"``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number and its noun: ``"1 image"``, ``"2 images"``; ``plural`` where the noun takes more than an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
 def measured(value: float | None) -> str:

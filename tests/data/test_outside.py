@@ -101,7 +101,7 @@ def test_boxes_are_cut_to_the_image(layout: str, tmp_path: Path) -> None:
     what = "box reaches outside of its image and is cut to it"
     what = what if count == 1 else "boxes reach outside of their images and are cut to them"
     assert f": {count} {what}; the first: {tmp_path}" in cut
-    assert "1 boxes without extent skipped" in degenerate
+    assert "1 box without extent skipped" in degenerate
     assert len(dataset) == len(_quietly(tmp_path, format, split, outside="clip", degenerate="keep"))
 
 

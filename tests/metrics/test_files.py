@@ -430,6 +430,6 @@ def test_boxes_without_extent_count_as_they_do_for_pycocotools(tmp_path: Path) -
     def flatten(content: dict[str, Any]) -> None:
         content["annotations"][0]["bbox"][2] = 0
 
-    with pytest.warns(UserWarning, match="1 boxes without extent count as objects; training skips them"):
+    with pytest.warns(UserWarning, match="1 box without extent counts as an object; training skips it"):
         lower = evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path, flatten))
     assert lower["AR100"] < evaluate_files(_coco_results(tmp_path), _coco_file(tmp_path))["AR100"]

@@ -226,3 +226,14 @@ def test_start_and_end_say_what_runs(folder: Path, tmp_path: Path, caplog: pytes
         f"next dcn eval {run.folder}",
     ):
         assert said in text
+
+
+def test_the_end_says_that_offsets_stayed_near_zero(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "dcn"):
+        run = dcn.train(folder / "tiny.yaml", output=tmp_path, device="cpu")
+    mean = run.history[1]["offsets/mean"]
+    assert 0 < mean < 0.05
+    assert f"offsets {mean:.2g} cells of the layers' input" in " ".join(caplog.text.split())
+    assert "The offsets stayed near zero" in caplog.text

@@ -224,4 +224,6 @@ def known_size(size: tuple[int, int] | None) -> tuple[int, int]:
 def warn_of_degenerate(name: str, count: int) -> None:
     """One warning for all boxes without extent that are skipped."""
     if count:
-        warnings.warn(f"{name}: {count} boxes without extent skipped; `dcn data check` names them", stacklevel=4)
+        boxes = counted(count, "box", "boxes")
+        names = f"`dcn data check` names {'it' if count == 1 else 'them'}"
+        warnings.warn(f"{name}: {boxes} without extent skipped; {names}", stacklevel=4)

@@ -17,7 +17,7 @@ from dcn.formats import coco, voc
 from dcn.formats.fields import Identifier, identifier, order
 from dcn.formats.file_names import SUFFIXES, posix
 from dcn.formats.problems import OutsideBoxes, short
-from dcn.suggest import one_of
+from dcn.suggest import counted, one_of
 
 
 @dataclass(frozen=True)
@@ -227,4 +227,5 @@ def _class_order(names: Sequence[str], classes: Sequence[str] | None, path: Path
 def _warn_of_degenerate(path: Path, count: int) -> None:
     """Training skips such boxes; the evaluators count them as objects, and so does this one."""
     if count:
-        warnings.warn(f"{path}: {count} boxes without extent count as objects; training skips them", stacklevel=4)
+        boxes = counted(count, "box without extent counts as an object", "boxes without extent count as objects")
+        warnings.warn(f"{path}: {boxes}; training skips {'it' if count == 1 else 'them'}", stacklevel=4)

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from dcn.nn.offset_health import OffsetHealth
 from dcn.nn.roi_offset_health import RoIOffsetHealth
+from dcn.report.offset_words import OFFSETS, last_offset, near_zero
 from dcn.report.page import Bar, Page
 from dcn.vis.plots import loss_curves, metric_curves
 
 Row = Mapping[str, Any]
-OFFSETS = "offsets/"
-"""Prefix of the rows' keys that hold sizes of offsets."""
 
 _OFFSET_CURVES = {
     "mean": "mean length of the offsets in cells of the layer's input, mean over the layers",
@@ -23,8 +22,6 @@ _OFFSET_CURVES = {
     "outside": "share of the sampling points that lie outside of the map",
     "pool": "mean length of the offsets of RoI pooling, as a share of the region's side",
 }
-_STILL = 0.05
-"""Offsets whose largest mean over time is below this many cells are called near zero."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +125,9 @@ def add_offsets(page: Page, facts: RunFacts) -> None:
             f"Deformable RoI pooling moved its bins by {100 * rois.mean:.1f} % of the region's side on average, "
             f"by {100 * rois.largest:.0f} % at most."
         )
-    largest = max((row.mean for row in facts.offsets), default=_last_mean(training))
-    if largest is not None and largest < _STILL:
-        page.text("The offsets stayed near zero: the deformable layers are still almost ordinary convolutions.")
-
-
-def _last_mean(training: Sequence[Row]) -> float | None:
-    key = f"{OFFSETS}mean"
-    return next((float(row[key]) for row in reversed(training) if row.get(key) is not None), None)
+    largest = max((row.mean for row in facts.offsets), default=last_offset(training, "mean"))
+    if text := near_zero(largest, last_offset(training, "pool") if rois is None else rois.mean):
+        page.text(text)
 
 
 def add_examples(page: Page, examples: Sequence[Example]) -> None:

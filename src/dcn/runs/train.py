@@ -27,6 +27,7 @@ from dcn.engine.train import Outcome, best_metric
 from dcn.engine.train import train as run_steps
 from dcn.formats.images import write_image
 from dcn.models.segmentation import SegmentationModel
+from dcn.report.offset_words import last_offset, near_zero
 from dcn.runs.batch_size import with_batch_size
 from dcn.runs.build import (
     build_model,
@@ -295,7 +296,19 @@ def _log_end(folder: Path, outcome: Outcome, broken: BrokenImages, deciding: str
         rows["data"] = broken
     if outcome.finished:
         rows["next"] = shell_command("dcn", "eval", folder)
+    history = read_rows(folder / METRICS_FILE)
+    if offsets := _offset_sizes(history):
+        rows["offsets"] = offsets
     LOGGER.info("%s", two_columns(rows))
+    if outcome.finished and (still := near_zero(last_offset(history, "mean"), last_offset(history, "pool"))):
+        LOGGER.warning("%s", still)
+
+
+def _offset_sizes(history: Sequence[Mapping[str, Any]]) -> str:
+    """How far the offsets of the last logged step moved, in words; empty where there are none."""
+    mean, pool = last_offset(history, "mean"), last_offset(history, "pool")
+    texts = [] if mean is None else [f"{mean:.2g} cells of the layers' input"]
+    return ", ".join(texts + ([] if pool is None else [f"{pool:.2g} of the region's side in RoI pooling"]))
 
 
 def _evaluation(

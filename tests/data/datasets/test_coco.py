@@ -80,7 +80,7 @@ def test_boxes_without_extent(tmp_path: Path) -> None:
     content = coco_data()
     content["annotations"][0]["bbox"] = [10, 5, 0, 20]
     make_coco(tmp_path, content)
-    with pytest.warns(UserWarning, match="train: 1 boxes without extent skipped"):
+    with pytest.warns(UserWarning, match="train: 1 box without extent skipped"):
         data = Coco(tmp_path, "train")
     assert data.target(0).boxes.tolist() == [[0, 0, 20, 40]]
     assert len(Coco(tmp_path, "train", degenerate="keep").target(0)) == 2
