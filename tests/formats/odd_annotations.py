@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from tests.data.made_files import HEIGHT, WIDTH, picture, voc_object, voc_xml
 
 BOX = (10.0, 5.0, 30.0, 25.0)
@@ -428,11 +426,3 @@ MASKS = [
 
 def _junk(path: Path) -> None:
     path.write_bytes(b"\x00\x05\x16\x07")
-
-
-def stored_turned(path: Path) -> None:
-    """A photo that is stored lying and shown standing (EXIF orientation 6)."""
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (WIDTH, HEIGHT), (90, 120, 30)).save(path, exif=exif)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dcn.data.datasets.synthetic import Synthetic
-from dcn.formats.coco_writer import predictions_file, write_coco
+from dcn.formats.coco_writer import write_coco
 from dcn.formats.new_files import NewFiles
 from dcn.formats.voc_writer import write_voc, write_voc_results
 from dcn.structures import Detections, Sample, Target
@@ -88,15 +88,6 @@ def test_names_from_classes_stay_in_the_folder(tmp_path: Path) -> None:
     files = write_voc_results(tmp_path / "out", [none], ["a"], ["n/a", "../../x", "ok", "n_a"])
     assert {file.parent for file in files} == {tmp_path / "out"}
     assert len({*files}) == len(list(tmp_path.rglob("*.txt"))) == 4
-
-
-def test_predictions_have_slashes_and_sizes() -> None:
-    detections = Detections(torch.tensor([[1.0, 2, 5, 8]]), torch.tensor([0.5]), torch.tensor([1]))
-    content = predictions_file(["photos\\a.jpg"], [(40, 60)], [detections], ["cat", "dog"])
-    assert content["images"] == [{"id": 1, "file_name": "photos/a.jpg", "height": 40, "width": 60}]
-    assert content["annotations"] == [
-        {"id": 1, "image_id": 1, "category_id": 2, "score": 0.5, "bbox": [1.0, 2.0, 4.0, 6.0]}
-    ]
 
 
 def test_files_that_were_there_survive_a_failure(tmp_path: Path) -> None:

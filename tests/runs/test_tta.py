@@ -12,7 +12,7 @@ import torch
 from dcn.cli.main import main
 from dcn.data import open_dataset
 from dcn.engine import save_weights
-from dcn.engine.parse import parse_options
+from dcn.engine.parse import override, parse
 from dcn.models import build
 from dcn.runs.load import read_model
 from dcn.runs.predictor import Predictor
@@ -62,7 +62,10 @@ def weights(data: Path) -> Path:
 
 def _detections(weights: Path, data: Path, words: list[str]) -> list[Detections]:
     """The same through Python."""
-    predictor = Predictor(read_model(weights), torch.device("cpu"), parse_options(TTA, words))
+    options: dict[str, Any] = {}
+    for word in words:
+        override(options, word)
+    predictor = Predictor(read_model(weights), torch.device("cpu"), parse(TTA, options))
     dataset = open_dataset("voc", data / "voc", "test", classes=list(CLASSES))
     return [predictor.predict([dataset[index].image])[0] for index in range(2)]
 

@@ -83,18 +83,6 @@ def override(data: dict[str, Any], text: str) -> None:
     data[last] = Text(value)
 
 
-def parse_options(cls: type[T], overrides: Sequence[str], where: str = "") -> T:
-    """One section from ``key=value`` texts, such as ``"flip=true"``, ``"scales=0.75,1"`` for :class:`dcn.tta.TTA`.
-
-    Raises:
-        ValueError: unknown key, wrong type or value.
-    """
-    data: dict[str, Any] = {}
-    for text in overrides:
-        override(data, text)
-    return parse(cls, data, where)
-
-
 def shown(value: object) -> str:
     """A short form of any value for a message."""
     short = reprlib.Repr()

@@ -149,29 +149,6 @@ def write_coco_results(
     Path(path).write_text(json.dumps(rows), encoding="utf-8")
 
 
-def predictions_file(
-    names: Sequence[str], sizes: Sequence[tuple[int, int]], detections: Sequence[Detections], classes: Sequence[str]
-) -> Row:
-    """A whole COCO dataset whose annotations have scores: what ``dcn predict`` writes.
-
-    Args:
-        names: ``file_name`` of each image; written with slashes on every system.
-        sizes: ``(height, width)`` of each image.
-        detections: one entry an image.
-        classes: names of the labels; categories are numbered from 1.
-    """
-    check_images(detections, names)
-    ids = range(1, len(classes) + 1)
-    images = [
-        {"id": number, "file_name": name.replace("\\", "/"), "height": height, "width": width}
-        for number, (name, (height, width)) in enumerate(zip(names, sizes, strict=True), start=1)
-    ]
-    rows = [row for number, one in enumerate(detections, start=1) for row in coco_rows(one, number, ids)]
-    annotations = [{"id": number, **row} for number, row in enumerate(rows, start=1)]
-    categories = [{"id": number, "name": name} for number, name in zip(ids, classes, strict=True)]
-    return {"images": images, "categories": categories, "annotations": annotations}
-
-
 def check_images(detections: Sequence[Detections], image_ids: Sequence[int | str]) -> None:
     """Refuse lists of different length."""
     if len(detections) != len(image_ids):

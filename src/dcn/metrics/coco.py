@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
+from dcn.boxes import to_xywh
 from dcn.class_names import check_class_names
 from dcn.extras import require
 from dcn.formats.results import IouType
@@ -176,8 +176,7 @@ def _detection_rows(detections: Detections, masks: bool) -> list[Row]:
 
 
 def _xywh(of: Detections | Target) -> list[list[float]]:
-    boxes = of.boxes.detach().double().cpu()
-    return torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]), 1).tolist()
+    return to_xywh(of.boxes.detach().double().cpu()).tolist()
 
 
 def _with_masks(rows: list[Row], of: Detections | Target) -> list[Row]:

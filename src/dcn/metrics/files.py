@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from dcn.boxes import from_xywh
 from dcn.formats.annotations import AnnotatedObject, Annotations, read_annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
@@ -206,8 +207,7 @@ def _voc_result(annotations: Annotations, results: Results, metric: VocAP) -> Vo
 
 
 def _corners(boxes: Sequence[tuple[float, ...]]) -> torch.Tensor:
-    values = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
-    return torch.cat((values[:, :2], values[:, :2] + values[:, 2:]), 1)
+    return from_xywh(torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4))
 
 
 def _labels(rows: Sequence[AnnotatedObject] | Sequence[ResultRow]) -> torch.Tensor:

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dcn.models.detection.detector import Detector, Limits
 from dcn.models.detection.shared.frames import Size
-from dcn.models.detection.tta import TTADetector, flip_detections, with_tta
+from dcn.models.detection.tta import TTADetector, flip_detections
 from dcn.models.preprocess import Preprocess
 from dcn.structures import Detections
 from dcn.tta import TTA
@@ -102,13 +102,6 @@ def test_flipping_is_its_own_inverse() -> None:
     result = Detections(torch.tensor([[2.0, 1, 5, 4]]), torch.ones(1), torch.zeros(1, dtype=torch.int64))
     assert flip_detections(result, 10).boxes.tolist() == [[5, 1, 8, 4]]
     assert torch.equal(flip_detections(flip_detections(result, 10), 10).boxes, result.boxes)
-
-
-def test_the_defaults_leave_the_model_alone() -> None:
-    model: nn.Module = _BrightColumns()
-    assert isinstance(model, Detector)
-    assert with_tta(model, TTA(), _nearest) is model
-    assert isinstance(with_tta(model, TTA(flip=True), _nearest), TTADetector)
 
 
 def test_wrong_calls(image: Tensor) -> None:

@@ -91,11 +91,6 @@ class TTADetector(nn.Module):
         return passes
 
 
-def with_tta(model: Detector, tta: TTA, resize: Resize, size: Size | None = None) -> Detector | TTADetector:
-    """The detector with test-time augmentation; the detector itself where ``tta`` has its defaults."""
-    return model if tta.is_default else TTADetector(model, tta, resize, size)
-
-
 def merge_rule(model: Detector, tta: TTA) -> MergeRule:
     """The rule that merges the passes, with the detector's own limits where ``tta`` says nothing.
 
