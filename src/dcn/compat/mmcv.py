@@ -17,13 +17,14 @@ Checkpoints of mmcv's first version, whose offset branch lies beside the layer (
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcn import ops
-from dcn.compat import _layers
+from dcn.compat import _layers, _mmcv_extension
 from dcn.compat._layers import Refused, Size
 from dcn.compat._mmcv_attention import (
     MultiScaleDeformableAttention,
@@ -32,6 +33,7 @@ from dcn.compat._mmcv_attention import (
 )
 from dcn.compat._mmcv_nms import batched_nms, nms, soft_nms
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
+from dcn.compat._packages import fill, works
 
 __all__ = [
     "DeformConv2d",
@@ -48,6 +50,7 @@ __all__ = [
     "batched_nms",
     "deform_conv2d",
     "deform_roi_pool",
+    "install",
     "modulated_deform_conv2d",
     "multi_scale_deformable_attn_pytorch",
     "nms",
@@ -369,3 +372,24 @@ class ModulatedDeformRoIPoolPack(DeformRoIPoolPack):
         plain = self._plain(input, rois)
         mask = self.mask_fc(plain).view(-1, 1, *self.output_size)
         return self._moved(input, rois, plain) * mask
+
+
+def install(*, replace: bool = False) -> tuple[str, ...]:
+    """Stand in for mmcv's compiled extension ``mmcv._ext`` where it is missing or does not load.
+
+    Call it before the program imports ``mmcv.ops``. With mmcv-lite, or an mmcv whose extension does not fit the
+    installed torch, ``mmcv.ops`` and what is built on it (mmdetection, mmsegmentation, ...) then run on the CPU and on
+    GPUs, with mmcv's own classes and registries. Deformable convolution, attention and RoI pooling, RoIAlign, RoIPool,
+    NMS, masked convolution and the sigmoid focal loss compute; any other function of the extension says that it is
+    missing when it is called. Nothing happens where mmcv is not installed.
+
+    Args:
+        replace: stand in for an extension that works, too.
+
+    Returns:
+        The names that were filled in.
+    """
+    if importlib.util.find_spec("mmcv") is None or (not replace and works("mmcv._ext", "deform_conv_forward")):
+        return ()
+    importlib.import_module("mmcv")
+    return fill({"mmcv._ext": {**_mmcv_extension.FUNCTIONS, "__getattr__": _mmcv_extension.missing}})
