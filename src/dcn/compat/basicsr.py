@@ -6,13 +6,18 @@ The convolutions of BasicSR, EDVR, mmdetection 1.x, and of the many programs tha
 lists, attributes (``deformable_groups``, ``with_bias``), first values and state-dict keys are theirs; the offset branch
 is ``conv_offset.*``. A subclass with a forward of its own, such as EDVR's ``DCNv2Pack``, stays as it is. The argument
 ``im2col_step`` has no effect. A wrong argument raises an error that is both a ``ValueError`` and an ``AssertionError``.
+Programs whose imports you cannot change are served by :func:`install`, called before their import.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 from torch import nn
 
-from dcn.compat import _layers, mmcv
+from dcn.compat import _layers, _mmcv_extension, mmcv
+from dcn.compat._packages import fill, works
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
@@ -21,6 +26,7 @@ __all__ = [
     "ModulatedDeformConv",
     "ModulatedDeformConvPack",
     "deform_conv",
+    "install",
     "modulated_deform_conv",
 ]
 
@@ -95,3 +101,46 @@ class ModulatedDeformConvPack(_Modulated, mmcv.ModulatedDeformConv2dPack):
 
     Keys: ``weight``, ``bias``, ``conv_offset.*``.
     """
+
+
+_FUNCTIONS = {
+    name: _mmcv_extension.FUNCTIONS[name]
+    for name in (
+        "deform_conv_forward",
+        "deform_conv_backward_input",
+        "deform_conv_backward_parameters",
+        "modulated_deform_conv_forward",
+        "modulated_deform_conv_backward",
+    )
+}
+# The names of the first version, deform_conv_cuda.
+_FIRST = {f"{name}_cuda": value for name, value in _FUNCTIONS.items() if not name.startswith("modulated")} | {
+    name.replace("conv_", "conv_cuda_"): value for name, value in _FUNCTIONS.items() if name.startswith("modulated")
+}
+
+
+def install(*names: str, replace: bool = False) -> tuple[str, ...]:
+    """Stand in for the compiled extension of the folder, where it is missing or does not load.
+
+    Call it before the program imports its convolutions. Their own code around the extension stays in use; BasicSR's
+    refuses tensors on the CPU, so that it runs on GPUs alone (the layers of this module run on both).
+
+    Args:
+        names: full names of extensions of copies, such as ``"models.dcn.deform_conv_cuda"``; without any that of
+            BasicSR, ``"basicsr.ops.dcn.deform_conv_ext"``.
+        replace: stand in for extensions that work, too.
+
+    Returns:
+        The names that were filled in. What belongs to a package that is not there is left out.
+    """
+    filled: list[str] = []
+    for name in names or ("basicsr.ops.dcn.deform_conv_ext",):
+        parent, _, last = name.rpartition(".")
+        there = not parent or importlib.util.find_spec(parent.partition(".")[0]) is not None
+        if not there or (not replace and any(works(name, function) for function in (*_FUNCTIONS, *_FIRST))):
+            continue
+        filled += fill({name: {**_FUNCTIONS, **_FIRST}})
+        user = sys.modules.get(f"{parent}.deform_conv")
+        if user is not None:  # it was imported on the way, without its extension
+            setattr(user, last, sys.modules[name])
+    return tuple(filled)
