@@ -39,9 +39,7 @@ def add_parser(subparsers: Any) -> None:
         "--preprocess",
         help="how its training normalised images, where it differs from the published files: rgb_std, bgr_mean, ...",
     )
-    parser.add_argument(
-        "--style", help="where its strides are, in the same way: caffe (first 1x1), pytorch (3x3)"
-    )
+    parser.add_argument("--style", help="where its strides are, in the same way: caffe (first 1x1), pytorch (3x3)")
     parser.set_defaults(run=_run)
 
 

@@ -193,9 +193,7 @@ def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None
 def _from_detectron2(name: str, path: Path, file: StateFile, classes: Sequence[str] | None) -> Model:
     """A detector of detectron2 with the options that its weights need."""
     if not is_detectron2_detector(file.tensors):
-        raise ValueError(
-            f"weights: expected a detector that is here too, got {path}; `dcn import` takes its backbone"
-        )
+        raise ValueError(f"weights: expected a detector that is here too, got {path}; `dcn import` takes its backbone")
     found = detector_of(file)
     if found.name != name:
         raise ValueError(f"source: expected {found.name}, the model of {path}, got {name}")

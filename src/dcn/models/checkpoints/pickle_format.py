@@ -15,7 +15,7 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-MOST_OPERATIONS = 2_000_000
+MOST_OPERATIONS = 1_000_000
 """Of one file; the largest checkpoints have some ten thousand."""
 
 # What a file of numbers never needs. Nothing would run here either; a file that asks for it was made to do harm.
@@ -98,20 +98,20 @@ class Call:
     """A call that a file asks for, which is not made.
 
     Attributes:
-        function: what would have been called, mostly a :class:`Name`.
+        function: what would have been called.
         arguments: with what.
         state: what the result would have been given.
         items: the entries that it would have been given, as a dict.
     """
 
-    function: object
+    function: Name
     arguments: object = ()
     state: object = None
     items: dict[object, object] = field(default_factory=dict)
 
     def is_of(self, *names: str) -> bool:
         """Whether it is a call of one of these functions or classes (``"collections.OrderedDict"``)."""
-        return isinstance(self.function, Name) and str(self.function) in names
+        return str(self.function) in names
 
     def __repr__(self) -> str:
         return f"Call({self.function})"
@@ -289,24 +289,30 @@ def _build(machine: _Machine, _: Any) -> None:
         machine.stack[-1].state = state
 
 
+def _put_call(machine: _Machine, function: object, arguments: object) -> None:
+    if not isinstance(function, Name):  # such as getattr(module, "method"), which hides what is called
+        raise HarmfulPickle("it calls what another call gives: the file was made to do harm")
+    machine.stack.append(Call(function, arguments))
+
+
 def _call(machine: _Machine, _: Any) -> None:
     arguments, function = machine.pop(), machine.pop()
-    machine.stack.append(Call(function, arguments))
+    _put_call(machine, function, arguments)
 
 
 def _new_with_names(machine: _Machine, _: Any) -> None:
     _, arguments, function = machine.pop(), machine.pop(), machine.pop()
-    machine.stack.append(Call(function, arguments))
+    _put_call(machine, function, arguments)
 
 
 def _object(machine: _Machine, _: Any) -> None:
     function, *arguments = machine.pop_group()
-    machine.stack.append(Call(function, tuple(arguments)))
+    _put_call(machine, function, tuple(arguments))
 
 
 def _instance(machine: _Machine, argument: str) -> None:
     arguments = tuple(machine.pop_group())
-    machine.stack.append(Call(machine.named(*argument.split(" ", 1)), arguments))
+    _put_call(machine, machine.named(*argument.split(" ", 1)), arguments)
 
 
 def _drop(machine: _Machine, _: Any) -> None:
@@ -390,7 +396,10 @@ _ACTIONS: dict[str, Callable[[_Machine, Any], None]] = {
 _RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 _FROM_BUFFER = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _SCALAR = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-ARRAY_NAMES = frozenset({*_RECONSTRUCT, *_FROM_BUFFER, *_SCALAR, "numpy.ndarray", "numpy.dtype", "_codecs.encode"})
+_BYTES = ("builtins.bytes", "__builtin__.bytes")
+ARRAY_NAMES = frozenset(
+    {*_RECONSTRUCT, *_FROM_BUFFER, *_SCALAR, *_BYTES, "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+)
 """The names that NumPy's arrays and numbers need."""
 
 _DTYPE = re.compile(r"([<>|=]?)([fiu][1248]|b1)$")
@@ -411,37 +420,42 @@ def array_of(value: object) -> np.ndarray[Any, Any] | None:
         if value.is_of(*_FROM_BUFFER) and isinstance(value.arguments, tuple):
             content, dtype, shape, order = value.arguments
             return _array(content, dtype, shape, "F" if order == "F" else "C")
+    except PickleError:
+        raise
     except (ValueError, TypeError, LookupError) as error:
         raise PickleError(f"an array is damaged ({' '.join(str(error).split())[:100]})") from None
     return None
 
 
 def _array(content: object, dtype: object, shape: Any, order: Any) -> np.ndarray[Any, Any]:
-    numbers = np.frombuffer(_bytes(content), _dtype(dtype))
+    kind = _dtype(dtype)
+    numbers = np.frombuffer(_bytes(content), kind)
     if not isinstance(shape, tuple) or not all(isinstance(side, int) and side >= 0 for side in shape):
-        raise PickleError("its shape is no tuple of numbers")
+        raise PickleError("an array is damaged (its shape is no tuple of numbers)")
     array = numbers.reshape(shape, order=order)
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def _bytes(content: object) -> bytes | bytearray:
     """The numbers of an array; Python 2 wrote bytes as texts, and protocol 2 writes them as a call that encodes one."""
+    if isinstance(content, Call) and content.is_of(*_BYTES) and content.arguments == ():
+        return b""
     if isinstance(content, Call) and content.is_of("_codecs.encode") and isinstance(content.arguments, tuple):
         content = content.arguments[0]
     if isinstance(content, str):
         return content.encode("latin-1")
     if not isinstance(content, bytes | bytearray):
-        raise PickleError("it is not of plain numbers")
+        raise PickleError("an array is damaged (its numbers are missing)")
     return content
 
 
 def _dtype(described: object) -> np.dtype[Any]:
     if not isinstance(described, Call) or not described.is_of("numpy.dtype"):
-        raise PickleError("it has no type")
+        raise PickleError("an array is damaged (its type is missing)")
     arguments, state = described.arguments, described.state
     name = arguments[0] if isinstance(arguments, tuple) and arguments else None
     match = _DTYPE.match(name) if isinstance(name, str) else None
     if match is None:
-        raise PickleError(f"expected numbers, got the type {str(name)[:20]}")
+        raise PickleError(f"an array holds the type {str(name)[:20]!r}, no numbers")
     order = state[1] if isinstance(state, tuple) and len(state) > 1 and state[1] in ("<", ">") else match[1]
     return np.dtype(f"{order or '='}{match[2]}")

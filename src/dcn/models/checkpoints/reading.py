@@ -187,7 +187,7 @@ def _read_otherwise(path: Path, error: Exception) -> StateFile:
     try:
         file = _read_around(path) if zipfile.is_zipfile(path) else _arrays_in(path)
     except HarmfulPickle as harm:
-        reason = str(harm)
+        reason = f"{reason}; {harm}"
     except PickleError:
         pass  # torch's reason is the one that counts
     if file is None:
@@ -206,8 +206,8 @@ def _read_around(path: Path) -> StateFile | None:
     tensors = read_tensors(path, state) if state else None
     if content is None or not tensors:
         return None
-    meta = as_mapping(content.get("meta"))
-    return _state_file(path, tensors, {} if meta is None else {str(key): value for key, value in meta.items()})
+    meta = as_mapping(content.get("meta", {}))
+    return None if meta is None else _state_file(path, tensors, {str(key): value for key, value in meta.items()})
 
 
 def _read_arrays(path: Path) -> StateFile:

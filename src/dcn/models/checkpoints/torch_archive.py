@@ -91,6 +91,8 @@ def _tensor(archive: zipfile.ZipFile, root: str, storages: dict[str, Tensor], va
     try:
         reference, offset, size, stride, *_ = value.arguments
         return _storage(archive, root, storages, reference).as_strided(size, stride, offset)
+    except PickleError:
+        raise
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise PickleError(f"a tensor is damaged ({' '.join(str(error).split())[:100]})") from None
 

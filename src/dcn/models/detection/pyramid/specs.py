@@ -32,8 +32,8 @@ class RoIHeadSpec:
         roi_pooling: ``"align"``, or deformable RoI pooling, plain (``"deform"``) or ``"modulated"``, for the box head.
         rois_per_image: regions sampled for its losses.
         fc_channels: of the box head, and of the offset branches of deformable RoI pooling.
-        cascade_average: of the three heads of a cascade; other models have one. ``"logits"``: the scores are the softmax
-            of the averaged logits (mmdetection); ``"probabilities"``: the averaged scores (detectron2).
+        cascade_average: of the three heads of a cascade; other models have one head. ``"logits"``: the scores are the
+            softmax of the averaged logits (mmdetection); ``"probabilities"``: the averaged scores (detectron2).
     """
 
     roi_pooling: RoIPooling = "align"
