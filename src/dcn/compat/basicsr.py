@@ -10,19 +10,56 @@ is ``conv_offset.*``. A subclass with a forward of its own, such as EDVR's ``DCN
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from dcn.compat import _layers, mmcv
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
     "DeformConv",
+    "DeformConvFunction",
     "DeformConvPack",
     "ModulatedDeformConv",
+    "ModulatedDeformConvFunction",
     "ModulatedDeformConvPack",
     "deform_conv",
     "modulated_deform_conv",
 ]
+
+
+class DeformConvFunction:
+    """``DeformConvFunction`` of these programs; ``apply`` is :func:`deform_conv`, with gradients."""
+
+    apply = staticmethod(deform_conv)
+
+
+class ModulatedDeformConvFunction:
+    """``ModulatedDeformConvFunction`` of these programs, and of those that give an ``im2col_step`` (NLSPN)."""
+
+    @staticmethod
+    def apply(
+        input: Tensor,
+        offset: Tensor,
+        mask: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: _layers.Size = 1,
+        padding: _layers.Size = 0,
+        dilation: _layers.Size = 1,
+        groups: int = 1,
+        deformable_groups: int = 1,
+        im2col_step: int = 64,
+    ) -> Tensor:
+        """``[N, O, H_out, W_out]``, with gradients; arguments as :func:`modulated_deform_conv`.
+
+        ``im2col_step`` has no effect.
+
+        Raises:
+            ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
+        """
+        return modulated_deform_conv(
+            input, offset, mask, weight, bias, stride, padding, dilation, groups, deformable_groups
+        )
 
 
 class _Plain(nn.Module):

@@ -31,26 +31,43 @@ from dcn.compat._mmcv_attention import (
     multi_scale_deformable_attn_pytorch,
 )
 from dcn.compat._mmcv_nms import batched_nms, nms, soft_nms
+from dcn.compat._mmcv_points import (
+    SimpleRoIAlign,
+    bbox_overlaps,
+    bilinear_grid_sample,
+    point_sample,
+    rel_roi_point_to_rel_img_point,
+)
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
 
 __all__ = [
     "DeformConv2d",
+    "DeformConv2dFunction",
     "DeformConv2dPack",
     "DeformRoIPool",
+    "DeformRoIPoolFunction",
     "DeformRoIPoolPack",
     "ModulatedDeformConv2d",
+    "ModulatedDeformConv2dFunction",
     "ModulatedDeformConv2dPack",
     "ModulatedDeformRoIPoolPack",
     "MultiScaleDeformableAttention",
     "MultiScaleDeformableAttnFunction",
     "RoIAlign",
+    "RoIAlignFunction",
     "RoIPool",
+    "RoIPoolFunction",
+    "SimpleRoIAlign",
     "batched_nms",
+    "bbox_overlaps",
+    "bilinear_grid_sample",
     "deform_conv2d",
     "deform_roi_pool",
     "modulated_deform_conv2d",
     "multi_scale_deformable_attn_pytorch",
     "nms",
+    "point_sample",
+    "rel_roi_point_to_rel_img_point",
     "roi_align",
     "roi_pool",
     "soft_nms",
@@ -120,6 +137,30 @@ def modulated_deform_conv2d(
         ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
     """
     return _layers.conv(input, offset, weight, bias, mask, (stride, padding, dilation), (groups, deform_groups))
+
+
+class DeformConv2dFunction:
+    """``mmcv.ops.deform_conv.DeformConv2dFunction``; ``apply`` is :func:`deform_conv2d`, with gradients."""
+
+    apply = staticmethod(deform_conv2d)
+
+
+class ModulatedDeformConv2dFunction:
+    """The same of ``mmcv.ops.modulated_deform_conv``; ``apply`` is :func:`modulated_deform_conv2d`, with gradients."""
+
+    apply = staticmethod(modulated_deform_conv2d)
+
+
+class RoIAlignFunction:
+    """``mmcv.ops.roi_align.RoIAlignFunction``; ``apply`` is :func:`roi_align`, with gradients."""
+
+    apply = staticmethod(roi_align)
+
+
+class RoIPoolFunction:
+    """``mmcv.ops.roi_pool.RoIPoolFunction``; ``apply`` is :func:`roi_pool`, with gradients."""
+
+    apply = staticmethod(roi_pool)
 
 
 class DeformConv2d(nn.Module):
@@ -296,6 +337,12 @@ def deform_roi_pool(
     size = _layers.pair("output_size", output_size)
     scale, ratio, unit = float(spatial_scale), int(sampling_ratio), float(gamma)
     return ops.deform_roi_pool(input, rois, offset, size, scale, sampling_ratio=ratio, gamma=unit)
+
+
+class DeformRoIPoolFunction:
+    """``mmcv.ops.deform_roi_pool.DeformRoIPoolFunction``; ``apply`` is :func:`deform_roi_pool`, with gradients."""
+
+    apply = staticmethod(deform_roi_pool)
 
 
 class DeformRoIPool(nn.Module):
