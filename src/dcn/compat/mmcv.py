@@ -10,6 +10,9 @@ forward and backward, RoI pooling included. Differences:
 * deformable RoI pooling's offset gradient follows its forward pass everywhere (mmcv's does not at the lower border);
 * ``batched_nms`` keeps classes apart exactly instead of by a number added to the coordinates.
 
+Programs that cannot be changed, such as mmdetection: :func:`install` gives an mmcv without compiled operators (the
+package ``mmcv-lite``, or one built for another torch) those of this package.
+
 Checkpoints of mmcv's first version, whose offset branch lies beside the layer (``conv2_offset.weight``), load after
 :func:`dcn.nn.rename_old_keys`. A wrong argument raises an error that is both a ``ValueError`` and an
 ``AssertionError``.
@@ -17,6 +20,7 @@ Checkpoints of mmcv's first version, whose offset branch lies beside the layer (
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -39,6 +43,7 @@ from dcn.compat._mmcv_points import (
     rel_roi_point_to_rel_img_point,
 )
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
+from dcn.compat._mmcv_stand_in import USERS, masked_conv2d, sigmoid_focal_loss, stand_in
 
 __all__ = [
     "DeformConv2d",
@@ -63,6 +68,8 @@ __all__ = [
     "bilinear_grid_sample",
     "deform_conv2d",
     "deform_roi_pool",
+    "install",
+    "masked_conv2d",
     "modulated_deform_conv2d",
     "multi_scale_deformable_attn_pytorch",
     "nms",
@@ -70,6 +77,7 @@ __all__ = [
     "rel_roi_point_to_rel_img_point",
     "roi_align",
     "roi_pool",
+    "sigmoid_focal_loss",
     "soft_nms",
 ]
 
@@ -133,10 +141,26 @@ def modulated_deform_conv2d(
 ) -> Tensor:
     """``mmcv.ops.modulated_deform_conv2d``; arguments as :func:`deform_conv2d`, ``mask [N, deform_groups*kh*kw, ...]``.
 
+    An offset and a mask that are larger than the output are read as mmcv reads them: by their memory, as if the numbers
+    of a map as large as the output stood at the front of each image. DyHead gives such offsets; a warning says so.
+
     Raises:
         ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
     """
-    return _layers.conv(input, offset, weight, bias, mask, (stride, padding, dilation), (groups, deform_groups))
+    geometry, all_groups = (stride, padding, dilation), (groups, deform_groups)
+    try:
+        return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
+    except ValueError:
+        size = _layers.output_size(input, weight, geometry)
+        if not _layers.is_larger(offset, size) or mask.shape[2:] != offset.shape[2:]:
+            raise
+    warnings.warn(
+        f"modulated_deform_conv2d: the offset is {list(offset.shape[2:])} and the output {list(size)}; it is read by "
+        "its memory, as mmcv does (DyHead relies on it)",
+        stacklevel=2,
+    )
+    offset, mask = (_layers.front(maps, size) for maps in (offset, mask))
+    return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
 
 
 class DeformConv2dFunction:
@@ -416,3 +440,24 @@ class ModulatedDeformRoIPoolPack(DeformRoIPoolPack):
         plain = self._plain(input, rois)
         mask = self.mask_fc(plain).view(-1, 1, *self.output_size)
         return self._moved(input, rois, plain) * mask
+
+
+def install(*, replace: bool = False) -> tuple[str, ...]:
+    """Let ``mmcv.ops`` compute here where its compiled extension is missing (``mmcv-lite``) or does not load.
+
+    Call it before the program imports its models. mmcv's own classes stay: registries, configurations and checkpoints
+    work as they are. A working extension is left alone. What this package does not have (``CARAFE``, ``CornerPool``,
+    rotated boxes, ...) can be imported, and raises a ``ValueError`` when it is called.
+
+    Args:
+        replace: compute here with a working extension too.
+
+    Returns:
+        The functions of ``mmcv.ops`` that were replaced, sorted; none where mmcv is not installed.
+
+    Example:
+        >>> import dcn.compat.mmcv
+        >>> dcn.compat.mmcv.install()  # doctest: +SKIP
+        ('DeformConv2dFunction', ..., 'soft_nms')
+    """
+    return stand_in({name: globals()[name] for names in USERS.values() for name in names}, replace=replace)
