@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,55 +79,3 @@ def test_a_subclass_aligns_a_shifted_frame() -> None:
 def test_a_plain_layer_has_no_bias() -> None:
     with pytest.raises(AssertionError, match="bias: expected False"):
         basicsr.DeformConvPack(4, 4, 3, bias=True)
-
-
-COPY = """
-try:
-    from . import deform_conv_ext
-except ImportError:
-    pass
-
-
-def convolve(input, weight, offset):
-    output = input.new_empty(input.shape[0], weight.shape[0], *offset.shape[2:])
-    buffers = [input.new_empty(0), input.new_empty(0)]
-    deform_conv_ext.deform_conv_forward(
-        input, weight, offset, output, *buffers, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1, input.shape[0]
-    )
-    return output
-"""
-"""A function that calls the extension as BasicSR's does: positional arguments, column before row."""
-PROGRAM = """
-import sys
-import torch
-{before}
-from dcn.compat.basicsr import deform_conv, install
-print(*install(), len(install("models.dcn.deform_conv_cuda")), *install("models.dcn.deform_conv_cuda"))
-from basicsr.ops.dcn.deform_conv import convolve
-input, weight, offset = torch.randn(2, 4, 5, 6), torch.randn(3, 4, 3, 3), torch.randn(2, 18, 5, 6)
-assert torch.equal(convolve(input, weight, offset), deform_conv(input, offset, weight, 1, 1))
-"""
-
-
-@pytest.mark.parametrize("before", ["", "import basicsr.ops.dcn.deform_conv"], ids=["before", "after"])
-def test_install_stands_in_for_the_extension(tmp_path: Path, before: str) -> None:
-    folder = tmp_path / "basicsr" / "ops" / "dcn"
-    folder.mkdir(parents=True)
-    for path in (folder, folder.parent, folder.parent.parent):
-        (path / "__init__.py").touch()
-    (folder / "deform_conv.py").write_text(COPY)
-    program = [sys.executable, "-c", PROGRAM.format(before=before)]
-    done = subprocess.run(program, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "basicsr.ops.dcn.deform_conv_ext 0\n"
-
-
-def test_the_extension_has_the_names_of_both_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "deform_conv_cuda", raising=False)
-    assert basicsr.install("deform_conv_cuda") == ("deform_conv_cuda",)
-    extension = sys.modules.pop("deform_conv_cuda")
-    for kind in ("forward", "backward_input", "backward_parameters"):
-        assert getattr(extension, f"deform_conv_{kind}_cuda") is getattr(extension, f"deform_conv_{kind}")
-    for kind in ("forward", "backward"):
-        expected = getattr(extension, f"modulated_deform_conv_{kind}")
-        assert getattr(extension, f"modulated_deform_conv_cuda_{kind}") is expected

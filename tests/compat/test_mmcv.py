@@ -39,6 +39,13 @@ ARGUMENTS = {
     "nms": "boxes scores iou_threshold offset=0 score_threshold=0 max_num=-1",
     "soft_nms": "boxes scores iou_threshold=0.3 sigma=0.5 min_score=0.001 method='linear' offset=0",
     "batched_nms": "boxes scores idxs nms_cfg class_agnostic=False",
+    "bbox_overlaps": "bboxes1 bboxes2 mode='iou' aligned=False offset=0",
+    "bilinear_grid_sample": "im grid align_corners=False",
+    "masked_conv2d": "features mask weight bias padding=0 stride=1",
+    "sigmoid_focal_loss": "input target gamma=2.0 alpha=0.25 weight=None reduction='mean'",
+    "point_sample": "input points align_corners=False kwargs",
+    "rel_roi_point_to_rel_img_point": "rois rel_roi_points img spatial_scale=1.0",
+    "SimpleRoIAlign": "output_size spatial_scale aligned=True",
 }
 
 

@@ -19,21 +19,33 @@ assert dcn
 
 
 class Function(nn.Module):
-    """A function as a module."""
+    """A function of one to seven tensors as a module.
+
+    The arguments have names: torch 2.9 gives ``*tensors`` no dynamic shapes.
+    """
 
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.function = function
 
-    def forward(self, *tensors: Tensor) -> Any:
-        return self.function(*tensors)
+    def forward(
+        self,
+        a: Tensor,
+        b: Tensor | None = None,
+        c: Tensor | None = None,
+        d: Tensor | None = None,
+        e: Tensor | None = None,
+        f: Tensor | None = None,
+        g: Tensor | None = None,
+    ) -> Any:
+        return self.function(*(tensor for tensor in (a, b, c, d, e, f, g) if tensor is not None))
 
 
 def export(
     model: nn.Module, inputs: Sequence[Tensor], path: Path, dynamic: Sequence[dict[int, str]] | None = None
 ) -> onnx.ModelProto:
     """Export without a word about this package's operators; the file has operators of the standard alone."""
-    shapes = None if dynamic is None else _shapes(model, dynamic)
+    shapes = None if dynamic is None else tuple(dict(axes) for axes in dynamic)
     torch.onnx.export(
         model.eval(),
         tuple(inputs),
@@ -50,11 +62,6 @@ def export(
     assert {node.domain for node in proto.graph.node} == {""}
     assert not proto.functions
     return proto
-
-
-def _shapes(model: nn.Module, dynamic: Sequence[dict[int, str]]) -> Any:
-    given = tuple(dict(axes) for axes in dynamic)
-    return (given,) if isinstance(model, Function) else given
 
 
 def run(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -84,6 +84,26 @@ def check_call(input: Tensor, offset: Tensor, weight: Tensor, groups: int, defor
         )
 
 
+def output_size(input: Tensor, weight: Tensor, geometry: tuple[Size, Size, Size]) -> tuple[int, int]:
+    """``(H_out, W_out)`` of a convolution of stride, padding and dilation."""
+    stride, padding, dilation = (pair(n, v) for n, v in zip(("stride", "padding", "dilation"), geometry, strict=True))
+    rows, columns = (
+        (input.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
+        for a in (0, 1)
+    )
+    return rows, columns
+
+
+def is_larger(maps: Tensor, size: tuple[int, int]) -> bool:
+    """Whether maps ``[N, C, H, W]`` are of another size, and have at least as many cells."""
+    return maps.ndim == 4 and tuple(maps.shape[2:]) != size and maps.shape[2] * maps.shape[3] >= size[0] * size[1] > 0
+
+
+def front(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``[N, C, *size]`` from the front of the memory of each image of maps ``[N, C, H, W]`` that are larger."""
+    return maps.flatten(1)[:, : maps.shape[1] * size[0] * size[1]].unflatten(1, (maps.shape[1], *size))
+
+
 def conv(
     input: Tensor,
     offset: Tensor,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,58 +41,16 @@ def roi_align(
     size, scale, ratio = _layers.pair("output_size", output_size), float(spatial_scale), int(sampling_ratio)
     if pool_mode == "avg":
         return ops.roi_align(input, rois, size, scale, ratio, aligned)
-    output = input.new_zeros((rois.shape[0], input.shape[1], *size))
-    for chosen, samples in _grids(rois, size, scale, ratio, aligned):
-        fine = _fine(input, rois[chosen], size, samples, scale, aligned)
-        output = output.index_copy(0, chosen, F.max_pool2d(fine, samples))
-    return output
-
-
-def largest_samples(
-    input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """:func:`roi_align` with ``"max"``, and row and column of each maximum in the grid of all samples of its RoI."""
-    pooled = input.new_zeros((rois.shape[0], input.shape[1], *size))
-    row, column = (torch.zeros_like(pooled, dtype=torch.int64) for _ in range(2))
-    for chosen, samples in _grids(rois, size, scale, ratio, aligned):
-        fine = _fine(input, rois[chosen], size, samples, scale, aligned)
-        pooled[chosen], cells = F.max_pool2d(fine, samples, return_indices=True)
-        row[chosen], column[chosen] = cells // fine.shape[3], cells % fine.shape[3]
-    return pooled, row, column
-
-
-def largest_samples_gradient(
-    grad: Tensor,
-    input: Tensor,
-    rois: Tensor,
-    cells: tuple[Tensor, Tensor],
-    size: tuple[int, int],
-    scale: float,
-    ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """The gradient of :func:`largest_samples`, whose rows and columns are ``cells``; of ``input`` the shape counts."""
-    leaf, total = torch.zeros_like(input).requires_grad_(), torch.zeros_like(input)
-    for chosen, samples in _grids(rois, size, scale, ratio, aligned):
-        with torch.enable_grad():
-            fine = _fine(leaf, rois[chosen], size, samples, scale, aligned)
-        flat = (cells[0][chosen] * fine.shape[3] + cells[1][chosen]).flatten(2)
-        spread = torch.zeros_like(fine).flatten(2).scatter(2, flat, grad[chosen].flatten(2)).view_as(fine)
-        total += torch.autograd.grad(fine, leaf, spread)[0]
-    return total
-
-
-def _grids(
-    rois: Tensor, size: tuple[int, int], scale: float, ratio: int, aligned: bool
-) -> Iterator[tuple[Tensor, tuple[int, int]]]:
-    """Indices of RoIs that have the same number of samples per bin, and that number, down and across."""
     if ratio > 0:
-        yield torch.arange(len(rois), device=rois.device), (ratio, ratio)
-        return
+        return _largest_sample(input, rois, size, scale, (ratio, ratio), aligned)
+    output = input.new_zeros((rois.shape[0], input.shape[1], *size))
     counts = _samples(rois, size, scale, aligned)
     for rows, columns in torch.unique(counts, dim=0).tolist():
         if rows > 0 and columns > 0:
-            yield ((counts[:, 0] == rows) & (counts[:, 1] == columns)).nonzero()[:, 0], (rows, columns)
+            chosen = ((counts[:, 0] == rows) & (counts[:, 1] == columns)).nonzero()[:, 0]
+            pooled = _largest_sample(input, rois[chosen], size, scale, (rows, columns), aligned)
+            output = output.index_copy(0, chosen, pooled)
+    return output
 
 
 def _samples(rois: Tensor, size: tuple[int, int], scale: float, aligned: bool) -> Tensor:
@@ -104,11 +60,12 @@ def _samples(rois: Tensor, size: tuple[int, int], scale: float, aligned: bool) -
     return (sizes / sizes.new_tensor(size)).ceil().clamp(0, 1024).long()
 
 
-def _fine(
-    input: Tensor, rois: Tensor, size: tuple[int, int], samples: tuple[int, int], scale: float, aligned: bool
+def _largest_sample(
+    input: Tensor, rois: Tensor, size: tuple[int, int], scale: float, samples: tuple[int, int], aligned: bool
 ) -> Tensor:
-    """RoIAlign with one sample per bin on a grid finer by ``samples``: every sample of every bin."""
-    return ops.roi_align(input, rois, (size[0] * samples[0], size[1] * samples[1]), scale, 1, aligned)
+    """RoIAlign with one sample per bin on a grid finer by ``samples``, of which the largest of each bin stays."""
+    fine = (size[0] * samples[0], size[1] * samples[1])
+    return F.max_pool2d(ops.roi_align(input, rois, fine, scale, 1, aligned), samples)
 
 
 def roi_pool(input: Tensor, rois: Tensor, output_size: Size, spatial_scale: float = 1.0) -> Tensor:
@@ -129,30 +86,21 @@ def roi_pool(input: Tensor, rois: Tensor, output_size: Size, spatial_scale: floa
     Raises:
         ValueError: an argument does not fit; the message names it.
     """
-    return largest_cells(input, rois, _layers.pair("output_size", output_size), spatial_scale)[0]
-
-
-def largest_cells(input: Tensor, rois: Tensor, size: tuple[int, int], spatial_scale: float) -> tuple[Tensor, Tensor]:
-    """:func:`roi_pool`, and the cell ``y * W + x`` of each maximum, -1 for a bin without cells."""
     checks.ndim("input", input, 4, "[N, C, H, W]")
     checks.shape("rois", rois, (rois.shape[0], 5), "image, x1, y1, x2, y2")
-    rows, columns = size
+    rows, columns = _layers.pair("output_size", output_size)
     low, high = rois[:, 1:3] * spatial_scale, (rois[:, 3:5] + 1) * spatial_scale
     edges = [_edges(low[:, a], high[:, a], n, input.shape[3 - a]) for a, n in ((1, rows), (0, columns))]
     if not rois.shape[0]:
-        shape = (0, input.shape[1], rows, columns)
-        return input.new_zeros(shape), input.new_zeros(shape, dtype=torch.int64)
+        return input.new_zeros((0, input.shape[1], rows, columns))
     images = rois[:, 0].long().tolist()
     if min(images) < 0 or max(images) >= input.shape[0]:
         raise Refused(f"rois: expected image indices in 0..{input.shape[0] - 1} in column 0, got {images}")
-    pooled, cells = [], []
-    for image, down, across in zip(images, edges[0].tolist(), edges[1].tolist(), strict=True):
-        lines, y = _largest(input[image], down, 1)
-        values, x = _largest(lines, across, 2)
-        pooled.append(values)
-        full = (y >= 0).any(2)[..., None] & (x >= 0)
-        cells.append(torch.where(full, y.gather(2, x.clamp(min=0)) * input.shape[3] + x, -1))
-    return torch.stack(pooled), torch.stack(cells)
+    pooled = [
+        _largest_cells(_largest_cells(input[image], down, 1), across, 2)
+        for image, down, across in zip(images, edges[0].tolist(), edges[1].tolist(), strict=True)
+    ]
+    return torch.stack(pooled)
 
 
 def _edges(low: Tensor, high: Tensor, bins: int, extent: int) -> Tensor:
@@ -164,16 +112,10 @@ def _edges(low: Tensor, high: Tensor, bins: int, extent: int) -> Tensor:
     return torch.where(size[..., None] > 0, edges, 0)
 
 
-def _largest(cells: Tensor, edges: list[list[int]], dim: int) -> tuple[Tensor, Tensor]:
-    """The largest of the cells of every bin along ``dim``, whose size becomes the number of bins, and where it is.
-
-    For a bin without cells 0 and -1.
-    """
-    shape = [n for axis, n in enumerate(cells.shape) if axis != dim]
-    none = cells.new_zeros(shape), cells.new_full(shape, -1, dtype=torch.int64)
-    found = [cells.narrow(dim, a, b - a).max(dim) if b > a else none for a, b in edges]
-    where = [index if b <= a else index + a for (_, index), (a, b) in zip(found, edges, strict=True)]
-    return torch.stack([values for values, _ in found], dim), torch.stack(where, dim)
+def _largest_cells(cells: Tensor, edges: list[list[int]], dim: int) -> Tensor:
+    """The largest of the cells of every bin along ``dim``, whose size becomes the number of bins; 0 for none."""
+    empty = cells.new_zeros([n for axis, n in enumerate(cells.shape) if axis != dim])
+    return torch.stack([cells.narrow(dim, a, b - a).amax(dim) if b > a else empty for a, b in edges], dim)
 
 
 class RoIAlign(nn.Module):

@@ -10,6 +10,9 @@ forward and backward, RoI pooling included. Differences:
 * deformable RoI pooling's offset gradient follows its forward pass everywhere (mmcv's does not at the lower border);
 * ``batched_nms`` keeps classes apart exactly instead of by a number added to the coordinates.
 
+Programs that cannot be changed, such as mmdetection: :func:`install` gives an mmcv without compiled operators (the
+package ``mmcv-lite``, or one built for another torch) those of this package.
+
 Checkpoints of mmcv's first version, whose offset branch lies beside the layer (``conv2_offset.weight``), load after
 :func:`dcn.nn.rename_old_keys`. A wrong argument raises an error that is both a ``ValueError`` and an
 ``AssertionError``.
@@ -17,14 +20,14 @@ Checkpoints of mmcv's first version, whose offset branch lies beside the layer (
 
 from __future__ import annotations
 
-import importlib.util
+import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dcn import ops
-from dcn.compat import _layers, _mmcv_extension
+from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
 from dcn.compat._mmcv_attention import (
     MultiScaleDeformableAttention,
@@ -32,30 +35,49 @@ from dcn.compat._mmcv_attention import (
     multi_scale_deformable_attn_pytorch,
 )
 from dcn.compat._mmcv_nms import batched_nms, nms, soft_nms
+from dcn.compat._mmcv_points import (
+    SimpleRoIAlign,
+    bbox_overlaps,
+    bilinear_grid_sample,
+    point_sample,
+    rel_roi_point_to_rel_img_point,
+)
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
-from dcn.compat._packages import fill, works
+from dcn.compat._mmcv_stand_in import USERS, masked_conv2d, sigmoid_focal_loss, stand_in
 
 __all__ = [
     "DeformConv2d",
+    "DeformConv2dFunction",
     "DeformConv2dPack",
     "DeformRoIPool",
+    "DeformRoIPoolFunction",
     "DeformRoIPoolPack",
     "ModulatedDeformConv2d",
+    "ModulatedDeformConv2dFunction",
     "ModulatedDeformConv2dPack",
     "ModulatedDeformRoIPoolPack",
     "MultiScaleDeformableAttention",
     "MultiScaleDeformableAttnFunction",
     "RoIAlign",
+    "RoIAlignFunction",
     "RoIPool",
+    "RoIPoolFunction",
+    "SimpleRoIAlign",
     "batched_nms",
+    "bbox_overlaps",
+    "bilinear_grid_sample",
     "deform_conv2d",
     "deform_roi_pool",
     "install",
+    "masked_conv2d",
     "modulated_deform_conv2d",
     "multi_scale_deformable_attn_pytorch",
     "nms",
+    "point_sample",
+    "rel_roi_point_to_rel_img_point",
     "roi_align",
     "roi_pool",
+    "sigmoid_focal_loss",
     "soft_nms",
 ]
 
@@ -119,10 +141,50 @@ def modulated_deform_conv2d(
 ) -> Tensor:
     """``mmcv.ops.modulated_deform_conv2d``; arguments as :func:`deform_conv2d`, ``mask [N, deform_groups*kh*kw, ...]``.
 
+    An offset and a mask that are larger than the output are read as mmcv reads them: by their memory, as if the numbers
+    of a map as large as the output stood at the front of each image. DyHead gives such offsets; a warning says so.
+
     Raises:
         ValueError: (also an ``AssertionError``) an argument does not fit; the message names it.
     """
-    return _layers.conv(input, offset, weight, bias, mask, (stride, padding, dilation), (groups, deform_groups))
+    geometry, all_groups = (stride, padding, dilation), (groups, deform_groups)
+    try:
+        return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
+    except ValueError:
+        size = _layers.output_size(input, weight, geometry)
+        if not _layers.is_larger(offset, size) or mask.shape[2:] != offset.shape[2:]:
+            raise
+    warnings.warn(
+        f"modulated_deform_conv2d: the offset is {list(offset.shape[2:])} and the output {list(size)}; it is read by "
+        "its memory, as mmcv does (DyHead relies on it)",
+        stacklevel=2,
+    )
+    offset, mask = (_layers.front(maps, size) for maps in (offset, mask))
+    return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
+
+
+class DeformConv2dFunction:
+    """``mmcv.ops.deform_conv.DeformConv2dFunction``; ``apply`` is :func:`deform_conv2d`, with gradients."""
+
+    apply = staticmethod(deform_conv2d)
+
+
+class ModulatedDeformConv2dFunction:
+    """The same of ``mmcv.ops.modulated_deform_conv``; ``apply`` is :func:`modulated_deform_conv2d`, with gradients."""
+
+    apply = staticmethod(modulated_deform_conv2d)
+
+
+class RoIAlignFunction:
+    """``mmcv.ops.roi_align.RoIAlignFunction``; ``apply`` is :func:`roi_align`, with gradients."""
+
+    apply = staticmethod(roi_align)
+
+
+class RoIPoolFunction:
+    """``mmcv.ops.roi_pool.RoIPoolFunction``; ``apply`` is :func:`roi_pool`, with gradients."""
+
+    apply = staticmethod(roi_pool)
 
 
 class DeformConv2d(nn.Module):
@@ -301,6 +363,12 @@ def deform_roi_pool(
     return ops.deform_roi_pool(input, rois, offset, size, scale, sampling_ratio=ratio, gamma=unit)
 
 
+class DeformRoIPoolFunction:
+    """``mmcv.ops.deform_roi_pool.DeformRoIPoolFunction``; ``apply`` is :func:`deform_roi_pool`, with gradients."""
+
+    apply = staticmethod(deform_roi_pool)
+
+
 class DeformRoIPool(nn.Module):
     """``mmcv.ops.DeformRoIPool``: the offsets, if any, come from the caller. No parameters."""
 
@@ -375,21 +443,21 @@ class ModulatedDeformRoIPoolPack(DeformRoIPoolPack):
 
 
 def install(*, replace: bool = False) -> tuple[str, ...]:
-    """Stand in for mmcv's compiled extension ``mmcv._ext`` where it is missing or does not load.
+    """Let ``mmcv.ops`` compute here where its compiled extension is missing (``mmcv-lite``) or does not load.
 
-    Call it before the program imports ``mmcv.ops``. With mmcv-lite, or an mmcv whose extension does not fit the
-    installed torch, ``mmcv.ops`` and what is built on it (mmdetection, mmsegmentation, ...) then run on the CPU and on
-    GPUs, with mmcv's own classes and registries. Deformable convolution, attention and RoI pooling, RoIAlign, RoIPool,
-    NMS, masked convolution and the sigmoid focal loss compute; any other function of the extension says that it is
-    missing when it is called. Nothing happens where mmcv is not installed.
+    Call it before the program imports its models. mmcv's own classes stay: registries, configurations and checkpoints
+    work as they are. A working extension is left alone. What this package does not have (``CARAFE``, ``CornerPool``,
+    rotated boxes, ...) can be imported, and raises a ``ValueError`` when it is called.
 
     Args:
-        replace: stand in for an extension that works, too.
+        replace: compute here with a working extension too.
 
     Returns:
-        The names that were filled in.
+        The functions of ``mmcv.ops`` that were replaced, sorted; none where mmcv is not installed.
+
+    Example:
+        >>> import dcn.compat.mmcv
+        >>> dcn.compat.mmcv.install()  # doctest: +SKIP
+        ('DeformConv2dFunction', ..., 'soft_nms')
     """
-    if importlib.util.find_spec("mmcv") is None or (not replace and works("mmcv._ext", "deform_conv_forward")):
-        return ()
-    importlib.import_module("mmcv")
-    return fill({"mmcv._ext": {**_mmcv_extension.FUNCTIONS, "__getattr__": _mmcv_extension.missing}})
+    return stand_in({name: globals()[name] for names in USERS.values() for name in names}, replace=replace)

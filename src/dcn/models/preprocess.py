@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-PreprocessName = Literal["rgb_std", "bgr_caffe", "rgb_mean"]
+PreprocessName = Literal["rgb_std", "bgr_caffe", "bgr_mean", "rgb_mean"]
 
 # (order of the planes, means in that order, standard deviations)
 _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[float, float, float]]] = {
@@ -17,6 +17,8 @@ _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[
     "rgb_std": ((0, 1, 2), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     # Models trained with Caffe: BGR, means only.
     "bgr_caffe": ((2, 1, 0), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)),
+    # detectron2 on weights of MSRA, and mmdetection's "caffe" models.
+    "bgr_mean": ((2, 1, 0), (103.53, 116.28, 123.675), (1.0, 1.0, 1.0)),
     # The original MXNet code: the BGR means (103.06, 115.90, 123.15), but planes in the order RGB.
     "rgb_mean": ((0, 1, 2), (123.15, 115.90, 103.06), (1.0, 1.0, 1.0)),
 }
@@ -47,7 +49,8 @@ class Preprocess(nn.Module):
     """Normalises uint8 RGB images and pads them to one batch.
 
     Args:
-        name: ``"rgb_std"`` (torchvision, mmdetection), ``"bgr_caffe"`` (means 104, 117, 123 in BGR order) or
+        name: ``"rgb_std"`` (torchvision, mmdetection), ``"bgr_caffe"`` (means 104, 117, 123 in BGR order),
+            ``"bgr_mean"`` (BGR minus 103.53, 116.28, 123.675: detectron2, mmdetection's "caffe" models) or
             ``"rgb_mean"`` (the original MXNet code: RGB minus means).
         divisor: height and width of the batch are multiples of it.
         pad_value: the value of padding pixels *before* normalisation is 0 with ``"black"`` (the original FPN code);

@@ -32,8 +32,9 @@ from dcn.engine.distributed import World
 from dcn.engine.train import Batches
 from dcn.models import Model, build, is_segmentation, options_of
 from dcn.models.checkpoints import load_backbone, load_state
+from dcn.models.checkpoints.detectron2 import is_detectron2
 from dcn.models.checkpoints.mmdet import rename
-from dcn.models.checkpoints.reading import read_state
+from dcn.models.checkpoints.reading import StateFile, read_state
 from dcn.nn import FrozenBatchNorm2d
 from dcn.runs.check_hint import checked, naming_the_check
 from dcn.runs.weights import find_weights_file
@@ -235,8 +236,14 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     Raises:
         ValueError: names are missing or unknown, that is, the file is of another model.
     """
-    own = model.state_dict()
-    state = rename(read_state(path).tensors)
+    own, file = model.state_dict(), read_state(path)
+    if is_detectron2(file.tensors):
+        raise ValueError(
+            f"{path}: expected weights under the names of this package or of mmdetection, got those of detectron2; "
+            f"convert them with `dcn import {Path(path).name} -o FILE`"
+        )
+    _check_facts(model, file, path)
+    state = rename(file.tensors_for(model))
     other = {name for name, value in state.items() if name in own and own[name].shape != value.shape}
     other |= {name for name in own if name not in state and _OFFSET_BRANCH.search(name)}
     fitting = {name: value for name, value in state.items() if name not in other}
@@ -244,6 +251,21 @@ def start_from(model: nn.Module, path: str | Path) -> list[str]:
     if kept:
         LOGGER.info("%s: other shapes or not in it, re-initialised: %s", path, ", ".join(kept))
     return kept
+
+
+def _check_facts(model: nn.Module, file: StateFile, path: str | Path) -> None:
+    """Refuse weights that were trained on images normalised in another way, or with strides in other layers."""
+    stated = file.meta.get("options")
+    backbone = getattr(model, "backbone", None)
+    built = {"preprocess": getattr(getattr(model, "preprocess", None), "name", None)}
+    built |= {name: getattr(backbone, name, None) for name in ("style", "pool")}
+    for name, value in built.items():
+        expected = stated.get(name) if isinstance(stated, Mapping) else None
+        if None not in (value, expected) and value != expected:
+            raise ValueError(
+                f"model.options.{name}: expected {expected!r}, with which {path} was trained, got {value!r}; "
+                f"write model.options.{name}={expected}"
+            )
 
 
 def training_batches(recipe: Recipe, dataset: Dataset, world: World) -> tuple[Batches, int]:

@@ -10,12 +10,14 @@ from typing import Any
 
 from torch import nn
 
-from dcn.class_names import COCO_CLASSES
+from dcn.class_names import COCO_CLASSES, class_names
 from dcn.engine.checkpoint import WeightsInfo, read_weights
 from dcn.engine.distributed import choose_device
 from dcn.engine.folder import RECIPE_FILE
 from dcn.models import MODELS, Model, build
-from dcn.models.checkpoints import load_state, read_detector
+from dcn.models.checkpoints import StateFile, load_state, read_state
+from dcn.models.checkpoints.detectron2 import detector_of, is_detectron2, is_detectron2_detector
+from dcn.models.checkpoints.mmdet import detector_in
 from dcn.models.inference import prepare
 from dcn.models.inference.cuda_graphs import accelerate
 from dcn.models.inference.prepare import Precision
@@ -50,8 +52,8 @@ def load(
     Args:
         source: a run folder (its best weights), a weights file of this package, a file of ``dcn export``, a hub
             address (``hf://owner/name``), or a name of ``dcn models``.
-        weights: with a name: weights of this package, a ``.pth`` file of mmdetection, or ``"published"`` for those of
-            ``dcn weights``, which are downloaded once.
+        weights: with a name: weights of this package, a file of mmdetection or detectron2, or ``"published"`` for those
+            of ``dcn weights``, which are downloaded once.
         classes: with a name: class names in the order of the labels. ``None``: those in the weights; without any, the
             names of COCO for 80 classes, of VOC for 20, else numbers; without weights those of COCO.
         device: ``"cpu"``, ``"cuda"``, ...; ``None``: the GPU where there is one.
@@ -176,10 +178,25 @@ def _from_name(name: str, weights: StrPath | None, classes: Sequence[str] | None
         warnings.warn(f"{name}: no weights given; its predictions are random", stacklevel=4)
         return build(name, COCO_CLASSES if classes is None else classes)
     path = get_weights(name) if weights == PUBLISHED else Path(fspath(weights)).expanduser()
-    state, own = read_detector(path)
+    file = read_state(path)
+    if is_detectron2(file.tensors):
+        return _from_detectron2(name, path, file, classes)
+    state, own = detector_in(file, path)
     names = classes or own
     if names is None:
         raise ValueError(f"classes: expected class names, got none in {path}; give them in the order of the labels")
     model = build(name, names)
     load_state(model, state, str(path))
+    return model
+
+
+def _from_detectron2(name: str, path: Path, file: StateFile, classes: Sequence[str] | None) -> Model:
+    """A detector of detectron2 with the options that its weights need."""
+    if not is_detectron2_detector(file.tensors):
+        raise ValueError(f"weights: expected a detector that is here too, got {path}; `dcn import` takes its backbone")
+    found = detector_of(file)
+    if found.name != name:
+        raise ValueError(f"source: expected {found.name}, the model of {path}, got {name}")
+    model = build(name, classes or class_names(found.classes), **found.options)
+    load_state(model, found.tensors, str(path))
     return model

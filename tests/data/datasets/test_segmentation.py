@@ -45,9 +45,21 @@ def test_a_value_that_stands_for_nothing(files: list[MaskFiles], tmp_path: Path)
         SegmentationDataset("set", ["x", "y"], files, READ, unlabelled="skip")[0]
 
 
-def test_a_map_of_another_size(files: list[MaskFiles], tmp_path: Path) -> None:
-    write_mask(tmp_path / "map.png", [[0, 7]])
-    with pytest.raises(ValueError, match=r"map\.png: expected the size of its image \(2, 3\), got \(1, 2\)"):
+@pytest.mark.parametrize(
+    ("mask", "got", "advice"),
+    [
+        ([[0, 7]], r"\(1, 2\)", "resize the mask to the size of its image"),
+        ([[0, 7, 0, 0, 0, 7]] * 2, r"\(2, 6\)", "is it the mask of another image, or of a part of this one"),
+        ([[0, 7]] * 3, r"\(3, 2\)", "the mask is turned by a quarter"),
+    ],
+    ids=["smaller", "wider", "turned"],
+)
+def test_a_map_of_another_size(
+    mask: list[list[int]], got: str, advice: str, files: list[MaskFiles], tmp_path: Path
+) -> None:
+    write_mask(tmp_path / "map.png", mask)
+    said = rf"map\.png: expected the size of its image \(2, 3\), got {got} \(height, width\) for a\.png; {advice}"
+    with pytest.raises(ValueError, match=said):
         SegmentationDataset("set", ["x", "y"], files, READ, unlabelled="skip")[0]
 
 

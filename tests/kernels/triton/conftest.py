@@ -35,11 +35,12 @@ def quick_interpreter() -> Iterator[None]:
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang
+    scope = getattr(interpreter, "_LangPatchScope", lambda: None)  # Triton 3.5 has none and returns nothing
 
     def once(function: FunctionType) -> Any:
         used = [value for value in function.__globals__.values() if value is language or value is language.core]
         done = all(not language.core.is_builtin(module.load) for module in used)
-        return interpreter._LangPatchScope() if done else patch(function)
+        return scope() if done else patch(function)
 
     interpreter._patch_lang = once
     yield

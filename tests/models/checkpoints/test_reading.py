@@ -223,11 +223,12 @@ def test_a_flipped_bit_in_a_pytorch_file_is_noticed(tmp_path: Path) -> None:
         read_state(path)
 
 
-def test_a_pickle_of_another_program_is_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
-    content = pickle.dumps({"model": {"stem.conv1.weight": np.zeros(3)}, "__author__": "somebody"}, protocol=4)
-    (tmp_path / "R-50.pkl").write_bytes(content)
-    with pytest.raises(
-        ValueError, match=r"R-50.pkl: .*\(it is not what torch.save writes: a pickle of another program"
-    ):
-        read_state(tmp_path / "R-50.pkl")
+@pytest.mark.parametrize("name", ["R-50.pkl", "R-50.pth"])
+def test_a_pickle_of_arrays_is_read(name: str, tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    array = np.array([0.5, -1], np.float16)
+    content = pickle.dumps({"model": OrderedDict({"stem.conv1.weight": array}), "__author__": "somebody"}, protocol=4)
+    (tmp_path / name).write_bytes(content)
+    file = read_state(tmp_path / name)
+    torch.testing.assert_close(file.tensors, {"stem.conv1.weight": torch.tensor([0.5, -1.0])})
+    assert file.meta == {"__author__": "somebody"}
     assert not recwarn.list

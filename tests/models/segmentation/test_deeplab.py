@@ -127,6 +127,19 @@ def test_wrong_calls(picture: tuple[Tensor, Tensor]) -> None:
         _tiny().train()([image], [SegmentationMap(labels[:10])])
 
 
+@pytest.mark.parametrize("label", [3, 200, -1])
+def test_a_label_that_no_class_has(label: int, picture: tuple[Tensor, Tensor]) -> None:
+    image, labels = picture
+    wrong = torch.full_like(labels, 255)
+    wrong[0, :4] = label
+    with pytest.raises(
+        ValueError,
+        match=rf"targets\[1\]: expected labels in 0..2, or 255 for .* count, got {label} in 4 pixels; write 255 there",
+    ) as info:
+        _tiny().train()([image, image], [SegmentationMap(labels), SegmentationMap(wrong)])
+    assert info.value.__cause__ is None
+
+
 @pytest.mark.parametrize(("layers", "count"), [(0, 44_637_267), (3, 44_886_153)], ids=["plain", "deformable"])
 def test_parameter_count_of_the_original(layers: int, count: int) -> None:
     with torch.device("meta"):

@@ -122,9 +122,13 @@ def missing_mask(item: MaskFiles) -> Problem:
 def size_problem(item: MaskFiles, target: SegmentationMap, size: tuple[int, int]) -> Problem:
     """The problem of a mask that is not as large as its image of ``(height, width)``."""
     got = tuple(target.labels.shape)
-    message = f"expected the size of its image {size}, got {got} (height, width)"
+    message = f"expected the size of its image {size}, got {got} (height, width) for {item.image.name}"
     if got == size[::-1] and is_turned(item.image):
         message += "; the photo is stored turned (EXIF orientation) and annotated upright; set the option upright=true"
-    elif got != size and abs(got[0] * size[1] - got[1] * size[0]) <= max(size):
+    elif abs(got[0] * size[1] - got[1] * size[0]) <= max(size):
         message += "; resize the mask to the size of its image, without smoothing (nearest neighbour)"
+    elif got == size[::-1]:
+        message += "; the mask is turned by a quarter"
+    else:
+        message += "; is it the mask of another image, or of a part of this one?"
     return Problem(item.mask or item.image, "", message)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dcn.models.checkpoints.backbone import BackboneFacts, export_backbone, load_backbone, read_backbone
+from dcn.models.checkpoints.backbone import export_backbone, load_backbone, read_backbone
+from dcn.models.checkpoints.facts import BackboneFacts
 from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.mmdet import is_backbone_alone, is_detector, read_detector
 from dcn.models.checkpoints.mxnet import (

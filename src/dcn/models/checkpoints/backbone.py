@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,27 +12,13 @@ from torch import Tensor, nn
 
 from dcn.models.backbones import LibraryBackbone, ResNet
 from dcn.models.backbones.resnet import BLOCKS
-from dcn.models.checkpoints import mmdet, mxnet, torchvision
+from dcn.models.checkpoints import detectron2, mmdet, mxnet, torchvision
+from dcn.models.checkpoints.facts import BackboneFacts
 from dcn.models.checkpoints.loading import load_state
 from dcn.models.checkpoints.reading import StateFile, read_state
 from dcn.models.preprocess import Preprocess
 
 LOGGER = logging.getLogger("dcn")
-
-
-@dataclass(frozen=True)
-class BackboneFacts:
-    """The options that a model must be built with for the weights to mean what they meant in training.
-
-    Attributes:
-        preprocess: normalisation of the images.
-        style: where the strides sit.
-        pool: pooling after the stem.
-    """
-
-    preprocess: str = "rgb_std"
-    style: str = "pytorch"
-    pool: str = "floor"
 
 
 # Models with folded batch norm come from Caffe, whose ResNets have their strides in the first 1x1.
@@ -55,12 +41,19 @@ def backbone_size(state: Mapping[str, Tensor]) -> dict[str, float]:
     return size | {"width": width, "stem_channels": state["conv1.weight"].shape[0]}
 
 
-def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
-    """Reads a ResNet: a torchvision file, one with folded batch norm, a detector's file (ours or mmdetection's),
-    or a ``.params`` file of the original MXNet code.
+def read_backbone(
+    path: str | Path, preprocess: str | None = None, style: str | None = None
+) -> tuple[dict[str, Tensor], BackboneFacts]:
+    """Reads a ResNet: a torchvision file, one with folded batch norm, one of detectron2, a detector's file (ours,
+    mmdetection's or detectron2's), or a ``.params`` file of the original MXNet code.
 
     A safetensors file may state the facts itself, in its metadata (``preprocess``, ``style``, ``pool``) or in the
     ``options`` that training writes there; otherwise they follow from the form of the names.
+
+    Args:
+        path: the file.
+        preprocess: normalisation of the images, where the file was trained with another than its form says.
+        style: where the strides sit, in the same way.
 
     Returns:
         Tensors under the names of :class:`ResNet`, and the facts.
@@ -73,18 +66,38 @@ def read_backbone(path: str | Path) -> tuple[dict[str, Tensor], BackboneFacts]:
         if rest := mxnet.beside_backbone(arrays):
             # Such as the head of the original's deform_psroi_demo, which no model of the table has.
             LOGGER.info("%s: the backbone is read, left out: %s", path, ", ".join(rest))
-        return mxnet.backbone_of(arrays), _MXNET
+        return mxnet.backbone_of(arrays), _changed(_MXNET, preprocess, style)
     file = read_state(path)
+    if detectron2.is_detectron2(file.tensors):
+        try:
+            state, facts, rest = detectron2.backbone_of(file, preprocess, style)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        if rest:
+            LOGGER.info("%s: the backbone is read, left out: %s", path, shortened(rest))
+        return state, facts
+    plain = _changed(_stated(file, BackboneFacts()), preprocess, style)
     if mmdet.is_detector(file.tensors):
-        return mmdet.backbone_of(file.tensors), _stated(file, BackboneFacts())
+        return mmdet.backbone_of(file.tensors), plain
     if torchvision.is_torchvision(file.tensors):
-        return torchvision.from_torchvision(mmdet.rename(file.tensors)), _stated(file, BackboneFacts())
+        return torchvision.from_torchvision(mmdet.rename(file.tensors)), plain
     if torchvision.is_folded(file.tensors):
-        return torchvision.from_folded(file.tensors), _stated(file, _CAFFE)
+        return torchvision.from_folded(file.tensors), _changed(_stated(file, _CAFFE), preprocess, style)
     raise ValueError(
         f"{path}: expected a ResNet (names such as 'layer1.0.conv1.weight') or a detector ('backbone. ...'), "
         f"got names such as {', '.join(list(file.tensors)[:3])}"
     )
+
+
+def _changed(facts: BackboneFacts, preprocess: str | None, style: str | None) -> BackboneFacts:
+    given = {"preprocess": preprocess, "style": style}
+    return replace(facts, **{name: value for name, value in given.items() if value is not None})
+
+
+def shortened(names: Sequence[str]) -> str:
+    """A list of names for a message."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _stated(file: StateFile, presumed: BackboneFacts) -> BackboneFacts:
@@ -125,18 +138,23 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
 
 def _load_other(backbone: nn.Module, path: str | Path) -> list[str]:
     """Weights of a backbone that is no ResNet of this package, under its own names or those of its library."""
-    tensors = read_state(path).tensors
+    file = read_state(path)
+    tensors = file.tensors
     if mmdet.is_detector(tensors):
         own = mmdet.backbone_of(tensors)
         return load_state(backbone, own, str(path))
     try:
-        state = backbone.from_published(tensors) if isinstance(backbone, LibraryBackbone) else tensors
+        state = (
+            backbone.from_published(tensors) if isinstance(backbone, LibraryBackbone) else file.tensors_for(backbone)
+        )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return load_state(backbone, state, str(path))
 
 
-def export_backbone(source: str | Path, path: str | Path, *, half: bool = True) -> Path:
+def export_backbone(
+    source: str | Path, path: str | Path, *, half: bool = True, preprocess: str | None = None, style: str | None = None
+) -> Path:
     """Writes the backbone of any file of :func:`read_backbone` alone, as a safetensors file.
 
     The file states its facts, so that :func:`load_backbone` checks them.
@@ -145,13 +163,15 @@ def export_backbone(source: str | Path, path: str | Path, *, half: bool = True) 
         source: weights of a detector or of a ResNet.
         path: the file to write; its folder is made.
         half: store float16, which makes the file half as large; else float32.
+        preprocess: as :func:`read_backbone`.
+        style: as :func:`read_backbone`.
 
     Raises:
         ValueError: as :func:`read_backbone`, or a value is not a number or, with ``half``, above 65504.
     """
     from safetensors.torch import save
 
-    state, facts = read_backbone(source)
+    state, facts = read_backbone(source, preprocess, style)
     dtype = torch.float16 if half else torch.float32
     kept = {name: value.to(dtype).contiguous() for name, value in state.items() if value.is_floating_point()}
     broken = [name for name, value in kept.items() if not bool(torch.isfinite(value).all())]

@@ -95,7 +95,11 @@ def read_detector(path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] 
     Raises:
         ValueError: for a file that cannot be read (:func:`dcn.models.checkpoints.read_state`) or holds no detector.
     """
-    file = read_state(path)
+    return detector_in(read_state(path), path)
+
+
+def detector_in(file: StateFile, path: str | Path) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """What :func:`read_detector` returns, of a file that was read; ``path`` is for the message."""
     if not is_detector(file.tensors):
         raise ValueError(
             f"{path}: expected a detector of mmdetection (names 'backbone. ...'), "

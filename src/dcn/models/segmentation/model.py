@@ -81,7 +81,8 @@ class SegmentationModel(nn.Module):
             evaluation one ``SegmentationMap`` ``[h_i, w_i]`` per image.
 
         Raises:
-            ValueError: without ``targets`` in training, or with targets of other sizes than their images.
+            ValueError: without ``targets`` in training, or with targets of other sizes than their images, or, on the
+                CPU, with labels that no class has; on a GPU these end in CUDA's assertion.
         """
         check_images(images)
         if self.training:
@@ -101,7 +102,24 @@ class SegmentationModel(nn.Module):
                     f"got {list(target.labels.shape)}"
                 )
         pixels = self.preprocess(images).pixels
-        return segmentation_loss(self.scores(pixels), [target.labels.to(pixels.device) for target in targets])
+        scores = self.scores(pixels)
+        try:
+            return segmentation_loss(scores, [target.labels.to(pixels.device) for target in targets])
+        except IndexError:  # of torch, on the CPU; looking at every label before would cost a pass over them
+            _refuse_labels(targets, scores.shape[1])
+            raise
+
+
+def _refuse_labels(targets: Sequence[SegmentationMap], classes: int) -> None:
+    """Name the labels that no class has."""
+    for index, target in enumerate(targets):
+        wrong = target.labels[((target.labels < 0) | (target.labels >= classes)) & (target.labels != IGNORE)]
+        if len(wrong):
+            labels = ", ".join(map(str, wrong.unique().tolist()[:8]))
+            raise ValueError(
+                f"targets[{index}]: expected labels in 0..{classes - 1}, or {IGNORE} for pixels that do not count, "
+                f"got {labels} in {len(wrong):,} pixels; write {IGNORE} there, or build the model with more classes"
+            ) from None
 
 
 def segmentation_loss(logits: Tensor, labels: Sequence[Tensor]) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from dcn.models.detection.pyramid.mask_head import MaskHead
 from dcn.models.detection.pyramid.roi_extractor import RoIExtractor
 from dcn.models.detection.pyramid.roi_heads import RoIHead
 from dcn.models.detection.pyramid.roi_sampling import SampledRois, sample_rois
+from dcn.models.detection.pyramid.specs import CascadeAverage
 from dcn.models.detection.shared.frames import Frames, Size
 from dcn.models.detection.shared.proposals import Proposals
 from dcn.models.detection.shared.slots import slots_of
@@ -34,6 +36,8 @@ class CascadeRoIHead(RoIHead):
         rois_per_image: regions in the losses of each stage.
         positive_ious: overlap from which a region is positive, per stage.
         loss_weights: per stage.
+        average: the scores are those of the averaged ``"logits"`` (mmdetection), or the averaged ``"probabilities"``
+            (detectron2).
         nms_iou: overlap above which a detection suppresses another of its class.
         max_detections: per image.
     """
@@ -48,6 +52,7 @@ class CascadeRoIHead(RoIHead):
         rois_per_image: int = 512,
         positive_ious: Sequence[float] = STAGE_IOUS,
         loss_weights: Sequence[float] = STAGE_WEIGHTS,
+        average: CascadeAverage = "logits",
         nms_iou: float = 0.5,
         max_detections: int = 100,
     ) -> None:
@@ -57,7 +62,9 @@ class CascadeRoIHead(RoIHead):
         self.mask_head = nn.ModuleList(mask_head) if mask_head is not None else None
         self.rois_per_image = rois_per_image
         self.positive_ious, self.loss_weights = tuple(positive_ious), tuple(loss_weights)
-        self.nms_iou, self.max_detections = nms_iou, max_detections
+        if average not in get_args(CascadeAverage):
+            raise ValueError(f"cascade_average: expected 'logits' or 'probabilities', got {average!r}")
+        self.average, self.nms_iou, self.max_detections = average, nms_iou, max_detections
 
     def losses(
         self, features: Sequence[Tensor], proposals: Proposals, sizes: Sequence[Size], targets: Sequence[Target]
@@ -93,7 +100,7 @@ class CascadeRoIHead(RoIHead):
     def candidates(self, features: Sequence[Tensor], proposals: Proposals, frames: Frames) -> tuple[Tensor, Tensor]:
         """Boxes ``[N, P, 1, 4]`` in pixels of the output and scores ``[N, P, C]``, before any choice.
 
-        Each stage scores the boxes it was given; the three rows of logits that descend from one proposal are averaged.
+        Each stage scores the boxes it was given; the three rows that descend from one proposal are averaged.
         Scores are -1 in empty slots.
         """
         valid = proposals.valid
@@ -101,11 +108,13 @@ class CascadeRoIHead(RoIHead):
         for extractor, head in zip(self.bbox_roi_extractor, self.bbox_head, strict=True):
             assert isinstance(head, BoxHead)
             logits, deltas = head(extractor(features, proposals.rois()))
-            total = logits if total is None else total + logits
+            scores = logits if self.average == "logits" else logits.softmax(1)
+            total = scores if total is None else total + scores
             decoded = head.decode(proposals.boxes, deltas.unflatten(0, valid.shape))[:, :, 0]
             proposals = Proposals(boxes.clip_batch(decoded, frames.sizes), valid)
         assert total is not None
-        scores = (total / len(self.bbox_head)).softmax(1)[:, :-1].unflatten(0, valid.shape)
+        mean = total / len(self.bbox_head)
+        scores = (mean.softmax(1) if self.average == "logits" else mean)[:, :-1].unflatten(0, valid.shape)
         output = proposals.boxes * boxes.per_image(frames.factors, proposals.boxes)
         return output[:, :, None], scores.masked_fill(~valid[..., None], -1.0)
 

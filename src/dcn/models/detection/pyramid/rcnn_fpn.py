@@ -113,5 +113,6 @@ def _cascade_head(
         _mask_extractor(masks),
         mask_heads,
         rois_per_image=spec.rois_per_image,
+        average=spec.cascade_average,
         max_detections=max_detections,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 RoIPooling = Literal["align", "deform", "modulated"]
+CascadeAverage = Literal["logits", "probabilities"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,11 @@ class RoIHeadSpec:
         roi_pooling: ``"align"``, or deformable RoI pooling, plain (``"deform"``) or ``"modulated"``, for the box head.
         rois_per_image: regions sampled for its losses.
         fc_channels: of the box head, and of the offset branches of deformable RoI pooling.
+        cascade_average: of the three heads of a cascade; other models have one head. ``"logits"``: the scores are the
+            softmax of the averaged logits (mmdetection); ``"probabilities"``: the averaged scores (detectron2).
     """
 
     roi_pooling: RoIPooling = "align"
     rois_per_image: int = 512
     fc_channels: int = 1024
+    cascade_average: CascadeAverage = "logits"

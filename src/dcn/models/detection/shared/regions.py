@@ -28,7 +28,8 @@ def pool_by_level(features: Sequence[Tensor], rois: Tensor, level: Tensor, layer
         level: ``[R]`` int64.
         layers: for each level a module ``(map, rois) -> [R, C, k, k]``, which gives zeros for a box of NaN.
     """
-    pairs = list(zip(layers, features, strict=False))
+    used = list(layers)
+    pairs = list(zip(used, features[: len(used)], strict=True))  # Dynamo of torch 2.9 takes strict=False for True
     if not shapes_are_fixed(rois):
         members = [(level == index).nonzero()[:, 0] for index in range(len(pairs))]
         parts = [layer(feature, rois[chosen]) for (layer, feature), chosen in zip(pairs, members, strict=True)]
