@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +82,73 @@ def test_a_subclass_aligns_a_shifted_frame() -> None:
 def test_a_plain_layer_has_no_bias() -> None:
     with pytest.raises(AssertionError, match="bias: expected False"):
         basicsr.DeformConvPack(4, 4, 3, bias=True)
+
+
+LAYERS = """
+{extension}
+import torch
+from torch import nn
+
+
+class DeformConvFunction:
+    @staticmethod
+    def apply(input, *args):
+        raise NotImplementedError(input.device)
+
+
+deform_conv = DeformConvFunction.apply
+
+
+class DeformConv(nn.Module):
+    def forward(self, x, offset, weight):
+        return deform_conv(x, offset, weight, 1, 1, 1, 1, 1)
+"""
+"""A copy of the folder, as far as it matters: a layer calls a function of its module, which refuses the CPU."""
+EXTENSIONS = {
+    "basicsr": "try:\n    from . import deform_conv_ext\nexcept ImportError:\n    pass",
+    "mmdet-1": "from . import deform_conv_cuda",
+}
+PROGRAM = """
+import torch
+from dcn.compat import basicsr
+print(basicsr.install("copy.dcn.deform_conv"), basicsr.install("copy.dcn.deform_conv"), basicsr.install())
+from copied.dcn import DeformConv, deform_conv
+x, offset, weight = torch.randn(2, 4, 5, 6), torch.randn(2, 18, 5, 6), torch.randn(3, 4, 3, 3)
+expected = basicsr.deform_conv(x, offset, weight, 1, 1)
+assert torch.equal(DeformConv()(x, offset, weight), expected)
+assert torch.equal(deform_conv(x, offset, weight, 1, 1), expected)
+""".replace("copy.", "copied.")
+
+
+def _copy(folder: Path, extension: str) -> None:
+    package = folder / "copied" / "dcn"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").write_text("from .deform_conv import DeformConv, deform_conv")
+    (package / "deform_conv.py").write_text(LAYERS.format(extension=extension))
+
+
+def _run(program: str, folder: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS.values(), ids=EXTENSIONS)
+def test_install_lets_a_copy_compute_here(tmp_path: Path, extension: str) -> None:
+    _copy(tmp_path, extension)
+    assert _run(PROGRAM, tmp_path) == "('copied.dcn.deform_conv',) () ()\n"
+
+
+def test_install_leaves_a_working_extension_alone(tmp_path: Path) -> None:
+    _copy(tmp_path, "from . import deform_conv_cuda")
+    (tmp_path / "copied" / "dcn" / "deform_conv_cuda.py").touch()
+    program = """
+from dcn.compat.basicsr import install
+print(install("copied.dcn.deform_conv"))
+from copied.dcn.deform_conv import deform_conv
+print(deform_conv.__module__, install("copied.dcn.deform_conv", replace=True))
+"""
+    assert _run(program, tmp_path).split() == ["()", "copied.dcn.deform_conv", "('copied.dcn.deform_conv',)"]

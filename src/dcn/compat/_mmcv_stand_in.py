@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dcn.compat._layers import Refused, Size, pair
-from dcn.compat._packages import works
+from dcn.compat._packages import Stub, put_stub, works
 
 EXTENSION = "mmcv._ext"
 USERS: dict[str, tuple[str, ...]] = {
@@ -33,23 +32,6 @@ USERS: dict[str, tuple[str, ...]] = {
 """What the modules of ``mmcv.ops`` call by these names."""
 
 
-class _Extension(ModuleType):
-    """Has every function that is asked for, so that ``mmcv.ops`` can be imported; calling one says what is missing."""
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("__"):
-            raise AttributeError(name)
-
-        def missing(*_: Any, **__: Any) -> Any:
-            raise Refused(
-                f"mmcv: expected its compiled function {name}, got an mmcv without compiled functions; "
-                "dcn.compat.mmcv has those of deformable layers, RoI pooling, suppression and attention: install a "
-                "compiled mmcv for the others"
-            )
-
-        return missing
-
-
 def stand_in(functions: Mapping[str, Any], *, replace: bool) -> tuple[str, ...]:
     """Put the functions into the modules of ``mmcv.ops`` where its extension is missing; their names in order.
 
@@ -60,10 +42,8 @@ def stand_in(functions: Mapping[str, Any], *, replace: bool) -> tuple[str, ...]:
     if importlib.util.find_spec("mmcv") is None:
         return ()
     if not works(EXTENSION, "deform_conv_forward"):
-        extension = _Extension(EXTENSION)
-        extension.__file__ = __file__
-        sys.modules[EXTENSION] = extension
-    elif not replace and not isinstance(sys.modules[EXTENSION], _Extension):
+        put_stub(EXTENSION)
+    elif not replace and not isinstance(sys.modules[EXTENSION], Stub):
         return ()
     package = importlib.import_module("mmcv.ops")
     filled = set()

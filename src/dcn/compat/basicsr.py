@@ -6,13 +6,19 @@ The convolutions of BasicSR, EDVR, mmdetection 1.x, and of the many programs tha
 lists, attributes (``deformable_groups``, ``with_bias``), first values and state-dict keys are theirs; the offset branch
 is ``conv_offset.*``. A subclass with a forward of its own, such as EDVR's ``DCNv2Pack``, stays as it is. The argument
 ``im2col_step`` has no effect. A wrong argument raises an error that is both a ``ValueError`` and an ``AssertionError``.
+Programs whose imports you cannot change are served by :func:`install`, called before they import their models.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
+
 from torch import Tensor, nn
 
 from dcn.compat import _layers, mmcv
+from dcn.compat._packages import put_stub, works
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
@@ -23,6 +29,7 @@ __all__ = [
     "ModulatedDeformConvFunction",
     "ModulatedDeformConvPack",
     "deform_conv",
+    "install",
     "modulated_deform_conv",
 ]
 
@@ -132,3 +139,47 @@ class ModulatedDeformConvPack(_Modulated, mmcv.ModulatedDeformConv2dPack):
 
     Keys: ``weight``, ``bias``, ``conv_offset.*``.
     """
+
+
+_EXTENSIONS = ("deform_conv_ext", "deform_conv_cuda")
+_FUNCTIONS = {
+    "DeformConvFunction": DeformConvFunction,
+    "ModulatedDeformConvFunction": ModulatedDeformConvFunction,
+    "deform_conv": deform_conv,
+    "modulated_deform_conv": modulated_deform_conv,
+}
+
+
+def install(*modules: str, replace: bool = False) -> tuple[str, ...]:
+    """Let the layers of BasicSR, or of copies of its folder, compute here where their extension is missing.
+
+    Call it before the program imports its models. The classes of the layers stay, and with them checkpoints; the
+    functions that they call are replaced, so that they run on the CPU too. A working extension is left alone.
+
+    Args:
+        modules: full names of the modules that hold the layers, such as ``"models.dcn.deform_conv"`` of a copy; without
+            any ``"basicsr.ops.dcn.deform_conv"``.
+        replace: compute here with a working extension too.
+
+    Returns:
+        The modules whose functions were replaced. A package that is not there is left out.
+
+    Raises:
+        ImportError: a module cannot be imported for another reason than its extension.
+    """
+    filled = []
+    for name in modules or ("basicsr.ops.dcn.deform_conv",):
+        package = name.rpartition(".")[0]
+        if importlib.util.find_spec(name.partition(".")[0]) is None:
+            continue
+        extensions = [f"{package}.{last}".lstrip(".") for last in _EXTENSIONS]
+        if not replace and any(works(extension, "__file__") for extension in extensions):
+            continue
+        for extension in extensions:
+            put_stub(extension)
+        for place in (importlib.import_module(name), sys.modules.get(package)):
+            for function, value in _FUNCTIONS.items():
+                if hasattr(place, function):
+                    setattr(place, function, value)
+        filled.append(name)
+    return tuple(filled)
