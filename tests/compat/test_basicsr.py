@@ -111,13 +111,13 @@ EXTENSIONS = {
 PROGRAM = """
 import torch
 from dcn.compat import basicsr
-print(basicsr.install("copy.dcn.deform_conv"), basicsr.install("copy.dcn.deform_conv"), basicsr.install())
+print(basicsr.install("copied.dcn.deform_conv"), basicsr.install("copied.dcn.deform_conv"), basicsr.install())
 from copied.dcn import DeformConv, deform_conv
 x, offset, weight = torch.randn(2, 4, 5, 6), torch.randn(2, 18, 5, 6), torch.randn(3, 4, 3, 3)
 expected = basicsr.deform_conv(x, offset, weight, 1, 1)
 assert torch.equal(DeformConv()(x, offset, weight), expected)
 assert torch.equal(deform_conv(x, offset, weight, 1, 1), expected)
-""".replace("copy.", "copied.")
+"""
 
 
 def _copy(folder: Path, extension: str) -> None:
