@@ -167,8 +167,8 @@ def modulated_deform_conv2d(
     try:
         return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
     except ValueError:
-        size = _layers.output_size(input, weight, geometry)
-        if not _layers.is_larger(offset, size) or mask.shape[2:] != offset.shape[2:]:
+        size = _layers.smaller_output(input, offset, mask, weight, geometry)
+        if size is None:
             raise
     warnings.warn(
         f"modulated_deform_conv2d: the offset is {list(offset.shape[2:])} and the output {list(size)}; it is read by "
