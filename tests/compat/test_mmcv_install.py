@@ -1,4 +1,4 @@
-"""``dcn.compat.mmcv.install()``: every case is a Python process of its own, since modules cannot be taken back."""
+"""``install()`` of mmcv and detectron2: every case is a process of its own, since modules cannot be taken back."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def _run(program: str, folder: Path) -> list[str]:
     return done.stdout.splitlines()
 
 
-def _package(tmp_path: Path, files: dict[str, str]) -> Path:
+def _package(tmp_path: Path, files: dict[str, str], package: str = "mmcv") -> Path:
     for name, text in files.items():
-        (tmp_path / "mmcv" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "mmcv" / name).write_text(text)
+        (tmp_path / package / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / package / name).write_text(text)
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_without_a_working_extension(files: dict[str, str], tmp_path: Path) -> N
     first, second, error = _run(USED, _package(tmp_path, files))
     assert first == "('modulated_deform_conv2d', 'nms')"
     assert second == "()"
-    assert error.startswith("mmcv._ext.top_pool_forward: expected a compiled extension, got none; ")
+    assert error.startswith("mmcv._ext.top_pool_forward: expected a compiled function, got none")
 
 
 def test_a_working_extension_stays(tmp_path: Path) -> None:
@@ -92,6 +92,35 @@ print(mmcv.ops.nms is dcn.compat.mmcv.nms, mmcv.ops.corner_pool(x))
 """
     lines = _run(program, _package(tmp_path, COMPLETE))
     assert lines == ["()", "compiled", "('modulated_deform_conv2d', 'nms')", "True compiled"]
+
+
+# detectron2 has classes that raise where its extension does not load.
+DETECTRON2 = {
+    "__init__.py": "",
+    "layers/__init__.py": "from .deform_conv import deform_conv, modulated_deform_conv, DeformConv\n",
+    "layers/deform_conv.py": "from torch import nn\nfrom detectron2 import _C\n\n"
+    "def deform_conv(*tensors):\n    return _C.deform_conv_forward(*tensors)\n\n"
+    "def modulated_deform_conv(*tensors):\n    return _C.modulated_deform_conv_forward(*tensors)\n\n"
+    "class DeformConv(nn.Module):\n    def forward(self, *tensors):\n        return deform_conv(*tensors)\n",
+}
+
+
+def test_detectron2(tmp_path: Path) -> None:
+    program = """
+import dcn.compat.detectron2
+print(dcn.compat.detectron2.install())
+from detectron2.layers import DeformConv, modulated_deform_conv
+torch.testing.assert_close(DeformConv()(x, offset, weight), deform_conv2d(x, offset, weight))
+torch.testing.assert_close(modulated_deform_conv(x, offset, mask, weight), deform_conv2d(x, offset, weight, mask=mask))
+from detectron2 import _C
+try:
+    _C.box_iou_rotated()
+except ValueError as error:
+    print(error)
+"""
+    first, error = _run(program, _package(tmp_path, DETECTRON2, "detectron2"))
+    assert first == "('deform_conv', 'modulated_deform_conv')"
+    assert error.startswith("detectron2._C.box_iou_rotated: expected a compiled function, got none")
 
 
 def test_without_mmcv(tmp_path: Path) -> None:

@@ -84,19 +84,21 @@ def check_call(input: Tensor, offset: Tensor, weight: Tensor, groups: int, defor
         )
 
 
-def output_size(input: Tensor, weight: Tensor, geometry: tuple[Size, Size, Size]) -> tuple[int, int]:
-    """``(H_out, W_out)`` of a convolution of stride, padding and dilation."""
+def smaller_output(
+    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, geometry: tuple[Size, Size, Size]
+) -> tuple[int, int] | None:
+    """``(H_out, W_out)`` where offset and mask are maps of one size that is larger; ``None``: they are not."""
+    if mask is None or {input.ndim, offset.ndim, mask.ndim, weight.ndim} != {4} or mask.shape[2:] != offset.shape[2:]:
+        return None
     stride, padding, dilation = (pair(n, v) for n, v in zip(("stride", "padding", "dilation"), geometry, strict=True))
+    if min(stride) < 1:
+        return None
     rows, columns = (
         (input.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
         for a in (0, 1)
     )
-    return rows, columns
-
-
-def is_larger(maps: Tensor, size: tuple[int, int]) -> bool:
-    """Whether maps ``[N, C, H, W]`` are of another size, and have at least as many cells."""
-    return maps.ndim == 4 and tuple(maps.shape[2:]) != size and maps.shape[2] * maps.shape[3] >= size[0] * size[1] > 0
+    other = tuple(offset.shape[2:]) != (rows, columns) and min(rows, columns) > 0
+    return (rows, columns) if other and offset.shape[2] * offset.shape[3] >= rows * columns else None
 
 
 def front(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -18,7 +18,8 @@ import sys
 from torch import Tensor, nn
 
 from dcn.compat import _layers, mmcv
-from dcn.compat._packages import put_stub, works
+from dcn.compat._packages import works
+from dcn.compat._stand_in import pretend
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
@@ -176,7 +177,7 @@ def install(*modules: str, replace: bool = False) -> tuple[str, ...]:
         if not replace and any(works(extension, "__file__") for extension in extensions):
             continue
         for extension in extensions:
-            put_stub(extension)
+            pretend(extension)
         for place in (importlib.import_module(name), sys.modules.get(package)):
             for function, value in _FUNCTIONS.items():
                 if hasattr(place, function):

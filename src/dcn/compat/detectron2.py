@@ -4,7 +4,8 @@
 
 Argument lists and state-dict keys (``weight``, ``bias``, ``norm.*``) are detectron2's. Both layers run forward and
 backward on the CPU too, with any number of groups and any batch size. ``ROIAlign``, ``roi_align``, ``nms`` and
-``batched_nms`` are there too, which detectron2 takes from torchvision.
+``batched_nms`` are there too, which detectron2 takes from torchvision. :func:`install` gives a detectron2 without its
+compiled extension the deformable convolutions of this package.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
+from dcn.compat._stand_in import stand_in
 from dcn.compat.torchvision import batched_nms, nms, roi_align
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "ROIAlign",
     "batched_nms",
     "deform_conv",
+    "install",
     "modulated_deform_conv",
     "nms",
     "roi_align",
@@ -194,3 +197,20 @@ class ROIAlign(nn.Module):
         """The arguments, for ``print``."""
         names = ("output_size", "spatial_scale", "sampling_ratio", "aligned")
         return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+
+
+def install(*, replace: bool = False) -> tuple[str, ...]:
+    """Let detectron2's ``DeformConv`` and ``ModulatedDeformConv`` compute here where its extension does not load.
+
+    Call it before the program imports detectron2's layers. detectron2's own classes stay: configurations and
+    checkpoints work as they are. A working extension is left alone. Rotated boxes and the fast COCO evaluation, which
+    are compiled too, cannot be called.
+
+    Args:
+        replace: compute here with a working extension too.
+
+    Returns:
+        The functions that were replaced; none where detectron2 is not installed.
+    """
+    users = {"detectron2.layers.deform_conv": ("deform_conv", "modulated_deform_conv")}
+    return stand_in("detectron2._C", users, globals(), replace=replace)

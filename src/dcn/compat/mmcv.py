@@ -34,6 +34,7 @@ from dcn.compat._mmcv_attention import (
     MultiScaleDeformableAttnFunction,
     multi_scale_deformable_attn_pytorch,
 )
+from dcn.compat._mmcv_functions import masked_conv2d, sigmoid_focal_loss
 from dcn.compat._mmcv_nms import batched_nms, nms, soft_nms
 from dcn.compat._mmcv_points import (
     SimpleRoIAlign,
@@ -43,7 +44,7 @@ from dcn.compat._mmcv_points import (
     rel_roi_point_to_rel_img_point,
 )
 from dcn.compat._mmcv_roi import RoIAlign, RoIPool, roi_align, roi_pool
-from dcn.compat._mmcv_stand_in import USERS, masked_conv2d, sigmoid_focal_loss, stand_in
+from dcn.compat._stand_in import stand_in
 
 __all__ = [
     "DeformConv2d",
@@ -82,6 +83,21 @@ __all__ = [
 ]
 
 _USUAL_STEP = 32
+
+_USERS = {
+    "bbox": ("bbox_overlaps",),
+    "deform_conv": ("deform_conv2d", "DeformConv2dFunction"),
+    "deform_roi_pool": ("deform_roi_pool", "DeformRoIPoolFunction"),
+    "focal_loss": ("sigmoid_focal_loss",),
+    "masked_conv": ("masked_conv2d",),
+    "modulated_deform_conv": ("modulated_deform_conv2d", "ModulatedDeformConv2dFunction"),
+    "multi_scale_deform_attn": ("MultiScaleDeformableAttnFunction", "multi_scale_deformable_attn_pytorch"),
+    "nms": ("batched_nms", "nms", "soft_nms"),
+    "roi_align": ("roi_align", "RoIAlignFunction"),
+    "roi_pool": ("roi_pool", "RoIPoolFunction"),
+    "saconv": ("deform_conv2d",),
+}
+"""What the modules of ``mmcv.ops`` call by these names."""
 
 
 def deform_conv2d(
@@ -151,8 +167,8 @@ def modulated_deform_conv2d(
     try:
         return _layers.conv(input, offset, weight, bias, mask, geometry, all_groups)
     except ValueError:
-        size = _layers.output_size(input, weight, geometry)
-        if not _layers.is_larger(offset, size) or mask.shape[2:] != offset.shape[2:]:
+        size = _layers.smaller_output(input, offset, mask, weight, geometry)
+        if size is None:
             raise
     warnings.warn(
         f"modulated_deform_conv2d: the offset is {list(offset.shape[2:])} and the output {list(size)}; it is read by "
@@ -460,4 +476,5 @@ def install(*, replace: bool = False) -> tuple[str, ...]:
         >>> dcn.compat.mmcv.install()  # doctest: +SKIP
         ('DeformConv2dFunction', ..., 'soft_nms')
     """
-    return stand_in({name: globals()[name] for names in USERS.values() for name in names}, replace=replace)
+    users = {f"mmcv.ops.{module}": names for module, names in _USERS.items()}
+    return stand_in("mmcv._ext", users, globals(), replace=replace)

@@ -1,61 +1,12 @@
-"""``mmcv.ops`` without its compiled extension: mmcv's own classes, over this package's operators."""
+"""Functions of mmcv that other programs need beside the deformable ones: masked convolution and focal loss."""
 
 from __future__ import annotations
-
-import importlib
-import importlib.util
-import sys
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from dcn.compat._layers import Refused, Size, pair
-from dcn.compat._packages import Stub, put_stub, works
-
-EXTENSION = "mmcv._ext"
-USERS: dict[str, tuple[str, ...]] = {
-    "bbox": ("bbox_overlaps",),
-    "deform_conv": ("deform_conv2d", "DeformConv2dFunction"),
-    "deform_roi_pool": ("deform_roi_pool", "DeformRoIPoolFunction"),
-    "focal_loss": ("sigmoid_focal_loss",),
-    "masked_conv": ("masked_conv2d",),
-    "modulated_deform_conv": ("modulated_deform_conv2d", "ModulatedDeformConv2dFunction"),
-    "multi_scale_deform_attn": ("MultiScaleDeformableAttnFunction", "multi_scale_deformable_attn_pytorch"),
-    "nms": ("batched_nms", "nms", "soft_nms"),
-    "roi_align": ("roi_align", "RoIAlignFunction"),
-    "roi_pool": ("roi_pool", "RoIPoolFunction"),
-    "saconv": ("deform_conv2d",),
-}
-"""What the modules of ``mmcv.ops`` call by these names."""
-
-
-def stand_in(functions: Mapping[str, Any], *, replace: bool) -> tuple[str, ...]:
-    """Put the functions into the modules of ``mmcv.ops`` where its extension is missing; their names in order.
-
-    Args:
-        functions: by name.
-        replace: where the extension works too.
-    """
-    if importlib.util.find_spec("mmcv") is None:
-        return ()
-    if not works(EXTENSION, "deform_conv_forward"):
-        put_stub(EXTENSION)
-    elif not replace and not isinstance(sys.modules[EXTENSION], Stub):
-        return ()
-    package = importlib.import_module("mmcv.ops")
-    filled = set()
-    for module, names in USERS.items():
-        user = sys.modules.get(f"mmcv.ops.{module}")
-        for name in names:
-            if user is not None and hasattr(user, name) and getattr(user, name) is not functions[name]:
-                setattr(user, name, functions[name])
-                filled.add(name)
-            if hasattr(package, name):
-                setattr(package, name, functions[name])
-    return tuple(sorted(filled))
 
 
 def masked_conv2d(
