@@ -99,8 +99,8 @@ def test_a_backbone_of_caffe2_is_that_of_detectron2(tmp_path: Path) -> None:
     assert torch.equal(own.backbone.layer2[0].downsample[0].weight, torch.from_numpy(old["res3_0_branch1_w"]))
     wrong = build("faster_rcnn_r50_fpn", ["a"], width=1 / 16, stem_channels=4)
     said = (
-        r"expected a model built with preprocess='bgr_mean', style='caffe', pool='floor', as its weights need it; got .*"
-        r"; write model.options.preprocess=bgr_mean model.options.style=caffe$"
+        r"expected a model built with preprocess='bgr_mean', style='caffe', pool='floor', as its weights need it; got"
+        r" .*; write model.options.preprocess=bgr_mean model.options.style=caffe$"
     )
     with pytest.raises(ValueError, match=said):
         load_backbone(wrong, tmp_path / "R-50.pkl")
