@@ -13,6 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dcn.compat import _layers, mmcv
+from dcn.compat._stand_in import stand_in
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ModulatedDeformConvFunction",
     "ModulatedDeformConvPack",
     "deform_conv",
+    "install",
     "modulated_deform_conv",
 ]
 
@@ -132,3 +134,19 @@ class ModulatedDeformConvPack(_Modulated, mmcv.ModulatedDeformConv2dPack):
 
     Keys: ``weight``, ``bias``, ``conv_offset.*``.
     """
+
+
+def install(*, replace: bool = False) -> tuple[str, ...]:
+    """Let BasicSR's deformable layers compute here where its extension is missing (it is not built by default).
+
+    Call it before the program makes its models. BasicSR's own classes stay. A working extension is left alone.
+
+    Args:
+        replace: compute here with a working extension too.
+
+    Returns:
+        The functions that were replaced; none where BasicSR is not installed.
+    """
+    names = ("DeformConvFunction", "ModulatedDeformConvFunction", "deform_conv", "modulated_deform_conv")
+    users = {"basicsr.ops.dcn.deform_conv": names}
+    return stand_in("basicsr.ops.dcn.deform_conv_ext", users, globals(), replace=replace)
