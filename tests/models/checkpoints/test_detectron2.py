@@ -98,7 +98,11 @@ def test_a_backbone_of_caffe2_is_that_of_detectron2(tmp_path: Path) -> None:
     assert load_backbone(own, tmp_path / "R-50.pkl") == []
     assert torch.equal(own.backbone.layer2[0].downsample[0].weight, torch.from_numpy(old["res3_0_branch1_w"]))
     wrong = build("faster_rcnn_r50_fpn", ["a"], width=1 / 16, stem_channels=4)
-    with pytest.raises(ValueError, match="expected a model built with preprocess='bgr_mean', style='caffe'"):
+    said = (
+        r"expected a model built with preprocess='bgr_mean', style='caffe', pool='floor', as its weights need it; got"
+        r" .*; write model.options.preprocess=bgr_mean model.options.style=caffe$"
+    )
+    with pytest.raises(ValueError, match=said):
         load_backbone(wrong, tmp_path / "R-50.pkl")
 
 
@@ -114,6 +118,17 @@ def test_the_backbone_of_a_detector_that_is_not_here(tmp_path: Path) -> None:
         import_weights(file, tmp_path / "x.safetensors", name="faster_rcnn_r50_fpn")
     with pytest.raises(ValueError, match="expected a detector that is here too"):
         dcn.load("faster_rcnn_r50_fpn", weights=file)
+
+
+def test_the_last_stage_of_a_c4_model_is_in_its_heads(tmp_path: Path) -> None:
+    arrays = {name: value for name, value in _arrays("faster_rcnn_torchvision").items() if ".bottom_up." in name}
+    whole, _ = read_backbone(_write(tmp_path / "fpn.pkl", arrays))
+    c4 = {name.replace("bottom_up.", ""): value for name, value in arrays.items()}
+    c4 = {name.replace("backbone.res5", "roi_heads.res5"): value for name, value in c4.items()}
+    assert "roi_heads.res5.2.conv3.weight" in c4
+    state, _ = read_backbone(_write(tmp_path / "c4.pkl", c4 | {"roi_heads.box_predictor.cls_score.bias": np.ones(2)}))
+    assert state.keys() == whole.keys()
+    assert all(torch.equal(value, whole[name]) for name, value in state.items())
 
 
 def test_by_name_and_as_a_start(tmp_path: Path) -> None:

@@ -187,6 +187,16 @@ def test_a_file_that_is_made_to_fill_memory_or_time(
     assert time.process_time() - begin < 60
 
 
+def test_an_array_under_many_names_is_refused_before_it_is_copied(tmp_path: Path) -> None:
+    one = np.zeros(5_000_000, np.float32)
+    (tmp_path / "x.pkl").write_bytes(pickle.dumps({f"w{index}": one for index in range(1000)}, protocol=4))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"x.pkl: expected tensors about as large as the file of 20,[\d,]+ bytes"):
+        read_state(tmp_path / "x.pkl")
+    assert tracemalloc.get_traced_memory()[1] < 300e6  # of 20 GB
+    tracemalloc.stop()
+
+
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     content = pickle.dumps({"model": {"w": np.ones(100, np.float32)}}, protocol=4)
     for length in range(1, len(content), 7):

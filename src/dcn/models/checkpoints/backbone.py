@@ -132,7 +132,11 @@ def load_backbone(model: nn.Module, path: str | Path) -> list[str]:
     if built != facts:
         expected = ", ".join(f"{name}={value!r}" for name, value in vars(facts).items())
         got = ", ".join(f"{name}={value!r}" for name, value in vars(built).items())
-        raise ValueError(f"{path}: expected a model built with {expected}, as its weights need it; got {got}")
+        words = (f"model.options.{n}={v}" for n, v in vars(facts).items() if v != getattr(built, n))
+        raise ValueError(
+            f"{path}: expected a model built with {expected}, as its weights need it; got {got}; "
+            f"write {' '.join(words)}"
+        )
     return load_state(backbone, state, str(path), optional=lambda name: ".conv_offset." in name)
 
 

@@ -165,8 +165,8 @@ def _body(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     found: dict[str, Tensor] = {}
     rest = []
     for name, value in state.items():
-        inner = name.removeprefix(body)
-        own = _own_name(inner) if name.startswith(body) else None
+        inner = name.removeprefix(body).removeprefix("roi_heads.")  # the last stage of a C4 model is in its heads
+        own = _own_name(inner) if name.startswith((body, "roi_heads.res5.")) else None
         if own is not None:
             found[own] = value
         elif not inner.startswith(("linear.", "stem.fc.")):  # the classifier of ImageNet

@@ -231,7 +231,14 @@ def _arrays_in(path: Path) -> StateFile:
     state = None if content is None else as_mapping(content.get("blobs", _state_of(content)))
     if content is None or not state:
         raise PickleError("it is no dict of arrays")
-    arrays = {str(name): _array(name, value) for name, value in state.items() if not str(name).endswith("_momentum")}
+    arrays: dict[str, Tensor] = {}
+    left = _most_bytes(path)
+    for name, value in state.items():
+        if not str(name).endswith("_momentum"):
+            arrays[str(name)] = _array(name, value)
+            left -= arrays[str(name)].nbytes
+        if left < 0:  # before all of them are made
+            _check_amount(path, arrays)
     author = content.get("__author__")
     return _state_file(path, arrays, {"__author__": author} if isinstance(author, str) else {})
 
@@ -318,11 +325,16 @@ def _check_amount(path: Path, tensors: Mapping[str, Tensor]) -> None:
     if len(tensors) > MOST_NAMES:
         raise ValueError(f"{path}: expected at most {MOST_NAMES:,} tensors, got {len(tensors):,}")
     size, total = path.stat().st_size, _bytes_of(tensors.values())
-    if total > _REPEATS * size + _SLACK:
+    if total > _most_bytes(path):
         raise ValueError(
             f"{path}: expected tensors about as large as the file of {size:,} bytes, got {total:,} bytes of tensors: "
             "they are expanded, or repeat one another; save copies (`tensor.clone()`)"
         )
+
+
+def _most_bytes(path: Path) -> int:
+    """What the tensors of a file may take together."""
+    return _REPEATS * path.stat().st_size + _SLACK
 
 
 def _bytes_of(tensors: Iterable[Tensor]) -> int:
