@@ -77,16 +77,23 @@ def _for_old_opset(target: Callable[..., Any], function: Callable[..., Any], ver
 
 
 def register(table: Any) -> None:
-    """Add the translations to a table of torch; those of torch's own operators only where it has none."""
+    """Add the translations to a table of torch; those of torch's own operators only where it has none.
+
+    A translation that the caller of an export gives for one of them replaces it.
+    """
     version = int(table.opset_version)
+    added: dict[str, object] = {}
     for target, function in _own().items():
-        _add(table, target, function if version >= OPSET else _for_old_opset(target, function, version))
+        added[str(target)] = _add(
+            table, target, function if version >= OPSET else _for_old_opset(target, function, version)
+        )
     for target, function in _torchs().items():
         if not table.is_registered(target):
-            _add(table, target, function)
+            added[str(target)] = _add(table, target, function)
+    _give_way(table, added)
 
 
-def _add(table: Any, target: Callable[..., Any], function: Callable[..., Any]) -> None:
+def _add(table: Any, target: Callable[..., Any], function: Callable[..., Any]) -> object:
     from torch.onnx._internal.exporter import _registration
 
     entry = _registration.OnnxDecompMeta(
@@ -97,3 +104,23 @@ def _add(table: Any, target: Callable[..., Any], function: Callable[..., Any]) -
         skip_signature_inference=True,
     )
     table._register(target, entry)
+    return entry
+
+
+def _give_way(table: Any, added: dict[str, object]) -> None:
+    """Take an entry out when another is registered for its operator.
+
+    torch puts the later one in front, but torch 2.9 skips it where it cannot tell its arguments, as of a function with
+    ``*rest``.
+    """
+    inner = table.register_op
+
+    @functools.wraps(inner)
+    def register_op(target: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        own = added.pop(str(target), None)
+        if own is not None:
+            for entries in table.functions.values():
+                entries[:] = [entry for entry in entries if entry is not own]
+        inner(target, *arguments, **options)
+
+    table.register_op = register_op
