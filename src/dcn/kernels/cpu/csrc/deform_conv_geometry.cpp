@@ -249,7 +249,7 @@ RowRanges row_ranges(const Geometry& geometry) {
     const int64_t lines = geometry.tile_lines();
     const std::vector<int64_t> empty(static_cast<size_t>(lines));
     RowRanges ranges{empty, empty};
-    dcn_parallel_for(lines, static_cast<int>(geometry.call.threads), [&](int64_t line) {
+    const auto range = [&](int64_t line) {
         int64_t low = geometry.rows_in, high = 0;
         if (geometry.call.axes == 1) {
             low = 0;
@@ -263,7 +263,11 @@ RowRanges row_ranges(const Geometry& geometry) {
         const bool any = low < high;
         ranges.low[static_cast<size_t>(line)] = any ? base + low : std::numeric_limits<int64_t>::max();
         ranges.high[static_cast<size_t>(line)] = any ? base + high : 0;
-    });
+    };
+    const auto cost = [&](int64_t) {
+        return geometry.call.offset_groups * geometry.taps * geometry.tile_rows * geometry.rest_out;
+    };
+    dcn_parallel_for(lines, static_cast<int>(geometry.call.threads), range, cost, true);
     for (size_t i = 1; i < ranges.high.size(); ++i) {  // rows enter and leave the window in order
         ranges.high[i] = std::max(ranges.high[i], ranges.high[i - 1]);
     }

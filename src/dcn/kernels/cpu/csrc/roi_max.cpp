@@ -211,7 +211,7 @@ bool forward(const DcnRoiMaxCall& call, T* output) {
     const Cells cells(call);
     if (cells.missing) return false;
     dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, cells, task).forward(output); });
+                     [&](int64_t task) { Block<T>(call, cells, task).forward(output); }, [](int64_t) { return 1; });
     return true;
 }
 
@@ -219,7 +219,8 @@ template <class T>
 void backward(const DcnRoiMaxCall& call, const T* grad_output, T* grad_data) {
     const Cells cells(call);
     dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, cells, task).backward(grad_output, grad_data); });
+                     [&](int64_t task) { Block<T>(call, cells, task).backward(grad_output, grad_data); },
+                     [](int64_t) { return 1; });
 }
 
 }  // namespace
