@@ -51,7 +51,7 @@ def shares(calls: Callable[[], object], threads: int, timed: bool = False) -> Sh
     library = _library.library()
     library.dcn_shares_end.restype = None
     over_mean, total, used = ctypes.c_double(), ctypes.c_double(), ctypes.c_int()
-    with mock.patch.object(_library, "threads", lambda: threads):
+    with mock.patch.object(_library, "threads", return_value=threads):
         library.dcn_shares_begin(int(timed))
         try:
             calls()
@@ -76,27 +76,30 @@ class SharesCase:
     function: Callable[..., Tensor]
     fixed: tuple[int, ...] = ()
 
-    def calls(self) -> dict[str, Callable[[], object]]:
-        """The forward and the backward pass."""
+    def calls(self) -> dict[str, Callable[[], tuple[Tensor, ...]]]:
+        """The forward and the backward pass, which return what they compute."""
         tensors = [t.requires_grad_(i not in self.fixed) for i, t in enumerate(self.tensors())]
         leaves = [t for t in tensors if t.requires_grad]
-        output = self.function(*tensors)
-        grad = torch.ones_like(output)
+        outputs: list[Tensor] = []
+        shares(lambda: outputs.append(self.function(*tensors)), 1)  # the backward pass does not read the output
+        grad = torch.linspace(-1, 1, outputs[0].numel()).view_as(outputs[0]).to(outputs[0])
         return {
-            "forward": lambda: self.function(*(t.detach() for t in tensors)),
-            "backward": lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True),
+            "forward": lambda: (self.function(*(t.detach() for t in tensors)),),
+            "backward": lambda: torch.autograd.grad(outputs, leaves, [grad], retain_graph=True),
         }
 
 
-def _conv(case: ConvCase) -> SharesCase:
+def conv(case: ConvCase) -> SharesCase:
+    """Deformable convolution."""
+
     def run(x: Tensor, offset: Tensor, weight: Tensor) -> Tensor:
         return ops.deform_conv2d(x, offset, weight, None, case.stride, 1, backend="cpu")
 
     return SharesCase(f"deform_conv2d {case.label}", lambda: case.tensors()[:3], run)
 
 
-def _transposed(case: ConvCase) -> SharesCase:
-    """From the map that the convolution makes to the one that it reads."""
+def transposed(case: ConvCase) -> SharesCase:
+    """Transposed, from the map that the convolution makes to the one that it reads."""
 
     def tensors() -> tuple[Tensor, ...]:
         _, offset, weight, grad = case.tensors()
@@ -109,7 +112,8 @@ def _transposed(case: ConvCase) -> SharesCase:
     return SharesCase(f"deform_conv_transpose2d {case.label}", tensors, run)
 
 
-def _attention(case: AttentionCase) -> SharesCase:
+def attention(case: AttentionCase) -> SharesCase:
+    """Multi-scale deformable attention."""
     shapes = torch.tensor(case.levels)
     return SharesCase(
         f"ms_deform_attn {case.label}",
@@ -118,25 +122,28 @@ def _attention(case: AttentionCase) -> SharesCase:
     )
 
 
-def _modulated(case: ModulatedCase) -> SharesCase:
-    def run(*tensors: Tensor) -> Tensor:
-        return ops.dcnv3(*tensors, 3, padding=1, groups=case.groups, backend="cpu")
+def modulated(case: ModulatedCase) -> SharesCase:
+    """DCNv3; DCNv4 makes the same calls."""
+
+    def run(x: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        return ops.dcnv3(x, offset, mask, 3, padding=1, groups=case.groups, backend="cpu")
 
     return SharesCase(f"dcnv3 {case.label}", case.tensors, run)
 
 
-def _roi(case: RoiCase) -> SharesCase:
+def roi(case: RoiCase) -> SharesCase:
+    """A RoI pooling."""
     fixed = (1,) if case.offsets[0] else (1, 2)
     return SharesCase(case.label, case.tensors, lambda x, boxes, o: case.ours(x, boxes, o, "cpu"), fixed)
 
 
 CASES = (
-    *(_conv(case.in_batch(batch)) for batch in (1, 4) for case in RESNET if batch == 1 or case.stride == 1),
-    *(_conv(case) for case in DEPTHWISE),
-    *(_transposed(case) for case in RESNET),
-    *(_attention(case) for case in ATTENTION),
-    *(_modulated(case) for case in MODULATED),
-    *(_roi(case) for case in ROI),
+    *(conv(case.in_batch(batch)) for batch in (1, 4) for case in RESNET if batch == 1 or case.stride == 1),
+    *(conv(case) for case in DEPTHWISE),
+    *(transposed(case) for case in RESNET),
+    *(attention(case) for case in ATTENTION),
+    *(modulated(case) for case in MODULATED),
+    *(roi(case) for case in ROI),
 )
 """The layer shapes of the other benchmarks."""
 

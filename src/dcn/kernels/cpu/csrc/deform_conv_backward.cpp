@@ -122,9 +122,11 @@ class Backward : BackwardParts<S> {
         if (depthwise_) {
             // Half of the work is one task for each block; for more threads than these keep up with, it has stripes.
             constexpr int64_t most = 256;
+            const bool rest = wants_locations() || call_.grad_weight;
             stripes_apart_ = true;
-            if (!call_.grad_input || threads() <= 2 * round_blocks_) return;
-            for (stripes_ = 2; stripes_ < most && stripes_ * round_blocks_ < 4 * threads();) stripes_ *= 2;
+            if (!call_.grad_input || (rest && threads() <= 2 * round_blocks_)) return;
+            const int64_t enough = (rest ? 4 : 12) * threads();
+            for (stripes_ = 2; stripes_ < most && stripes_ * round_blocks_ < enough;) stripes_ *= 2;
             return;
         }
         const int64_t fitting = most_kept / (2 * g_.room * columns_row_ * static_cast<int64_t>(sizeof(T)));
@@ -132,9 +134,9 @@ class Backward : BackwardParts<S> {
         chunk_blocks_ = std::min<int64_t>(round_blocks_, 8);
         chunk_tiles_ = std::clamp<int64_t>(kept / chunk_blocks_, 1, tiles);
         kept_slots_ = chunk_blocks_ * chunk_tiles_;
-        tile_parts_ = std::clamp<int64_t>(ceil_div(12 * threads(), kept_slots_), 1, 16);
         stripes_ = call_.grad_input ? 1 : 0;
-        while (stripes_ && stripes_ < 64 && stripes_ * chunk_blocks_ < 6 * threads()) stripes_ *= 2;
+        const int64_t enough = (call_.grad_weight ? 6 : 10) * threads();  // alone they must come out even
+        while (stripes_ && stripes_ < 128 && stripes_ * chunk_blocks_ < enough) stripes_ *= 2;
         // Of the weight gradient as many rows at once as the processor keeps sums of, where that leaves tasks for all.
         const int64_t panels = chunk_blocks_ * ceil_div(block_channels_ * g_.taps, gemm_.panel);
         for (const int64_t rows : {14, 7, 4}) {
@@ -330,13 +332,14 @@ class Backward : BackwardParts<S> {
 
     template <class Team>
     void make_columns(Team& team, const Round& round, int64_t first_tile, const Chunk& chunk) {
+        const int64_t parts = std::clamp<int64_t>(ceil_div(12 * threads(), chunk.blocks * chunk.tiles), 1, 16);
         const auto part_of = [&](int64_t task) {
-            const int64_t tile = chunk.tile + task / tile_parts_ % chunk.tiles;
+            const int64_t tile = chunk.tile + task / parts % chunk.tiles;
             const int64_t pixels = g_.tile(first_tile + tile).pixels();
-            const int64_t size = ceil_div(pixels, tile_parts_), first = task % tile_parts_ * size;
+            const int64_t size = ceil_div(pixels, parts), first = task % parts * size;
             return Part{tile, first, std::clamp<int64_t>(pixels - first, 0, size)};
         };
-        const auto block_of = [&](int64_t task) { return chunk.block + task / tile_parts_ / chunk.tiles; };
+        const auto block_of = [&](int64_t task) { return chunk.block + task / parts / chunk.tiles; };
         const auto make = [&](int64_t task, int worker) {
             const Part part = part_of(task);
             if (!part.count) return;
@@ -345,7 +348,7 @@ class Backward : BackwardParts<S> {
             to.gradient += part.first * columns_row_;
             run_part(round, block_of(task), first_tile, part, to, false, worker);
         };
-        team.loop(chunk.blocks * chunk.tiles * tile_parts_, make, [&](int64_t task) {
+        team.loop(chunk.blocks * chunk.tiles * parts, make, [&](int64_t task) {
             const int64_t channels = block(round.first + block_of(task)).channels;
             return part_of(task).count * g_.taps * channels * (g_.group_outputs + 4 * g_.corners);
         });
@@ -406,7 +409,7 @@ class Backward : BackwardParts<S> {
     static constexpr int64_t most_taps = 1 << 21;     // whose numbers fit the lists of corners
     static constexpr int64_t most_kept = 24 << 20;    // bytes of columns
 
-    int64_t band_factor_ = 1, chunk_blocks_ = 0, chunk_tiles_ = 0, tile_parts_ = 1, weight_outputs_ = 0;
+    int64_t band_factor_ = 1, chunk_blocks_ = 0, chunk_tiles_ = 0, weight_outputs_ = 0;
 };
 
 void clear(void* tensor, int64_t dtype, int64_t count) {

@@ -63,7 +63,7 @@ class BackwardParts {
     };
 
     // The weight gradient of a depthwise convolution sums up over so many parts of every tile, which are then added.
-    static constexpr int64_t weight_parts = 4;
+    static constexpr int64_t weight_parts = 8;
 
     // `count` such parts of a tile from part `i` on, perhaps empty ones.
     Part weight_part(int64_t first_tile, int64_t tile, int64_t i, int64_t count = 1) const {

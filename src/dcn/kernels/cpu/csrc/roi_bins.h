@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "roi_grid.h"
@@ -48,8 +47,10 @@ public:
     // Valid until the next call.
     const Lines<T>& at(int64_t k, int64_t p, int64_t q) {
         const int64_t i = call_.offset ? 0 : axis_ == 0 ? p : q;
-        if (call_.offset || made_[i] != roi_) make(i, k, p, q);
-        made_[i] = roi_;
+        if (call_.offset || made_[i] != roi_) {
+            make(i, k, p, q);
+            made_[i] = roi_;
+        }
         return lines_[i];
     }
 
@@ -172,16 +173,10 @@ public:
         columns_.load(roi);
     }
 
-    // Of what bins read, `bin` takes the pixels [first, end) only.
+    // Of what bins read, `bin` takes the pixels [first, end) only; all of them where these are the whole map.
     void limit(int64_t first, int64_t end) {
         first_ = first;
-        end_ = end;
-    }
-
-    // Lines of a bin along both axes.
-    std::pair<int64_t, int64_t> lines(int64_t k, int64_t p, int64_t q) {
-        find(k, p, q);
-        return {rows->size, columns->size};
+        end_ = end - first < call_.height * call_.width ? end : std::numeric_limits<int64_t>::max();
     }
 
     // Of a bin of any column, where there are no offsets: whether row `p` of the bins reads pixels of the limit.
@@ -269,6 +264,18 @@ private:
         const int64_t height = rows->size, width = columns->size;
         offsets.resize(height * width);
         weights.resize(height * width);
+        if (end_ < std::numeric_limits<int64_t>::max()) return limited_taps(factor);
+        for (int64_t i = 0; i < height; ++i) {
+            const T weight = rows->weight[i] * factor;
+            for (int64_t j = 0; j < width; ++j) {
+                offsets[i * width + j] = rows->index[i] * pixel_y_ + columns->index[j] * pixel_x_;
+                weights[i * width + j] = weight * columns->weight[j];
+            }
+        }
+    }
+
+    void limited_taps(T factor) {
+        const int64_t height = rows->size, width = columns->size;
         int64_t count = 0;
         for (int64_t i = 0; i < height; ++i) {
             const T weight = rows->weight[i] * factor;
