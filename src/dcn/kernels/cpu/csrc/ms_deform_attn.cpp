@@ -446,10 +446,10 @@ class BackwardApart {
         }
         levels_.plan(space_, attn_padded(block_ * each_));
         const Room<T> sums = space_.plan<T>(std::is_same_v<S, T> || !call.grad_value ? 0 : elements_);
-        const Room<S> outside = space_.plan<S>(call.channels);
+        const Room<S> outside = space_.plan<S>(pixel_);  // read from the first channel of a head on
         space_.take();
         outside_ = space_.at(outside);
-        std::fill_n(outside_, call.channels, S{});
+        std::fill_n(outside_, pixel_, S{});
         fill_levels(levels_.levels(space_), attn_padded(block_ * each_), call.levels, call.points, call.shapes, call.starts);
         if constexpr (std::is_same_v<S, T>) {
             sums_ = static_cast<T*>(call.grad_value);
