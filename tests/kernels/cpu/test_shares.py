@@ -84,7 +84,7 @@ SMALL = (
     attention(replace(_ATTENTION, heads=3, channels=24, batch=2)),
     *(modulated(replace(_GROUPS, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)),
     *(modulated(replace(_ROWS, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)),
-    *(roi(case) for case in ROI),
+    *(roi(case) for case in ROI[:-1]),  # the last takes seconds
 )
 
 
