@@ -1,91 +1,109 @@
-"""How evenly the passes of deformable convolutions are shared out, for more threads than this machine may have.
+"""How evenly the CPU kernels share their work out, for more threads than this machine may have.
 
-The library goes through its own bands, passes and pieces and adds up the multiplications of every task instead of doing
-them, each task being taken by the thread that is free first.
+The library goes through its own loops and adds up what their tasks cost instead of doing them (benchmarks/shares.py).
 """
 
 from __future__ import annotations
 
-import ctypes
+import csv
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from benchmarks.cases import AttentionCase, ConvCase, ModulatedCase
+from benchmarks.roi import CASES as ROI
+from benchmarks.shares import CASES, SharesCase, attention, conv, modulated, roi, shares, transposed
+from torch import Tensor
 
+from dcn import ops
 from dcn.kernels.cpu import _library
-from dcn.kernels.cpu import deform_conv as cpu
 
-LAYERS = {
-    "C2": (1, 64, 200, 334, 1),
-    "C3-first": (1, 128, 200, 334, 2),
-    "C3": (1, 128, 100, 167, 1),
-    "C4-first": (1, 256, 100, 167, 2),
-    "C4": (1, 256, 50, 84, 1),
-    "C5-first": (1, 512, 50, 84, 2),
-    "C5": (1, 512, 25, 42, 1),
-    "C3-of-4-images": (4, 128, 100, 167, 1),
-    "C5-of-4-images": (4, 512, 25, 42, 1),
-}
-"""The 3x3 layers of ResNet-50 on an image of 800x1333: batch, channels, height, width, stride."""
+MOST = 1.1
+THREADS = (2, 3, 4, 5, 6, 7, 8, 11, 15, 22, 23, 33, 46, 54, 55, 59, 63, 64)
+"""Among them those with the least even shares of benchmarks/results/shares.csv."""
+TABLE = Path(__file__).parents[3] / "benchmarks" / "results" / "shares.csv"
 
 
-def _over_mean(
-    layer: tuple[int, int, int, int, int], depthwise: bool, threads: list[int], backward: bool = False
-) -> list[float]:
-    """The time of the pass over that of an even share, for every number of threads."""
-    batch, channels, height, width, stride = layer
-    out = [(size - 1) // stride + 1 for size in (height, width)]
+def _label(case: SharesCase) -> str:
+    return case.label
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if " 4x" not in case.label], ids=_label)
+def test_no_thread_has_a_tenth_more_than_the_mean(case: SharesCase) -> None:
+    for calls in case.calls().values():
+        assert shares(calls, 1).over_mean == pytest.approx(1.0)
+        assert max(shares(calls, threads).over_mean for threads in THREADS) <= MOST
+
+
+def test_the_tracked_table_has_every_case_and_no_larger_share() -> None:
+    with TABLE.open() as file:
+        rows = list(csv.DictReader(file))
+    expected = {(case.label, direction) for case in CASES for direction in ("forward", "backward")}
+    assert {(row["case"], row["direction"]) for row in rows} == expected
+    assert max(float(row["largest_share"]) for row in rows) <= MOST
+
+
+def _random(*shapes: tuple[int, ...]) -> tuple[Tensor, ...]:
     random = torch.Generator().manual_seed(0)
-    input, output = torch.empty(batch, channels, height, width), torch.empty(batch, channels, *out)
-    offset = torch.randn(batch, 18, *out, generator=random) * 2
-    weight = torch.empty(channels, 1 if depthwise else channels, 3, 3)
-    given = (input.data_ptr(), offset.data_ptr(), 0, weight.data_ptr(), 0)
-    grads = [torch.empty_like(tensor) for tensor in (input, offset, weight)]
-    wanted = (output.data_ptr(), 0, *(grad.data_ptr() for grad in grads), 0)
-    pointers = (*given, *wanted) if backward else (*given, 0, output.data_ptr(), 0, 0, 0, 0)
-    function = _library.library().dcn_deform_conv_shares
-    function.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
-    results = []
-    for count in threads:
-        shapes = (input.shape, offset.shape, weight.shape)
-        steps = (cpu._steps(input), cpu._steps(offset), cpu._NO_STEPS, cpu._steps(output))
-        rule = ((stride,) * 2, (1, 1), (1, 1), False)
-        fields = cpu._fields(*shapes, steps, (0, 0, 0), rule, count)
-        result = ctypes.c_double()
-        assert function(cpu._POINTERS.pack(*pointers) + fields, ctypes.byref(result)) == 0
-        results.append(result.value)
-    return results
+    return tuple(torch.randn(shape, generator=random) for shape in shapes)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_no_thread_has_a_tenth_more_than_the_mean(name: str) -> None:
-    shares = _over_mean(LAYERS[name], False, list(range(1, 65)))
-    assert shares[0] == pytest.approx(1.0)
-    assert max(shares) < 1.1
+def _masked() -> SharesCase:
+    def run(*tensors: Tensor) -> Tensor:
+        x, offset, weight, mask = tensors
+        return ops.deform_conv2d(x, offset, weight, None, 1, 1, mask=mask, backend="cpu")
+
+    shapes = ((1, 32, 30, 41), (1, 72, 30, 41), (32, 1, 3, 3), (1, 36, 30, 41))
+    return SharesCase("depthwise, 4 offset groups, masks", lambda: _random(*shapes), run)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_the_backward_pass_is_shared_as_evenly(name: str) -> None:
-    """Blocks of 16 channels where they come out even, else parts of their products and stripes of the gradient."""
-    assert max(_over_mean(LAYERS[name], False, list(range(1, 65)), backward=True)) < 1.1
+def _volume() -> SharesCase:
+    shapes = ((1, 20, 9, 10, 11), (1, 81, 9, 10, 11), (20, 1, 3, 3, 3))
+    return SharesCase(
+        "depthwise, volumes",
+        lambda: _random(*shapes),
+        lambda x, offset, weight: ops.deform_conv3d(x, offset, weight, None, 1, 1, backend="cpu"),
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if "first" not in name])
-def test_depthwise_layers_are_shared_evenly_too(name: str) -> None:
-    """A small map of many channels is the least even: to share them, its samples are prepared again."""
-    assert max(_over_mean(LAYERS[name], True, list(range(1, 65)))) < 1.1
+_DEPTHWISE = ConvCase("depthwise", 48, 30, 41, groups=48)
+_ATTENTION = AttentionCase("attention", ((20, 26), (10, 13), (5, 7), (3, 4)), queries=400)
+_GROUPS = ModulatedCase("one group at a time", 28, 28, 8)
+_ROWS = ModulatedCase("runs of rows", 70, 90, 3, depth=12, batch=2)
+SMALL = (
+    *(conv(replace(_DEPTHWISE, dtype=dtype)) for dtype in (torch.float32, torch.float64, torch.bfloat16)),
+    conv(ConvCase("strided depthwise", 70, 23, 31, stride=2, batch=2, groups=70)),
+    conv(ConvCase("dense", 40, 30, 41)),
+    _masked(),
+    _volume(),
+    transposed(_DEPTHWISE),
+    *(attention(replace(_ATTENTION, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)),
+    attention(replace(_ATTENTION, heads=3, channels=24, batch=2)),
+    *(modulated(replace(_GROUPS, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)),
+    *(modulated(replace(_ROWS, dtype=dtype)) for dtype in (torch.float32, torch.bfloat16)),
+    *(roi(case) for case in ROI[:-1]),  # the last takes seconds
+)
 
 
-ROUNDS_OF_FOUR = range(1, 5)
-"""No more threads than blocks of 16 channels at a time: four of 64 channels, or as few as memory leaves."""
+def _with_threads(threads: int, calls: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    with mock.patch.object(_library, "threads", return_value=threads):
+        return calls()
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_depthwise_blocks_become_chains_where_they_do_not_come_out_even(name: str) -> None:
-    """Three threads and four blocks: a thread without a block takes the next tiles of one that rests."""
-    assert max(_over_mean(LAYERS[name], True, list(ROUNDS_OF_FOUR), backward=True)) < 1.1
+def _one_after_the_other(threads: int, calls: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    results: list[Tensor] = []
+    assert shares(lambda: results.extend(calls()), threads, timed=True).total > 0
+    return tuple(results)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_more_threads_than_depthwise_blocks_divide_them_before_they_cost_twice_the_mean(name: str) -> None:
-    """To divide a block finely takes 1.5 to 1.7 times as long, so up to there a thread may rest instead."""
-    assert max(_over_mean(LAYERS[name], True, list(range(5, 65)), backward=True)) < 1.75
+@pytest.mark.parametrize("case", SMALL, ids=_label)
+def test_tasks_that_are_counted_are_those_that_are_done_and_give_the_same_bits(case: SharesCase) -> None:
+    """One thread; the tasks of some threads one after the other, as they are told apart; these threads."""
+    for calls in case.calls().values():
+        expected = _with_threads(1, calls)
+        for threads in (3, 9, 40):
+            for actual in (_one_after_the_other(threads, calls), _with_threads(threads, calls)):
+                assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True)), threads

@@ -1,13 +1,14 @@
 // DCNv3 and DCNv4 on the CPU: how a call is cut into tasks. The caller is kernels/cpu/dcnv3.py.
 //
 // Forward and the gradients of offsets and masks: a task is a block of locations, which writes what is its own. The
-// gradient of the map: a task is a group of an image, or a stripe of its rows where there are fewer groups than threads
-// need; it walks over all locations in order, so every pixel sums up in the same order for any number of threads. Small
-// maps go another way (dcnv3_group.cpp), which gives the same bits.
+// gradient of the map: a task is a group of an image or, where these do not come out even, a run of rows; it walks over
+// all locations that reach them in order, so every pixel sums up in the same order for any number of threads. Small maps
+// go another way (dcnv3_group.cpp), which gives the same bits.
 #include "dcnv3.h"
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "dcnv3_parts.h"
@@ -68,18 +69,23 @@ struct Blocks {
     }
 };
 
-// body(block, arrays of the worker) for all blocks of the call, in parallel.
+// body(block, arrays of the worker) for all blocks of the call, in parallel. A tap costs `placing` and what its corners do.
 template <class T, class F>
-void each_block(const DcnV3Call& call, F&& body) {
+void each_block(const DcnV3Call& call, int64_t placing, F&& body) {
     const Blocks blocks(call, call.groups);
     auto arrays = dcnv3_workers<T>(call, blocks.rows());
     const int64_t per_image = blocks.location_runs * blocks.group_runs;
-    dcn_parallel_for(call.batch * per_image, static_cast<int>(call.threads), [&](int64_t task, int worker) {
+    const auto block_of = [&](int64_t task) {
         const int64_t image = task / per_image, rest = task % per_image;
-        const DcnV3Block block =
-            blocks.at(call, image, rest / blocks.group_runs, rest % blocks.group_runs, 0, call.groups);
-        body(block, arrays[worker].taps);
-    });
+        return blocks.at(call, image, rest / blocks.group_runs, rest % blocks.group_runs, 0, call.groups);
+    };
+    dcn_parallel_for(
+        call.batch * per_image, static_cast<int>(call.threads),
+        [&](int64_t task, int worker) { body(block_of(task), arrays[worker].taps); },
+        [&](int64_t task) {
+            const DcnV3Block block = block_of(task);
+            return block.count * block.groups * call.taps * (placing + corners_cost(call));
+        });
 }
 
 // body(first tap, element of the location's first channel in an output, first channel of the group)
@@ -100,7 +106,7 @@ void forward(const DcnV3Call& call) {
     if (dcnv3_groups_fit(call)) return dcnv3_group_forward<S>(call);
     using T = typename Compute<S>::type;
     const int64_t depth = call.channels / call.groups, row = call.width * call.channels;
-    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
+    each_block<T>(call, placing_cost, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
         placing<T>().read(call, block, taps);
         placing<T>().corners(call, block, taps, true);
         const S* image = static_cast<const S*>(call.input) + block.image * call.height * row;
@@ -127,7 +133,7 @@ void dots_of(const DcnV3Call& call, const DcnV3Block& block, const DcnV3Taps<typ
 template <class S>
 void backward_places(const DcnV3Call& call) {
     using T = typename Compute<S>::type;
-    each_block<T>(call, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
+    each_block<T>(call, 2 * placing_cost, [&](const DcnV3Block& block, const DcnV3Taps<T>& taps) {
         placing<T>().read(call, block, taps);
         placing<T>().corners(call, block, taps, false);
         dots_of<S>(call, block, taps);
@@ -135,46 +141,170 @@ void backward_places(const DcnV3Call& call) {
     });
 }
 
+// Rows of the map that a run of locations reaches in a group: [low, high), none where low >= high.
+struct Reach {
+    int32_t low, high;
+};
+
+// Of all runs of locations of all pairs of an image and a group.
+template <class T>
+std::vector<Reach> reaches(const DcnV3Call& call, const Blocks& blocks, const std::vector<DcnV3Arrays<T>>& arrays) {
+    constexpr int64_t together = 16;  // runs of a task
+    DcnV3Call plain = call;  // only positions count
+    plain.softmax = 0;
+    const int64_t all = call.batch * call.groups * blocks.location_runs, height = call.height;
+    std::vector<Reach> result(all);
+    const auto run = [&](int64_t task, int worker) {
+        for (int64_t i = task * together; i < std::min(all, (task + 1) * together); ++i) {
+            const int64_t pair = i / blocks.location_runs, group = pair % call.groups;
+            const DcnV3Block block =
+                blocks.at(call, pair / call.groups, i % blocks.location_runs, 0, group, group + 1);
+            const DcnV3Taps<T>& taps = arrays[worker].taps;
+            placing<T>().read(plain, block, taps);
+            T low = static_cast<T>(height), high = -1;
+            for (int64_t k = 0; k < block.count * call.taps; ++k) {
+                const T y = taps.y[k];
+                if (!(y > -1 && y < static_cast<T>(height))) continue;
+                low = std::min(low, y);
+                high = std::max(high, y);
+            }
+            result[i] = {static_cast<int32_t>(std::max(low, T(0))), static_cast<int32_t>(std::min<T>(high + 2, static_cast<T>(height)))};
+        }
+    };
+    dcn_parallel_for(ceil_div(all, together), static_cast<int>(call.threads), run,
+                     [&](int64_t) { return together * blocks.locations * call.taps * placing_cost / 2; }, true);
+    return result;
+}
+
+// What the rows of all pairs cost, one pair after the other. A run of them places the taps of all that reaches it.
+class RowCosts {
+   public:
+    RowCosts(const DcnV3Call& call, const Blocks& blocks, const std::vector<Reach>& reach)
+        : cost_(call.batch * call.groups * call.height), entry_(cost_.size()) {
+        const int64_t rows = static_cast<int64_t>(cost_.size()), taps = blocks.locations * call.taps;
+        std::vector<int64_t> begins(rows + 1), ends(rows + 1);  // of the reaches, at each row
+        for (int64_t i = 0; i < static_cast<int64_t>(reach.size()); ++i) {
+            const int64_t first = i / blocks.location_runs * call.height;
+            const int64_t low = first + reach[i].low, high = first + reach[i].high;
+            if (low >= high) continue;
+            ++begins[low];
+            ++ends[high];
+            const int64_t each = corners_cost(call) * taps / (high - low);
+            for (int64_t row = low; row < high; ++row) cost_[row] += each;
+        }
+        int64_t reached = 0;
+        for (int64_t row = 0; row < rows; ++row) {
+            reached -= ends[row];
+            entry_[row] = reached * placing_cost * taps;
+            reached += begins[row];
+            cost_[row] += begins[row] * placing_cost * taps;
+        }
+    }
+
+    int64_t of(int64_t first, int64_t end) const {
+        return std::accumulate(cost_.begin() + first, cost_.begin() + end, entry_[first]);
+    }
+
+    std::vector<int64_t> even_runs(int64_t runs) const {
+        return dcn_even_runs(static_cast<int64_t>(cost_.size()), runs, [&](int64_t row) { return cost_[row]; },
+                             [&](int64_t row) { return entry_[row]; });
+    }
+
+   private:
+    std::vector<int64_t> cost_, entry_;  // of a row; of a run that begins with it
+};
+
+// Adds up the gradient of rows of the map of one pair.
+template <class S>
+class InputRows {
+    using T = typename Compute<S>::type;
+
+   public:
+    // Without reaches every run of locations counts.
+    InputRows(const DcnV3Call& call, const Blocks& blocks, const std::vector<Reach>& reach)
+        : call_(call), blocks_(blocks), reach_(reach), depth_(call.channels / call.groups), row_(call.width * depth_) {}
+
+    void add(int64_t pair, int64_t first, int64_t end, const DcnV3Taps<T>& taps, std::vector<T>& sums) const {
+        const int64_t image = pair / call_.groups, group = pair % call_.groups;
+        sums.assign((end - first) * row_, T(0));
+        const auto scatter = loops<S>().scatter;
+        for (int64_t run = 0; run < blocks_.location_runs; ++run) {
+            if (!reach_.empty()) {
+                const Reach reach = reach_[pair * blocks_.location_runs + run];
+                if (reach.low >= end || reach.high <= first) continue;
+            }
+            DcnV3Block block = blocks_.at(call_, image, run, 0, group, group + 1);
+            block.row_first = static_cast<int32_t>(first);
+            block.row_end = static_cast<int32_t>(end);
+            placing<T>().read(call_, block, taps);
+            placing<T>().corners(call_, block, taps, true);
+            each_group(call_, block, [&](int64_t tap, int64_t location, int64_t channel) {
+                scatter(sums.data() - first * row_, depth_, row_, taps, tap, call_.taps, depth_,
+                        static_cast<const S*>(call_.grad_output) + location + channel);
+            });
+        }
+        S* to = static_cast<S*>(call_.grad_input) + (image * call_.height + first) * call_.width * call_.channels;
+        const auto put = of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)()).put;
+        put(sums.data(), (end - first) * call_.width, depth_, to + group * depth_, call_.channels);
+    }
+
+   private:
+    const DcnV3Call& call_;
+    const Blocks& blocks_;
+    const std::vector<Reach>& reach_;
+    const int64_t depth_, row_;
+};
+
+// Into how many parts, one after the other, a thread divides its rows: the sums of all threads together take at most 15 %
+// of the tensors, or half of the maps in T.
+template <class T>
+int64_t parts_of_rows(const DcnV3Call& call) {
+    const int64_t maps = call.batch * call.height * call.width * call.channels * static_cast<int64_t>(sizeof(T));
+    return 100 * maps <= 15 * DcnV3Bytes(call).of_call(call) ? 1 : 2;
+}
+
 template <class S>
 void backward_input(const DcnV3Call& call) {
     using T = typename Compute<S>::type;
-    const int64_t depth = call.channels / call.groups, pairs = call.batch * call.groups;
-    if (!pairs) return;
-    // Two tasks per thread at least. The sums of all threads together then take at most half of the map in T.
-    const int64_t most = call.threads > 1 ? call.height : 1;
-    const int64_t stripes = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, most);
-    const int64_t rows = ceil_div(call.height, stripes), row = call.width * depth;
+    const int64_t pairs = call.batch * call.groups, height = call.height, threads = call.threads;
+    if (!pairs || !height) return;
     const Blocks blocks(call, 1);
     auto arrays = dcnv3_workers<T>(call, blocks.rows());
-    std::vector<std::vector<T>> sums(call.threads);
-    const auto put = of_type<S>(DCN_FOR_ISA(dcnv3_group_loops)()).put;
-    dcn_parallel_for(pairs * stripes, static_cast<int>(call.threads), [&](int64_t task, int worker) {
-        const int64_t image = task / stripes / call.groups, group = task / stripes % call.groups;
-        const int64_t first = task % stripes * rows, end = std::min(call.height, first + rows);
-        if (first >= end) return;
-        std::vector<T>& sum = sums[worker];
-        sum.assign((end - first) * row, T(0));
-        const DcnV3Taps<T>& taps = arrays[worker].taps;
-        const auto scatter = loops<S>().scatter;
-        for (int64_t run = 0; run < blocks.location_runs; ++run) {
-            DcnV3Block block = blocks.at(call, image, run, 0, group, group + 1);
-            block.row_first = static_cast<int32_t>(first);
-            block.row_end = static_cast<int32_t>(end);
-            placing<T>().read(call, block, taps);
-            placing<T>().corners(call, block, taps, true);
-            each_group(call, block, [&](int64_t tap, int64_t location, int64_t channel) {
-                scatter(sum.data() - first * row, depth, row, taps, tap, call.taps, depth,
-                        static_cast<const S*>(call.grad_output) + location + channel);
-            });
+    const bool whole = threads == 1 || (pairs >= 2 * threads && 10 * ceil_div(pairs, threads) * threads <= 11 * pairs);
+    const std::vector<Reach> reach = whole ? std::vector<Reach>() : reaches<T>(call, blocks, arrays);
+    const RowCosts costs(call, blocks, reach);
+    const std::vector<int64_t> runs = whole ? std::vector<int64_t>() : costs.even_runs(threads);
+    const int64_t tasks = whole ? pairs : static_cast<int64_t>(runs.size()) - 1;
+    const int64_t parts = whole ? 1 : parts_of_rows<T>(call);
+    // body(first row, end) for parts of a task, each of one pair.
+    const auto each_part = [&](int64_t task, auto&& body) {
+        const int64_t last = whole ? (task + 1) * height : runs[task + 1];
+        for (int64_t at = whole ? task * height : runs[task]; at < last;) {
+            const int64_t end = std::min(last, (at / height + 1) * height);
+            const int64_t size = ceil_div(end - at, parts);
+            for (; at < end; at += size) body(at, std::min(end, at + size));
+            at = end;
         }
-        S* to = static_cast<S*>(call.grad_input) + (image * call.height + first) * call.width * call.channels;
-        put(sum.data(), (end - first) * call.width, depth, to + group * depth, call.channels);
-    });
+    };
+    const InputRows<S> input(call, blocks, reach);
+    std::vector<std::vector<T>> sums(threads);
+    const auto run = [&](int64_t task, int worker) {
+        each_part(task, [&](int64_t first, int64_t end) {
+            const int64_t pair = first / height;
+            input.add(pair, first - pair * height, end - pair * height, arrays[worker].taps, sums[worker]);
+        });
+    };
+    const auto cost = [&](int64_t task) {
+        int64_t total = whole ? blocks.location_runs * blocks.locations * call.taps * (placing_cost + corners_cost(call)) : 0;
+        if (!whole) each_part(task, [&](int64_t first, int64_t end) { total += costs.of(first, end); });
+        return total;
+    };
+    dcn_parallel_for(tasks, static_cast<int>(threads), run, cost);
 }
 
 template <class S>
 void backward(const DcnV3Call& call) {
-    if (dcnv3_groups_fit(call) && call.batch * call.groups >= 2 * call.threads) return dcnv3_group_backward<S>(call);
+    if (dcnv3_groups_fit(call) && dcnv3_group_backward<S>(call)) return;
     if (call.grad_offset || call.grad_mask) backward_places<S>(call);
     if (call.grad_input) backward_input<S>(call);
 }

@@ -60,8 +60,10 @@ class Group {
 
     // Copies the map of a group of an image, unless that is done.
     void take(int64_t pair) {
-        if (pair == pair_) return;
         pair_ = pair;
+        if (pair == copied_) return;
+        copied_ = pair;
+        if (map_ == sums_) clear(map_);
         const S* from = static_cast<const S*>(call_.input) + first_element(call_.height * call_.width);
         for (int64_t row = 0; row < call_.height; ++row) {
             loops_.take(from + row * call_.width * call_.channels, call_.channels, call_.width, margins_.depth,
@@ -77,13 +79,13 @@ class Group {
         });
     }
 
-    void backward(int64_t pair) {
-        if (map_ && map_ == sums_) {
-            clear(map_);
-            walk(pair, true, false);
-            walk(pair, false, true);
+    // Gradients of the taps of the locations [first, end), of the map, or both: of all locations then.
+    void backward(int64_t pair, int64_t first, int64_t end, bool of_taps, bool of_map) {
+        if (map_ == sums_ && of_taps && of_map) {
+            walk(pair, first, end, true, false);
+            walk(pair, first, end, false, true);
         } else {
-            walk(pair, map_ != nullptr, sums_ != nullptr);
+            walk(pair, first, end, of_taps, of_map);
         }
     }
 
@@ -91,12 +93,13 @@ class Group {
     void clear(T* copy) const { std::memset(copy, 0, margins_.elements() * sizeof(T)); }
 
     // One walk over the locations of a group, which takes the gradients of the taps, of the map, or both.
-    void walk(int64_t pair, bool of_taps, bool of_map) {
+    void walk(int64_t pair, int64_t first, int64_t end, bool of_taps, bool of_map) {
         if (of_taps) take(pair);
         pair_ = pair;
+        if (of_map && map_ == sums_) copied_ = -1;
         if (of_map) clear(sums_);
         const S* grad = static_cast<const S*>(call_.grad_output);
-        each_block(0, call_.out[0] * call_.out[1], of_map, [&](const DcnV3Block& block, int64_t element) {
+        each_block(first, end, of_map, [&](const DcnV3Block& block, int64_t element) {
             if (of_map) {
                 loops_.scatter(sums_, margins_.row(), taps_, block.count, call_.taps, grad + element, call_.channels);
             }
@@ -143,12 +146,12 @@ class Group {
     const DcnV3Taps<T>& taps_;
     const DcnV3GroupLoops<S, T>& loops_;
     T *map_, *sums_;
-    int64_t pair_ = -1;
+    int64_t pair_ = -1, copied_ = -1;
 };
 
 // body(group of the worker, task) for all tasks, in parallel.
-template <class S, class F>
-void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& body) {
+template <class S, class F, class Cost>
+void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& body, Cost&& cost) {
     using T = typename Compute<S>::type;
     const int64_t elements = Margins(call).elements();
     const bool one = map && sums && !Margins(call).fit(call, 2, double_share);
@@ -167,7 +170,39 @@ void each_task(const DcnV3Call& call, int64_t tasks, bool map, bool sums, F&& bo
                             sums ? workspace.at(sum_maps[i]) : nullptr);
     }
     dcn_parallel_for(tasks, static_cast<int>(call.threads),
-                     [&](int64_t task, int worker) { body(groups[worker], task); });
+                     [&](int64_t task, int worker) { body(groups[worker], task); }, cost);
+}
+
+// A task of the backward pass: see Group::backward.
+struct GroupTask {
+    int64_t pair, first, end;
+    bool of_taps, of_map;
+};
+
+int64_t cost_of(const DcnV3Call& call, const GroupTask& task) {
+    const int64_t map = call.height * call.width * (call.channels / call.groups);
+    const int64_t corners = corners_cost(call) * ((task.of_taps ? 1 : 0) + (task.of_map ? 1 : 0));
+    const int64_t taps = (task.end - task.first) * call.taps * (placing_cost * (task.of_taps ? 2 : 1) + corners);
+    return taps + map * (task.of_map ? 3 : 1);
+}
+
+// Whole pairs and, of those that are left over for the last turn of the threads, the gradient of the map and parts of those
+// of the taps.
+std::vector<GroupTask> group_tasks(const DcnV3Call& call) {
+    constexpr int64_t least = 32, most = 16;  // locations of a part; parts
+    const bool of_taps = call.grad_offset || call.grad_mask, of_map = call.grad_input;
+    const int64_t pairs = call.batch * call.groups, locations = call.out[0] * call.out[1];
+    const int64_t left = of_taps && of_map ? pairs % call.threads : 0;
+    const int64_t parts = std::clamp<int64_t>(locations / least, 1, most);
+    std::vector<GroupTask> tasks;
+    for (int64_t pair = 0; pair < pairs - left; ++pair) tasks.push_back({pair, 0, locations, of_taps, of_map});
+    for (int64_t pair = pairs - left; pair < pairs; ++pair) tasks.push_back({pair, 0, locations, false, true});
+    for (int64_t pair = pairs - left; pair < pairs; ++pair) {
+        for (int64_t i = 0; i < parts; ++i) {
+            tasks.push_back({pair, i * locations / parts, (i + 1) * locations / parts, true, false});
+        }
+    }
+    return tasks;
 }
 
 }  // namespace
@@ -184,27 +219,47 @@ void dcnv3_group_forward(const DcnV3Call& call) {
     // Two tasks per thread at least, as long as they are longer than the copy.
     const int64_t locations = call.out[0] * call.out[1], pairs = call.batch * call.groups;
     if (!pairs) return;
-    const int64_t parts = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? 4 : 1);
+    int64_t parts = std::clamp<int64_t>(ceil_div(2 * call.threads, pairs), 1, call.threads > 1 ? 4 : 1);
+    const auto even = [&] { return 100 * ceil_div(pairs * parts, call.threads) * call.threads <= 108 * pairs * parts; };
+    while (call.threads > 1 && parts < 8 && !even()) ++parts;
     const int64_t part = ceil_div(locations, parts);
-    each_task<S>(call, pairs * parts, true, false, [&](Group<S>& group, int64_t task) {
-        const int64_t first = task % parts * part;
-        group.forward(task / parts, first, std::min(locations, first + part));
-    });
+    const auto end_of = [&](int64_t task) { return std::min(locations, (task % parts + 1) * part); };
+    each_task<S>(
+        call, pairs * parts, true, false,
+        [&](Group<S>& group, int64_t task) { group.forward(task / parts, task % parts * part, end_of(task)); },
+        [&](int64_t task) {
+            const int64_t count = std::max<int64_t>(0, end_of(task) - task % parts * part);
+            return cost_of(call, {0, 0, count, false, true});
+        });
 }
 
 template <class S>
-void dcnv3_group_backward(const DcnV3Call& call) {
-    each_task<S>(call, call.batch * call.groups, call.grad_offset || call.grad_mask, call.grad_input != nullptr,
-                 [](Group<S>& group, int64_t task) { group.backward(task); });
+bool dcnv3_group_backward(const DcnV3Call& call) {
+    const std::vector<GroupTask> tasks = group_tasks(call);
+    const auto cost = [&](int64_t task) { return cost_of(call, tasks[task]); };
+    const int64_t count = static_cast<int64_t>(tasks.size());
+    if (call.threads > 1) {
+        DcnShares shares(static_cast<int>(call.threads));
+        shares.loop(count, [](int64_t) {}, cost);
+        if (shares.over_mean() > 1.1) return false;
+    }
+    each_task<S>(
+        call, count, call.grad_offset || call.grad_mask, call.grad_input != nullptr,
+        [&](Group<S>& group, int64_t task) {
+            const auto [pair, first, end, of_taps, of_map] = tasks[task];
+            group.backward(pair, first, end, of_taps, of_map);
+        },
+        cost);
+    return true;
 }
 
 template void dcnv3_group_forward<float>(const DcnV3Call&);
 template void dcnv3_group_forward<double>(const DcnV3Call&);
 template void dcnv3_group_forward<Half>(const DcnV3Call&);
 template void dcnv3_group_forward<BFloat>(const DcnV3Call&);
-template void dcnv3_group_backward<float>(const DcnV3Call&);
-template void dcnv3_group_backward<double>(const DcnV3Call&);
-template void dcnv3_group_backward<Half>(const DcnV3Call&);
-template void dcnv3_group_backward<BFloat>(const DcnV3Call&);
+template bool dcnv3_group_backward<float>(const DcnV3Call&);
+template bool dcnv3_group_backward<double>(const DcnV3Call&);
+template bool dcnv3_group_backward<Half>(const DcnV3Call&);
+template bool dcnv3_group_backward<BFloat>(const DcnV3Call&);
 
 }  // namespace dcn

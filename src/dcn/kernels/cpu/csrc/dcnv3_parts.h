@@ -76,6 +76,10 @@ class DcnV3Arrays {
     std::vector<T> zeros_, waste_;
 };
 
+// What a tap costs, in multiplications or what takes as long: to find its corners, and to work on them.
+constexpr int64_t placing_cost = 50;
+inline int64_t corners_cost(const DcnV3Call& call) { return 4 * (call.channels / call.groups); }
+
 // One for each of `threads` workers.
 template <class T>
 std::vector<DcnV3Arrays<T>> dcnv3_workers(const DcnV3Call& call, int64_t rows) {
@@ -89,7 +93,8 @@ std::vector<DcnV3Arrays<T>> dcnv3_workers(const DcnV3Call& call, int64_t rows) {
 bool dcnv3_groups_fit(const DcnV3Call& call);
 template <class S>
 void dcnv3_group_forward(const DcnV3Call& call);
+// False, and nothing done, where the threads would not share the groups evenly.
 template <class S>
-void dcnv3_group_backward(const DcnV3Call& call);
+bool dcnv3_group_backward(const DcnV3Call& call);
 
 }  // namespace dcn

@@ -26,11 +26,3 @@ DCN_EXPORT int dcn_deform_conv_forward(const DcnDeformConv* call) {
 DCN_EXPORT int dcn_deform_conv_backward(const DcnDeformConv* call) {
     return dcn_guard([&] { dcn::deform_conv_backward(with_useful_threads(*call)); });
 }
-
-// How evenly the threads of a call would share its forward or backward pass, see deform_conv_forward_shares; nothing is
-// computed.
-DCN_EXPORT int dcn_deform_conv_shares(const DcnDeformConv* call, double* over_mean) {
-    return dcn_guard([&] {
-        *over_mean = call->output ? dcn::deform_conv_forward_shares(*call) : dcn::deform_conv_backward_shares(*call);
-    });
-}

@@ -129,10 +129,5 @@ RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t 
 void deform_conv_forward(const DcnDeformConv& call);
 void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
 void deform_conv_backward(const DcnDeformConv& call);
-// The time of a pass over that of an even share of its work among the threads of the call, by the number of
-// multiplications of the tasks; nothing is computed.
-double deform_conv_forward_shares(const DcnDeformConv& call);
-double deform_conv_depthwise_shares(const DcnDeformConv& call);
-double deform_conv_backward_shares(const DcnDeformConv& call);
 
 }  // namespace dcn

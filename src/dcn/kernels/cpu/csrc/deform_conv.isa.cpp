@@ -243,19 +243,41 @@ void backward(const SamplingPlan<T>& plan, const BackwardRun<T>& run) {
     return backward_parts<T, 8>(plan, run);
 }
 
+// One or two corners of an entry of a list (corner_lists.h).
+template <class T>
+struct ListedCorners {
+    int64_t tap, pixel;
+    int count;
+    int64_t index[2];
+    T weight[2];
+
+    ListedCorners(const SamplingPlan<T>& plan, int32_t entry) : tap(entry >> 10), pixel(entry >> 3 & 127) {
+        const int64_t plane = plan.taps * plan.room, location = tap * plan.room + pixel;
+        const int code = entry & 7;
+        const bool pair = plan.axes == 2 && code >= 4;
+        const T mask = plan.mask ? plan.mask[location] : T(1);
+        const int64_t at = (pair ? 2 * (code - 4) : code) * plane + location;
+        count = pair ? 2 : 1;
+        index[0] = plan.index[at];
+        weight[0] = mask * plan.weight[at];
+        index[1] = pair ? plan.index[at + plane] : -1;
+        weight[1] = pair ? mask * plan.weight[at + plane] : T(0);
+    }
+};
+
 template <class T>
 void scatter(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const BackwardRun<T>& run) {
     constexpr int n = lanes<T>;
-    const int64_t plane = plan.taps * plan.room;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t t = corners[i] >> 10, p = corners[i] >> 3 & 127, location = t * plan.room + p;
-        const int64_t at = (corners[i] & 7) * plane + location;
-        const T mask = plan.mask ? plan.mask[location] : T(1), weight = mask * plan.weight[at];
-        const T* above = run.column_gradient + p * run.column_row + t * run.column_tap;
-        T* to = run.gradient + static_cast<int64_t>(plan.index[at]) * run.pitch;
-        int64_t c = 0;
-        for (; c + n <= run.channels; c += n) store(to + c, load(to + c) + splat(weight) * load(above + c));
-        for (; c < run.channels; ++c) to[c] += weight * above[c];
+        const ListedCorners<T> listed(plan, corners[i]);
+        const T* above = run.column_gradient + listed.pixel * run.column_row + listed.tap * run.column_tap;
+        for (int k = 0; k < listed.count; ++k) {
+            const T weight = listed.weight[k];
+            T* to = run.gradient + listed.index[k] * run.pitch;
+            int64_t c = 0;
+            for (; c + n <= run.channels; c += n) store(to + c, load(to + c) + splat(weight) * load(above + c));
+            for (; c < run.channels; ++c) to[c] += weight * above[c];
+        }
     }
 }
 
@@ -295,36 +317,122 @@ void finish(const SamplingPlan<T>& plan, const T* dots, T* values) {
     return finish_axes<T, 3>(plan, dots, values);
 }
 
+// Vectors of the channels of a depthwise convolution. `Whole`: as many as a block has, all of them whole.
+template <class T, bool Whole>
+struct ChannelVectors {
+    static constexpr int n = lanes<T>, most = 16 / n < 1 ? 1 : 16 / n;
+    const int64_t channels;
+
+    explicit ChannelVectors(int64_t channels) : channels(channels) {}
+    static bool fit(int64_t channels) { return channels == most * n; }
+    int count() const { return Whole ? most : static_cast<int>((channels + n - 1) / n); }
+    int part(int v) const { return static_cast<int>(channels - v * n); }
+    bool is_whole(int v) const { return Whole || part(v) >= n; }
+    Vec<T> read(const T* from, int v) const {
+        return is_whole(v) ? load(from + v * n) : load_part(from + v * n, part(v));
+    }
+    void write(T* to, int v, Vec<T> value) const {
+        if (is_whole(v)) return store(to + v * n, value);
+        store_part(to + v * n, value, part(v));
+    }
+};
+
+// Which gradients are wanted: known to the compiler, or by the pointers that are not null.
+constexpr int by_pointers = 0, input_part = 1, weight_part = 2, location_part = 4;
+
+template <class T, int Corners, bool Whole, int Parts>
+void depthwise_run(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run) {
+    constexpr int most = 16;  // vectors of a block: of two doubles each
+    const ChannelVectors<T, Whole> vectors(run.channels);
+    const bool scatter = Parts ? Parts & input_part : run.gradient != nullptr;
+    const bool weights = Parts ? Parts & weight_part : run.sums != nullptr;
+    const bool dots = Parts ? Parts & location_part : run.dots != nullptr;
+    const int64_t plane = plan.taps * plan.room;
+    for (int64_t t = 0; t < plan.taps; ++t) {
+        const T* scale = run.weight + t * run.weight_tap;
+        for (int64_t first = 0; first < plan.pixels; first += run.part) {
+            const int64_t end = first + run.part < plan.pixels ? first + run.part : plan.pixels;
+            Vec<T> total[Whole ? ChannelVectors<T, true>::most : most] = {};
+            for (int64_t p = first; p < end; ++p) {
+                const int64_t location = t * plan.room + p;
+                const T mask = plan.mask ? plan.mask[location] : T(1);
+                const Sample<T, Corners> sample(plan, location, run.source, run.pitch, run.zeros);
+                T* gradient[Corners];
+                for (int j = 0; scatter && j < Corners; ++j) {
+                    const int64_t index = plan.index[j * plane + location];
+                    gradient[j] = index < 0 ? run.waste : run.gradient + index * run.pitch;
+                }
+                const T* above = run.above + p * run.above_row;
+                Vec<T> sum[Corners] = {};
+#pragma GCC unroll 2
+                for (int v = 0; v < vectors.count(); ++v) {
+                    const Vec<T> outer = vectors.read(above, v), g = outer * vectors.read(scale, v);
+                    Vec<T> value{};
+#pragma GCC unroll 8
+                    for (int j = 0; j < Corners; ++j) {
+                        if (weights || dots) {
+                            const Vec<T> corner = vectors.read(sample.at[j], v);
+                            value += splat(sample.weight[j]) * corner;
+                            sum[j] += g * corner;
+                        }
+                        if (!scatter) continue;
+                        vectors.write(gradient[j], v, vectors.read(gradient[j], v) + splat(mask * sample.weight[j]) * g);
+                    }
+                    total[v] += outer * (splat(mask) * value);
+                }
+                if (dots) add_lanes<T, Corners>(sum, run.dots + location * Corners);
+            }
+            if (!weights) continue;
+            T* sums = run.sums + t * run.weight_tap + first / run.part * run.part_step;
+            for (int v = 0; v < vectors.count(); ++v) vectors.write(sums, v, vectors.read(sums, v) + total[v]);
+        }
+    }
+}
+
+template <class T, int Corners>
+void depthwise_parts(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run) {
+    constexpr int rest = weight_part | location_part;
+    if (!ChannelVectors<T, true>::fit(run.channels)) return depthwise_run<T, Corners, false, by_pointers>(plan, run);
+    if (run.gradient && run.sums && run.dots) return depthwise_run<T, Corners, true, input_part | rest>(plan, run);
+    if (run.gradient && !run.sums && !run.dots) return depthwise_run<T, Corners, true, input_part>(plan, run);
+    if (!run.gradient && run.sums && run.dots) return depthwise_run<T, Corners, true, rest>(plan, run);
+    depthwise_run<T, Corners, true, by_pointers>(plan, run);
+}
+
 template <class T>
-void depthwise_columns(int64_t pixels, int64_t taps, int64_t channels, const T* gradient, int64_t gradient_row,
-                       const T* weight, int64_t weight_tap, T* to, int64_t to_row, int64_t to_tap) {
-    for (int64_t p = 0; p < pixels; ++p) {
-        for (int64_t t = 0; t < taps; ++t) {
-            const T* above = gradient + p * gradient_row;
-            const T* scale = weight + t * weight_tap;
-            T* row = to + p * to_row + t * to_tap;
-            for (int64_t c = 0; c < channels; ++c) row[c] = above[c] * scale[c];
+void depthwise(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run) {
+    if (plan.axes == 1) return depthwise_parts<T, 2>(plan, run);
+    if (plan.axes == 2) return depthwise_parts<T, 4>(plan, run);
+    return depthwise_parts<T, 8>(plan, run);
+}
+
+template <class T, bool Whole>
+void depthwise_corners(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const DepthwiseRun<T>& run) {
+    const ChannelVectors<T, Whole> vectors(run.channels);
+    for (int64_t i = 0; i < count; ++i) {
+        const ListedCorners<T> listed(plan, corners[i]);
+        const T *above = run.above + listed.pixel * run.above_row, *scale = run.weight + listed.tap * run.weight_tap;
+        T* const first = run.gradient + listed.index[0] * run.pitch;
+        T* const second = run.gradient + listed.index[1] * run.pitch;
+        for (int v = 0; v < vectors.count(); ++v) {
+            const Vec<T> g = vectors.read(above, v) * vectors.read(scale, v);
+            vectors.write(first, v, vectors.read(first, v) + splat(listed.weight[0]) * g);
+            if (listed.count < 2) continue;
+            vectors.write(second, v, vectors.read(second, v) + splat(listed.weight[1]) * g);
         }
     }
 }
 
 template <class T>
-void depthwise_weight(int64_t pixels, int64_t taps, int64_t channels, const T* gradient, int64_t gradient_row,
-                      const T* columns, int64_t column_row, int64_t column_tap, T* to, int64_t to_tap) {
-    for (int64_t p = 0; p < pixels; ++p) {
-        for (int64_t t = 0; t < taps; ++t) {
-            const T* above = gradient + p * gradient_row;
-            const T* row = columns + p * column_row + t * column_tap;
-            T* sum = to + t * to_tap;
-            for (int64_t c = 0; c < channels; ++c) sum[c] += above[c] * row[c];
-        }
-    }
+void depthwise_scatter(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const DepthwiseRun<T>& run) {
+    if (ChannelVectors<T, true>::fit(run.channels)) return depthwise_corners<T, true>(plan, corners, count, run);
+    depthwise_corners<T, false>(plan, corners, count, run);
 }
 
 template <class T>
 constexpr DeformConvKernels<T> table{
     lanes<T>,    planning::read<T>, planning::write<T>, planning::row_range<T>, planning::plan<T>,      sample<T>,
-    pairs_sampler<T>(), backward<T>, scatter<T>, finish<T>, depthwise_columns<T>, depthwise_weight<T>};
+    pairs_sampler<T>(), backward<T>, scatter<T>, finish<T>, depthwise<T>, depthwise_scatter<T>};
 
 }  // namespace
 

@@ -33,6 +33,8 @@ class Backward : BackwardParts<S> {
     using Parts::call_, Parts::g_, Parts::depthwise_, Parts::direct_, Parts::gemm_, Parts::blocks_, Parts::schedule_;
     using Parts::block_channels_, Parts::packed_block_, Parts::pitch_, Parts::columns_row_, Parts::workspace_;
     using Parts::round_blocks_, Parts::band_tiles_, Parts::stripes_, Parts::kept_slots_, Parts::kept_, Parts::threads_;
+    using Parts::stripes_apart_, Parts::weight_parts, Parts::weight_part, Parts::part_sums, Parts::weight_sums;
+    using Parts::run_depthwise;
     using Parts::block, Parts::threads, Parts::wants_locations, Parts::outputs, Parts::offset_groups, Parts::values;
     using Parts::plan_elements, Parts::partial_elements, Parts::scratch_elements, Parts::gradient_row;
     using Parts::packed_size, Parts::run_part, Parts::weight_gradient, Parts::gradient_of;
@@ -110,22 +112,31 @@ class Backward : BackwardParts<S> {
 
     // How finely step 2 is divided, for bands of `lines` lines.
     void divide(int64_t lines) {
-        // The same work takes 1.04 times as long with 512 channels, 1.3 times with 64, 1.5 to 1.7 times where it is
-        // depthwise and 2.7 times with 16 outputs.
+        // The same work takes 1.04 times as long with 512 channels, 1.3 times with 64 and 2.7 times with 16 outputs.
         const int64_t tasks = round_blocks_ * links(round_blocks_, lines * g_.column_strips);
-        const int64_t percent = depthwise_ ? 160 : g_.group_outputs < 32 ? 270 : 110;
+        const int64_t percent = depthwise_ ? 110 : g_.group_outputs < 32 ? 270 : 110;
         if (threads() <= 2 || time_of(tasks) <= percent * tasks || g_.taps >= most_taps) return;
         // With many threads larger bands, so that the steps that are divided by tiles and rows have enough of them.
         band_factor_ = std::clamp<int64_t>(threads() / 8, 1, 4);
         const int64_t tiles = lines * band_factor_ * g_.column_strips;
+        if (depthwise_) {
+            // Half of the work is one task for each block; for more threads than these keep up with, it has stripes.
+            constexpr int64_t most = 256;
+            const bool rest = wants_locations() || call_.grad_weight;
+            stripes_apart_ = true;
+            if (!call_.grad_input || (rest && threads() <= 2 * round_blocks_)) return;
+            const int64_t enough = (rest ? 4 : 12) * threads();
+            for (stripes_ = 2; stripes_ < most && stripes_ * round_blocks_ < enough;) stripes_ *= 2;
+            return;
+        }
         const int64_t fitting = most_kept / (2 * g_.room * columns_row_ * static_cast<int64_t>(sizeof(T)));
         const int64_t kept = std::max<int64_t>(8, std::min(fitting, std::max<int64_t>(24, 2 * threads())));
         chunk_blocks_ = std::min<int64_t>(round_blocks_, 8);
         chunk_tiles_ = std::clamp<int64_t>(kept / chunk_blocks_, 1, tiles);
         kept_slots_ = chunk_blocks_ * chunk_tiles_;
-        tile_parts_ = std::clamp<int64_t>(ceil_div(12 * threads(), kept_slots_), 1, 16);
         stripes_ = call_.grad_input ? 1 : 0;
-        while (stripes_ && stripes_ < 64 && stripes_ * chunk_blocks_ < 6 * threads()) stripes_ *= 2;
+        const int64_t enough = (call_.grad_weight ? 6 : 10) * threads();  // alone they must come out even
+        while (stripes_ && stripes_ < 128 && stripes_ * chunk_blocks_ < enough) stripes_ *= 2;
         // Of the weight gradient as many rows at once as the processor keeps sums of, where that leaves tasks for all.
         const int64_t panels = chunk_blocks_ * ceil_div(block_channels_ * g_.taps, gemm_.panel);
         for (const int64_t rows : {14, 7, 4}) {
@@ -157,11 +168,8 @@ class Backward : BackwardParts<S> {
                             last ? call_.batch * g_.rows_in : schedule_.bands[b + 1].low};
             const Tiles tiles{band.first * g_.column_strips, (band.last - band.first) * g_.column_strips};
             prepare_tiles(team, round, band, tiles);
-            kept_slots_ ? run_finely(team, round, tiles, rows) : run_blocks(team, round, tiles, rows);
-            if (wants_locations()) {
-                team.loop(tiles.count, [&](int64_t i) { this->reduce(round, tiles.first, i); },
-                          [&](int64_t) { return 2 * (blocks + 4 * offset_groups(round)) * values(); });
-            }
+            kept_slots_ || stripes_apart_ ? run_finely(team, round, tiles, rows) : run_blocks(team, round, tiles, rows);
+            if (wants_locations()) reduce_locations(team, round, tiles);
             loaded = std::max(loaded, band.load_end);
         }
         if (call_.grad_weight) {
@@ -198,6 +206,16 @@ class Backward : BackwardParts<S> {
         });
     }
 
+    template <class Team>
+    void reduce_locations(Team& team, const Round& round, const Tiles& tiles) {
+        const int64_t few = 8 * threads();  // tiles that leave nothing to do for some threads
+        const int64_t parts = threads() > 2 && tiles.count < few ? std::min(g_.taps, ceil_div(few, tiles.count)) : 1;
+        const auto taps = [&](int64_t i) { return typename Parts::Taps{i * g_.taps / parts, (i + 1) * g_.taps / parts}; };
+        const int64_t cost = 2 * (round.last - round.first + 4 * offset_groups(round)) * values() / parts;
+        team.loop(tiles.count * parts,
+                  [&](int64_t i) { this->reduce(round, tiles.first, i / parts, taps(i % parts)); }, [&](int64_t) { return cost; });
+    }
+
     // A block is a chain of tasks, usually of one.
     template <class Team>
     void run_blocks(Team& team, const Round& round, const Tiles& tiles, const Rows& rows) {
@@ -211,6 +229,11 @@ class Backward : BackwardParts<S> {
             if (!direct_ && part == 0) this->load_rows(round.first + i, i, rows.load, rows.load_end);
             for (int64_t k = first_of(part); k < first_of(part + 1); ++k) {
                 const Part all{k, 0, g_.tile(tiles.first + k).pixels()};
+                if (depthwise_) {
+                    T* sums = call_.grad_weight ? weight_sums(b.first, b) : nullptr;
+                    run_depthwise(round, i, tiles.first, all, {true, wants_locations(), false}, sums, worker);
+                    continue;
+                }
                 run_part(round, i, tiles.first, all, columns, true, worker);
                 if (call_.grad_weight) weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
             }
@@ -229,6 +252,48 @@ class Backward : BackwardParts<S> {
         });
     }
 
+    // The gradient of the input first, by blocks or their stripes; what these leave uneven the many parts of tiles, of
+    // which each has the other gradients of a block, make up for.
+    template <class Team>
+    void run_depthwise_finely(Team& team, const Round& round, const Tiles& tiles) {
+        const int64_t blocks = round.last - round.first, stripes = std::max<int64_t>(1, stripes_);
+        const int64_t scatters = call_.grad_input ? blocks * stripes : 0;
+        const bool rest = wants_locations() || call_.grad_weight;
+        // Parts of a task: all of a tile where that leaves enough of them.
+        const int64_t each = blocks * tiles.count >= 12 * threads() ? weight_parts : 1, per_tile = weight_parts / each;
+        const int64_t parts = rest ? blocks * tiles.count * per_tile : 0;
+        const auto block_of = [&](int64_t task) { return task < scatters ? task % blocks : (task - scatters) % blocks; };
+        const auto part_of = [&](int64_t task) {
+            const int64_t number = (task - scatters) / blocks;
+            return weight_part(tiles.first, number / per_tile, number % per_tile * each, each);
+        };
+        const auto run = [&](int64_t task, int worker) {
+            const int64_t i = block_of(task);
+            if (task < scatters) {
+                for (int64_t k = 0; k < tiles.count; ++k) {
+                    const Part all{k, 0, g_.tile(tiles.first + k).pixels()};
+                    if (stripes_) this->scatter(round, i, tiles.first, k, task / blocks, {}, worker);
+                    if (!stripes_) run_depthwise(round, i, tiles.first, all, {true, false, false}, nullptr, worker);
+                }
+                return;
+            }
+            const Part part = part_of(task);
+            if (!part.count) return;
+            T* sums = call_.grad_weight ? part_sums(i, part.tile, (task - scatters) / blocks % per_tile * each) : nullptr;
+            if (sums) std::fill_n(sums, each * packed_block_, T(0));
+            run_depthwise(round, i, tiles.first, part, {false, wants_locations(), true}, sums, worker);
+        };
+        team.loop(scatters + parts, run, [&](int64_t task) {
+            const int64_t samples = block(round.first + block_of(task)).channels * g_.taps;
+            if (task >= scatters) return samples * part_of(task).count * 4 * g_.corners;
+            return samples * tiles.count * g_.tile_rows * g_.tile_columns * 4 * g_.corners / stripes;
+        });
+        if (!call_.grad_weight) return;
+        team.loop(blocks * g_.taps, [&](int64_t task) {
+            this->add_weight_parts(round, task % blocks, tiles.first, tiles.count, task / blocks);
+        }, [&](int64_t task) { return block(round.first + task % blocks).channels * tiles.count * weight_parts; });
+    }
+
     template <class Team>
     void run_finely(Team& team, const Round& round, const Tiles& tiles, const Rows& rows) {
         const int64_t blocks = round.last - round.first;
@@ -238,7 +303,8 @@ class Backward : BackwardParts<S> {
                 this->load_rows(round.first + i, i, row, row + 1);
             }, [&](int64_t) { return row_cost(); });
         }
-        for (int64_t k = 0; k < tiles.count; k += chunk_tiles_) {
+        if (depthwise_) run_depthwise_finely(team, round, tiles);
+        for (int64_t k = 0; !depthwise_ && k < tiles.count; k += chunk_tiles_) {
             for (int64_t i = 0; i < blocks; i += chunk_blocks_) {
                 const Chunk chunk{i, std::min(chunk_blocks_, blocks - i), k, std::min(chunk_tiles_, tiles.count - k)};
                 make_columns(team, round, tiles.first, chunk);
@@ -266,13 +332,14 @@ class Backward : BackwardParts<S> {
 
     template <class Team>
     void make_columns(Team& team, const Round& round, int64_t first_tile, const Chunk& chunk) {
+        const int64_t parts = std::clamp<int64_t>(ceil_div(12 * threads(), chunk.blocks * chunk.tiles), 1, 16);
         const auto part_of = [&](int64_t task) {
-            const int64_t tile = chunk.tile + task / tile_parts_ % chunk.tiles;
+            const int64_t tile = chunk.tile + task / parts % chunk.tiles;
             const int64_t pixels = g_.tile(first_tile + tile).pixels();
-            const int64_t size = ceil_div(pixels, tile_parts_), first = task % tile_parts_ * size;
+            const int64_t size = ceil_div(pixels, parts), first = task % parts * size;
             return Part{tile, first, std::clamp<int64_t>(pixels - first, 0, size)};
         };
-        const auto block_of = [&](int64_t task) { return chunk.block + task / tile_parts_ / chunk.tiles; };
+        const auto block_of = [&](int64_t task) { return chunk.block + task / parts / chunk.tiles; };
         const auto make = [&](int64_t task, int worker) {
             const Part part = part_of(task);
             if (!part.count) return;
@@ -281,7 +348,7 @@ class Backward : BackwardParts<S> {
             to.gradient += part.first * columns_row_;
             run_part(round, block_of(task), first_tile, part, to, false, worker);
         };
-        team.loop(chunk.blocks * chunk.tiles * tile_parts_, make, [&](int64_t task) {
+        team.loop(chunk.blocks * chunk.tiles * parts, make, [&](int64_t task) {
             const int64_t channels = block(round.first + block_of(task)).channels;
             return part_of(task).count * g_.taps * channels * (g_.group_outputs + 4 * g_.corners);
         });
@@ -297,8 +364,8 @@ class Backward : BackwardParts<S> {
         std::vector<Use> result;
         for (int64_t i = chunk.block; i < chunk.block + chunk.blocks && call_.grad_weight; ++i) {
             const ChannelBlock& b = block(round.first + i);
-            const int64_t all = b.per_group * g_.taps, panel = depthwise_ ? 1 : gemm_.panel;
-            for (int64_t group = 0; group < (depthwise_ ? 1 : b.groups); ++group) {
+            const int64_t all = b.per_group * g_.taps, panel = gemm_.panel;
+            for (int64_t group = 0; group < b.groups; ++group) {
                 for (int64_t o = 0; o < g_.group_outputs; o += weight_outputs_) {
                     const int64_t rows = std::min(weight_outputs_, g_.group_outputs - o);
                     for (int64_t c = 0; c < all; c += panel) {
@@ -334,7 +401,7 @@ class Backward : BackwardParts<S> {
             const int64_t pixels = chunk.tiles * g_.tile_rows * g_.tile_columns;
             const int64_t channels = block(round.first + one.i).channels;
             if (one.stripe >= 0) return pixels * g_.taps * g_.corners * channels * corner_cost / stripes_;
-            return pixels * one.run.columns * (depthwise_ ? channels : one.run.outputs);
+            return pixels * one.run.columns * one.run.outputs;
         });
     }
 
@@ -342,7 +409,7 @@ class Backward : BackwardParts<S> {
     static constexpr int64_t most_taps = 1 << 21;     // whose numbers fit the lists of corners
     static constexpr int64_t most_kept = 24 << 20;    // bytes of columns
 
-    int64_t band_factor_ = 1, chunk_blocks_ = 0, chunk_tiles_ = 0, tile_parts_ = 1, weight_outputs_ = 0;
+    int64_t band_factor_ = 1, chunk_blocks_ = 0, chunk_tiles_ = 0, weight_outputs_ = 0;
 };
 
 void clear(void* tensor, int64_t dtype, int64_t count) {
@@ -366,7 +433,5 @@ void deform_conv_backward(const DcnDeformConv& call) {
     const bool empty = call.batch * call.out[0] * call.out[1] * call.out[2] * call.outputs * call.channels == 0;
     empty ? clear_gradients(call) : run_pass<Backward>(call);
 }
-
-double deform_conv_backward_shares(const DcnDeformConv& call) { return shares_of_pass<Backward>(call); }
 
 }  // namespace dcn

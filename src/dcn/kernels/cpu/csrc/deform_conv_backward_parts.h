@@ -38,7 +38,7 @@ class BackwardParts {
             packed_block_ = std::max(packed_block_, packed_size(block));
         }
         pitch_ = direct_ ? call.input_step[2] : round_up(block_channels_, 16);
-        columns_row_ = round_up(block_channels_ * g_.taps, 16) + 16;
+        columns_row_ = depthwise_ ? 0 : round_up(block_channels_ * g_.taps, 16) + 16;
         plane_ = g_.taps * g_.room;
     }
 
@@ -61,6 +61,15 @@ class BackwardParts {
     struct Columns {
         T *values, *gradient;
     };
+
+    // The weight gradient of a depthwise convolution sums up over so many parts of every tile, which are then added.
+    static constexpr int64_t weight_parts = 8;
+
+    // `count` such parts of a tile from part `i` on, perhaps empty ones.
+    Part weight_part(int64_t first_tile, int64_t tile, int64_t i, int64_t count = 1) const {
+        const int64_t pixels = g_.tile(first_tile + tile).pixels(), size = ceil_div(pixels, weight_parts);
+        return {tile, i * size, std::clamp<int64_t>(pixels - i * size, 0, count * size)};
+    }
 
     // A run of the rows and columns of the products that are the weight gradient of one convolution group.
     struct WeightRun {
@@ -114,6 +123,8 @@ class BackwardParts {
         plans_.resize(static_cast<size_t>(band_tiles_ * round_offset_groups_));
         for (PlanRoom<T>& plan : plans_) plan.plan(workspace_, g_, true);
         kept_ = workspace_.plan<T>(kept_slots_ * 2 * g_.room * columns_row_);
+        const bool sums_apart = depthwise_ && stripes_apart_ && call_.grad_weight;
+        part_sums_ = workspace_.plan<T>(sums_apart ? round_blocks_ * band_tiles_ * weight_parts * packed_block_ : 0);
         corners_.resize(stripes_ ? plans_.size() : 0);
         for (CornerRoom& room : corners_) {
             room.list = workspace_.plan<int32_t>(g_.corners * plane_);
@@ -235,10 +246,15 @@ class BackwardParts {
         const Tile tile = g_.tile(first_tile + k);
         for (const Segment& segment : segments_[static_cast<size_t>(round.first + i)]) {
             const CornerRoom& room = corners_[plan_index(round, k, segment.offset_group)];
-            const int32_t* start = workspace_.at(room.start) + stripe;
-            kernels_.scatter(plan_of(round, {k, 0, tile.pixels()}, segment.offset_group),
-                             workspace_.at(room.list) + start[0], start[1] - start[0],
-                             run_of(b, i, tile.image, segment, columns, worker));
+            const int32_t *start = workspace_.at(room.start) + stripe, *list = workspace_.at(room.list) + start[0];
+            const Part all{k, 0, tile.pixels()};
+            const SamplingPlan<T> plan = plan_of(round, all, segment.offset_group);
+            if (depthwise_) {
+                const DepthwiseRun<T> run = depthwise_run_of(round, i, first_tile, segment, all, nullptr, worker);
+                kernels_.depthwise_scatter(plan, list, start[1] - start[0], run);
+            } else {
+                kernels_.scatter(plan, list, start[1] - start[0], run_of(b, i, tile.image, segment, columns, worker));
+            }
         }
     }
 
@@ -270,6 +286,50 @@ class BackwardParts {
                                 b.first * call_.input_step[1] + pixel * call_.input_step[2],
                             call_.input_step[1], call_.input_step[2], nullptr, false);
         }
+    }
+
+    struct Wanted {
+        bool input, locations, sums_apart;
+    };
+
+    // Gradients of a depthwise convolution; that of its weight is added to `sums`, unless null: of each part of a tile to
+    // its own where they are apart.
+    void run_depthwise(const Round& round, int64_t i, int64_t first_tile, const Part& part, const Wanted& wanted, T* sums,
+                       int worker) {
+        const ChannelBlock& b = block(round.first + i);
+        const Scratch& scratch = threads_[static_cast<size_t>(worker)];
+        T* partial = partial_of(i, part.tile) + part.first;
+        for (const Segment& segment : segments_[static_cast<size_t>(round.first + i)]) {
+            const SamplingPlan<T> plan = plan_of(round, part, segment.offset_group);
+            DepthwiseRun<T> run = depthwise_run_of(round, i, first_tile, segment, part, sums, worker);
+            if (!wanted.input) run.gradient = nullptr;
+            run.part_step = wanted.sums_apart ? packed_block_ : 0;
+            if (wanted.locations) clear_dots(part.count, run.dots = workspace_.at(scratch.dots));
+            kernels_.depthwise(plan, run);
+            if (wanted.locations) finish_locations(b, plan, segment.offset_group, scratch, partial);
+        }
+    }
+
+    DepthwiseRun<T> depthwise_run_of(const Round& round, int64_t i, int64_t first_tile, const Segment& segment,
+                                     const Part& part, T* sums, int worker) const {
+        const ChannelBlock& b = block(round.first + i);
+        const Tile tile = g_.tile(first_tile + part.tile);
+        const Columns none{workspace_.at(zeros_), workspace_.at(zeros_)};
+        const BackwardRun<T> run = run_of(b, i, tile.image, segment, none, worker);
+        DepthwiseRun<T> result{};
+        result.source = run.source;
+        result.gradient = run.gradient;
+        result.pitch = run.pitch;
+        result.channels = run.channels;
+        result.zeros = run.zeros;
+        result.waste = run.waste;
+        result.above = gradient_of(round, b, part) + segment.channel;
+        result.above_row = gradient_row_;
+        result.weight = workspace_.at(packed_) + i * packed_block_ + segment.channel;
+        result.weight_tap = b.channels;
+        result.sums = sums ? sums + segment.channel : nullptr;
+        result.part = ceil_div(tile.pixels(), weight_parts);
+        return result;
     }
 
     // Columns, their gradient, and with it the gradients of the locations; with `scatter` that of the input too.
@@ -306,11 +366,6 @@ class BackwardParts {
     }
 
     void column_gradient(const ChannelBlock& b, const T* gradient, const T* packed, int64_t pixels, T* to) const {
-        if (depthwise_) {
-            kernels_.depthwise_columns(pixels, g_.taps, b.channels, gradient, gradient_row_, packed, b.channels, to,
-                                       columns_row_, b.channels);
-            return;
-        }
         const int64_t columns = b.per_group * g_.taps;
         const int64_t size = round_up(columns, gemm_.panel) * g_.group_outputs;
         for (int64_t group = 0; group < b.groups; ++group) {
@@ -354,7 +409,6 @@ class BackwardParts {
 
     void weight_gradient(const ChannelBlock& b, const T* gradient, int64_t pixels, const T* columns) {
         const int64_t all = b.per_group * g_.taps;
-        if (depthwise_) return weight_gradient(b, {0, 0, 1, 0, all}, gradient, pixels, columns);
         for (int64_t group = 0; group < b.groups; ++group) {
             weight_gradient(b, {group, 0, g_.group_outputs, 0, all}, gradient, pixels, columns);
         }
@@ -362,17 +416,29 @@ class BackwardParts {
 
     void weight_gradient(const ChannelBlock& b, const WeightRun& run, const T* gradient, int64_t pixels,
                          const T* columns) {
-        if (depthwise_) {  // columns of a run are taps
-            kernels_.depthwise_weight(pixels, run.columns, b.channels, gradient, gradient_row_,
-                                      columns + run.column * b.channels, columns_row_, b.channels,
-                                      weight_sums(b.first, b) + run.column * b.channels, b.channels);
-            return;
-        }
         const int64_t output = run.group * g_.group_outputs + run.output;
         gemm_.multiply(run.outputs, run.columns, pixels, gradient + output, 1, gradient_row_,
                        columns + run.group * b.per_group * g_.taps + run.column, gemm_.panel, columns_row_,
                        weight_sums(b.group * g_.group_outputs + output, b) + run.column, g_.group_channels * g_.taps,
                        true);
+    }
+
+    // What the parts of the tiles of a band give to the weight gradient of a depthwise block.
+    T* part_sums(int64_t i, int64_t tile, int64_t part) const {
+        return workspace_.at(part_sums_) + ((i * band_tiles_ + tile) * weight_parts + part) * packed_block_;
+    }
+
+    // Adds them up in their order, for one tap.
+    void add_weight_parts(const Round& round, int64_t i, int64_t first_tile, int64_t tiles, int64_t tap) {
+        const ChannelBlock& b = block(round.first + i);
+        T* sums = weight_sums(b.first, b) + tap * b.channels;
+        for (int64_t k = 0; k < tiles; ++k) {
+            for (int64_t part = 0; part < weight_parts; ++part) {
+                if (!weight_part(first_tile, k, part).count) break;
+                const T* from = part_sums(i, k, part) + tap * b.channels;
+                for (int64_t c = 0; c < b.channels; ++c) sums[c] += from[c];
+            }
+        }
     }
 
     void finish_weight(const ChannelBlock& b, int worker) {
@@ -383,8 +449,13 @@ class BackwardParts {
         });
     }
 
-    // Adds what the blocks found out about a tile, in the order of their channels.
-    void reduce(const Round& round, int64_t first_tile, int64_t k) {
+    // Taps [first, end).
+    struct Taps {
+        int64_t first, end;
+    };
+
+    // Adds what the blocks found out about some taps of a tile, in the order of their channels.
+    void reduce(const Round& round, int64_t first_tile, int64_t k, const Taps& taps) {
         const Tile tile = g_.tile(first_tile + k);
         const int64_t first = first_offset_group(block(round.first));
         for (int64_t q = first; q < first + offset_groups(round); ++q) {
@@ -394,35 +465,45 @@ class BackwardParts {
                 if (q < first_offset_group(b) || q > last_offset_group(b)) continue;
                 T* partial = partial_of(i, k) + (q - first_offset_group(b)) * values();
                 if (sum) {
-                    add(partial, sum);
+                    add(taps, partial, sum);
                 } else {
                     sum = partial;
                 }
             }
             bool continued = q * g_.offset_channels < block(round.first).first;
             if (locations_kept_) {
-                keep(round, first_tile + k, q, continued, sum);
+                keep(round, first_tile + k, q, taps, continued, sum);
                 continued = false;
             }
-            write_locations(tile, q, sum, continued);
+            write_locations(tile, q, taps, sum, continued);
         }
     }
 
-    void add(const T* from, T* to) const {
-        for (int64_t v = 0; v < values(); ++v) to[v] += from[v];
+    // body(first value, count) of some taps, for each axis and the mask.
+    template <class F>
+    void each_value_run(const Taps& taps, F&& body) const {
+        for (int64_t axis = 0; axis <= call_.axes; ++axis) {
+            body(axis * plane_ + taps.first * g_.room, (taps.end - taps.first) * g_.room);
+        }
+    }
+
+    void add(const Taps& taps, const T* from, T* to) const {
+        each_value_run(taps, [&](int64_t first, int64_t count) {
+            for (int64_t v = first; v < first + count; ++v) to[v] += from[v];
+        });
     }
 
     // Half precision: sums of several rounds grow in float; every round writes what is known so far.
-    void keep(const Round& round, int64_t tile, int64_t q, bool continued, T* sum) {
+    void keep(const Round& round, int64_t tile, int64_t q, const Taps& taps, bool continued, T* sum) {
         T* kept = workspace_.at(location_sums_) + (tile * call_.offset_groups + q) * values();
-        if (continued) add(kept, sum);
+        if (continued) add(taps, kept, sum);
         if ((q + 1) * g_.offset_channels > block(round.last - 1).first + block(round.last - 1).channels) {
-            std::copy_n(sum, values(), kept);
+            each_value_run(taps, [&](int64_t first, int64_t count) { std::copy_n(sum + first, count, kept + first); });
         }
     }
 
-    void write_locations(const Tile& tile, int64_t q, const T* values, bool accumulate) {
-        for (int64_t t = 0; t < g_.taps; ++t) {
+    void write_locations(const Tile& tile, int64_t q, const Taps& taps, const T* values, bool accumulate) {
+        for (int64_t t = taps.first; t < taps.end; ++t) {
             for (int64_t r = 0; r < tile.rows; ++r) {
                 const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
                 const T* from = values + t * g_.room + r * tile.columns;
@@ -466,6 +547,8 @@ class BackwardParts {
     std::vector<PlanRoom<T>> plans_;
     std::vector<CornerRoom> corners_;  // beside the plans, where the work is divided finely
     int64_t stripes_ = 0;              // of the corners; 0: there are no lists of them
+    bool stripes_apart_ = false;       // a depthwise convolution divided finely
+    Room<T> part_sums_;
     int64_t kept_slots_ = 0;           // columns of a tile that are kept; 0: each thread has one
     Room<T> kept_;
     std::vector<Scratch> threads_;

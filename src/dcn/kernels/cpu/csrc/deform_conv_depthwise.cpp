@@ -301,6 +301,4 @@ class Depthwise {
 
 void deform_conv_depthwise(const DcnDeformConv& call) { run_pass<Depthwise>(call); }
 
-double deform_conv_depthwise_shares(const DcnDeformConv& call) { return shares_of_pass<Depthwise>(call); }
-
 }  // namespace dcn

@@ -466,8 +466,4 @@ void deform_conv_forward(const DcnDeformConv& call) {
     depthwise(call) ? deform_conv_depthwise(call) : run_pass<Forward>(call);
 }
 
-double deform_conv_forward_shares(const DcnDeformConv& call) {
-    return depthwise(call) ? deform_conv_depthwise_shares(call) : shares_of_pass<Forward>(call);
-}
-
 }  // namespace dcn

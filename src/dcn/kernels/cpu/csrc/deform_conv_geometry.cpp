@@ -220,15 +220,16 @@ std::vector<Segment> segments(const Geometry& geometry, const ChannelBlock& bloc
 
 namespace {
 
+// Of the taps [first, end).
 template <class T>
-void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, int64_t line, int64_t* low,
-                int64_t* high) {
+void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, int64_t line, int64_t first, int64_t end,
+                int64_t* low, int64_t* high) {
     const DcnDeformConv& call = geometry.call;
     const Tile tile = geometry.tile(line * geometry.column_strips);
     const int axis = geometry.axis(0);
     std::vector<T> offset(static_cast<size_t>(geometry.rest_out));
     for (int64_t q = 0; q < call.offset_groups; ++q) {
-        for (int64_t t = 0; t < geometry.taps; ++t) {
+        for (int64_t t = first; t < end; ++t) {
             const int64_t channel = (q * geometry.taps + t) * call.axes;
             for (int64_t row = tile.row; row < tile.row + tile.rows; ++row) {
                 const int64_t from = tile.image * call.offset_step[0] + channel * call.offset_step[1] +
@@ -246,24 +247,38 @@ void line_range(const Geometry& geometry, const DeformConvKernels<T>& kernels, i
 }  // namespace
 
 RowRanges row_ranges(const Geometry& geometry) {
-    const int64_t lines = geometry.tile_lines();
+    const int64_t lines = geometry.tile_lines(), threads = geometry.call.threads, taps = geometry.taps;
+    // Few lines are divided by their taps.
+    const int64_t few = 8 * threads, parts = threads > 2 && lines < few ? std::min(taps, ceil_div(few, std::max<int64_t>(1, lines))) : 1;
+    const std::vector<int64_t> lowest(static_cast<size_t>(lines * parts), geometry.rows_in);
+    RowRanges found{lowest, std::vector<int64_t>(lowest.size())};
+    const auto range = [&](int64_t task) {
+        const int64_t line = task / parts, first = task % parts * taps / parts, end = (task % parts + 1) * taps / parts;
+        int64_t *low = &found.low[static_cast<size_t>(task)], *high = &found.high[static_cast<size_t>(task)];
+        if (geometry.call.axes == 1) {
+            *low = 0;
+            *high = geometry.rows_in;
+        } else if (geometry.call.dtype == dtype_f64) {
+            line_range<double>(geometry, DCN_FOR_ISA(deform_conv_double)(), line, first, end, low, high);
+        } else {
+            line_range<float>(geometry, DCN_FOR_ISA(deform_conv_float)(), line, first, end, low, high);
+        }
+    };
+    const auto cost = [&](int64_t) {
+        // Eight offsets at once take as long as what is counted of the passes.
+        return geometry.call.offset_groups * taps * geometry.tile_rows * geometry.rest_out / (8 * parts);
+    };
+    dcn_parallel_for(lines * parts, static_cast<int>(threads), range, cost, true);
     const std::vector<int64_t> empty(static_cast<size_t>(lines));
     RowRanges ranges{empty, empty};
-    dcn_parallel_for(lines, static_cast<int>(geometry.call.threads), [&](int64_t line) {
-        int64_t low = geometry.rows_in, high = 0;
-        if (geometry.call.axes == 1) {
-            low = 0;
-            high = geometry.rows_in;
-        } else if (geometry.call.dtype == dtype_f64) {
-            line_range<double>(geometry, DCN_FOR_ISA(deform_conv_double)(), line, &low, &high);
-        } else {
-            line_range<float>(geometry, DCN_FOR_ISA(deform_conv_float)(), line, &low, &high);
-        }
-        const int64_t base = line / geometry.row_strips * geometry.rows_in;
+    for (int64_t line = 0; line < lines; ++line) {
+        const auto at = line * parts, base = line / geometry.row_strips * geometry.rows_in;
+        const int64_t low = *std::min_element(found.low.begin() + at, found.low.begin() + at + parts);
+        const int64_t high = *std::max_element(found.high.begin() + at, found.high.begin() + at + parts);
         const bool any = low < high;
         ranges.low[static_cast<size_t>(line)] = any ? base + low : std::numeric_limits<int64_t>::max();
         ranges.high[static_cast<size_t>(line)] = any ? base + high : 0;
-    });
+    }
     for (size_t i = 1; i < ranges.high.size(); ++i) {  // rows enter and leave the window in order
         ranges.high[i] = std::max(ranges.high[i], ranges.high[i - 1]);
     }

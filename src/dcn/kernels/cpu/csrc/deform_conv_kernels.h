@@ -53,6 +53,23 @@ struct BackwardRun {
     T* waste;           // room for `channels` elements that nobody reads
 };
 
+// The same for a depthwise convolution, which needs no columns: their gradient is one product. Null pointers switch
+// parts off.
+template <class T>
+struct DepthwiseRun {
+    const T* source;    // as in BackwardRun, down to `waste`
+    T* gradient;
+    int64_t pitch, channels;
+    T* dots;
+    const T* zeros;
+    T* waste;
+    const T* above;     // gradient of the output: [pixel * above_row + channel]
+    int64_t above_row;
+    const T* weight;    // [tap * weight_tap + channel]
+    T* sums;            // gradient of the weight, the same layout: added to, `part` pixels at a time
+    int64_t weight_tap, part, part_step;  // sums of the next part: so many elements on, or 0
+};
+
 template <class T>
 struct DeformConvKernels {
     int lanes;
@@ -71,16 +88,14 @@ struct DeformConvKernels {
     void (*sample_pairs)(const SamplingPlan<T>& plan, const uint16_t* source, int64_t pitch, int64_t channels,
                          const uint16_t* zeros, uint16_t* to, int64_t to_row, int64_t to_tap);
     void (*backward)(const SamplingPlan<T>& plan, const BackwardRun<T>& run);
-    // Adds to run.gradient at some corners only: tap << 10 | pixel << 3 | corner each.
+    // Adds to run.gradient at some corners only (corner_lists.h).
     void (*scatter)(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count, const BackwardRun<T>& run);
     // Turns dots into gradients: values[axis, taps, room] of the offsets and values[axes, taps, room] of the mask.
     void (*finish)(const SamplingPlan<T>& plan, const T* dots, T* values);
-    // Depthwise: to[pixel * to_row + tap * to_tap + channel] = gradient[pixel * gradient_row + channel] * weight[...].
-    void (*depthwise_columns)(int64_t pixels, int64_t taps, int64_t channels, const T* gradient, int64_t gradient_row,
-                              const T* weight, int64_t weight_tap, T* to, int64_t to_row, int64_t to_tap);
-    // Depthwise: to[tap * to_tap + channel] += sum over pixels of gradient * columns.
-    void (*depthwise_weight)(int64_t pixels, int64_t taps, int64_t channels, const T* gradient, int64_t gradient_row,
-                             const T* columns, int64_t column_row, int64_t column_tap, T* to, int64_t to_tap);
+    // `backward` and `scatter` of a depthwise convolution.
+    void (*depthwise)(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run);
+    void (*depthwise_scatter)(const SamplingPlan<T>& plan, const int32_t* corners, int64_t count,
+                              const DepthwiseRun<T>& run);
 };
 
 DCN_DECLARE_ISA(const DeformConvKernels<float>&, deform_conv_float)

@@ -4,6 +4,10 @@
 // order of memory. Backward: a task is one head, or one level of it, so that no two tasks write to one pixel, and the
 // order of every sum is that of the queries, whatever the number of threads. Its pixels are copied together first: at a
 // distance of M * D elements they would compete for an eighth of the cache.
+//
+// Where threads do not share such tasks evenly, the gradients are made one after the other: those of locations and
+// weights as the output is, then that of the values in chains of tasks. A chain is a few channels of one level of a head,
+// its tasks are some queries each, in their order. The same bits come out.
 #include "ms_deform_attn.h"
 
 #include <algorithm>
@@ -22,6 +26,15 @@ namespace {
 
 constexpr int64_t block_samples = 256;  // located at a time: 20 KiB of pixels and weights, which stay in the L1 cache
 constexpr int64_t task_rows = 512;
+
+// Rows of a task: fewer where 512 would leave some threads without one.
+int64_t rows_of_task(const DcnMsDeformAttn& call) {
+    const int64_t rows = call.batch * call.queries * call.heads;
+    return std::clamp<int64_t>(rows / (16 * call.threads), 4, task_rows);
+}
+
+// What a row costs, in multiplications or what takes as long: `passes` over the channels of four corners.
+int64_t sample_cost(const DcnMsDeformAttn& call, int64_t passes) { return 20 + passes * 4 * call.channels; }
 
 const AttnTable& table() { return DCN_FOR_ISA(attn_table)(); }
 
@@ -161,6 +174,17 @@ int64_t bytes_between(const void* base, const T* to) {
     return static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(base));
 }
 
+// body(image, first row, end, worker) for some rows each, in parallel; `cost` is that of a sample.
+template <class F>
+void each_run_of_rows(const DcnMsDeformAttn& call, int64_t cost, F&& body) {
+    const int64_t rows = call.queries * call.heads, run = rows_of_task(call), runs = ceil_div(rows, run);
+    const auto end = [&](int64_t task) { return std::min((task % runs + 1) * run, rows); };
+    dcn_parallel_for(
+        call.batch * runs, static_cast<int>(call.threads),
+        [&](int64_t task, int worker) { body(task / runs, task % runs * run, end(task), worker); },
+        [&](int64_t task) { return (end(task) - task % runs * run) * (call.levels * call.points * cost + 4 * call.channels); });
+}
+
 // A row is one query of one head; the samples of the rows of an image lie one after the other.
 template <class S>
 class Forward {
@@ -187,11 +211,9 @@ class Forward {
     }
 
     void run() {
-        const int64_t tasks = ceil_div(rows_, task_rows);
-        dcn_parallel_for(call_.batch * tasks, static_cast<int>(call_.threads), [&](int64_t task, int worker) {
-            const int64_t first = task % tasks * task_rows, end = std::min(first + task_rows, rows_);
+        each_run_of_rows(call_, sample_cost(call_, 1), [&](int64_t image, int64_t first, int64_t end, int worker) {
             for (int64_t row = first; row < end; row += block_)
-                block(task / tasks, row, std::min(block_, end - row), worker);
+                block(image, row, std::min(block_, end - row), worker);
         });
     }
 
@@ -275,18 +297,28 @@ class Backward {
             worker.values = space_.plan<T>(samples_wanted() ? most * call.channels : 0);
             worker.sums = space_.plan<T>(call.grad_value ? most * call.channels : 0);
         }
-        space_.take();
     }
 
     void run() {
+        space_.take();
         if (!tiled_ && call_.grad_value) {
             const int64_t count = call_.batch * call_.pixels * call_.heads * call_.channels;
             std::fill_n(static_cast<S*>(call_.grad_value), count, S{});
         }
-        const int threads = static_cast<int>(workers_.size());
-        dcn_parallel_for(call_.batch * call_.heads * groups_, threads, [&](int64_t task, int worker) {
+        const auto run = [&](int64_t task, int worker) {
             levels(task / groups_ / call_.heads, task / groups_ % call_.heads, task % groups_, workers_[worker]);
-        });
+        };
+        dcn_parallel_for(tasks(), static_cast<int>(call_.threads), run, [&](int64_t task) { return cost(task); });
+    }
+
+    // Whether the threads share the tasks evenly, or nothing else can be done.
+    bool comes_out_even() const {
+        constexpr double most = 1.08;
+        if (call_.threads == 1) return true;
+        if (!tiled_ || !each_ || !call_.channels || !call_.queries) return true;
+        DcnShares shares(static_cast<int>(call_.threads));
+        shares.loop(tasks(), [](int64_t) {}, [&](int64_t task) { return cost(task); });
+        return shares.over_mean() <= most;
     }
 
    private:
@@ -303,6 +335,12 @@ class Backward {
     }
 
     bool samples_wanted() const { return call_.grad_locations || call_.grad_weights; }
+    int64_t tasks() const { return call_.batch * call_.heads * groups_; }
+
+    int64_t cost(int64_t task) const {
+        const int64_t passes = (samples_wanted() ? 1 : 0) + (call_.grad_value ? 1 : 0);
+        return call_.queries * each_ * sample_cost(call_, passes) + pixels_[task % groups_] * call_.channels * 2 * passes;
+    }
 
     int64_t area(int64_t l) const { return call_.shapes[2 * l] * call_.shapes[2 * l + 1]; }
 
@@ -361,7 +399,7 @@ class Backward {
             const T* grad = read(call_.grad_output, call_.dtype, (row + i * call_.heads) * channels, channels,
                                  space_.at(worker.grad));
             if (samples_wanted())
-                gradients<T>().dots(space_.at(worker.values), samples, i * each, each, grad, channels);
+                rows<T>().dots(space_.at(worker.values), samples, i * each, each, grad, channels);
             if (call_.grad_value)
                 gradients<T>().scatter(space_.at(worker.sums), samples, i * each, each, grad, channels);
         }
@@ -383,14 +421,196 @@ class Backward {
     std::vector<Worker> workers_;
 };
 
-template <template <class> class Pass>
-int run(const DcnMsDeformAttn& call) {
-    return dcn_guard([&] { for_type(call.dtype, [&](auto type) { Pass<decltype(type)>(call).run(); }); });
+// The gradients one after the other, for levels that tile the values.
+template <class S>
+class BackwardApart {
+    using T = typename Compute<S>::type;
+
+   public:
+    explicit BackwardApart(const DcnMsDeformAttn& call)
+        : call_(call),
+          each_(call.levels * call.points),
+          block_(block_rows(each_, call.queries * call.heads)),
+          queries_(block_rows(call.points, call.queries)),
+          pixel_(call.heads * call.channels),
+          elements_(call.batch * call.pixels * pixel_) {
+        // Of 16 channels, or fewer where there would be fewer chains than threads.
+        while (width_ > 4 && chains() < call.threads) width_ /= 2;
+        const int64_t count = attn_padded(std::max(block_ * each_, queries_ * call.points));
+        workers_.resize(call.threads);
+        for (auto& worker : workers_) {
+            worker.samples.plan(space_, count);
+            worker.grad = space_.plan<T>(call.channels);
+            worker.waste = space_.plan<T>(width_);
+            worker.level.plan(space_, attn_padded(queries_ * call.points));
+        }
+        levels_.plan(space_, attn_padded(block_ * each_));
+        const Room<T> sums = space_.plan<T>(std::is_same_v<S, T> || !call.grad_value ? 0 : elements_);
+        const Room<S> outside = space_.plan<S>(pixel_);  // read from the first channel of a head on
+        space_.take();
+        outside_ = space_.at(outside);
+        std::fill_n(outside_, pixel_, S{});
+        fill_levels(levels_.levels(space_), attn_padded(block_ * each_), call.levels, call.points, call.shapes, call.starts);
+        if constexpr (std::is_same_v<S, T>) {
+            sums_ = static_cast<T*>(call.grad_value);
+        } else {
+            sums_ = space_.at(sums);
+        }
+    }
+
+    void run() {
+        if (call_.grad_locations || call_.grad_weights) {
+            each_run_of_rows(call_, sample_cost(call_, 1), [&](int64_t image, int64_t first, int64_t end, int worker) {
+                for (int64_t row = first; row < end; row += block_)
+                    locations(image, row, std::min(block_, end - row), workers_[worker]);
+            });
+        }
+        if (!call_.grad_value) return;
+        each_run([&](int64_t first, int64_t count) { std::fill_n(sums_ + first, count, T(0)); });
+        values();
+        if constexpr (!std::is_same_v<S, T>) {
+            S* to = static_cast<S*>(call_.grad_value);
+            each_run([&](int64_t first, int64_t count) { narrow_run(sums_ + first, count, to + first); });
+        }
+    }
+
+   private:
+    struct Worker {
+        SampleRooms<T> samples;
+        LevelRooms<T> level;
+        Room<T> grad, waste;
+    };
+
+    struct Chain {
+        int64_t image, head, level, first, count;  // channels [first, first + count) of the head
+    };
+
+    int64_t widths() const { return ceil_div(call_.channels, width_); }
+    int64_t chains() const { return call_.batch * call_.heads * call_.levels * widths(); }
+
+    Chain chain(int64_t i) const {
+        const int64_t first = i % widths() * width_, of_level = i / widths();
+        return {of_level / call_.levels / call_.heads, of_level / call_.levels % call_.heads, of_level % call_.levels,
+                first, std::min(width_, call_.channels - first)};
+    }
+
+    // body(first element, count) for all elements of the values.
+    template <class F>
+    void each_run(F&& body) const {
+        const int64_t run = std::clamp<int64_t>(elements_ / (16 * call_.threads), 1 << 8, 1 << 14);
+        const auto count = [&](int64_t task) { return std::min(run, elements_ - task * run); };
+        dcn_parallel_for(ceil_div(elements_, run), static_cast<int>(call_.threads),
+                         [&](int64_t task) { body(task * run, count(task)); }, count);
+    }
+
+    void values() {
+        const int64_t all = chains(), threads = std::min(all, call_.threads);
+        const int64_t links = std::clamp<int64_t>(ceil_div(16 * threads, all), 1, ceil_div(call_.queries, queries_));
+        const auto first_of = [&](int64_t link) { return link * call_.queries / links; };
+        DcnChains order(all, links);
+        const auto next = [&](int64_t, int worker) {
+            order.next([&](int64_t i, int64_t link) {
+                scatter(chain(i), first_of(link), first_of(link + 1), workers_[worker]);
+            });
+        };
+        dcn_parallel_for(all * links, static_cast<int>(threads), next, [&](int64_t task) {
+            const int64_t queries = first_of(task / all + 1) - first_of(task / all);
+            return queries * call_.points * (30 + 4 * chain(task % all).count);
+        });
+    }
+
+    // Adds to some channels of a level what the queries [first, end) give.
+    void scatter(const Chain& chain, int64_t first, int64_t end, const Worker& worker) {
+        const int64_t channel = chain.head * call_.channels + chain.first, points = call_.points;
+        T* base = sums_ + (chain.image * call_.pixels + call_.starts[chain.level]) * pixel_ + channel;
+        const AttnSamples<T> samples = worker.samples.samples(space_);
+        T *location = space_.at(worker.samples.location), *attention = space_.at(worker.samples.attention);
+        const AttnLevels<T> level = worker.level.levels(space_);
+        const int64_t start = 0;
+        fill_levels(level, attn_padded(queries_ * points), 1, points, call_.shapes + 2 * chain.level, &start);
+        for (int64_t query = first; query < end; query += queries_) {
+            const int64_t count = std::min(queries_, end - query);
+            const int64_t row = (chain.image * call_.queries + query) * call_.heads + chain.head;
+            for (int64_t i = 0; i < count; ++i) {
+                const int64_t slot = ((row + i * call_.heads) * call_.levels + chain.level) * points;
+                copy(call_.locations, call_.location_dtype, 2 * slot, 2 * points, location + 2 * i * points);
+                copy(call_.weights, call_.weight_dtype, slot, points, attention + i * points);
+            }
+            taps<T>().locate(location, attention, samples, level, count * points, pixel_ * static_cast<int64_t>(sizeof(T)),
+                             bytes_between(base, space_.at(worker.waste)), false);
+            for (int64_t i = 0; i < count; ++i) {
+                const int64_t at = (row + i * call_.heads) * call_.channels + chain.first;
+                const T* grad = read(call_.grad_output, call_.dtype, at, chain.count, space_.at(worker.grad));
+                gradients<T>().scatter(base, samples, i * points, points, grad, chain.count);
+            }
+        }
+    }
+
+    // Gradients of the locations and weights of some rows.
+    void locations(int64_t image, int64_t first, int64_t count, const Worker& worker) {
+        const AttnSamples<T> samples = worker.samples.samples(space_);
+        const S* base = static_cast<const S*>(call_.value) + image * call_.pixels * pixel_;
+        const int64_t row = image * call_.queries * call_.heads + first, all = count * each_;
+        T *by_location = space_.at(worker.samples.location), *by_attention = space_.at(worker.samples.attention);
+        const T* location = read(call_.locations, call_.location_dtype, 2 * row * each_, 2 * all, by_location);
+        const T* attention = read(call_.weights, call_.weight_dtype, row * each_, all, by_attention);
+        taps<T>().locate(location, attention, samples, levels_.levels(space_), all,
+                         pixel_ * static_cast<int64_t>(sizeof(S)), bytes_between(base, outside_), true);
+        for (int64_t i = 0; i < count; ++i) {
+            const T* grad = read(call_.grad_output, call_.dtype, (row + i) * call_.channels, call_.channels,
+                                 space_.at(worker.grad));
+            rows<S>().dots(base + (first + i) % call_.heads * call_.channels, samples, i * each_, each_, grad, call_.channels);
+        }
+        taps<T>().combine(attention, samples, levels_.levels(space_), all, by_location, by_attention);
+        if (call_.grad_locations) write(by_location, 2 * all, call_.grad_locations, call_.location_dtype, 2 * row * each_);
+        if (call_.grad_weights) write(by_attention, all, call_.grad_weights, call_.weight_dtype, row * each_);
+    }
+
+    const DcnMsDeformAttn& call_;
+    const int64_t each_, block_, queries_, pixel_, elements_;  // samples of a row; rows, queries of a block; elements
+    int64_t width_ = 16;                                       // channels of a chain
+    Workspace space_;
+    std::vector<Worker> workers_;
+    LevelRooms<T> levels_;
+    T* sums_ = nullptr;  // like the values
+    S* outside_ = nullptr;
+};
+
+// No more threads than have something to do.
+DcnMsDeformAttn with_useful_threads(DcnMsDeformAttn call) {
+    constexpr int64_t least = 250'000;  // multiplications of a thread, 20 to 40 us
+    const int64_t samples = call.batch * call.queries * call.heads * call.levels * call.points;
+    const int64_t values = call.grad_value ? 2 * call.batch * call.pixels * call.heads * call.channels : 0;
+    const int64_t work = samples * sample_cost(call, call.grad_output ? 2 : 1) + values;
+    call.threads = std::clamp<int64_t>(work / least, 1, call.threads);
+    return call;
+}
+
+template <class S>
+void forward(const DcnMsDeformAttn& call) {
+    Forward<S>(call).run();
+}
+
+template <class S>
+void backward(const DcnMsDeformAttn& call) {
+    Backward<S> together(call);
+    if (together.comes_out_even()) return together.run();
+    BackwardApart<S>(call).run();
 }
 
 }  // namespace
 }  // namespace dcn
 
-DCN_EXPORT int dcn_ms_deform_attn_forward(const DcnMsDeformAttn* call) { return dcn::run<dcn::Forward>(*call); }
+DCN_EXPORT int dcn_ms_deform_attn_forward(const DcnMsDeformAttn* call) {
+    return dcn_guard([&] {
+        const DcnMsDeformAttn adjusted = dcn::with_useful_threads(*call);
+        dcn::for_type(call->dtype, [&](auto type) { dcn::forward<decltype(type)>(adjusted); });
+    });
+}
 
-DCN_EXPORT int dcn_ms_deform_attn_backward(const DcnMsDeformAttn* call) { return dcn::run<dcn::Backward>(*call); }
+DCN_EXPORT int dcn_ms_deform_attn_backward(const DcnMsDeformAttn* call) {
+    return dcn_guard([&] {
+        const DcnMsDeformAttn adjusted = dcn::with_useful_threads(*call);
+        dcn::for_type(call->dtype, [&](auto type) { dcn::backward<decltype(type)>(adjusted); });
+    });
+}

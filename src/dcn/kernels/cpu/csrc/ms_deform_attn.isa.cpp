@@ -113,8 +113,8 @@ void sums(const Vec<T>* rows, T* to) {
 #endif
 
 // Vectors > 0: exactly so many full vectors of channels.
-template <class T, int Vectors>
-void dots_loop(const T* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
+template <class S, class T, int Vectors>
+void dots_loop(const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
                int64_t channels) {
     constexpr int n = lanes<T>;
     const int64_t full = Vectors ? Vectors * n : channels / n * n;
@@ -122,23 +122,23 @@ void dots_loop(const T* base, const AttnSamples<T>& samples, int64_t first, int6
     Vec<T> kept[Vectors ? Vectors : 1];
     for (int v = 0; v < Vectors; ++v) kept[v] = load(grad + v * n);
     for (int64_t i = first; i < first + count; ++i) {
-        const T* const rows[4] = {at(base, samples.row[0][i]), at(base, samples.row[1][i]),
+        const S* const rows[4] = {at(base, samples.row[0][i]), at(base, samples.row[1][i]),
                                   at(base, samples.row[2][i]), at(base, samples.row[3][i])};
         Vec<T> total[4] = {};
         if constexpr (Vectors > 0) {
 #pragma GCC unroll 4
             for (int v = 0; v < Vectors; ++v)
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) total[k] += load(rows[k] + v * n) * kept[v];
+                for (int k = 0; k < 4; ++k) total[k] += load_as<T>(rows[k] + v * n) * kept[v];
         } else {
             for (int64_t c = 0; c < full; c += n) {
                 const Vec<T> gradient = load(grad + c);
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) total[k] += load(rows[k] + c) * gradient;
+                for (int k = 0; k < 4; ++k) total[k] += load_as<T>(rows[k] + c) * gradient;
             }
             if (rest) {
                 const Vec<T> gradient = load_part(grad + full, rest);
-                for (int k = 0; k < 4; ++k) total[k] += load_part(rows[k] + full, rest) * gradient;
+                for (int k = 0; k < 4; ++k) total[k] += load_part_as<T>(rows[k] + full, rest) * gradient;
             }
         }
         sums<T>(total, samples.dots + 4 * i);
@@ -172,14 +172,14 @@ void scatter_loop(T* base, const AttnSamples<T>& samples, int64_t first, int64_t
     }
 }
 
-template <class T>
-void dots(const T* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
+template <class S, class T>
+void dots(const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
           int64_t channels) {
     constexpr int n = lanes<T>;
-    if (channels == n) return dots_loop<T, 1>(base, samples, first, count, grad, channels);
-    if (channels == 2 * n) return dots_loop<T, 2>(base, samples, first, count, grad, channels);
-    if (channels == 4 * n) return dots_loop<T, 4>(base, samples, first, count, grad, channels);
-    dots_loop<T, 0>(base, samples, first, count, grad, channels);
+    if (channels == n) return dots_loop<S, T, 1>(base, samples, first, count, grad, channels);
+    if (channels == 2 * n) return dots_loop<S, T, 2>(base, samples, first, count, grad, channels);
+    if (channels == 4 * n) return dots_loop<S, T, 4>(base, samples, first, count, grad, channels);
+    dots_loop<S, T, 0>(base, samples, first, count, grad, channels);
 }
 
 template <class T>
@@ -193,12 +193,12 @@ void scatter(T* base, const AttnSamples<T>& samples, int64_t first, int64_t coun
 
 template <class S, class T>
 constexpr AttnRows<S, T> rows() {
-    return {gather<S, T>};
+    return {gather<S, T>, dots<S, T>};
 }
 
 template <class T>
 constexpr AttnGradients<T> gradients() {
-    return {dots<T>, scatter<T>};
+    return {scatter<T>};
 }
 
 }  // namespace

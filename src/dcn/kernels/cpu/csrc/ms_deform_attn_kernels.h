@@ -53,13 +53,13 @@ struct AttnRows {
     // out[c] = sum over samples first..first+count-1 and corners of weight * row[c]
     void (*gather)(T* out, const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count,
                    int64_t channels);
+    // dots = sum over c of row[c] * grad[c]
+    void (*dots)(const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
+                 int64_t channels);
 };
 
 template <class T>
 struct AttnGradients {
-    // dots = sum over c of row[c] * grad[c]
-    void (*dots)(const T* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
-                 int64_t channels);
     // row[c] += weight * grad[c]
     void (*scatter)(T* base, const AttnSamples<T>& samples, int64_t first, int64_t count, const T* grad,
                     int64_t channels);

@@ -1,7 +1,7 @@
 // The one parallel loop of the CPU kernels.
 //
-//     dcn_parallel_for(tasks, threads, [&](int64_t task) { ... });
-//     dcn_parallel_for(tasks, threads, [&](int64_t task, int worker) { ... });   // 0 <= worker < threads
+//     dcn_parallel_for(tasks, threads, [&](int64_t task) { ... }, [&](int64_t task) { return what_it_costs; });
+//     dcn_parallel_for(tasks, threads, [&](int64_t task, int worker) { ... }, cost);   // 0 <= worker < threads
 //
 // Tasks are handed out one by one by an atomic counter, so a core that is busy elsewhere only gets fewer of them. Which
 // thread runs a task is not fixed: a deterministic result needs tasks that write disjoint memory. The threads are those
@@ -20,6 +20,8 @@
 #include <exception>
 #include <type_traits>
 #include <vector>
+
+#include "shares.h"
 
 // Calls body(context) on up to `threads` threads at once and returns when all of them have returned.
 void dcn_run_team(int threads, void (*body)(void*), void* context);
@@ -56,34 +58,6 @@ struct DcnLoop {
         }
     }
 };
-
-// Tasks as runs of neighbours of about the same cost, one per thread, and a last one of what follows the last task of the
-// highest cost: small tasks at the end even out what the threads have done. Of few tasks for many threads all are in the
-// last run, in which they are shared more evenly. Entry i is the first task of run i.
-template <class Cost>
-std::vector<int64_t> dcn_runs(int64_t tasks, int64_t threads, Cost&& cost) {
-    std::vector<double> before{0};  // the cost of all tasks before each
-    double highest = 0;
-    int64_t end = 0;
-    for (int64_t i = 0; i < tasks; ++i) {
-        const double one = static_cast<double>(cost(i));
-        before.push_back(before.back() + one);
-        if (one < highest) continue;
-        highest = one;
-        end = i + 1;
-    }
-    if (threads > 8 && tasks < 16 * threads) end = 0;  // one thread had up to 28 % more than the mean
-    std::vector<int64_t> first{0};
-    for (int64_t i = 0; i < end; ++i) {
-        const double share = before[end] / static_cast<double>(threads), middle = (before[i] + before[i + 1]) / 2;
-        while (first.size() < static_cast<size_t>(threads) && static_cast<double>(first.size()) * share <= middle) {
-            first.push_back(i);
-        }
-    }
-    first.resize(static_cast<size_t>(threads) + 1, end);
-    first.push_back(tasks);
-    return first;
-}
 
 class DcnTeam {
    public:
@@ -215,9 +189,17 @@ void dcn_with_team(int threads, F&& body) {
     if (opening.error) std::rethrow_exception(opening.error);
 }
 
-template <class F>
-void dcn_parallel_for(int64_t tasks, int threads, F&& body) {
+// `cost(task)`, in any unit, matters to DcnShares only. `needed`: the cut of the work depends on it, so it is done even
+// where only costs are counted.
+template <class F, class Cost>
+void dcn_parallel_for(int64_t tasks, int threads, F&& body, Cost&& cost, bool needed = false) {
     if (tasks <= 0) return;
+    if (DcnShares* shares = DcnShares::current) {
+        shares->use(threads);
+        shares->loop(tasks, body, cost);
+        if (!needed || shares->timed()) return;
+        threads = 1;
+    }
     DcnLoop<std::remove_reference_t<F>> loop{body, tasks, tasks < threads ? static_cast<int>(tasks) : threads};
     if (loop.threads <= 1) {
         loop.threads = 1;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "roi_grid.h"
@@ -37,20 +38,20 @@ public:
           high_(static_cast<T>(last_) + grid.margin),
           slots_(last_ + 1, -1),
           lines_(call.offset ? 1 : axis == 0 ? call.bins_y : call.bins_x),
+          made_(lines_.size(), -1),
           index_(lines_.size() * most_),
           weights_(lines_.size() * most_ * 2) {}
 
-    void load(int64_t roi) {
-        roi_ = roi;
-        if (call_.offset) return;
-        for (int64_t i = 0; i < static_cast<int64_t>(lines_.size()); ++i) make(i, 0, i, i);
-    }
+    void load(int64_t roi) { roi_ = roi; }
 
     // Valid until the next call.
     const Lines<T>& at(int64_t k, int64_t p, int64_t q) {
-        if (!call_.offset) return lines_[axis_ == 0 ? p : q];
-        make(0, k, p, q);
-        return lines_[0];
+        const int64_t i = call_.offset ? 0 : axis_ == 0 ? p : q;
+        if (call_.offset || made_[i] != roi_) {
+            make(i, k, p, q);
+            made_[i] = roi_;
+        }
+        return lines_[i];
     }
 
 private:
@@ -144,6 +145,7 @@ private:
     T low_, high_;
     std::vector<int64_t> slots_;  // where each line of the map went; -1 between bins
     std::vector<Lines<T>> lines_;
+    std::vector<int64_t> made_;  // the RoI that lines are of
     std::vector<int64_t> index_;
     std::vector<T> weights_;
 };
@@ -169,6 +171,21 @@ public:
         roi_ = roi;
         rows_.load(roi);
         columns_.load(roi);
+    }
+
+    // Of what bins read, `bin` takes the pixels [first, end) only; all of them where these are the whole map.
+    void limit(int64_t first, int64_t end) {
+        first_ = first;
+        end_ = end - first < call_.height * call_.width ? end : std::numeric_limits<int64_t>::max();
+    }
+
+    // Of a bin of any column, where there are no offsets: whether row `p` of the bins reads pixels of the limit.
+    bool reaches(int64_t p) {
+        const Lines<T>& at = rows_.at(0, p, 0);
+        for (int64_t i = 0; i < at.size; ++i) {
+            if (at.index[i] * call_.width < end_ && (at.index[i] + 1) * call_.width > first_) return true;
+        }
+        return false;
     }
 
     // Prepares the taps of a bin; false when it reads nothing.
@@ -247,6 +264,7 @@ private:
         const int64_t height = rows->size, width = columns->size;
         offsets.resize(height * width);
         weights.resize(height * width);
+        if (end_ < std::numeric_limits<int64_t>::max()) return limited_taps(factor);
         for (int64_t i = 0; i < height; ++i) {
             const T weight = rows->weight[i] * factor;
             for (int64_t j = 0; j < width; ++j) {
@@ -256,12 +274,32 @@ private:
         }
     }
 
+    void limited_taps(T factor) {
+        const int64_t height = rows->size, width = columns->size;
+        int64_t count = 0;
+        for (int64_t i = 0; i < height; ++i) {
+            const T weight = rows->weight[i] * factor;
+            const int64_t start = rows->index[i] * call_.width;
+            if (start >= end_ || start + call_.width <= first_) continue;
+            const bool whole = start >= first_ && start + call_.width <= end_;
+            for (int64_t j = 0; j < width; ++j) {
+                const int64_t pixel = start + columns->index[j];
+                if (!whole && (pixel < first_ || pixel >= end_)) continue;
+                offsets[count] = rows->index[i] * pixel_y_ + columns->index[j] * pixel_x_;
+                weights[count++] = weight * columns->weight[j];
+            }
+        }
+        offsets.resize(count);
+        weights.resize(count);
+    }
+
     const DcnRoiCall& call_;
     const RoiGrid<T>& grid_;
     AxisLines<T> rows_, columns_;
     bool grouped_;
     std::vector<int64_t> cells_;  // [P, Q] channel group that a bin reads
     int64_t roi_ = 0, pixel_y_ = 0, pixel_x_ = 0;
+    int64_t first_ = 0, end_ = std::numeric_limits<int64_t>::max();
 };
 
 }  // namespace dcn

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <type_traits>
 #include <vector>
@@ -98,16 +99,47 @@ private:
     std::vector<int64_t> spans_;  // first cell and the one after the last: [R, P, 2], then [R, Q, 2]
 };
 
-// Rows of an image that any bin reads: [first, end), end 0 when none.
+// Rows of an image: [first, end), end 0 when none.
 struct Rows {
     int64_t first, end;
+    bool meets(const RoiCells& bin) const { return bin.top < end && bin.bottom > first; }
 };
 
-Rows rows_read(const DcnRoiMaxCall& call, const Cells& cells, int64_t image) {
+// What a task does: up to 16 channels of an image and some of its rows. Forward it has the bins that begin in these,
+// backward the gradient of these.
+struct MaxPart {
+    int64_t image, block;
+    Rows rows;
+    int64_t cost;
+};
+
+using MaxTask = std::vector<MaxPart>;
+
+// Rows of an image that are shared out, one at least: bins have an owner where a map is empty, too.
+int64_t shared_rows(const DcnRoiMaxCall& call) { return std::max<int64_t>(1, call.height); }
+
+// The row that a bin begins in; bins without cells count, too.
+int64_t owner(const DcnRoiMaxCall& call, const RoiCells& bin) { return std::min(bin.top, shared_rows(call) - 1); }
+
+// Rows of bins of a RoI, from which on and up to which they matter to a part.
+Rows bins_of(const DcnRoiMaxCall& call, const Cells& cells, const MaxPart& part, int64_t r, bool forward) {
+    Rows rows{call.bins_y, 0};
+    for (int64_t p = 0; p < call.bins_y; ++p) {
+        const RoiCells bin = cells.at(r, p * call.bins_x);
+        const int64_t row = owner(call, bin);
+        const bool counts = forward ? row >= part.rows.first && row < part.rows.end : part.rows.meets(bin);
+        if (counts) rows = {std::min(rows.first, p), p + 1};
+    }
+    return rows;
+}
+
+// Rows that those bins read.
+Rows rows_read(const DcnRoiMaxCall& call, const Cells& cells, const MaxPart& part, bool forward) {
     Rows rows{call.height, 0};
     for (int64_t r = 0; r < call.rois; ++r) {
-        if (cells.image[r] != image) continue;
-        for (int64_t p = 0; p < call.bins_y; ++p) {
+        if (cells.image[r] != part.image) continue;
+        const Rows bins = bins_of(call, cells, part, r, forward);
+        for (int64_t p = bins.first; p < bins.end; ++p) {
             const RoiCells bin = cells.at(r, p * call.bins_x);
             if (bin.top < bin.bottom) rows = {std::min(rows.first, bin.top), std::max(rows.end, bin.bottom)};
         }
@@ -120,17 +152,18 @@ Rows rows_read(const DcnRoiMaxCall& call, const Cells& cells, int64_t image) {
 template <class T>
 class Block {
 public:
-    Block(const DcnRoiMaxCall& call, const Cells& cells, int64_t task)
+    Block(const DcnRoiMaxCall& call, const Cells& cells, const MaxPart& part, bool forward)
         : call_(call),
           cells_(cells),
-          image_(task / blocks(call)),
-          first_(task % blocks(call) * max_channels),
+          part_(part),
+          image_(part.image),
+          first_(part.block * max_channels),
           channels_(std::min(max_channels, call.channels - first_)),
-          rows_(rows_read(call, cells, image_)),
+          rows_(rows_read(call, cells, part, forward)),
           data_(rows_.end > 0 ? (rows_.end - rows_.first) * call.width * max_channels : 0),
           bins_(call.bins_y * call.bins_x * max_channels) {
         if (!data_.empty()) {
-            const T* from = static_cast<const T*>(call.data) + start();
+            const T* from = static_cast<const T*>(call.data) + start(rows_.first);
             layout<T>().gather(from, plane(), 1, channels_, pixels(), data_.data(), max_channels);
         }
     }
@@ -142,12 +175,15 @@ public:
         Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
             if (cells_.image[r] != image_) continue;
-            for (int64_t bin = 0; bin < bins; ++bin) {
+            const Rows rows = bins_of(call_, cells_, part_, r, true);
+            const int64_t begin = rows.first * call_.bins_x, count = rows.end * call_.bins_x - begin;
+            if (count <= 0) continue;
+            for (int64_t bin = 0; bin < count; ++bin) {
                 T* value = &bins_[bin * max_channels];
-                if (!largest(r, bin, value, location)) std::fill_n(value, max_channels, T(0));
+                if (!largest(r, begin + bin, value, location)) std::fill_n(value, max_channels, T(0));
             }
-            T* to = output + (r * call_.channels + first_) * bins;
-            layout<T>().scatter(bins_.data(), max_channels, channels_, bins, to, bins, 1, nullptr, false);
+            T* to = output + (r * call_.channels + first_) * bins + begin;
+            layout<T>().scatter(bins_.data(), max_channels, channels_, count, to, bins, 1, nullptr, false);
         }
     }
 
@@ -155,22 +191,32 @@ public:
     void backward(const T* grad_output, T* grad_data) {
         if (data_.empty()) return;
         const int64_t bins = call_.bins_y * call_.bins_x;
-        std::vector<T> grad(data_.size());
+        const Rows own{std::max(rows_.first, part_.rows.first), std::min(rows_.end, part_.rows.end)};
+        const int64_t low = (own.first - rows_.first) * call_.width, high = (own.end - rows_.first) * call_.width;
+        const bool whole = high - low == pixels();
+        std::vector<T> grad((high - low) * max_channels);
         T value[max_channels];
         Place location[max_channels];
         for (int64_t r = 0; r < call_.rois; ++r) {
             if (cells_.image[r] != image_) continue;
-            const T* from = grad_output + (r * call_.channels + first_) * bins;
-            layout<T>().gather(from, bins, 1, channels_, bins, bins_.data(), max_channels);
-            for (int64_t bin = 0; bin < bins; ++bin) {
-                if (!largest(r, bin, value, location)) continue;
-                for (int64_t c = 0; c < channels_; ++c) {
+            const Rows rows = bins_of(call_, cells_, part_, r, false);
+            const int64_t begin = rows.first * call_.bins_x, count = rows.end * call_.bins_x - begin;
+            if (count <= 0) continue;
+            const T* from = grad_output + (r * call_.channels + first_) * bins + begin;
+            layout<T>().gather(from, bins, 1, channels_, count, bins_.data(), max_channels);
+            for (int64_t bin = 0; bin < count; ++bin) {
+                if (!largest(r, begin + bin, value, location)) continue;
+                for (int64_t c = 0; whole && c < channels_; ++c) {
                     grad[location[c] * max_channels + c] += bins_[bin * max_channels + c];
+                }
+                for (int64_t c = 0; !whole && c < channels_; ++c) {
+                    if (location[c] < low || location[c] >= high) continue;
+                    grad[(location[c] - low) * max_channels + c] += bins_[bin * max_channels + c];
                 }
             }
         }
-        layout<T>().scatter(grad.data(), max_channels, channels_, pixels(), grad_data + start(), plane(), 1, nullptr,
-                            false);
+        layout<T>().scatter(grad.data(), max_channels, channels_, high - low, grad_data + start(own.first), plane(), 1,
+                            nullptr, false);
     }
 
 private:
@@ -178,7 +224,7 @@ private:
 
     int64_t plane() const { return call_.height * call_.width; }
     int64_t pixels() const { return (rows_.end - rows_.first) * call_.width; }
-    int64_t start() const { return (image_ * call_.channels + first_) * plane() + rows_.first * call_.width; }
+    int64_t start(int64_t row) const { return (image_ * call_.channels + first_) * plane() + row * call_.width; }
 
     // False for a bin without cells.
     bool largest(int64_t r, int64_t bin, T* value, Place* location) const {
@@ -192,17 +238,81 @@ private:
 
     const DcnRoiMaxCall& call_;
     const Cells& cells_;
+    const MaxPart& part_;
     const int64_t image_, first_, channels_;
     const Rows rows_;
     std::vector<T> data_, bins_;
 };
 
-template <class T>
-int64_t tasks(const DcnRoiMaxCall& call) {
+// What the rows of the images cost 16 channels: cells, and the copy of a row.
+std::vector<int64_t> row_costs(const DcnRoiMaxCall& call, const Cells& cells, bool forward) {
+    std::vector<int64_t> cost(call.images * shared_rows(call), 2 * call.width);
+    for (int64_t r = 0; r < call.rois; ++r) {
+        int64_t width = 0;
+        for (int64_t q = 0; q < call.bins_x; ++q) width += std::max<int64_t>(0, cells.at(r, q).right - cells.at(r, q).left);
+        int64_t* of_image = cost.data() + cells.image[r] * shared_rows(call);
+        for (int64_t p = 0; p < call.bins_y; ++p) {
+            const RoiCells bin = cells.at(r, p * call.bins_x);
+            of_image[owner(call, bin)] += 20 * call.bins_x;  // the bins themselves
+            for (int64_t row = bin.top; row < bin.bottom; ++row) of_image[forward ? owner(call, bin) : row] += width;
+        }
+    }
+    return cost;
+}
+
+// Whole blocks of channels or, where these do not come out even, a run of rows of one block after the other for each thread.
+std::vector<MaxTask> max_tasks(const DcnRoiMaxCall& call, const Cells& cells, int64_t blocks, bool forward) {
+    constexpr double most = 1.08;
+    const int64_t height = shared_rows(call);
+    const std::vector<int64_t> cost = row_costs(call, cells, forward);
+    const auto cost_of = [&](int64_t image, const Rows& rows) {
+        const auto of_image = cost.begin() + image * height;
+        return std::accumulate(of_image + rows.first, of_image + rows.end, int64_t{0});
+    };
+    std::vector<MaxTask> tasks;
+    for (int64_t i = 0; i < call.images * blocks; ++i) {
+        const Rows all{0, height};
+        tasks.push_back({{i / blocks, i % blocks, all, cost_of(i / blocks, all)}});
+    }
+    if (call.threads <= 2 || tasks.empty()) return tasks;
+    DcnShares shares(static_cast<int>(call.threads));
+    shares.loop(static_cast<int64_t>(tasks.size()), [](int64_t) {}, [&](int64_t task) { return tasks[task][0].cost; });
+    if (shares.over_mean() <= most) return tasks;
+    const int64_t rows = call.images * blocks * height;
+    const std::vector<int64_t> first = dcn_even_runs(
+        rows, call.threads,
+        [&](int64_t row) { return cost[row / height / blocks * height + row % height]; },
+        [](int64_t) { return 0; });
+    tasks.assign(first.size() - 1, {});
+    for (size_t i = 0; i < tasks.size(); ++i) {
+        for (int64_t at = first[i]; at < first[i + 1];) {
+            const int64_t block = at / height, end = std::min(first[i + 1], (block + 1) * height);
+            const Rows own{at - block * height, end - block * height};
+            tasks[i].push_back({block / blocks, block % blocks, own, cost_of(block / blocks, own)});
+            at = end;
+        }
+    }
+    return tasks;
+}
+
+// body(block of a part) for all tasks, in parallel.
+template <class T, class F>
+void each_block(const DcnRoiMaxCall& call, const Cells& cells, bool forward, F&& body) {
     if (call.height * call.width > std::numeric_limits<typename RoiMaxLoops<T>::Place>::max()) {
         throw std::length_error("a map of 2^31 locations or more");
     }
-    return call.images * Block<T>::blocks(call);
+    const std::vector<MaxTask> tasks = max_tasks(call, cells, Block<T>::blocks(call), forward);
+    const auto run = [&](int64_t task) {
+        for (const MaxPart& part : tasks[task]) {
+            Block<T> block(call, cells, part, forward);
+            body(block);
+        }
+    };
+    dcn_parallel_for(static_cast<int64_t>(tasks.size()), static_cast<int>(call.threads), run, [&](int64_t task) {
+        int64_t total = 0;
+        for (const MaxPart& part : tasks[task]) total += part.cost;
+        return total;
+    });
 }
 
 // False when a RoI names an image that does not exist; nothing is computed then.
@@ -210,16 +320,14 @@ template <class T>
 bool forward(const DcnRoiMaxCall& call, T* output) {
     const Cells cells(call);
     if (cells.missing) return false;
-    dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, cells, task).forward(output); });
+    each_block<T>(call, cells, true, [&](Block<T>& block) { block.forward(output); });
     return true;
 }
 
 template <class T>
 void backward(const DcnRoiMaxCall& call, const T* grad_output, T* grad_data) {
     const Cells cells(call);
-    dcn_parallel_for(tasks<T>(call), static_cast<int>(call.threads),
-                     [&](int64_t task) { Block<T>(call, cells, task).backward(grad_output, grad_data); });
+    each_block<T>(call, cells, false, [&](Block<T>& block) { block.backward(grad_output, grad_data); });
 }
 
 }  // namespace
