@@ -55,7 +55,9 @@ def test_wrong_image_is_named(image: torch.Tensor) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(ValueError, match="preprocess: expected one of rgb_std, bgr_caffe, rgb_mean, got 'rgb'"):
+    with pytest.raises(
+        ValueError, match="preprocess: expected one of rgb_std, bgr_caffe, bgr_mean, rgb_mean, got 'rgb'"
+    ):
         Preprocess("rgb")  # type: ignore[arg-type]
 
 

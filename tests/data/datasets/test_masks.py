@@ -228,5 +228,5 @@ def test_a_mask_of_another_size(tmp_path: Path) -> None:
     Image.fromarray(LABELS[::2, ::2]).save(tmp_path / "train/masks/0.png")
     (problem,) = check_dataset(tmp_path).problems
     assert problem.message.endswith(
-        "(height, width); resize the mask to the size of its image, without smoothing (nearest neighbour)"
+        "(height, width) for 0.jpg; resize the mask to the size of its image, without smoothing (nearest neighbour)"
     )
