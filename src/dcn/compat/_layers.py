@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dcn import ops
+from dcn.ops.deform_conv import output_size
 
 Size = int | Sequence[int]
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -93,10 +94,7 @@ def smaller_output(
     stride, padding, dilation = (pair(n, v) for n, v in zip(("stride", "padding", "dilation"), geometry, strict=True))
     if min(stride) < 1:
         return None
-    rows, columns = (
-        (input.shape[2 + a] + 2 * padding[a] - dilation[a] * (weight.shape[2 + a] - 1) - 1) // stride[a] + 1
-        for a in (0, 1)
-    )
+    rows, columns = output_size(input.shape[2:], weight.shape[2:], stride, padding, dilation)
     other = tuple(offset.shape[2:]) != (rows, columns) and min(rows, columns) > 0
     return (rows, columns) if other and offset.shape[2] * offset.shape[3] >= rows * columns else None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dcn import checks
+from dcn.boxes import areas, sizes
 from dcn.compat import _layers
 from dcn.compat._layers import Refused, Size
 
@@ -55,7 +56,7 @@ def rel_roi_point_to_abs_img_point(rois: Tensor, rel_roi_points: Tensor) -> Tens
     if rel_roi_points.ndim != 3 or rel_roi_points.shape[2] != 2 or len(rel_roi_points) != len(rois):
         raise Refused(f"rel_roi_points: expected [{len(rois)}, P, 2], got shape {list(rel_roi_points.shape)}")
     corners = rois[:, None, -4:]
-    return rel_roi_points * (corners[..., 2:] - corners[..., :2]) + corners[..., :2]
+    return rel_roi_points * sizes(corners) + corners[..., :2]
 
 
 def abs_img_point_to_rel_img_point(
@@ -192,5 +193,5 @@ def bbox_overlaps(
     first, second = (bboxes1, bboxes2) if aligned else (bboxes1[:, None], bboxes2[None])
     sides = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
     shared = (sides + offset).clamp(min=0).prod(-1)
-    one, other = ((boxes[..., 2:] - boxes[..., :2] + offset).prod(-1) for boxes in (first, second))
+    one, other = areas(first, offset), areas(second, offset)
     return shared / (one + other - shared if mode == "iou" else one).clamp(min=offset)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +36,19 @@ def pretend(extension: str) -> None:
     sys.modules[extension] = module
 
 
+def put(module: str, names: Iterable[str], functions: Mapping[str, Any]) -> set[str]:
+    """Put functions into an imported module and into its package, where these have them; what is new in the module."""
+    filled = set()
+    user, package = sys.modules.get(module), sys.modules.get(module.rpartition(".")[0])
+    for name in names:
+        if user is not None and hasattr(user, name) and getattr(user, name) is not functions[name]:
+            setattr(user, name, functions[name])
+            filled.add(name)
+        if package is not None and hasattr(package, name):
+            setattr(package, name, functions[name])
+    return filled
+
+
 def stand_in(
     extension: str, users: Mapping[str, Sequence[str]], functions: Mapping[str, Any], *, replace: bool
 ) -> tuple[str, ...]:
@@ -54,14 +67,8 @@ def stand_in(
         pretend(extension)
     elif not replace and not isinstance(sys.modules[extension], _Extension):
         return ()
-    filled = set()
+    filled: set[str] = set()
     for module, names in users.items():
-        package = importlib.import_module(module.rpartition(".")[0])
-        user = sys.modules.get(module)
-        for name in names:
-            if user is not None and hasattr(user, name) and getattr(user, name) is not functions[name]:
-                setattr(user, name, functions[name])
-                filled.add(name)
-            if hasattr(package, name):
-                setattr(package, name, functions[name])
+        importlib.import_module(module.rpartition(".")[0])
+        filled |= put(module, names, functions)
     return tuple(sorted(filled))

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import sys
 
 from torch import Tensor, nn
 
 from dcn.compat import _layers, mmcv
 from dcn.compat._packages import works
-from dcn.compat._stand_in import pretend
+from dcn.compat._stand_in import pretend, put
 from dcn.compat.detectron2 import deform_conv, modulated_deform_conv
 
 __all__ = [
@@ -178,9 +177,7 @@ def install(*modules: str, replace: bool = False) -> tuple[str, ...]:
             continue
         for extension in extensions:
             pretend(extension)
-        for place in (importlib.import_module(name), sys.modules.get(package)):
-            for function, value in _FUNCTIONS.items():
-                if hasattr(place, function):
-                    setattr(place, function, value)
+        importlib.import_module(name)
+        put(name, _FUNCTIONS, _FUNCTIONS)
         filled.append(name)
     return tuple(filled)
