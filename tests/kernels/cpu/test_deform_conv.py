@@ -173,11 +173,14 @@ def test_a_gradient_alone_is_the_same_as_with_the_others(needed: int) -> None:
     assert _same(alone[needed], together[needed])
 
 
+_BFLOAT16_PRODUCTS = ("avx512bf16", "amx")
+
+
 @pytest.fixture
 def without_bfloat16_products() -> Iterator[None]:
     """The instruction set in use, without products of bfloat16."""
     before = _library.isa()
-    if before == "avx512bf16":
+    if before in _BFLOAT16_PRODUCTS:
         assert _library.library().dcn_set_isa(b"avx512") == 0
     yield
     _library.library().dcn_set_isa(before.encode())
@@ -287,7 +290,17 @@ print("agrees")
 """
 
 
-@pytest.mark.skipif(_library.reason() is not None or _library.isa() != "avx512bf16", reason="no products of bfloat16")
+@pytest.fixture(params=_BFLOAT16_PRODUCTS)
+def bfloat16_products(request: pytest.FixtureRequest) -> Iterator[None]:
+    """An instruction set with products of bfloat16."""
+    before = _library.isa()
+    if _library.library().dcn_set_isa(request.param.encode()) != 0:
+        pytest.skip(f"this processor has no {request.param}")
+    yield
+    _library.library().dcn_set_isa(before.encode())
+
+
+@pytest.mark.usefixtures("bfloat16_products")
 @pytest.mark.parametrize(
     "name", ["many-passes-bfloat16", "bfloat16", "bfloat16-groups", "bfloat16-wide", "bfloat16-channels-last"]
 )
@@ -310,7 +323,7 @@ def test_products_of_bfloat16_round_samples_once_more(name: str) -> None:
     assert errors[0].mean() < 0.75 * errors[1].mean()
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512", "avx512bf16"])
 def test_other_instruction_sets_agree_with_the_reference(isa: str) -> None:
     before = _library.isa()
     if _library.library().dcn_set_isa(isa.encode()) != 0:

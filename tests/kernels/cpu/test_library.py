@@ -49,7 +49,7 @@ def test_an_instruction_set_can_be_forced() -> None:
 
 def test_an_unknown_instruction_set_is_refused_by_name() -> None:
     said = _describe(DCN_CPU_ISA="avx9000")
-    assert said.startswith("cannot run: DCN_CPU_ISA='avx9000': expected avx512bf16, avx512, avx2 or generic")
+    assert said.startswith("cannot run: DCN_CPU_ISA='avx9000': expected amx, avx512bf16, avx512, avx2 or generic")
 
 
 def test_a_library_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:

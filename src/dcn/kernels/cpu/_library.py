@@ -2,8 +2,8 @@
 
 Environment variables:
     ``DCN_CPU_LIBRARY``: path of a library to use instead of the installed one (development and sanitizer builds).
-    ``DCN_CPU_ISA``: ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the best of
-    this machine.
+    ``DCN_CPU_ISA``: ``amx``, ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the
+    best of this machine.
 """
 
 from __future__ import annotations
@@ -54,7 +54,11 @@ def reason() -> str | None:
 
 
 def isa() -> str:
-    """Instruction set in use: ``avx512bf16`` (dot products of bfloat16), ``avx512``, ``avx2`` or ``generic``."""
+    """Instruction set in use.
+
+    ``amx`` (AVX-512, and products of tiles of bfloat16), ``avx512bf16`` (AVX-512 with dot products of bfloat16),
+    ``avx512``, ``avx2`` or ``generic``.
+    """
     name: bytes = library().dcn_isa_name()
     return name.decode()
 
@@ -124,7 +128,7 @@ def _select_isa(loaded: ctypes.CDLL) -> tuple[ctypes.CDLL | None, str | None]:
     if wanted and loaded.dcn_set_isa(wanted.encode()) != 0:
         return (
             None,
-            f"DCN_CPU_ISA={wanted!r}: expected avx512bf16, avx512, avx2 or generic, supported by this processor",
+            f"DCN_CPU_ISA={wanted!r}: expected amx, avx512bf16, avx512, avx2 or generic, supported by this processor",
         )
     return loaded, None
 

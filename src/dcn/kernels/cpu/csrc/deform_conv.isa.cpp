@@ -94,12 +94,11 @@ struct BFloatSample {
     // 32 channels; `bits(from)` reads them. The even ones are summed apart from the odd ones.
     template <class F>
     __m512i vector(F&& bits) const {
-        const __m512i upper = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
         __m512 even{}, odd{};
 #pragma GCC unroll 8
         for (int j = 0; j < Corners; ++j) {
-            const __m512i both = bits(at[j]);
-            const __m512 first = (__m512)_mm512_slli_epi32(both, 16), second = (__m512)_mm512_and_si512(both, upper);
+            const auto both = (Vec<uint32_t>)bits(at[j]);
+            const auto first = (__m512)(both << 16), second = (__m512)(both & 0xffff0000u);
             even = j ? _mm512_fmadd_ps(weight[j], first, even) : _mm512_mul_ps(weight[j], first);
             odd = j ? _mm512_fmadd_ps(weight[j], second, odd) : _mm512_mul_ps(weight[j], second);
         }
@@ -344,9 +343,10 @@ template <class T, int Corners, bool Whole, int Parts>
 void depthwise_run(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run) {
     constexpr int most = 16;  // vectors of a block: of two doubles each
     const ChannelVectors<T, Whole> vectors(run.channels);
-    const bool scatter = Parts ? Parts & input_part : run.gradient != nullptr;
-    const bool weights = Parts ? Parts & weight_part : run.sums != nullptr;
-    const bool dots = Parts ? Parts & location_part : run.dots != nullptr;
+    constexpr bool known = Parts != by_pointers;
+    const bool scatter = known ? (Parts & input_part) != 0 : run.gradient != nullptr;
+    const bool weights = known ? (Parts & weight_part) != 0 : run.sums != nullptr;
+    const bool dots = known ? (Parts & location_part) != 0 : run.dots != nullptr;
     const int64_t plane = plan.taps * plan.room;
     for (int64_t t = 0; t < plan.taps; ++t) {
         const T* scale = run.weight + t * run.weight_tap;
@@ -364,7 +364,6 @@ void depthwise_run(const SamplingPlan<T>& plan, const DepthwiseRun<T>& run) {
                 }
                 const T* above = run.above + p * run.above_row;
                 Vec<T> sum[Corners] = {};
-#pragma GCC unroll 2
                 for (int v = 0; v < vectors.count(); ++v) {
                     const Vec<T> outer = vectors.read(above, v), g = outer * vectors.read(scale, v);
                     Vec<T> value{};

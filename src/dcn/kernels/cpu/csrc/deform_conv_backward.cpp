@@ -37,7 +37,7 @@ class Backward : BackwardParts<S> {
     using Parts::run_depthwise;
     using Parts::block, Parts::threads, Parts::wants_locations, Parts::outputs, Parts::offset_groups, Parts::values;
     using Parts::plan_elements, Parts::partial_elements, Parts::scratch_elements, Parts::gradient_row;
-    using Parts::packed_size, Parts::run_part, Parts::weight_gradient, Parts::gradient_of;
+    using Parts::packed_size, Parts::run_part, Parts::weight_gradient;
 
    public:
     explicit Backward(const DcnDeformConv& call) : Parts(call) {}
@@ -235,7 +235,7 @@ class Backward : BackwardParts<S> {
                     continue;
                 }
                 run_part(round, i, tiles.first, all, columns, true, worker);
-                if (call_.grad_weight) weight_gradient(b, gradient_of(round, b, all), all.count, columns.values);
+                if (call_.grad_weight) weight_gradient(round, b, tiles.first, k, columns.values);
             }
             if (!direct_ && call_.grad_input && part + 1 == parts) {
                 this->flush_rows(round.first + i, i, rows.flush, rows.flush_end);
@@ -336,7 +336,7 @@ class Backward : BackwardParts<S> {
         const auto part_of = [&](int64_t task) {
             const int64_t tile = chunk.tile + task / parts % chunk.tiles;
             const int64_t pixels = g_.tile(first_tile + tile).pixels();
-            const int64_t size = ceil_div(pixels, parts), first = task % parts * size;
+            const int64_t size = round_up(ceil_div(pixels, parts), 2), first = task % parts * size;
             return Part{tile, first, std::clamp<int64_t>(pixels - first, 0, size)};
         };
         const auto block_of = [&](int64_t task) { return chunk.block + task / parts / chunk.tiles; };
@@ -387,12 +387,11 @@ class Backward : BackwardParts<S> {
             const Use& one = work[static_cast<size_t>(task)];
             const ChannelBlock& b = block(round.first + one.i);
             for (int64_t k = chunk.tile; k < chunk.tile + chunk.tiles; ++k) {
-                const Part all{k, 0, g_.tile(first_tile + k).pixels()};
                 const Columns columns = slot(chunk, one.i, k);
                 if (one.stripe >= 0) {
                     this->scatter(round, one.i, first_tile, k, one.stripe, columns, worker);
                 } else {
-                    weight_gradient(b, one.run, gradient_of(round, b, all), all.count, columns.values);
+                    weight_gradient(round, b, one.run, first_tile, k, columns.values);
                 }
             }
         };

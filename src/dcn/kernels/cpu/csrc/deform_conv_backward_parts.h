@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "corner_lists.h"
@@ -22,11 +23,13 @@ class BackwardParts {
 
     explicit BackwardParts(const DcnDeformConv& call)
         : call_(call),
-          g_(call),
+          g_(geometry(call)),
           depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
+          pairs_(multiplies_pairs(call)),
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
           gemm_(gemm<T>()),
+          pairs_gemm_(pair_products()),
           layout_(layout<S>()) {
         // Blocks of 32 were 5 to 12 % faster, but training 512 channels took 1.30 times the memory of its tensors.
         blocks_ = channel_blocks(g_, 16, depthwise_);
@@ -40,6 +43,18 @@ class BackwardParts {
         pitch_ = direct_ ? call.input_step[2] : round_up(block_channels_, 16);
         columns_row_ = depthwise_ ? 0 : round_up(block_channels_ * g_.taps, 16) + 16;
         plane_ = g_.taps * g_.room;
+    }
+
+    // bfloat16 is multiplied as such where the processor can, in pairs of outputs and in pairs of pixels.
+    static bool multiplies_pairs(const DcnDeformConv& call) {
+        const bool depthwise = call.groups == call.channels && call.groups == call.outputs;
+        return std::is_same_v<S, BFloat> && pair_products().multiply && !depthwise && call.outputs / call.groups % 2 == 0;
+    }
+
+    static Geometry geometry(const DcnDeformConv& call) {
+        if (!multiplies_pairs(call)) return Geometry(call);
+        const int64_t rows = pair_products().rows;
+        return Geometry(call, most_pixels / rows * rows);
     }
 
     struct Round {
@@ -61,6 +76,9 @@ class BackwardParts {
     struct Columns {
         T *values, *gradient;
     };
+
+    // Pixels of a tile whose bfloat16 is multiplied as such: lists of corners have room for no more.
+    static constexpr int64_t most_pixels = 128;
 
     // The weight gradient of a depthwise convolution sums up over so many parts of every tile, which are then added.
     static constexpr int64_t weight_parts = 8;
@@ -187,12 +205,24 @@ class BackwardParts {
         for (int64_t group = 0; group < b.groups; ++group) {
             const S* from = weight + (b.group + group) * g_.group_outputs * step + b.start_in_group * g_.taps;
             layout_.pack_columns(from, step, g_.group_outputs, b.per_group, g_.taps, gemm_.panel, to + group * size);
+            const int64_t panel = g_.group_outputs * gemm_.panel;
+            for (int64_t at = 0; at < size && pairs_; at += panel) pair(to + group * size + at, g_.group_outputs);
         }
     }
 
+    void pair(T* panel, int64_t rows) const {
+        if constexpr (std::is_same_v<T, float>) pairs_gemm_.pair(panel, rows);
+    }
+
+    // The gradient of the output at a tile, channels innermost. Where bfloat16 is multiplied it lies there twice, as bits:
+    // channels innermost, and then, as `pixel_gradient_of`, pixels innermost.
     T* gradient_of(int64_t tile) const { return workspace_.at(gradient_) + tile * g_.room * gradient_row_; }
     const T* gradient_of(const Round& round, const ChannelBlock& b, const Part& part) const {
         return gradient_of(part.tile) + part.first * gradient_row_ + b.group * g_.group_outputs - first_output(round);
+    }
+    uint16_t* gradient_bits(int64_t tile) const { return reinterpret_cast<uint16_t*>(gradient_of(tile)); }
+    uint16_t* pixel_gradient_of(int64_t tile, int64_t output) const {
+        return gradient_bits(tile) + g_.room * (gradient_row_ + output);
     }
 
     T* partial_of(int64_t i, int64_t tile) const {
@@ -221,10 +251,23 @@ class BackwardParts {
             const int64_t pixel = (tile.row + r) * g_.rest_out + tile.column;
             const S* from = static_cast<const S*>(call_.grad_output) + tile.image * call_.output_step[0] +
                             (first_output(round) + output) * call_.output_step[1] + pixel * call_.output_step[2];
+            if (pairs_) {
+                layout_.gather_bits(from, call_.output_step[1], call_.output_step[2], count, run,
+                                    gradient_bits(i) + r * run * gradient_row_ + output, gradient_row_);
+                layout_.gather_bits(from, call_.output_step[2], call_.output_step[1], run, count,
+                                    pixel_gradient_of(i, output) + r * run, g_.room);
+                continue;
+            }
             layout_.gather(from, call_.output_step[1], call_.output_step[2], count, run,
                            gradient_of(i) + r * run * gradient_row_ + output, gradient_row_);
         }
+        for (int64_t o = output; o < output + count && pairs_; ++o) {
+            std::fill_n(pixel_gradient_of(i, o) + tile.pixels(), paired_pixels(tile) - tile.pixels(), uint16_t{0});
+        }
     }
+
+    // Pixels of the product along the pixels of a tile: whole runs of pairs, zero behind the tile.
+    static int64_t paired_pixels(const Tile& tile) { return round_up(tile.pixels(), 16); }
 
     void plan_tile(const Round& round, const Band& band, int64_t first_tile, int64_t i, int worker) {
         const Tile tile = g_.tile(first_tile + i);
@@ -339,8 +382,7 @@ class BackwardParts {
         const Scratch& scratch = threads_[static_cast<size_t>(worker)];
         const int64_t image = g_.tile(first_tile + part.tile).image;
         if (wants_locations() || call_.grad_input) {
-            column_gradient(b, gradient_of(round, b, part), workspace_.at(packed_) + i * packed_block_, part.count,
-                            to.gradient);
+            column_gradient(round, b, part, workspace_.at(packed_) + i * packed_block_, to.gradient);
         }
         int64_t planned = -1;
         SamplingPlan<T> plan{};
@@ -359,19 +401,43 @@ class BackwardParts {
             kernels_.backward(plan, run);
         }
         finish_locations(b, plan, planned, scratch, partial);
+        if (pairs_ && call_.grad_weight) round_columns(b, g_.tile(first_tile + part.tile), part, to.values);
+    }
+
+    // Columns of two pixels become pairs of bfloat16, in the row of the first. A part begins with an even pixel.
+    void round_columns(const ChannelBlock& b, const Tile& tile, const Part& part, T* columns) const {
+        const bool last = part.first + part.count == tile.pixels();
+        const int64_t rows = last ? paired_pixels(tile) - part.first : part.count, width = b.channels * g_.taps;
+        for (int64_t p = part.count; p < rows; ++p) std::fill_n(columns + p * columns_row_, width, T(0));
+        if constexpr (std::is_same_v<T, float>) pairs_gemm_.round_pairs(columns, rows, columns_row_, width);
     }
 
     void clear_dots(int64_t pixels, T* dots) const {
         for (int64_t t = 0; t < g_.taps; ++t) std::fill_n(dots + t * g_.room * g_.corners, pixels * g_.corners, T(0));
     }
 
-    void column_gradient(const ChannelBlock& b, const T* gradient, const T* packed, int64_t pixels, T* to) const {
-        const int64_t columns = b.per_group * g_.taps;
-        const int64_t size = round_up(columns, gemm_.panel) * g_.group_outputs;
+    void column_gradient(const Round& round, const ChannelBlock& b, const Part& part, const T* packed, T* to) const {
+        const int64_t columns = b.per_group * g_.taps, outputs = g_.group_outputs, panel = gemm_.panel;
+        const int64_t size = round_up(columns, panel) * outputs, first = b.group * outputs - first_output(round);
         for (int64_t group = 0; group < b.groups; ++group) {
-            gemm_.multiply(pixels, columns, g_.group_outputs, gradient + group * g_.group_outputs, gradient_row_, 1,
-                           packed + group * size, g_.group_outputs * gemm_.panel, gemm_.panel, to + group * columns,
-                           columns_row_, false);
+            const int64_t at = part.first * gradient_row_ + first + group * outputs;
+            const T* right = packed + group * size;
+            if (pairs_) {
+                multiply_pairs(part.count, columns, outputs / 2, gradient_bits(part.tile) + at, gradient_row_, right,
+                               outputs * panel, panel, to + group * columns, columns_row_, false);
+                continue;
+            }
+            gemm_.multiply(part.count, columns, outputs, gradient_of(part.tile) + at, gradient_row_, 1, right,
+                           outputs * panel, panel, to + group * columns, columns_row_, false);
+        }
+    }
+
+    // A product of pairs; `a_row` counts single numbers.
+    void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint16_t* a, int64_t a_row, const T* b,
+                        int64_t b_panel, int64_t b_row, T* c, int64_t c_row, bool accumulate) const {
+        if constexpr (std::is_same_v<T, float>) {
+            pairs_gemm_.multiply(rows, columns, pairs, reinterpret_cast<const uint32_t*>(a), a_row / 2,
+                                 reinterpret_cast<const uint32_t*>(b), b_panel, b_row, c, c_row, accumulate);
         }
     }
 
@@ -407,20 +473,27 @@ class BackwardParts {
         kernels_.finish(plan, workspace_.at(scratch.dots), partial + at);
     }
 
-    void weight_gradient(const ChannelBlock& b, const T* gradient, int64_t pixels, const T* columns) {
+    // What tile k of a band gives to the weight gradient of a block.
+    void weight_gradient(const Round& round, const ChannelBlock& b, int64_t first_tile, int64_t k, const T* columns) {
         const int64_t all = b.per_group * g_.taps;
         for (int64_t group = 0; group < b.groups; ++group) {
-            weight_gradient(b, {group, 0, g_.group_outputs, 0, all}, gradient, pixels, columns);
+            weight_gradient(round, b, {group, 0, g_.group_outputs, 0, all}, first_tile, k, columns);
         }
     }
 
-    void weight_gradient(const ChannelBlock& b, const WeightRun& run, const T* gradient, int64_t pixels,
+    void weight_gradient(const Round& round, const ChannelBlock& b, const WeightRun& run, int64_t first_tile, int64_t k,
                          const T* columns) {
-        const int64_t output = run.group * g_.group_outputs + run.output;
-        gemm_.multiply(run.outputs, run.columns, pixels, gradient + output, 1, gradient_row_,
-                       columns + run.group * b.per_group * g_.taps + run.column, gemm_.panel, columns_row_,
-                       weight_sums(b.group * g_.group_outputs + output, b) + run.column, g_.group_channels * g_.taps,
-                       true);
+        const Tile tile = g_.tile(first_tile + k);
+        const int64_t output = (b.group + run.group) * g_.group_outputs + run.output, row = g_.group_channels * g_.taps;
+        const T* right = columns + run.group * b.per_group * g_.taps + run.column;
+        T* sums = weight_sums(output, b) + run.column;
+        if (pairs_) {
+            const uint16_t* gradient = pixel_gradient_of(k, output - first_output(round));
+            return multiply_pairs(run.outputs, run.columns, paired_pixels(tile) / 2, gradient, g_.room, right, gemm_.panel,
+                                  2 * columns_row_, sums, row, true);
+        }
+        gemm_.multiply(run.outputs, run.columns, tile.pixels(), gradient_of(k) + output - first_output(round), 1,
+                       gradient_row_, right, gemm_.panel, columns_row_, sums, row, true);
     }
 
     // What the parts of the tiles of a band give to the weight gradient of a depthwise block.
@@ -531,9 +604,10 @@ class BackwardParts {
 
     const DcnDeformConv& call_;
     const Geometry g_;
-    const bool depthwise_, direct_;  // direct: input and its gradient have their channels innermost already
+    const bool depthwise_, pairs_, direct_;  // direct: input and its gradient have their channels innermost already
     const DeformConvKernels<T>& kernels_;
     const Gemm<T>& gemm_;
+    const GemmPairs& pairs_gemm_;
     const Layout<S, T>& layout_;
     std::vector<ChannelBlock> blocks_;
     std::vector<std::vector<Segment>> segments_;

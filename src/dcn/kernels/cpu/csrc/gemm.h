@@ -23,17 +23,25 @@ struct Gemm {
 // Products of pairs of bfloat16, summed in float. `multiply` is null where the processor has no such instruction.
 struct GemmPairs {
     int panel;  // columns of one panel of b
+    int rows;   // at best a product has a multiple of so many rows
 
     // c[i, j] = (accumulate ? c[i, j] : 0) + sum over p of a[i, p] . b[p, j]: pairs of bfloat16 in 32 bits,
-    // a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * panel + j % panel].
+    // a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * b_row + j % panel], readable as in Gemm.
     void (*multiply)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
-                     int64_t b_panel, float* c, int64_t c_row, bool accumulate);
+                     int64_t b_panel, int64_t b_row, float* c, int64_t c_row, bool accumulate);
     // Rows p and p + 1 of a panel of floats that are bfloat16 numbers become one row of pairs, in place.
     void (*pair)(float* panel, int64_t rows);
+    // Rows p and p + 1, each `step` after the one before, become one row of pairs in the place of p, rounded. `count` is
+    // even; columns up to the next multiple of 16 are read and written.
+    void (*round_pairs)(float* rows, int64_t count, int64_t step, int64_t columns);
 };
 
 DCN_DECLARE_ISA(const Gemm<float>&, gemm_float)
 DCN_DECLARE_ISA(const Gemm<double>&, gemm_double)
 DCN_DECLARE_ISA(const GemmPairs&, gemm_pairs)
+namespace amx { const GemmPairs& gemm_pairs(); }
+
+// The products of pairs on this processor: by AMX, else by the instruction set in use.
+const GemmPairs& pair_products();
 
 }  // namespace dcn

@@ -96,8 +96,8 @@ constexpr int pair_panel = vectors * lanes<float>;
 
 // Rows x NV vectors of c, see micro().
 template <int Rows, int NV>
-void micro_pairs(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, float* c, int64_t c_row,
-                 bool accumulate, int last) {
+void micro_pairs(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c,
+                 int64_t c_row, bool accumulate, int last) {
     constexpr int n = lanes<float>;
     constexpr int bases = (Rows + 2) / 3;
     __m512 sum[Rows][NV] = {};
@@ -114,7 +114,7 @@ void micro_pairs(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t
 #pragma GCC unroll 2
             for (int j = 0; j < NV; ++j) sum[i][j] = _mm512_dpbf16_ps(sum[i][j], row, column[j]);
         }
-        b += pair_panel;
+        b += b_row;
     }
 #pragma GCC unroll 14
     for (int i = 0; i < Rows; ++i) {
@@ -131,8 +131,8 @@ void micro_pairs(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t
     }
 }
 
-using MicroPairs = void (*)(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, float* c, int64_t c_row,
-                            bool accumulate, int last);
+using MicroPairs = void (*)(int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b, int64_t b_row, float* c,
+                            int64_t c_row, bool accumulate, int last);
 
 template <int... R>
 MicroPairs pick_pairs(int64_t rows, bool two, std::integer_sequence<int, R...>) {
@@ -142,7 +142,7 @@ MicroPairs pick_pairs(int64_t rows, bool two, std::integer_sequence<int, R...>) 
 }
 
 void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
-                    int64_t b_panel, float* c, int64_t c_row, bool accumulate) {
+                    int64_t b_panel, int64_t b_row, float* c, int64_t c_row, bool accumulate) {
     constexpr int n = lanes<float>;
     const int64_t strips = ceil_div(rows, max_rows);
     for (int64_t j = 0; j < columns; j += pair_panel) {
@@ -153,7 +153,8 @@ void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t
         for (int64_t strip = 0; strip < strips; ++strip) {
             const int64_t height = ceil_div(rows - i, strips - strip);
             pick_pairs(height, two, std::make_integer_sequence<int, max_rows>{})(
-                pairs, a + i * a_row, a_row, b + (j / pair_panel) * b_panel, c + i * c_row + j, c_row, accumulate, last);
+                pairs, a + i * a_row, a_row, b + (j / pair_panel) * b_panel, b_row, c + i * c_row + j, c_row, accumulate,
+                last);
             i += height;
         }
     }
@@ -169,15 +170,29 @@ void pair_rows(float* panel, int64_t rows) {
         }
     }
 }
+
+void round_pairs(float* rows, int64_t count, int64_t step, int64_t columns) {
+    constexpr int n = lanes<float>;
+    uint16_t order[2 * n];  // the two rows by turns
+    for (int i = 0; i < 2 * n; ++i) order[i] = static_cast<uint16_t>(i / 2 + i % 2 * n);
+    const __m512i turns = _mm512_loadu_si512(order);
+    for (int64_t p = 0; p < count; p += 2) {
+        float* row = rows + p * step;
+        for (int64_t j = 0; j < columns; j += n) {
+            const auto both = (__m512i)_mm512_cvtne2ps_pbh((__m512)load(row + step + j), (__m512)load(row + j));
+            _mm512_storeu_si512(row + j, _mm512_permutexvar_epi16(turns, both));
+        }
+    }
+}
 #endif
 
 }  // namespace
 
 const GemmPairs& gemm_pairs() {
 #if defined(__AVX512BF16__)
-    static constexpr GemmPairs table{pair_panel, multiply_pairs, pair_rows};
+    static constexpr GemmPairs table{pair_panel, max_rows, multiply_pairs, pair_rows, round_pairs};
 #else
-    static constexpr GemmPairs table{0, nullptr, nullptr};
+    static constexpr GemmPairs table{0, 0, nullptr, nullptr, nullptr};
 #endif
     return table;
 }

@@ -10,8 +10,8 @@
 
 namespace dcn {
 
-// avx512bf16: avx512 and dot products of bfloat16.
-enum class Isa { generic, avx2, avx512, avx512bf16 };
+// avx512bf16: avx512 and dot products of bfloat16. amx: the same, and products of tiles of bfloat16 (gemm_amx.cpp).
+enum class Isa { generic, avx2, avx512, avx512bf16, amx };
 
 // The instruction set in use: the best one of this machine unless dcn_set_isa chose another.
 Isa isa() noexcept;
@@ -25,7 +25,7 @@ Isa isa() noexcept;
     namespace avx512 { result function(); }               \
     namespace avx512bf16 { result function(); }
 #define DCN_FOR_ISA(function)                                            \
-    (::dcn::isa() == ::dcn::Isa::avx512bf16 ? ::dcn::avx512bf16::function \
+    (::dcn::isa() >= ::dcn::Isa::avx512bf16 ? ::dcn::avx512bf16::function \
      : ::dcn::isa() == ::dcn::Isa::avx512   ? ::dcn::avx512::function     \
      : ::dcn::isa() == ::dcn::Isa::avx2     ? ::dcn::avx2::function       \
                                             : ::dcn::generic::function)

@@ -15,7 +15,7 @@ struct Layout {
     // to[p * to_step + c] = from[c * channel_step + p * pixel_step] for c < channels, p < pixels.
     void (*gather)(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels, T* to,
                    int64_t to_step);
-    // The same for elements of 2 bytes that stay as they are, as bits; `to_step` is even. Null for other elements.
+    // The same for elements of 2 bytes that stay as they are, as bits. Null for other elements.
     void (*gather_bits)(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels,
                         uint16_t* to, int64_t to_step);
     // The way back; `bias` (one element per channel) may be null; `accumulate` adds to what is there.

@@ -166,6 +166,12 @@ void gather_bits(const S* from, int64_t channel_step, int64_t pixel_step, int64_
                  uint16_t* to, int64_t to_step) {
     constexpr int n = lanes<uint32_t>;
     constexpr int64_t ahead = 256 / sizeof(S);  // as in `gather`
+    if (channel_step == 1) {
+        for (int64_t p = 0; p < pixels; ++p) {
+            __builtin_memcpy(to + p * to_step, from + p * pixel_step, static_cast<size_t>(channels) * sizeof(S));
+        }
+        return;
+    }
     const int64_t whole = pixel_step == 1 ? channels - channels % (2 * n) : 0;
     const auto plain = [&](int64_t channel, int64_t count, int64_t pixel, int64_t end) {
         for (int64_t p = pixel; p < end; ++p) {
