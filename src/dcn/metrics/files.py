@@ -15,7 +15,8 @@ from dcn.boxes import from_xywh
 from dcn.formats.annotations import AnnotatedObject, Annotations, read_annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
-from dcn.formats.results import Coordinates, IouType, ResultRow, Results, read_results
+from dcn.formats.result_rows import Coordinates, IouType, ResultRow, Results
+from dcn.formats.results import read_results
 from dcn.formats.voc_writer import write_voc_results
 from dcn.metrics.coco import Row, coco_result
 from dcn.metrics.mask_files import evaluate_mask_files
