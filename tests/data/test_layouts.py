@@ -12,6 +12,7 @@ from dcn.data.catalog import FORMATS, open_dataset
 from dcn.data.check import check_dataset
 from dcn.data.dataset import Dataset
 from dcn.data.splitting import read_splits, target_of
+from dcn.metrics import evaluate_files
 from tests.data.layouts import CLASSES, HEIGHT, LAYOUTS, WIDTH, Item, Made, items, make_index_masks, write_picture
 
 BY_SEED = {item.seed: item for item in items()}
@@ -54,6 +55,32 @@ def test_layout(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     trained = open_dataset("auto", tmp_path, "train", keep_empty=False)
     assert {_item(trained, index).seed for index in range(len(trained))} == seen["train"] - {11}
     assert trained[0].image.shape == (3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("made", LAYOUTS.values(), ids=LAYOUTS)
+def test_result_files_are_evaluated_against_any_layout(made: Made, tmp_path: Path) -> None:
+    made.make(tmp_path / "data", items())
+    row = FORMATS[made.format]
+    assert row.splits is not None
+    splits = list(row.splits(tmp_path / "data"))
+    options = {"classes": "auto"} if made.format == "voc" else {}
+    dataset = open_dataset(made.format, tmp_path / "data", splits[0], **options)
+    lines = [
+        {
+            "image_id": Path(str(dataset.image_path(index))).name,
+            "category_id": name,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": 0.9,
+        }
+        for index in range(len(dataset))
+        for name, x1, y1, x2, y2 in _item(dataset, index).boxes
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(lines))
+    result = evaluate_files(tmp_path / "results.json", tmp_path / "data", split=splits[0], format="coco")
+    assert result["AP50"] == pytest.approx(1, abs=1e-6)
+    if len(splits) > 1:
+        with pytest.raises(ValueError, match="split: expected one of"):
+            evaluate_files(tmp_path / "results.json", tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ["LabelImg", "LabelImg YOLO", "CVAT COCO", "CSV", "CVAT VOC", "CSV with header"])

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import torch
 
 from dcn.boxes import from_xywh
-from dcn.formats.annotations import AnnotatedObject, Annotations, read_annotations
+from dcn.formats.annotation_files import read_annotations
+from dcn.formats.annotations import AnnotatedObject, Annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
 from dcn.formats.result_rows import Coordinates, IouType, ResultRow, Results
