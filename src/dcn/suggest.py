@@ -50,7 +50,7 @@ _OF_MASKS = ("mask/AP", "mask/AP50", "mask/AP75")
 
 
 def is_measured(value: float | None) -> bool:
-    """Whether a metric is a number; NaN, its ``None`` in JSON and COCO's -1 say that there was nothing to measure on."""
+    """Whether a metric is a number: NaN, its ``None`` in JSON and COCO's -1 say that there was nothing to measure."""
     return value is not None and not math.isnan(value) and value != -1
 
 
