@@ -46,6 +46,11 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of another error's message, for a message of one line."""
+    return str(error).partition("\n")[0][:200]
+
+
 _OF_MASKS = ("mask/AP", "mask/AP50", "mask/AP75")
 
 
