@@ -295,9 +295,11 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_a_network_of_ones_own_takes_what_is_prepared() -> None:
     """Of plain tensors; the one layer samples two cells apart in one column."""
-    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), DeformConv2d(4, 4, 3, padding=1))
+    layer = DeformConv2d(4, 4, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), layer)
+    assert layer.conv_offset.bias is not None
     with torch.no_grad():
-        net[1].conv_offset.bias.view(9, 2)[:, 0] = torch.arange(-1.0, 2.0).repeat_interleave(3)
+        layer.conv_offset.bias.view(9, 2)[:, 0] = torch.arange(-1.0, 2.0).repeat_interleave(3)
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     batch = [Sample(image, Target(torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([0]), (32, 32)))] * 2
     (row,) = dilation_statistics(net, [batch], prepare=lambda images: torch.stack(images) / 255)

@@ -153,11 +153,11 @@ def test_masks_are_compared_beside_boxes() -> None:
     whole[:, 4:12, 4:12] = True
     half = whole.clone()
     half[:, 4:8] = False
-    collected = [CollectedDetections(["cat"]), CollectedDetections(["cat"])]
-    for collector, masks in zip(collected, (whole, half), strict=True):
+    first, second = CollectedDetections(["cat"]), CollectedDetections(["cat"])
+    for collector, masks in ((first, whole), (second, half)):
         found = Detections(box, torch.tensor([0.9]), torch.tensor([0]), masks)
         collector.add([found] * 3, [Target(box, torch.tensor([0]), (16, 16), whole)] * 3)
-    metrics = _compared_detections(*collected, ["a", "b", "c"], 20).metrics
+    metrics = _compared_detections(first, second, ["a", "b", "c"], 20).metrics
     assert list(metrics) == ["AP", "AP50", "AP75", "mask/AP", "mask/AP50", "mask/AP75"]
     assert metrics["AP"].value == 0
     assert metrics["mask/AP75"].value == pytest.approx(-1)

@@ -111,10 +111,14 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
     refuse_given(arguments, arguments.model_options, "a model, got result files")
     files = arguments.results, arguments.annotations
-    shared = {"output": arguments.output, "split": arguments.split, "classes": names_of(arguments.classes)}
+    shared: dict[str, Any] = {
+        "output": arguments.output,
+        "split": arguments.split,
+        "classes": names_of(arguments.classes),
+    }
     if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
         refuse_given(arguments, arguments.box_options, "detections as --results, got segmentation masks")
-        masks = {"ignore": arguments.ignore or (), "absent": arguments.absent, **colors_of(arguments)}
+        masks: dict[str, Any] = {"ignore": arguments.ignore or (), "absent": arguments.absent, **colors_of(arguments)}
         return score_masks(*files, **shared, **masks)
     refuse_given(arguments, arguments.mask_options, "segmentation masks as --results, got detections")
     return score_boxes(
