@@ -110,7 +110,6 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         got = f"the model {arguments.words[0]!r}" if arguments.words else "no --annotations"
         raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
     refuse_given(arguments, arguments.model_options, "a model, got result files")
-    files = arguments.results, arguments.annotations
     shared: dict[str, Any] = {
         "output": arguments.output,
         "split": arguments.split,
@@ -119,10 +118,11 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
     if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
         refuse_given(arguments, arguments.box_options, "detections as --results, got segmentation masks")
         masks: dict[str, Any] = {"ignore": arguments.ignore or (), "absent": arguments.absent, **colors_of(arguments)}
-        return score_masks(*files, **shared, **masks)
+        return score_masks(arguments.results, arguments.annotations, **shared, **masks)
     refuse_given(arguments, arguments.mask_options, "segmentation masks as --results, got detections")
     return score_boxes(
-        *files,
+        arguments.results,
+        arguments.annotations,
         **shared,
         report=arguments.report,
         format=arguments.format,
