@@ -137,6 +137,14 @@ def _stream(*lines: dict[str, Any]) -> Make:
     return make
 
 
+def _predicted(folder: Path) -> Path:
+    """Pictures beside the file: the folder holds no segmentation masks."""
+    (folder / "predictions").mkdir()
+    whole(("photos/a.jpg",), [row()])(folder).rename(folder / "predictions" / "detections.json")
+    (folder / "predictions" / "a.jpg").write_bytes(b"a picture")
+    return folder / "predictions"
+
+
 def _cut(path: Path) -> Path:
     path.write_text(path.read_text()[:-9])
     return path
@@ -294,6 +302,7 @@ FORMS = [
         "save_conf=True",
     ),
     OddResult("lines of `dcn predict`", coco_file(), _stream({"annotations": [_PREDICTED]})),
+    OddResult("folder of `dcn predict` with pictures", coco_file(), _predicted),
     OddResult(
         "lines of `dcn predict`, cut off",
         coco_file(),

@@ -104,6 +104,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_files(arguments: argparse.Namespace) -> Any:
+    from dcn.metrics.files import are_masks
     from dcn.runs.result_files import score_boxes, score_masks
 
     if arguments.words or arguments.annotations is None:
@@ -115,7 +116,7 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         "split": arguments.split,
         "classes": names_of(arguments.classes),
     }
-    if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
+    if arguments.format == "masks" or (arguments.format == "auto" and are_masks(Path(arguments.results).expanduser())):
         refuse_given(arguments, arguments.box_options, "detections as --results, got segmentation masks")
         masks: dict[str, Any] = {"ignore": arguments.ignore or (), "absent": arguments.absent, **colors_of(arguments)}
         return score_masks(arguments.results, arguments.annotations, **shared, **masks)
@@ -131,13 +132,6 @@ def _evaluate_files(arguments: argparse.Namespace) -> Any:
         thresholds=arguments.thresholds,
         outside=arguments.outside,
     )
-
-
-def _are_masks(results: Path) -> bool:
-    """Whether a folder of results holds images."""
-    from dcn.formats.file_names import image_files
-
-    return results.is_dir() and bool(image_files(results, below=True))
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> Any:

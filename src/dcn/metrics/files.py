@@ -17,7 +17,7 @@ from dcn.formats.annotations import AnnotatedObject, Annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
 from dcn.formats.result_rows import Coordinates, IouType, ResultRow, Results
-from dcn.formats.results import read_results
+from dcn.formats.results import PREDICTED, read_results
 from dcn.formats.voc_writer import write_voc_results
 from dcn.metrics.coco import Row, coco_result
 from dcn.metrics.mask_files import evaluate_mask_files
@@ -80,7 +80,7 @@ def evaluate_files(
     _check_options(format, iou_type, coordinates)
     path = Path(results).expanduser()
     source = Path(annotations).expanduser()
-    if format == "segmentation" or (format == "auto" and path.is_dir() and image_files(path, below=True)):
+    if format == "segmentation" or (format == "auto" and are_masks(path)):
         if thresholds is not None:
             raise ValueError(f"thresholds: expected None for segmentation masks, got {list(thresholds)}")
         return evaluate_mask_files(path, source, classes=classes, split=split)
@@ -103,6 +103,11 @@ def evaluate_files(
     return _voc_result(
         known, detections, VocAP(detections.classes, (0.5, 0.7) if thresholds is None else thresholds, method)
     )
+
+
+def are_masks(results: Path) -> bool:
+    """Whether results are a folder of segmentation masks; beside the file of ``dcn predict`` images are pictures."""
+    return results.is_dir() and not (results / PREDICTED).is_file() and bool(image_files(results, below=True))
 
 
 def _check_options(format: str, iou_type: str, coordinates: str) -> None:
