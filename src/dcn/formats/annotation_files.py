@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -13,6 +14,7 @@ from dcn.formats.annotations import AnnotatedImage, AnnotatedObject, Annotations
 from dcn.formats.fields import Identifier, identifier, order
 from dcn.formats.file_names import posix
 from dcn.formats.problems import OutsideBoxes, short
+from dcn.formats.splits import SPLITS_FILE, read_splits
 from dcn.suggest import counted, one_of
 
 _BOXES: Mapping[str, tuple[Callable[[Path], Iterable[str]], Callable[..., records.BoxFiles]]] = {
@@ -41,7 +43,10 @@ def read_annotations(
     """
     report = OutsideBoxes(outside, str(path))
     if path.is_dir():
-        return _read_folder(path, classes, split, report, masks)
+        recorded = read_splits(path / SPLITS_FILE) if (path / SPLITS_FILE).is_file() else None
+        if recorded is None or split not in recorded.images:
+            return _read_folder(path, classes, split, report, masks)
+        return _part_of(_read_folder(path, classes, None, report, masks), recorded.images[split], split)
     if not path.is_file():
         raise ValueError(
             f"annotations: expected a COCO annotation file or a folder of annotations, got {path}, which does not exist"
@@ -49,6 +54,18 @@ def read_annotations(
     if split is not None:
         raise ValueError(f"split: expected None for an annotation file, got {split!r} with {path}; it is for folders")
     return _read_coco(path, classes, masks, report)
+
+
+def _part_of(whole: Annotations, names: Sequence[str], split: str) -> Annotations:
+    """The images of a recorded split."""
+    indices = [whole.by_name(name) for name in names]
+    for name, found in zip(names, indices, strict=True):
+        if len(found) != 1:
+            raise ValueError(
+                f"{whole.path / SPLITS_FILE}: expected every image of {split!r} in the data once, got "
+                f"{counted(len(found), 'image')} for {name}"
+            )
+    return replace(whole, images=tuple(whole.images[index] for index in sorted(found[0] for found in indices)))
 
 
 def _read_folder(
@@ -61,7 +78,8 @@ def _read_folder(
         return _read_coco(file, classes, masks, report, coco_folders.unused_dummy(root))
     for splits_of, read in _BOXES.values():
         if splits := list(splits_of(root)):
-            return _read_boxes(root, partial(read, root, _one_split(splits, split, root)), classes, report)
+            parts = [_one_split(splits, part, root) for part in ([None] if split is None else split.split("+"))]
+            return _read_boxes(root, [partial(read, root, part) for part in parts], classes, report)
     files = {coco.split_of(path): path for path in coco.instance_files(root)}
     if not files:
         raise ValueError(
@@ -81,12 +99,15 @@ def _one_split(names: Iterable[str], split: str | None, root: Path) -> str:
 
 
 def _read_boxes(
-    root: Path, read: Callable[[OutsideBoxes], records.BoxFiles], classes: Sequence[str] | None, report: OutsideBoxes
+    root: Path,
+    parts: Sequence[Callable[[OutsideBoxes], records.BoxFiles]],
+    classes: Sequence[str] | None,
+    report: OutsideBoxes,
 ) -> Annotations:
-    files = read(report)
-    found = [records.checked(record, report) for record in files.records]
+    files = [read(report) for read in parts]
+    found = [records.checked(record, report) for part in files for record in part.records]
     report.warn()
-    order_of = _class_order(files.classes, classes, root)
+    order_of = _class_order(tuple(dict.fromkeys(name for part in files for name in part.classes)), classes, root)
     label_of = {name: label for label, name in enumerate(order_of)}
     _warn_of_degenerate(root, records.report_degenerate(found, lambda problem: None))
     images = [
