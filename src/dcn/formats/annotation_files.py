@@ -44,7 +44,7 @@ def read_annotations(
     report = OutsideBoxes(outside, str(path))
     if path.is_dir():
         recorded = read_splits(path / SPLITS_FILE) if (path / SPLITS_FILE).is_file() else None
-        if recorded is None or split not in recorded.images:
+        if split is None or recorded is None or split not in recorded.images:
             return _read_folder(path, classes, split, report, masks)
         return _part_of(_read_folder(path, classes, None, report, masks), recorded.images[split], split)
     if not path.is_file():
