@@ -136,6 +136,12 @@ def test_data_verbs_recognise_the_format(installed: Path, tmp_path: Path, capsys
     assert converted[0].target.boxes.tolist() == [[10, 8, 44, 44], [30, 20, 60, 60]]  # type: ignore[union-attr]
 
 
+def test_a_split_that_the_data_lack_is_refused_before_the_reader_runs(installed: Path, tmp_path: Path) -> None:
+    data = write_boxes(tmp_path / "data")
+    with pytest.raises(ValueError, match=r"split: expected one of train, val in .*, got 'test'"):
+        open_dataset("boxes", data, "test")
+
+
 def test_a_problem_of_the_plugins_reader_is_reported_with_its_file(
     installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

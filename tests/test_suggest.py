@@ -41,7 +41,8 @@ def test_a_number_and_its_noun_agree(number: int, words: str) -> None:
 
 def test_the_line_of_a_log_leaves_out_what_was_not_measured() -> None:
     metrics = {"AP": 0.25, "APs": -1.0, "AP50": math.nan, "AP75": 0.0, "AR1": None, "AP/cat": 0.5}
-    assert summary_of(metrics) == {"AP": "0.2500", "AP75": "0.0000"}
+    masks = {"mask/AP": 0.125, "mask/APs": 0.5, "mask/AP75": -1.0, "mask/AP/cat": 0.5}
+    assert summary_of(metrics | masks) == {"AP": "0.2500", "AP75": "0.0000", "mask/AP": "0.1250"}
     assert [measured(value) for value in (-1.0, math.nan, None, -0.5)] == ["-", "-", "-", "-0.5000"]
 
 

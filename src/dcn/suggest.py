@@ -46,9 +46,22 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of another error's message, for a message of one line."""
+    return str(error).partition("\n")[0][:200]
+
+
+_OF_MASKS = ("mask/AP", "mask/AP50", "mask/AP75")
+
+
+def is_measured(value: float | None) -> bool:
+    """Whether a metric is a number: NaN, its ``None`` in JSON and COCO's -1 say that there was nothing to measure."""
+    return value is not None and not math.isnan(value) and value != -1
+
+
 def measured(value: float | None) -> str:
-    """A metric as text: a dash for NaN, its ``None`` in JSON and COCO's -1, where there was nothing to measure on."""
-    return "-" if value is None or math.isnan(value) or value == -1 else f"{value:.4f}"
+    """A metric as text: a dash where there was nothing to measure on."""
+    return f"{value:.4f}" if is_measured(value) else "-"
 
 
 def cells_of(text: str) -> int:
@@ -62,9 +75,9 @@ def padded(text: str, cells: int) -> str:
 
 
 def summary_of(metrics: Mapping[str, float | None] | Mapping[str, float]) -> dict[str, str]:
-    """The metrics of a line of a log, as text: those of all classes together that were measured."""
-    texts = {name: measured(value) for name, value in metrics.items() if "/" not in name}
-    return {name: text for name, text in texts.items() if text != "-"}
+    """The metrics of a line of a log, as text: those that were measured of all classes together, of masks the first."""
+    shown = {name: value for name, value in metrics.items() if "/" not in name or name in _OF_MASKS}
+    return {name: measured(value) for name, value in shown.items() if is_measured(value)}
 
 
 def _either(names: list[str]) -> str:

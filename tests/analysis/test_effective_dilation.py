@@ -291,3 +291,19 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         dilation_statistics(model, batches, sides)
+
+
+def test_a_network_of_ones_own_takes_what_is_prepared() -> None:
+    """Of plain tensors; the one layer samples two cells apart in one column."""
+    layer = DeformConv2d(4, 4, 3, padding=1)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), layer)
+    assert layer.conv_offset.bias is not None
+    with torch.no_grad():
+        layer.conv_offset.bias.view(9, 2)[:, 0] = torch.arange(-1.0, 2.0).repeat_interleave(3)
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    batch = [Sample(image, Target(torch.tensor([[0.0, 0, 16, 16]]), torch.tensor([0]), (32, 32)))] * 2
+    (row,) = dilation_statistics(net, [batch], prepare=lambda images: torch.stack(images) / 255)
+    assert (row.layer, row.effective["small"].count) == ("1", 2 * 64)
+    assert row.effective["background"].mean == pytest.approx(1.5)  # 2 along columns, 1 along rows
+    with pytest.raises(ValueError, match=r"got Sequential, which says: .*; for a network of your own .*prepare=lambda"):
+        dilation_statistics(net, [batch])

@@ -168,3 +168,13 @@ def test_a_layer_that_does_not_run_is_refused() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="samples: expected one image or more, got none"):
         field_statistics(stack("none", (1, 1), 1), [])
+
+
+def test_a_network_of_ones_own_takes_what_is_prepared() -> None:
+    net = stack("scale", (1,), 1)
+    image = torch.full((3, *SIZE), 255, dtype=torch.uint8)
+    sample = Sample(image, Target(torch.tensor([[10.0, 10, 30, 30]]), torch.tensor([0]), SIZE))
+    result = field_statistics(net, [sample], prepare=lambda images: torch.stack(images)[:, :1] / 255)
+    assert result.sizes["small"].mean == pytest.approx(3)  # nine pixels
+    with pytest.raises(ValueError, match=r"got Sequential, which says: .*prepare=lambda"):
+        field_statistics(net, [sample])

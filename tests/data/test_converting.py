@@ -76,9 +76,10 @@ def test_voc_rounds_to_the_nearest_pixel(tmp_path: Path) -> None:
     ],
     ids=["voc", "yolo", "coco"],
 )
-def test_what_a_format_cannot_hold_is_said(to: str, lost: set[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("masks", [True, False], ids=["decoded", "in-the-file"])
+def test_what_a_format_cannot_hold_is_said(to: str, lost: set[str], masks: bool, tmp_path: Path) -> None:
     make_coco(tmp_path / "in")
-    dataset = open_dataset("coco", tmp_path / "in", "train")
+    dataset = open_dataset("coco", tmp_path / "in", "train", masks=masks or to == "coco")
     result = convert({"train": dataset}, to, tmp_path / "out")
     assert set(result.lost) == lost
     assert result.boxes == (2 if to == "yolo" else 3)

@@ -11,7 +11,9 @@ from dcn.data.auto import find_layout, find_roles
 from dcn.data.catalog import FORMATS, open_dataset
 from dcn.data.check import check_dataset
 from dcn.data.dataset import Dataset
-from dcn.data.splitting import read_splits, target_of
+from dcn.data.splitting import target_of
+from dcn.formats.splits import read_splits
+from dcn.metrics import evaluate_files
 from tests.data.layouts import CLASSES, HEIGHT, LAYOUTS, WIDTH, Item, Made, items, make_index_masks, write_picture
 
 BY_SEED = {item.seed: item for item in items()}
@@ -56,7 +58,39 @@ def test_layout(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert trained[0].image.shape == (3, HEIGHT, WIDTH)
 
 
-@pytest.mark.parametrize("name", ["LabelImg", "LabelImg YOLO", "CVAT COCO", "CSV", "CVAT VOC", "CSV with header"])
+@pytest.mark.parametrize("made", LAYOUTS.values(), ids=LAYOUTS)
+def test_result_files_are_evaluated_against_any_layout(made: Made, tmp_path: Path) -> None:
+    made.make(tmp_path / "data", items())
+    row = FORMATS[made.format]
+    assert row.splits is not None
+    splits = list(row.splits(tmp_path / "data"))
+    options = {"classes": "auto"} if made.format == "voc" else {}
+    dataset = open_dataset(made.format, tmp_path / "data", splits[0], **options)
+    lines = [
+        {
+            "image_id": Path(str(dataset.image_path(index))).name,
+            "category_id": name,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": 0.9,
+        }
+        for index in range(len(dataset))
+        for name, x1, y1, x2, y2 in _item(dataset, index).boxes
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(lines))
+    result = evaluate_files(tmp_path / "results.json", tmp_path / "data", split=splits[0], format="coco")
+    assert result["AP50"] == pytest.approx(1, abs=1e-6)
+    if len(splits) > 1:
+        with pytest.raises(ValueError, match="split: expected one of"):
+            evaluate_files(tmp_path / "results.json", tmp_path / "data")
+    if len(splits) > 1 and made.format not in ("coco", "coco_folders", "voc"):  # one file each; lists that overlap
+        joined = "+".join(splits)
+        more = evaluate_files(tmp_path / "results.json", tmp_path / "data", split=joined, format="coco")
+        assert more["AR100"] < result["AR100"]
+
+
+@pytest.mark.parametrize(
+    "name", ["LabelImg", "LabelImg YOLO", "LabelMe", "CVAT COCO", "CSV", "CVAT VOC", "CSV with header"]
+)
 def test_split_is_recorded_and_used(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = LAYOUTS[name]
     made.make(tmp_path, items())
@@ -75,6 +109,23 @@ def test_split_is_recorded_and_used(name: str, tmp_path: Path, capsys: pytest.Ca
         assert after["test"] == before["test"]
     assert main(["data", "split", str(tmp_path)]) == 2
     assert "is split already" in capsys.readouterr().err
+
+
+def test_result_files_are_evaluated_on_a_recorded_split(tmp_path: Path) -> None:
+    """Detections of its images alone are all that there is to find."""
+    root, found = tmp_path / "data", tmp_path / "found.json"
+    LAYOUTS["LabelImg YOLO"].make(root, items())
+    assert main(["data", "split", str(root)]) == 0
+    dataset = open_dataset("auto", root, "test")
+    lines = [
+        {"image_id": Path(str(dataset.image_path(index))).name, "category_id": name, "bbox": box, "score": 0.9}
+        for index in range(len(dataset))
+        for name, x1, y1, x2, y2 in _item(dataset, index).boxes
+        for box in [[x1, y1, x2 - x1, y2 - y1]]
+    ]
+    found.write_text(json.dumps(lines))
+    assert evaluate_files(found, root, split="test")["AR100"] > 0.8
+    assert evaluate_files(found, root)["AR100"] < 0.5
 
 
 def _seeds(root: Path, split: str) -> set[int]:

@@ -7,7 +7,8 @@ import pytest
 
 from dcn.data.catalog import open_dataset
 from dcn.data.dataset import Dataset
-from dcn.data.splitting import Splits, classes_in, image_name, make_splits, read_splits, write_splits
+from dcn.data.splitting import classes_in, image_name, make_splits
+from dcn.formats.splits import Splits, read_splits, write_splits
 from tests.data.layouts import LAYOUTS, items, write_picture
 
 SHARES = {"val": 0.25, "test": 0.25}

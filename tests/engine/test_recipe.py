@@ -262,3 +262,11 @@ def test_other_line_ends_are_no_change(minimal: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["skip", '"skip"', "'skip'"], ids=["plain", "double-quotes", "single-quotes"])
 def test_a_choice_may_be_quoted(minimal: Path, value: str) -> None:
     assert load_recipe(minimal, [f"eval.absent={value}"]).eval.absent == "skip"
+
+
+def test_a_run_folder_in_place_of_a_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected a file, got the folder '.*'$"):
+        find_recipe(tmp_path)
+    (tmp_path / "recipe.yaml").write_text("seed: 1\n")
+    with pytest.raises(ValueError, match=r"got the folder '.*'; continue the run with --resume, or begin anew from"):
+        find_recipe(tmp_path)

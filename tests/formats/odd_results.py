@@ -121,6 +121,33 @@ _NUMBERED = ("0.jpg", "1.jpg")
 _MASK: dict[str, Any] = {"options": {"iou_type": "segm"}}
 _OUTLINED = coco_file(segmentation=OUTLINE)
 _CAT = f"cat 0.9 {TEXT[0]}\n"
+_SHARES = "0.1 0.125 0.4 0.125 0.4 0.5 0.1 0.5"
+"""The outline, in shares of the image."""
+_PREDICTED = {**row(), "category": "cat"}
+
+
+def _stream(*lines: dict[str, Any]) -> Make:
+    """What ``dcn predict`` writes for each image as soon as it is done."""
+
+    def make(folder: Path) -> Path:
+        whole_lines = [{"file_name": "a.jpg", "height": 80, "width": 100, **line} for line in lines]
+        (folder / "r.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in whole_lines))
+        return folder / "r.jsonl"
+
+    return make
+
+
+def _predicted(folder: Path) -> Path:
+    """Pictures beside the file: the folder holds no segmentation masks."""
+    (folder / "predictions").mkdir()
+    whole(("photos/a.jpg",), [row()])(folder).rename(folder / "predictions" / "detections.json")
+    (folder / "predictions" / "a.jpg").write_bytes(b"a picture")
+    return folder / "predictions"
+
+
+def _cut(path: Path) -> Path:
+    path.write_text(path.read_text()[:-9])
+    return path
 
 
 def _deep(folder: Path) -> Path:
@@ -266,6 +293,28 @@ FORMS = [
         texts({"a.txt": "cat high 1 2 3 4\n"}),
         "expected 'name score x1 y1 x2 y2' with finite numbers",
     ),
+    OddResult("text in YOLO's form", coco_file(), texts({"a.txt": "0 0.25 0.3125 0.3 0.375 0.9\n"})),
+    OddResult("polygons in YOLO's form, boxes", coco_file(), texts({"a.txt": f"0 {_SHARES} 0.9\n"})),
+    OddResult(
+        "text in YOLO's form without scores",
+        coco_file(),
+        texts({"a.txt": "0 0.25 0.3125 0.3 0.375\n"}),
+        "save_conf=True",
+    ),
+    OddResult("lines of `dcn predict`", coco_file(), _stream({"annotations": [_PREDICTED]})),
+    OddResult("folder of `dcn predict` with pictures", coco_file(), _predicted),
+    OddResult(
+        "lines of `dcn predict`, cut off",
+        coco_file(),
+        lambda folder: _cut(_stream({"annotations": [_PREDICTED]})(folder)),
+        "line 1: malformed JSON",
+    ),
+    OddResult(
+        "lines of `dcn predict` without names of classes",
+        coco_file(),
+        _stream({"annotations": [row()]}),
+        "expected an object with the name of its 'category'",
+    ),
     OddResult(
         "file about nothing known",
         coco_file(),
@@ -299,6 +348,14 @@ FORMS = [
 ]
 
 MASKS = [
+    OddResult("polygons in YOLO's form", _OUTLINED, texts({"a.txt": f"0 {_SHARES} 0.9\n"}), **_MASK),
+    OddResult(
+        "boxes in YOLO's form",
+        _OUTLINED,
+        texts({"a.txt": "0 0.25 0.3125 0.3 0.375 0.9\n"}),
+        "expected a polygon 'class x1 y1 x2 y2 x3 y3 ... score'",
+        **_MASK,
+    ),
     OddResult("polygons", _OUTLINED, _masked(OUTLINE), **_MASK),
     OddResult(
         "run lengths that cover too little",

@@ -10,7 +10,7 @@ import torch
 
 from dcn.data import open_dataset
 from dcn.data.check import check_dataset
-from dcn.formats.annotations import read_annotations
+from dcn.formats.annotation_files import read_annotations
 from dcn.metrics import evaluate_files, write_coco_results
 from dcn.structures import Detections
 from tests.formats.odd_annotations import COCO, MASKS, VOC, Odd

@@ -12,9 +12,12 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import dcn
@@ -22,6 +25,7 @@ from dcn.cli.main import main
 from dcn.data.geometry import resize_image
 from dcn.engine import save_weights
 from dcn.export import example
+from dcn.export.onnx import _name_slots
 from dcn.export.parity import Parity, Tolerance
 from dcn.models import build
 from tests.made_videos import write_video
@@ -166,7 +170,51 @@ def test_the_example_runs_without_the_package(pair: tuple[Path, Path], tmp_path:
     assert done.returncode == 0, done.stderr
     assert "of the pixels" in done.stdout or done.stdout == "" or " at [" in done.stdout
     alone = subprocess.run(command[:3], capture_output=True, text=True, check=False)
-    assert (alone.returncode, alone.stderr.strip()) == (1, f"usage: python {script} model.onnx photo.jpg")
+    assert (alone.returncode, alone.stderr.strip()) == (1, f"usage: python {script} model.onnx photo.jpg [min_score]")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_the_example_gives_what_the_package_gives(pair: tuple[Path, Path], mode: str, tmp_path: Path) -> None:
+    photo = write_photos(tmp_path, "a.png")[0]
+    image = Image.open(photo)
+    if mode == "I;16":
+        Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(photo)
+    else:
+        image.convert(mode).save(photo)
+    predictor = dcn.load(pair[1])
+    with redirect_stdout(StringIO()) as printed:
+        example.main(str(pair[1]), str(photo), 0.1)
+    lines = printed.getvalue().splitlines()
+    if predictor.model.task == "segmentation":
+        labels = predictor.predict(photo).labels
+        shares = [(labels == label).float().mean().item() for label in labels.unique()]
+        assert [line.split()[-4] for line in lines] == [f"{share:.1%}" for share in shares]
+        return
+    detections = predictor.predict(photo, min_score=0.1)
+    assert len(detections.scores) > 0
+    assert [line.split()[-1] for line in lines] == ["pixels"] * len(detections.scores)
+    assert detections.masks is not None
+    areas = detections.masks.sum((1, 2)).tolist()
+    assert [int(line.split()[-2]) for line in lines] == pytest.approx(areas, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("length", "name"),
+    [pytest.param("Min(100, 3*s18*s30)", "detections", id="formula"), pytest.param(100, 100, id="number")],
+)
+def test_slots_have_a_name_in_place_of_a_formula(length: str | int, name: str | int) -> None:
+    value = onnx_ir.Value(name="boxes", shape=onnx_ir.Shape(["batch", length, 4]))
+    _name_slots(value, "detections")
+    assert value.shape == ["batch", name, 4]
+
+
+def test_a_broken_image_is_refused_before_the_export(
+    pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    monkeypatch.setattr("dcn.runs.export.read_model", lambda *_: pytest.fail("the work has begun"))
+    with pytest.raises(ValueError, match=r"broken\.jpg"):
+        dcn.export(pair[0], tmp_path / "m.onnx", images=[tmp_path / "broken.jpg"])
 
 
 @pytest.mark.parametrize("size", [(41, 67), (300, 211), (500, 90)], ids=["larger", "smaller", "long"])

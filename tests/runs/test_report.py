@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dcn
 from dcn.cli.main import main
-from dcn.runs.report import report
+from dcn.runs.compare import _compared_detections
+from dcn.runs.report import CollectedDetections, report
+from dcn.structures import Detections, Target
 from tests.report.tables import Tables, number
 
 TINY: dict[str, Any] = {
@@ -141,6 +144,23 @@ def test_a_run_compared_with_its_copy_shows_no_difference(runs: dict[str, Path],
         assert (difference.value, difference.low, difference.high) == (0, 0, 0)
     assert "no difference is shown" in page.read_text(encoding="utf-8")
     assert f"dcn compare {runs['plain0']} {copy} --split val --resamples 50" in page.read_text(encoding="utf-8")
+
+
+def test_masks_are_compared_beside_boxes() -> None:
+    """The same boxes in both; the masks of the second fill half of them."""
+    box = torch.tensor([[4.0, 4, 12, 12]])
+    whole = torch.zeros(1, 16, 16, dtype=torch.bool)
+    whole[:, 4:12, 4:12] = True
+    half = whole.clone()
+    half[:, 4:8] = False
+    first, second = CollectedDetections(["cat"]), CollectedDetections(["cat"])
+    for collector, masks in ((first, whole), (second, half)):
+        found = Detections(box, torch.tensor([0.9]), torch.tensor([0]), masks)
+        collector.add([found] * 3, [Target(box, torch.tensor([0]), (16, 16), whole)] * 3)
+    metrics = _compared_detections(first, second, ["a", "b", "c"], 20).metrics
+    assert list(metrics) == ["AP", "AP50", "AP75", "mask/AP", "mask/AP50", "mask/AP75"]
+    assert metrics["AP"].value == 0
+    assert metrics["mask/AP75"].value == pytest.approx(-1)
 
 
 def test_segmentation_models_are_compared(runs: dict[str, Path]) -> None:

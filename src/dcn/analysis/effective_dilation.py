@@ -9,8 +9,9 @@ taps have 12. Distances are in cells of the layer's input map, so a filter whose
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from dcn.class_names import IGNORE
 from dcn.nn.grids import Call, Grid, pair, watch_deformable
 from dcn.nn.wrapped import HasModel, module_of
 from dcn.structures import Sample, SegmentationMap, Target
+from dcn.suggest import first_line
+
+Prepare = Callable[[list[Tensor]], Any]
+"""What a network of one's own takes, from images ``[3, h_i, w_i]`` uint8."""
 
 CATEGORIES = ("small", "medium", "large", "background")
 """What can lie at the centre of a filter."""
@@ -180,6 +185,7 @@ def dilation_statistics(
     *,
     by_group: bool = False,
     background: int | None = None,
+    prepare: Prepare | None = None,
 ) -> list[LayerDilation]:
     """Effective dilation of every deformable layer of a model over a data set, a row of table 2 each.
 
@@ -188,16 +194,19 @@ def dilation_statistics(
     that run on regions instead of whole images, and kernels of one tap, are skipped.
 
     Args:
-        model: takes a list of images ``[3, h_i, w_i]`` uint8. It runs in evaluation mode, without gradients, and is
-            left in the mode it was in.
+        model: a model of this package, or with ``prepare`` any network with deformable layers. It runs in evaluation
+            mode, without gradients, and is left in the mode it was in.
         batches: samples whose image is resized for the model; the target may be in pixels of another size of
             the same image, such as that of the file.
         sides: as in `categories_of`.
         by_group: a row for every offset group of a layer that has several, instead of one for all.
         background: of segmentation maps: see `categories_in_map`.
+        prepare: what a network of your own takes, from a list of images ``[3, h_i, w_i]`` uint8, for example
+            ``lambda images: torch.stack(images) / 255``. ``None``: the list itself, as models of this package take it.
 
     Raises:
-        ValueError: no deformable layer, no images, or sides that are not in order.
+        ValueError: no deformable layer, no images, sides that are not in order, or a network that takes no list of
+            images and no ``prepare``.
     """
     check_sides(sides)
     module = module_of(model)
@@ -209,12 +218,31 @@ def dilation_statistics(
         for samples in batches:
             gatherer.begin(samples)
             with watch_deformable(module, gatherer.see), torch.no_grad():
-                module([sample.image.to(device) for sample in samples])
+                run_on(module, [sample.image.to(device) for sample in samples], prepare)
     finally:
         module.train(was_training)
     if not gatherer.rows:
         raise ValueError("batches: expected images that run through a deformable layer, got none")
     return list(gatherer.rows.values())
+
+
+def run_on(module: nn.Module, images: list[Tensor], prepare: Prepare | None) -> None:
+    """Run a model on images ``[3, h_i, w_i]`` uint8, or on what ``prepare`` makes of them.
+
+    Raises:
+        ValueError: there is no ``prepare``, and the model takes no list of images.
+    """
+    if prepare is not None or hasattr(module, "preprocess"):
+        module(images if prepare is None else prepare(images))
+        return
+    try:
+        module(images)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            f"images: expected a model that takes a list of uint8 images, got {type(module).__name__}, which says: "
+            f"{first_line(error)}; for a network of your own give the tensor that it takes, or what makes it: "
+            "prepare=lambda images: torch.stack(images) / 255"
+        ) from error
 
 
 def check_sides(sides: Sequence[float]) -> None:

@@ -7,14 +7,14 @@ is more than 1 - 95.45 % of the largest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from dcn.analysis.effective_dilation import CATEGORIES, COCO_SIDES, Spread, categories_at, check_sides
+from dcn.analysis.effective_dilation import CATEGORIES, COCO_SIDES, Spread, categories_at, check_sides, run_on
 from dcn.nn import DeformConv2d
 from dcn.nn.grids import Grid, Mapped, watch_maps
 from dcn.nn.wrapped import HasModel, module_of
@@ -70,7 +70,7 @@ def respond(model: nn.Module | HasModel, image: Tensor, layer: str | None = None
         layer: name of a convolution or pooling layer; ``None``: see :func:`default_layer`.
 
     Raises:
-        ValueError: no such layer, or it did not run.
+        ValueError: no such layer, it did not run, or a model that takes no list of images got one.
     """
     module = module_of(model)
     chosen = default_layer(module) if layer is None else layer
@@ -104,7 +104,10 @@ def respond(model: nn.Module | HasModel, image: Tensor, layer: str | None = None
     device = next(module.parameters(), image).device
     try:
         with watch_maps(module, see), torch.enable_grad():
-            module([image.to(device)] if image.dtype == torch.uint8 else image.to(device))
+            if image.dtype == torch.uint8:
+                run_on(module, [image.to(device)], None)
+            else:
+                module(image.to(device))
     except _ReachedError:
         pass
     finally:
@@ -204,6 +207,7 @@ def field_statistics(
     units: int = 2,
     background: int | None = None,
     seed: int = 0,
+    prepare: Callable[[list[Tensor]], Tensor] | None = None,
 ) -> LayerFields:
     """Receptive fields of units on small, medium and large objects and on background.
 
@@ -215,6 +219,8 @@ def field_statistics(
         units: of each kind and image, chosen at random.
         background: see `dcn.analysis.effective_dilation.categories_in_map`.
         seed: of the choice.
+        prepare: for a network of your own: what it takes, ``[1, C, H, W]``, from a list of one image, for example
+            ``lambda images: torch.stack(images) / 255``.
 
     Raises:
         ValueError: no samples, or as :func:`respond`.
@@ -226,10 +232,11 @@ def field_statistics(
     seen = 0
     for sample in samples:
         seen += 1
-        response = respond(module, sample.image, result.layer)
+        pixels = sample.image if prepare is None else prepare([sample.image])
+        response = respond(module, pixels, result.layer)
         chosen = _chosen(sample, response.grid, sides, background, units, generator)
         with without_offsets(module):
-            plain = respond(module, sample.image, result.layer)
+            plain = respond(module, pixels, result.layer)
         for category, unit in chosen:
             center = response.grid.to_image(torch.tensor(unit).float()).round().long().tolist()
             own, still = response.field(unit), plain.field(unit)

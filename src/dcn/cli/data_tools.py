@@ -14,7 +14,6 @@ from dcn.data.converting import FORMATS as WRITTEN
 from dcn.data.converting import convert
 from dcn.data.dataset import Dataset
 from dcn.data.pixel_statistics import has_masks, pixel_counts, pixel_statistics, pixel_table
-from dcn.data.splitting import SPLITS_FILE, write_splits
 from dcn.data.statistics import (
     DEFAULT_RATIOS,
     DEFAULT_SCALE,
@@ -27,6 +26,7 @@ from dcn.data.statistics import (
     statistics,
     statistics_table,
 )
+from dcn.formats.splits import SPLITS_FILE, write_splits
 
 
 def add_verbs(verbs: Any) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 from dcn.cli.words import (
     add_colors,
     add_device,
-    add_outside,
+    add_file_options,
     add_speed_options,
-    add_split,
     colors_of,
     examples,
     names_of,
     one_source,
+    refuse_given,
     speed_of,
 )
 
@@ -31,8 +31,9 @@ examples:
   dcn eval cells.onnx --recipe bccd_deformable data.root=data/bccd
   dcn eval --results detections.json --annotations instances_val2017.json --iou-type segm
   dcn eval --results detections.json --annotations instances_val2017.json --report
+  dcn eval --results yolo/labels/ --annotations data/yolo --split val
   dcn eval --results results/ --annotations VOCdevkit/VOC2007 --method 11point --thresholds 0.5 0.7
-  dcn eval --results val_maps/ --annotations VOCdevkit/VOC2012 --image-set val
+  dcn eval --results val_maps/ --annotations VOCdevkit/VOC2012 --split val
 """
 
 
@@ -45,38 +46,50 @@ def add_parser(subparsers: Any) -> None:
         metavar="RUN_OR_WEIGHTS key=value",
         help="a run folder, a weights file or a file of `dcn export`; key=value changes of its recipe, lists as a,b",
     )
-    add_split(parser, "test")
-    parser.add_argument("--recipe", help="the recipe that describes the data, for weights outside of a run folder")
-    parser.add_argument("--batch", type=int, help="images per forward pass (default: eval.batch_size)")
-    add_device(parser)
-    add_speed_options(parser)
-    parser.add_argument("-o", "--output", help="folder for the files (default: eval/ in the run folder)")
     parser.add_argument(
-        "--save",
-        action="store_true",
-        help="write the detections too, as COCO JSON and VOC files, or the segmentation maps, as PNGs",
+        "--split",
+        help="train, val or test of the recipe, or the data's own name of a split (default test); for result files a "
+        "split of the folder of annotations, of VOC a list in ImageSets/Main (default the only one)",
     )
-    parser.add_argument("--report", action="store_true", help="write a page too: kinds of error, worst images ...")
-    files = parser.add_argument_group("result files instead of a model")
-    files.add_argument("--results", help="COCO result JSON, folder or file of VOC results, or folder of index PNGs")
-    file_options = [
-        files.add_argument("--annotations", help="COCO annotation JSON, VOC folder, or folder of index PNGs"),
-        files.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks"),
-        files.add_argument(
-            "--format",
-            choices=("auto", "coco", "voc", "masks"),
-            default="auto",
-            help="how to evaluate",
-        ),
-        files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed"),
-        files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)"),
-        files.add_argument("--image-set", help="VOC: list in ImageSets/Main (default: all annotations)"),
-        files.add_argument("--classes", help="class names in order, separated by commas"),
-        add_outside(files),
-        *add_colors(files),
+    recipe = "the recipe that describes the data, for weights outside of a run folder"
+    saved = "write the detections too, as COCO JSON and VOC files, or the segmentation maps, as PNGs"
+    model_options = [
+        parser.add_argument("--recipe", help=recipe),
+        parser.add_argument("--batch", type=int, help="images per forward pass (default: eval.batch_size)"),
+        add_device(parser),
+        *add_speed_options(parser),
+        parser.add_argument("--save", action="store_true", help=saved),
     ]
+    where = "folder for the files (default: eval/ in the run folder; for result files only the page is written)"
+    parser.add_argument("-o", "--output", help=where)
+    report = "write a page too: kinds of error, worst images ..."
+    page = parser.add_argument("--report", action="store_true", help=report)
+    files = parser.add_argument_group("result files instead of a model")
+    files.add_argument("--results", help="JSON, text files or folder of detections, or folder of index PNGs")
+    annotations, *shared = add_file_options(files)
+    method = files.add_argument("--method", choices=("area", "11point"), default="area", help="VOC: how AP is computed")
+    rules = ("auto", "coco", "voc", "masks")
+    box_options = [
+        *(one for one in shared if one.dest != "classes"),
+        method,
+        files.add_argument("--thresholds", type=float, nargs="+", help="VOC: IoU thresholds (default 0.5 0.7)"),
+    ]
+    absent = "masks: IoU of a class that occurs nowhere, 0 or left out of the mean (default zero)"
+    mask_options = [
+        *add_colors(files),
+        files.add_argument("--ignore", type=int, nargs="+", help="masks: values that do not count, beside 255"),
+        files.add_argument("--absent", choices=("zero", "skip"), default="zero", help=absent),
+    ]
+    format = files.add_argument("--format", choices=rules, default="auto", help="how to evaluate (default auto)")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
-    parser.set_defaults(run=_run, file_options=file_options)
+    of_files = [annotations, format, *shared, *box_options, *mask_options]
+    parser.set_defaults(
+        run=_run,
+        model_options=model_options,
+        file_options=list(dict.fromkeys(of_files)),
+        box_options=[*box_options, page],
+        mask_options=mask_options,
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -91,78 +104,49 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate_files(arguments: argparse.Namespace) -> Any:
-    from dcn.metrics import evaluate_files, evaluate_mask_files
+    from dcn.metrics.files import are_masks
+    from dcn.runs.result_files import score_boxes, score_masks
 
     if arguments.words or arguments.annotations is None:
         got = f"the model {arguments.words[0]!r}" if arguments.words else "no --annotations"
         raise ValueError(f"--results: expected --annotations beside it and no model, got {got}; see `dcn eval --help`")
-    if arguments.format == "masks" or (arguments.format == "auto" and _are_masks(Path(arguments.results))):
-        if arguments.report:
-            raise ValueError("--report: expected a file of detections, got segmentation masks; report a run instead")
-        return evaluate_mask_files(
-            arguments.results,
-            arguments.annotations,
-            classes=names_of(arguments.classes),
-            split=arguments.image_set,
-            **colors_of(arguments),
-        )
-    if arguments.report:
-        _report_files(arguments)
-    return evaluate_files(
+    refuse_given(arguments, arguments.model_options, "a model, got result files")
+    shared: dict[str, Any] = {
+        "output": arguments.output,
+        "split": arguments.split,
+        "classes": names_of(arguments.classes),
+    }
+    if arguments.format == "masks" or (arguments.format == "auto" and are_masks(Path(arguments.results).expanduser())):
+        refuse_given(arguments, arguments.box_options, "detections as --results, got segmentation masks")
+        masks: dict[str, Any] = {"ignore": arguments.ignore or (), "absent": arguments.absent, **colors_of(arguments)}
+        return score_masks(arguments.results, arguments.annotations, **shared, **masks)
+    refuse_given(arguments, arguments.mask_options, "segmentation masks as --results, got detections")
+    return score_boxes(
         arguments.results,
         arguments.annotations,
+        **shared,
+        report=arguments.report,
         format=arguments.format,
         iou_type=arguments.iou_type,
         method=arguments.method,
         thresholds=arguments.thresholds,
-        split=arguments.image_set,
-        classes=names_of(arguments.classes),
         outside=arguments.outside,
     )
-
-
-def _report_files(arguments: argparse.Namespace) -> None:
-    """The page about a file of detections; one of masks or of VOC is refused there."""
-    from dcn.runs.report_files import report_files
-
-    page = report_files(
-        arguments.results,
-        arguments.annotations,
-        output=arguments.output,
-        iou_type=arguments.iou_type,
-        classes=names_of(arguments.classes),
-        outside=arguments.outside,
-    )
-    print(page)
-
-
-def _are_masks(results: Path) -> bool:
-    """Whether a folder of results holds images."""
-    from dcn.formats.file_names import image_files
-
-    return results.is_dir() and bool(image_files(results, below=True))
-
-
-def _refuse_file_options(arguments: argparse.Namespace) -> None:
-    options: list[argparse.Action] = arguments.file_options
-    given = [one.option_strings[0] for one in options if getattr(arguments, one.dest) != one.default]
-    if given:
-        hint = "; for a model it is data.outside=clip" if given == ["--outside"] else ""
-        raise ValueError(f"{', '.join(given)}: expected --results beside it, got a model{hint}")
 
 
 def _evaluate_model(arguments: argparse.Namespace) -> Any:
     from dcn.analysis.memory import keep_freed_memory
     from dcn.runs.evaluate import evaluate
 
-    _refuse_file_options(arguments)
+    hint = "; for a model it is data.outside=clip" if arguments.outside != "refuse" else ""
+    refuse_given(arguments, arguments.file_options, f"--results beside it, got a model{hint}")
     source, changes = one_source(arguments.words)
     if arguments.batch is not None:
         changes.append(f"eval.batch_size={arguments.batch}")
     keep_freed_memory()
     return evaluate(
         source,
-        arguments.split,
+        arguments.split or "test",
         recipe=arguments.recipe,
         device=arguments.device,
         output=arguments.output,

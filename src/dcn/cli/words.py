@@ -40,9 +40,9 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def add_device(parser: argparse.ArgumentParser) -> argparse.Action:
     """Add ``--device``."""
-    parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
+    return parser.add_argument("--device", help="cpu, cuda, ... (default: the GPU where there is one)")
 
 
 def add_outside(parser: argparse._ActionsContainer) -> argparse.Action:
@@ -70,19 +70,44 @@ def add_split(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--split", default=default, help=f"{says} (default {default})")
 
 
-def add_speed_options(parser: argparse.ArgumentParser) -> None:
+def add_file_options(group: argparse._ActionsContainer, boxes_only: bool = False) -> list[argparse.Action]:
+    """Add what says how result files are read: ``--annotations``, ``--iou-type``, ``--classes``, ``--outside``."""
+    folders = "COCO annotation JSON, or folder of annotations in any layout"
+    return [
+        group.add_argument("--annotations", help=folders if boxes_only else f"{folders}, or of index PNGs"),
+        group.add_argument("--iou-type", choices=("bbox", "segm"), default="bbox", help="COCO: boxes or masks"),
+        group.add_argument("--classes", help="class names in order, separated by commas"),
+        add_outside(group),
+    ]
+
+
+def refuse_given(arguments: argparse.Namespace, options: Sequence[argparse.Action], expected: str) -> None:
+    """Refuse options that the rest of the command line has no use for.
+
+    Args:
+        arguments: the parsed command line.
+        options: what is refused where it differs from its default.
+        expected: the end of the message: what they go with, and what came.
+    """
+    given = [one.option_strings[-1] for one in options if getattr(arguments, one.dest) != one.default]
+    if given:
+        raise ValueError(f"{', '.join(given)}: expected {expected}")
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     """Add ``--precision``, ``--compile`` and ``--cuda-graph``."""
     group = parser.add_argument_group("speed")
-    group.add_argument(
+    precision = group.add_argument(
         "--precision",
         choices=("float32", "bfloat16", "float16"),
         default="float32",
         help="type of weights and feature maps; boxes and scores are always float32 (default float32)",
     )
-    group.add_argument(
+    compiled = group.add_argument(
         "--compile", action="store_true", help="use torch.compile; pays off for many images of few sizes"
     )
-    group.add_argument("--cuda-graph", action="store_true", help="on a GPU: record one graph per size and replay it")
+    graphs = "on a GPU: record one graph per size and replay it"
+    return [precision, compiled, group.add_argument("--cuda-graph", action="store_true", help=graphs)]
 
 
 def speed_of(arguments: argparse.Namespace) -> dict[str, Any]:

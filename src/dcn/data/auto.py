@@ -13,9 +13,10 @@ from typing import Any
 from dcn.data.dataset import Dataset
 from dcn.data.format import Format, Table
 from dcn.data.hints import hint, what_it_holds
-from dcn.data.splitting import ROLES, SPLITS_FILE, SplitPart, Splits, make_splits, part_of, read_splits, target_of
+from dcn.data.splitting import ROLES, SplitPart, make_splits, part_of, target_of
 from dcn.formats.layouts import unknown_split
 from dcn.formats.problems import attempt, refuse, short
+from dcn.formats.splits import SPLITS_FILE, Splits, read_splits
 from dcn.structures import Target
 
 AUTO = "auto"

@@ -152,11 +152,21 @@ def _image(dataset: Dataset, index: int) -> Path:
 
 
 def _items(dataset: Dataset, stems: Sequence[str], format: str, lost: dict[str, None]) -> Iterator[_Item]:
+    if format != "coco" and _has_outlines(dataset):
+        lost["masks"] = None
     for index, stem in enumerate(stems):
         target = _target(dataset, index)
         for text in _losses(target, format):
             lost[text] = None
         yield _Item(_writable(target, format), _image(dataset, index), stem)
+
+
+def _has_outlines(dataset: Any) -> bool:
+    """Whether objects of a data set, or of the one that it is a part of, have outlines, decoded or not."""
+    while (whole := getattr(dataset, "dataset", None)) is not None:
+        dataset = whole
+    records = getattr(dataset, "records", ())
+    return any(getattr(item, "segmentation", None) is not None for record in records for item in record.objects)
 
 
 def _target(dataset: Dataset, index: int) -> Target:
@@ -174,8 +184,6 @@ def _writable(target: Target, format: str) -> Target:
 def _losses(target: Target, format: str) -> Iterator[str]:
     assert target.crowd is not None
     assert target.difficult is not None
-    if format != "coco" and target.masks is not None:
-        yield "masks"
     if format == "voc" and bool(target.crowd.any()):
         yield "regions of many objects (crowd), which are written as difficult"
     if format == "yolo" and bool(target.crowd.any()):

@@ -48,7 +48,8 @@ def refuse_shared_images(training: Dataset, evaluation: Dataset, what: str = "va
     raise ValueError(
         f"data.{what}: expected images outside of the training data {training.name}, got {len(pairs)} of "
         f"{len(evaluation)} in {evaluation.name} that are in it, first {same}; name another split, or one annotation "
-        "file for each split: annotations: {train: ..., val: ...}"
+        "file for each split: annotations: {train: ..., val: ...}; or describe the data without a validation split: "
+        "then its images are divided; or permit it with data.allow_shared=true"
     )
 
 

@@ -54,6 +54,10 @@ def find_recipe(name: str | Path, beside: Path | None = None) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if path.is_dir():
+        own = path / "recipe.yaml"
+        hint = f"; continue the run with --resume, or begin anew from {own}" if own.is_file() else ""
+        raise ValueError(f"recipe: expected a file, got the folder {text!r}{hint}")
     if is_path:
         raise ValueError(
             f"recipe: expected a file, got {text!r}, which does not exist (looked for from {beside or Path.cwd()})"

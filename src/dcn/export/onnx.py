@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,7 +47,18 @@ def export_onnx(function: Function, path: Path) -> Metadata:
             verbose=False,
         )
     assert program is not None
+    for output in program.model.graph.outputs if function.metadata.task == "detection" else ():
+        _name_slots(output, "candidates" if function.metadata.raw else "detections")
     program.model.metadata_props[KEY] = function.metadata.to_json()
     with written(path) as temporary:
         program.save(temporary, external_data=False)
     return function.metadata
+
+
+def _name_slots(output: Any, name: str) -> None:
+    """Call the second axis by its name; torch writes the formula of its length, which fills lines."""
+    import onnx_ir
+
+    sides = list(output.shape)
+    if not isinstance(sides[1], int):
+        output.shape = onnx_ir.Shape([sides[0], name, *sides[2:]])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dcn.export.metadata import KEY, Metadata, read_metadata
 from dcn.extras import require
 from dcn.models.detection.shared.frames import Size
+from dcn.models.preprocess import LEAST_SIDE
 from dcn.suggest import counted
 
 
@@ -69,7 +70,7 @@ class Runner:
         """The image padded to what the function takes."""
         height, width = image.shape[1:]
         divisor = self.metadata.divisor
-        tall, wide = self.metadata.size or (-(-height // divisor) * divisor, -(-width // divisor) * divisor)
+        tall, wide = self.metadata.size or (max(LEAST_SIDE, -(-side // divisor) * divisor) for side in (height, width))
         return F.pad(image, (0, wide - width, 0, tall - height))
 
 

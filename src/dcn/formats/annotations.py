@@ -1,23 +1,14 @@
-"""Annotations as evaluation needs them: a COCO file or a Pascal VOC folder, read by the readers that training uses.
-
-Both become the same records, so that any result file can be scored by either protocol.
-"""
+"""Annotations as evaluation needs them: every format becomes the same records, so that any result file fits any."""
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dcn.class_names import VOC_CLASSES, check_class_names
-from dcn.formats import coco, voc
-from dcn.formats.fields import Identifier, identifier, order
+from dcn.formats.fields import Identifier
 from dcn.formats.file_names import SUFFIXES, posix
-from dcn.formats.problems import OutsideBoxes, short
-from dcn.suggest import counted, one_of
 
 
 @dataclass(frozen=True)
@@ -114,118 +105,3 @@ def _common(first: PurePosixPath, second: PurePosixPath) -> int:
             break
         count += 1
     return count
-
-
-def read_annotations(
-    path: Path, classes: Sequence[str] | None, split: str | None, *, masks: bool, outside: str = "refuse"
-) -> Annotations:
-    """Read an annotation file (``.json``) or a VOC folder; images are not needed.
-
-    Args:
-        path: the file or folder.
-        classes: names in label order; ``None``: as training numbers them.
-        split: VOC folder only: the list; may be left out if there is one or none.
-        masks: check the segmentations and keep them.
-        outside: a box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image.
-
-    Raises:
-        ValueError: the first problem, by the same rules and in the same words as for training.
-    """
-    report = OutsideBoxes(outside, str(path))
-    if path.is_dir():
-        return _read_voc(path, classes, split, report)
-    if not path.is_file():
-        raise ValueError(
-            f"annotations: expected a COCO annotation file or a VOC folder, got {path}, which does not exist"
-        )
-    if split is not None:
-        raise ValueError(
-            f"split: expected None for an annotation file, got {split!r} with {path}; it is for VOC folders"
-        )
-    return _read_coco(path, classes, masks, report)
-
-
-def _read_coco(path: Path, classes: Sequence[str] | None, masks: bool, report: OutsideBoxes) -> Annotations:
-    file = coco.read_instances(path, coco.folder_beside(path), report, need_images=False, masks=masks)
-    report.warn()
-    order_of = _class_order(tuple(file.categories.values()), classes, path)
-    labels = {key: order_of.index(name) for key, name in file.categories.items()}
-    _warn_of_degenerate(path, coco.report_degenerate(file, lambda problem: None))
-    images = [
-        AnnotatedImage(
-            record.id,
-            posix(record.name),
-            PurePosixPath(posix(record.name)).stem,
-            record.size,
-            tuple(
-                AnnotatedObject(
-                    labels[item.category], item.xywh, item.area, item.crowd, item.difficult, item.segmentation
-                )
-                for item in record.objects
-            ),
-        )
-        for record in sorted(file.records, key=lambda record: order(record.id))
-    ]
-    return Annotations(path, order_of, labels, tuple(images), is_voc=False)
-
-
-def _read_voc(root: Path, classes: Sequence[str] | None, split: str | None, report: OutsideBoxes) -> Annotations:
-    folder = root.parent if root.name == "Annotations" else root
-    records = _voc_records(root, folder, split, report)
-    report.warn()
-    names = voc.find_classes(records)
-    order_of: tuple[str, ...]
-    if classes is None and set(names) <= set(VOC_CLASSES):
-        order_of = VOC_CLASSES
-    else:
-        used = tuple(sorted({item.name for record in records for item in record.objects}))
-        order_of = _class_order(names if classes is None else used, classes, root)
-    label_of = {name: label for label, name in enumerate(order_of)}
-    _warn_of_degenerate(root, voc.report_degenerate(records, lambda problem: None))
-    images = [
-        AnnotatedImage(
-            identifier(record.stem, "image"),
-            f"{record.stem}{record.image.suffix if record.image is not None else '.jpg'}",
-            PurePosixPath(record.stem).name,
-            record.size,
-            tuple(_voc_object(item, label_of[item.name]) for item in record.objects),
-        )
-        for record in records
-    ]
-    labels: dict[Identifier, int] = {label + 1: label for label in range(len(order_of))}
-    return Annotations(root, order_of, labels, tuple(images), is_voc=True)
-
-
-def _voc_records(root: Path, folder: Path, split: str | None, report: OutsideBoxes) -> list[voc.VocRecord]:
-    """The images that count: those of the split, of the only list there is, or of all annotations."""
-    splits = voc.available_splits(folder)
-    if split is None and len(splits) > 1:
-        raise ValueError(f"split: expected {one_of(splits, '')} in {folder}, got None")
-    if split is None and not splits:
-        if not (folder / "Annotations").is_dir():
-            raise ValueError(f"annotations: expected a VOC folder with Annotations/*.xml, got {root}")
-        return voc.read_folder(folder, report)
-    return voc.read_split(folder, split or splits[0], report, need_images=False)
-
-
-def _voc_object(item: voc.VocObject, label: int) -> AnnotatedObject:
-    x1, y1, x2, y2 = item.box
-    box = (x1, y1, x2 - x1, y2 - y1)
-    return AnnotatedObject(label, box, box[2] * box[3], item.difficult, item.difficult)
-
-
-def _class_order(names: Sequence[str], classes: Sequence[str] | None, path: Path) -> tuple[str, ...]:
-    if classes is None:
-        return check_class_names(names)
-    given = check_class_names(classes)
-    missing = [name for name in names if name not in given]
-    if missing:
-        raise ValueError(f"classes: expected every class of {path}, got a list without {short(missing)}")
-    return given
-
-
-def _warn_of_degenerate(path: Path, count: int) -> None:
-    """Training skips such boxes; the evaluators count them as objects, and so does this one."""
-    if count:
-        boxes = counted(count, "box without extent counts as an object", "boxes without extent count as objects")
-        warnings.warn(f"{path}: {boxes}; training skips {'it' if count == 1 else 'them'}", stacklevel=4)

@@ -26,6 +26,7 @@ from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
 from dcn.formats.masks import check_segmentation, mask_runs
 from dcn.formats.problems import OutsideError, Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
+from dcn.formats.splits import SPLITS_FILE
 
 FOLDERS = ("annotations", "Annotations", "labels", "json", "jsons", "labelme")
 """Names of folders of JSON files."""
@@ -87,6 +88,8 @@ def read_split(root: Path, split: str, report: Report, *, upright: bool = False)
     records = []
     for name, pair in pairs.items():
         for file in files_in(pair.annotations, ".json", below=not pair.side_by_side):
+            if file.name == SPLITS_FILE and not _has_shapes(file):
+                continue  # the record of a split, not of an image
             content = attempt(partial(_content, file), report if name == split else _ignore, file, "")
             if content is None:
                 continue

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dcn.boxes import to_xywh
 from dcn.class_names import check_class_names
 from dcn.extras import require
-from dcn.formats.results import IouType
+from dcn.formats.result_rows import IouType
 from dcn.metrics.detection import check_batch, image_order
 from dcn.metrics.results import COCO_NAMES, CocoResult
 from dcn.structures import Detections, Target

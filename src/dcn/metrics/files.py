@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 
 from dcn.boxes import from_xywh
-from dcn.formats.annotations import AnnotatedObject, Annotations, read_annotations
+from dcn.formats.annotation_files import read_annotations
+from dcn.formats.annotations import AnnotatedObject, Annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
-from dcn.formats.results import Coordinates, IouType, ResultRow, Results, read_results
+from dcn.formats.result_rows import Coordinates, IouType, ResultRow, Results
+from dcn.formats.results import PREDICTED, read_results
 from dcn.formats.voc_writer import write_voc_results
 from dcn.metrics.coco import Row, coco_result
 from dcn.metrics.mask_files import evaluate_mask_files
@@ -48,20 +50,21 @@ def evaluate_files(
         results: a COCO result file (a JSON list of ``image_id``, ``category_id``, ``score`` and ``bbox`` or
             ``segmentation``); a whole COCO dataset with scores (matched by file and class *names*); a folder of VOC
             result files ``..._<class>.txt`` (``image score xmin ymin xmax ymax``), or one of them; a folder of
-            ``<image>.txt`` (``class score xmin ymin xmax ymax``, the class by name or index); or a folder of
-            segmentation masks ``<image>.png``.
-        annotations: a COCO annotation file, or a VOC folder (``Annotations/*.xml``, ``ImageSets/Main/*.txt``); for
-            masks see `dcn.metrics.evaluate_mask_files`.
-        format: the rules to score by. ``"auto"``: VOC for a folder, COCO for a file, segmentation for a folder of
-            images as results.
+            ``<image>.txt`` (``class score xmin ymin xmax ymax``, the class by name or index; or YOLO's ``class x y
+            width height score`` and ``class x1 y1 x2 y2 x3 y3 ... score`` in shares of the image); the files and the
+            folder that ``dcn predict`` writes; or a folder of segmentation masks ``<image>.png``.
+        annotations: a COCO annotation file, or a folder in any layout of boxes that training knows; for masks see
+            `dcn.metrics.evaluate_mask_files`.
+        format: the rules to score by. ``"auto"``: VOC for a VOC folder (``Annotations/*.xml``), segmentation for a
+            folder of images as results, COCO for all others.
         iou_type: COCO only: overlap of boxes or of masks.
         method: VOC only: ``"area"`` or ``"11point"``.
         thresholds: VOC only: IoU thresholds; ``None``: 0.5 and 0.7.
-        split: VOC folder only: the list in ``ImageSets/Main``; may be left out if there is one or none.
+        split: of a folder of annotations (VOC: a list in ``ImageSets/Main``); may be left out if there are no two.
         classes: class names in the order of the indices used in the results. ``None``: as training numbers them: by
             ascending category id; for a VOC folder the twenty of Pascal VOC or else all that occur, by alphabet.
         coordinates: of the boxes in ``results``: ``"voc"`` 1-based inclusive corners, ``"continuous"`` edges.
-            ``"auto"``: text files and a whole dataset against a VOC folder are VOC's, all others continuous.
+            ``"auto"``: text files in pixels and a whole dataset against a VOC folder are VOC's, all others continuous.
         outside: an annotated box that reaches outside of its image: ``"refuse"`` it, or ``"clip"`` it to the image, as
             training does with ``data.outside=clip``.
 
@@ -77,7 +80,7 @@ def evaluate_files(
     _check_options(format, iou_type, coordinates)
     path = Path(results).expanduser()
     source = Path(annotations).expanduser()
-    if format == "segmentation" or (format == "auto" and path.is_dir() and image_files(path, below=True)):
+    if format == "segmentation" or (format == "auto" and are_masks(path)):
         if thresholds is not None:
             raise ValueError(f"thresholds: expected None for segmentation masks, got {list(thresholds)}")
         return evaluate_mask_files(path, source, classes=classes, split=split)
@@ -85,6 +88,8 @@ def evaluate_files(
     rules = ("voc" if known.is_voc else "coco") if format == "auto" else format
     if rules == "voc" and iou_type == "segm":
         raise ValueError("iou_type: expected 'bbox' with the VOC rules, got 'segm'; use format='coco' for masks")
+    if rules == "coco" and method != "area":
+        raise ValueError(f"method: expected 'area' with the COCO rules, got {method!r}; use format='voc'")
     if rules == "coco" and thresholds is not None:
         raise ValueError(
             f"thresholds: expected None with the COCO rules, which have ten of their own, got {list(thresholds)}; "
@@ -98,6 +103,11 @@ def evaluate_files(
     return _voc_result(
         known, detections, VocAP(detections.classes, (0.5, 0.7) if thresholds is None else thresholds, method)
     )
+
+
+def are_masks(results: Path) -> bool:
+    """Whether results are a folder of segmentation masks; beside the file of ``dcn predict`` images are pictures."""
+    return results.is_dir() and not (results / PREDICTED).is_file() and bool(image_files(results, below=True))
 
 
 def _check_options(format: str, iou_type: str, coordinates: str) -> None:

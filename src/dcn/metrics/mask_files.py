@@ -56,6 +56,33 @@ def evaluate_mask_files(
         ValueError: a missing or broken file, an annotated image without a result, masks of different size, a value
             that stands for no class.
     """
+    metric = count_mask_files(
+        results,
+        annotations,
+        classes=classes,
+        values=values,
+        ignore=ignore,
+        split=split,
+        colors=colors,
+        unknown_colors=unknown_colors,
+        absent=absent,
+    )
+    return metric.compute()
+
+
+def count_mask_files(
+    results: str | PathLike[str],
+    annotations: str | PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    values: Sequence[int] | None = None,
+    ignore: Sequence[int] = (),
+    split: str | None = None,
+    colors: Any = None,
+    unknown_colors: str = "refuse",
+    absent: Absent = "zero",
+) -> MeanIoU:
+    """The counted pixels of `evaluate_mask_files`, with its arguments and errors: also the confusion matrix."""
     source = Path(annotations).expanduser()
     masks, reader, names = _annotated(source, classes, values, ignore, split)
     if not masks:
@@ -83,7 +110,7 @@ def evaluate_mask_files(
                 f"{predicted}: expected the size of {annotated}, {list(target.shape)}, got {list(prediction.shape)}"
             )
         metric.update([prediction], [target])
-    return metric.compute()
+    return metric
 
 
 Source = tuple[dict[str, Path], ReadMask | None, tuple[str, ...] | None]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -110,3 +112,12 @@ class MeanIoU:
                 )
         counts = torch.bincount(truth * (c + 1) + predicted, minlength=c * (c + 1))
         self._counts += counts.reshape(c, c + 1).cpu()
+
+
+def write_confusion(path: Path, metric: MeanIoU) -> None:
+    """Write the counts as CSV: a row for each annotated class, a column for each predicted one."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["annotated \\ predicted", *metric.classes])
+        for name, row in zip(metric.classes, metric.confusion.tolist(), strict=True):
+            writer.writerow([name, *row])

@@ -24,6 +24,10 @@ _RULES: dict[str, tuple[tuple[int, int, int], tuple[float, float, float], tuple[
 }
 
 
+LEAST_SIDE = 4
+"""Pixels of the smallest batch: a stem without padding makes a map without rows of two."""
+
+
 @dataclass(frozen=True)
 class ImageBatch:
     """Images as a model takes them.
@@ -85,7 +89,9 @@ class Preprocess(nn.Module):
         """Images ``[3, h_i, w_i]`` uint8 RGB, of any sizes and on any device, to one batch on the model's device."""
         check_images(images)
         sizes = [(image.shape[1], image.shape[2]) for image in images]
+        least = LEAST_SIDE if sizes else 0
         height, width = (_round_up(max((size[i] for size in sizes), default=0), self.divisor) for i in (0, 1))
+        height, width = max(height, least), max(width, least)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         batch = self.mean.new_empty(len(images), 3, height, width).to(memory_format=layout).zero_()
         if self.pad_value == "black":

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from os import fspath
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -50,12 +51,37 @@ class RunComparison:
         lines = []
         for pair in self.pairs:
             lines.append(f"{pair.first} -> {pair.second}")
-            lines += [f"  {name:<6} {difference}" for name, difference in pair.comparison.metrics.items()]
+            width = max(6, *map(len, pair.comparison.metrics))
+            lines += [f"  {name:<{width}} {difference}" for name, difference in pair.comparison.metrics.items()]
         for name, seeds in self.seeds.items():
             interval = seeds.interval
             shown = "one seed, no interval" if interval is None else f"({interval[0]:+.4f} to {interval[1]:+.4f})"
             lines.append(f"over {len(seeds.first)} seeds: {name} {seeds.mean:+.4f} {shown}")
         return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, for JSON."""
+        return {
+            "pairs": [
+                {
+                    "first": pair.first,
+                    "second": pair.second,
+                    "images": pair.comparison.images,
+                    "metrics": {
+                        name: {**asdict(one), "difference": one.value, "shown": one.shown}
+                        for name, one in pair.comparison.metrics.items()
+                    },
+                    "per_class": {
+                        name: {"first": a, "second": b} for name, (a, b) in pair.comparison.per_class.items()
+                    },
+                }
+                for pair in self.pairs
+            ],
+            "seeds": {
+                name: {**asdict(one), "difference": one.mean, "interval": one.interval}
+                for name, one in self.seeds.items()
+            },
+        }
 
 
 def compare(
@@ -170,8 +196,7 @@ def _check_same_images(first: Opened, other: Opened) -> None:
 
 def _compared(opened: Opened, first: Results, second: Results, names: Sequence[str], resamples: int) -> Comparison:
     if isinstance(first, CollectedDetections) and isinstance(second, CollectedDetections):
-        result = compare_detections(first.truth, first.results, second.results, resamples=resamples)
-        return result.renamed(dict(enumerate(names, start=1)))
+        return _compared_detections(first, second, names, resamples)
     assert isinstance(first, CollectedConfusions)
     assert isinstance(second, CollectedConfusions)
     return compare_segmentations(
@@ -182,6 +207,21 @@ def _compared(opened: Opened, first: Results, second: Results, names: Sequence[s
         resamples=resamples,
         absent=opened.recipe.eval.absent,
     )
+
+
+def _compared_detections(
+    first: CollectedDetections, second: CollectedDetections, names: Sequence[str], resamples: int
+) -> Comparison:
+    """By boxes, and by masks as well where both have them: ``mask/AP`` ... beside ``AP`` ..."""
+    both = [kind for kind in first.iou_types if kind in second.iou_types]
+    boxes, *masks = (
+        compare_detections(
+            first.truth, first.results, second.results, iou_type=first.iou_types[kind], resamples=resamples
+        )
+        for kind in both
+    )
+    of_masks = {f"mask/{name}": one for result in masks for name, one in result.metrics.items()}
+    return replace(boxes, metrics={**boxes.metrics, **of_masks}).renamed(dict(enumerate(names, start=1)))
 
 
 def _pictures(

@@ -155,6 +155,8 @@ def export(
     given = [*([] if recipe is None else [f"recipe {fspath(recipe)}"]), *changes]
     if split is None and given:
         raise ValueError(f"split: expected the name of a split for {' and '.join(given)}, got None")
+    # Before the work begins, which takes minutes: an image may be broken.
+    images, calibration = ([open_image(image) for image in some] for some in (images, calibration))
     origin = find_source(source)
     if origin is not None and origin.weights.suffix in EXPORTED:
         raise ValueError(f"source: expected weights, got {origin.weights}, which is exported already")
@@ -230,17 +232,17 @@ def _pictures(dataset: Any) -> list[Tensor]:
     return [some[index].image for index in range(len(some))]
 
 
-def _write(function: Function, path: Path, format: Format, calibration: Sequence[Any]) -> Any:
+def _write(function: Function, path: Path, format: Format, calibration: Sequence[Tensor]) -> Any:
     """Write the file, and open it."""
     metadata = FORMATS[format][1](function, path)
     if calibration:
-        images = [resize_image(open_image(image), *metadata.test_size)[0] for image in calibration]
+        images = [resize_image(image, *metadata.test_size)[0] for image in calibration]
         quantize(path, path, metadata, images)
     return read_exported(path).eval()
 
 
 def _proof(
-    model: Any, plain: Any, exported: Any, images: Sequence[Any], min_score: float | None, tolerance: Tolerance
+    model: Any, plain: Any, exported: Any, images: Sequence[Tensor], min_score: float | None, tolerance: Tolerance
 ) -> Parity:
     parity = _parity(model, exported, images, min_score, tolerance)
     if not parity.failures:
@@ -252,7 +254,7 @@ def _proof(
 def _parity(
     model: Any,
     other: Any,
-    images: Sequence[Any],
+    images: Sequence[Tensor],
     min_score: float | None,
     tolerance: Tolerance,
     metadata: Metadata | None = None,
@@ -260,7 +262,7 @@ def _parity(
     """Compare a model with a file, or with another form of the model as the file of ``metadata`` would run it."""
     model = _as_run(model, metadata or other.metadata)
     other = other if metadata is None else _as_run(other, metadata)
-    opened = [open_image(image) for image in images] or _generated(model.test_size)
+    opened = list(images) or _generated(model.test_size)
     resized = [resize_image(image, *model.test_size)[0] if images else image for image in opened]
     sizes = [(image.shape[1], image.shape[2]) for image in opened]
     if model.task == "segmentation":

@@ -12,10 +12,11 @@ from dcn.data.auto import AUTO, find_layout
 from dcn.data.catalog import FORMATS
 from dcn.data.dataset import Dataset
 from dcn.data.datasets.outlines import Outlines
-from dcn.data.splitting import SPLITS_FILE, SplitPart
+from dcn.data.splitting import SplitPart
 from dcn.engine.config import Recipe
 from dcn.formats.color_tables import color_table
 from dcn.formats.documents import read_json
+from dcn.formats.splits import SPLITS_FILE
 from dcn.models import MODELS
 
 LOGGER = logging.getLogger("dcn")

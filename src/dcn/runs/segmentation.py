@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from dcn.engine.config import EvalConfig
 from dcn.formats.file_names import SafeNames
 from dcn.formats.images import write_image
 from dcn.metrics import MeanIoU
+from dcn.metrics.segmentation import write_confusion
 from dcn.models.segmentation.inference import segment
 from dcn.runs.view import Size, View
 from dcn.structures import Sample, SegmentationMap
@@ -99,11 +99,7 @@ class SegmentationTask:
 
     def write_details(self, folder: Path, split: str, metric: MeanIoU) -> None:
         """Write ``<split>_confusion.csv``: a row for each annotated class, a column for each predicted one."""
-        with (folder / f"{split}_confusion.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["annotated \\ predicted", *metric.classes])
-            for name, row in zip(metric.classes, metric.confusion.tolist(), strict=True):
-                writer.writerow([name, *row])
+        write_confusion(folder / f"{split}_confusion.csv", metric)
 
     def record(self, prediction: SegmentationMap, classes: Sequence[str]) -> dict[str, Any]:
         """``{"pixels": {class: count}}`` of the classes that occur."""

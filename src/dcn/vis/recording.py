@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dcn.nn.grids import Call, Grid, Size, pair, watch_deformable
 from dcn.nn.wrapped import HasModel, module_of
+from dcn.suggest import first_line
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def _run(module: nn.Module, image: Tensor | list[Tensor]) -> None:
         raise ValueError(
             f"image: expected [1, C, H, W] floating point, since {type(module).__name__} takes no list of uint8 images "
             f"as the models of this package do, got {list(image[0].shape)} {image[0].dtype}; pass the tensor that you "
-            f"would call the model with (it says: {str(error)[:200]})"
+            f"would call the model with (it says: {first_line(error)})"
         ) from error
 
 

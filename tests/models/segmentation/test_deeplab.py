@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from dcn.models.options import make_model
 from dcn.models.segmentation.deeplab import DeepLabHead, bilinear_kernel, deeplab
+from dcn.models.segmentation.inference import segment
 from dcn.models.segmentation.model import segmentation_loss
 from dcn.structures import SegmentationMap
+from dcn.tta import TTA
 
 
 def _tiny(**options: Any) -> Any:
@@ -101,6 +103,17 @@ def test_an_image_does_not_see_the_others(picture: tuple[Tensor, Tensor]) -> Non
     assert [tuple(m.labels.shape) for m in together] == [(64, 96), (50, 70), (64, 96)]
     for first, second in zip(alone, together, strict=True):
         assert (first.labels == second.labels).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 60), (70, 1)], ids=["pixel", "wide", "tall"])
+def test_images_of_a_pixel_or_two_are_segmented(size: tuple[int, int]) -> None:
+    """A long image keeps that much of its shorter side; the stem would leave nothing of it."""
+    model = _tiny().eval()
+    image = torch.full((3, *size), 99, dtype=torch.uint8)
+    with torch.no_grad():
+        (result,) = model([image])
+        assert result.labels.shape == size
+        assert segment(model, image, TTA(scales=(0.5, 1.0), flip=True)).shape == size
 
 
 def test_images_of_several_sizes_are_trained_together(picture: tuple[Tensor, Tensor]) -> None:

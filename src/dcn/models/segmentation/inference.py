@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dcn.models.preprocess import LEAST_SIDE
 from dcn.models.segmentation.model import SegmentationModel
 from dcn.tta import TTA, WINDOW_GRID, Scale
 
@@ -70,7 +71,7 @@ def _scores(model: SegmentationModel, image: Tensor, factors: tuple[float, ...],
     size = (pixels.shape[2], pixels.shape[3])
     total: Tensor | None = None
     for factor in factors:
-        resized = _resized(pixels, (max(1, round(size[0] * factor)), max(1, round(size[1] * factor))))
+        resized = _resized(pixels, (max(LEAST_SIDE, round(size[0] * factor)), max(LEAST_SIDE, round(size[1] * factor))))
         for flipped in (False, True) if flip else (False,):
             scores = model.scores(resized.flip(3) if flipped else resized).float().softmax(1)
             shares = _resized(scores.flip(3) if flipped else scores, size)
