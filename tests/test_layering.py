@@ -20,6 +20,7 @@ LEAVES = {
         "class_names",
         "colors",
         "extras",
+        "memory_format",
         "notebook",
         "on_import",
         "plugins",

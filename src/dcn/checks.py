@@ -205,8 +205,3 @@ def choice(name: str, value: str, allowed: Sequence[str]) -> None:
     """
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {list(allowed)}, got {value!r}")
-
-
-def channels_last(value: Tensor) -> bool:
-    """Whether ``[N, C, *size]`` lies in memory as ``[N, *size, C]`` and not also as ``[N, C, *size]``."""
-    return not value.is_contiguous() and value.movedim(1, -1).is_contiguous()

@@ -83,6 +83,7 @@ def _text(text: str | bytes) -> Make:
     return lambda path: path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
+_PGM = b"P5 3 1 65535\n" + struct.pack(">3H", 0, 25700, 65535)
 _FLOATS = (0, 100, 200, 256)
 _SAID = "classes: [ground, crack]\nsplits: {train: {images: img, labels: lab}}\n"
 _ALIASES = "a: &a [x, x]\nb: &b [*a, *a]\n"
@@ -97,6 +98,7 @@ IMAGES = [
     ),
     OddFile("32-bit integer grey: clipped", "image", "x.tif", _array(_FLOATS, np.int32), row=(0, 100, 200, 255)),
     OddFile("16-bit grey: divided by 257", "image", "x.png", _array((0, 25700, 65535), np.uint16), row=(0, 100, 255)),
+    OddFile("16-bit grey PGM: divided by 257", "image", "x.pgm", _text(_PGM), row=(0, 100, 255)),
     OddFile("grey, repeated", "image", "x.png", _array((0, 7, 255)), row=(0, 7, 255)),
     OddFile("transparency, dropped", "image", "x.png", _array((0, 7, 255), mode="LA"), row=(0, 7, 255)),
     OddFile("missing", "image", "x.png", lambda path: None, "the image file does not exist"),

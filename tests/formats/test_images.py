@@ -74,6 +74,13 @@ def test_sixteen_bit_values_are_divided_whatever_they_are(tmp_path: Path) -> Non
     assert read_image(_save(path, np.array([[25700, 65535]], np.uint16)))[0, 0].tolist() == [100, 255]
 
 
+@pytest.mark.parametrize("upright", [False, True], ids=["as-stored", "upright"])
+def test_sixteen_bit_pgm_files_are_divided_too(tmp_path: Path, upright: bool) -> None:
+    """Pillow opens them in mode I, as images of 32 bits."""
+    (tmp_path / "x.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([25700, 65535], ">u2").tobytes())
+    assert read_image(tmp_path / "x.pgm", upright=upright)[0, 0].tolist() == [100, 255]
+
+
 def test_cmyk_white_and_black(tmp_path: Path) -> None:
     inks = np.zeros((1, 2, 4), np.uint8)
     inks[0, 1, 3] = 255

@@ -17,6 +17,8 @@ from dcn.models.detection.shared.frames import Size
 from dcn.models.preprocess import LEAST_SIDE
 from dcn.suggest import counted
 
+_CONV = "DeformConv"
+
 
 class Runner:
     """Runs an exported function on images.
@@ -116,7 +118,13 @@ class OnnxRunner(Runner):
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors have no common class of their own
-            raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run, got: {error}") from error
+            advice = (
+                "; install onnxruntime 1.25 or newer for it, on Python 3.11 or newer" if _CONV in str(error) else ""
+            )
+            raise ValueError(
+                f"{path}: expected an ONNX file that onnxruntime {onnxruntime.__version__} can run, "
+                f"got: {error}{advice}"
+            ) from error
         super().__init__(read_metadata(self._session.get_modelmeta().custom_metadata_map.get(KEY), str(path)))
         self._names = [entry.name for entry in self._session.get_inputs()]
 

@@ -80,7 +80,9 @@ def _pixels(image: Image.Image, name: str, upright: bool) -> Tensor:
 def _upright(image: Image.Image) -> Image.Image:
     from PIL import ImageOps
 
-    return ImageOps.exif_transpose(image)
+    turned = ImageOps.exif_transpose(image)
+    turned.format = image.format  # lost in the copy
+    return turned
 
 
 def _opened(path: Path, repair: bool = False) -> AbstractContextManager[Image.Image]:
@@ -145,7 +147,8 @@ def _deep_grey(image: Image.Image, name: str) -> Image.Image:
 
     values = np.asarray(image)
     largest = float(np.nanmax(values)) if values.size and not np.isnan(values).all() else 0.0
-    if image.mode.startswith("I;16"):
+    # Pillow opens PGM files of 16 bits in mode I, and before 10.3 also PNG files. Neither holds 32 bits.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         grey = (values.astype(np.uint32) + 128) // 257
         if 0 < largest < 256:
             _warn(name, f"a 16-bit image with values up to {largest:g} is almost black (65535 is white)")

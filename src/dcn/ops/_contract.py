@@ -123,8 +123,9 @@ class Contract(Generic[T, O, N]):
         return self.needs(*[bool(need) and t is not None and varies for need, t, varies in given])
 
     def compute(self, tensors: T, options: O) -> Tensor:
-        """``forward`` of tensors that may be lazy."""
-        return self.forward(self._materialized(tensors), options)
+        """``forward`` of tensors that may be lazy; the output is no view, so that autograd lets it change in place."""
+        output = self.forward(self._materialized(tensors), options)
+        return output.clone() if output._is_view() else output
 
     def differentiate(self, grad: Tensor, tensors: T, options: O, needs: N) -> Gradients:
         """``backward`` of tensors that may be lazy."""

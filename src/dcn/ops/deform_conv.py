@@ -19,6 +19,7 @@ from dcn import checks
 from dcn.kernels.cpu import deform_conv as cpu
 from dcn.kernels.reference import deform_conv as reference
 from dcn.kernels.triton import deform_conv as triton
+from dcn.memory_format import channels_last, new_map
 from dcn.ops._backends import Table, check_name, choose, recordable
 from dcn.ops._contract import Fold, Gradients, remembers
 from dcn.ops._operator import Operator
@@ -162,9 +163,9 @@ def _reference_forward(tensors: _Tensors, options: _Options) -> Tensor:
 
 def laid_out(output: Tensor, input: Tensor) -> Tensor:
     """The output in the memory format of the input."""
-    if checks.channels_last(input):
-        return output.movedim(1, -1).contiguous().movedim(-1, 1)
-    return output
+    if not channels_last(input) or output.movedim(1, -1).is_contiguous():
+        return output
+    return output.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 def bias_gradient(grad: Tensor, bias: Tensor | None, needed: bool) -> Tensor | None:
@@ -201,10 +202,7 @@ def _reference_backward(grad: Tensor, tensors: _Tensors, options: _Options, need
 
 def _fake(tensors: _Tensors, options: _Options) -> Tensor:
     input, outputs = tensors.input, tensors.weight.shape[0]
-    out = _check(tensors, options)
-    if checks.channels_last(input):
-        return input.new_empty((input.shape[0], *out, outputs)).movedim(-1, 1)
-    return input.new_empty((input.shape[0], outputs, *out))
+    return new_map(input, (input.shape[0], outputs, *_check(tensors, options)), channels_last(input))
 
 
 def _fold(own: _Needs) -> Fold:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from dcn import checks
 from dcn.kernels.reference import deform_conv as reference
+from dcn.memory_format import channels_last, new_map
 from dcn.ops._backends import check_name, choose
 from dcn.ops._contract import Fold, Gradients
 from dcn.ops._operator import Operator
@@ -132,9 +133,7 @@ def _check(tensors: _Tensors, options: _Options) -> tuple[int, ...]:
 
 def _empty(input: Tensor, shape: Sequence[int]) -> Tensor:
     """An empty map in type and memory format of ``input``."""
-    if checks.channels_last(input):
-        return input.new_empty((shape[0], *shape[2:], shape[1])).movedim(-1, 1)
-    return input.new_empty(shape)
+    return new_map(input, shape, channels_last(input))
 
 
 def _fake(tensors: _Tensors, options: _Options) -> Tensor:

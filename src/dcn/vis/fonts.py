@@ -45,7 +45,7 @@ def _pillow_font(size: int) -> Any:
 
 @lru_cache(maxsize=64)
 def _opened(file: Path, size: int) -> Any:
-    return ImageFont.truetype(file, size)
+    return ImageFont.truetype(str(file), size)  # a Path only since Pillow 10.2
 
 
 @lru_cache(maxsize=1024)
@@ -59,7 +59,7 @@ def figure_png(figure: Any) -> bytes:
     _fit_fonts(figure)
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")  # said once for all pictures
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from (current )?font")  # said once for all pictures
         figure.savefig(buffer, format="png")
     return buffer.getvalue()
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dcn.kernels.cpu import _library
+from dcn.memory_format import channels_last, new_map
 
 _DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 _NO_STEPS = (0, 0, 0)
@@ -147,28 +148,22 @@ def _fields(
     )
 
 
-def _channels_last(tensor: Tensor) -> bool:
-    return not tensor.is_contiguous() and tensor.movedim(1, -1).is_contiguous()
-
-
 def _dense(tensor: Tensor) -> Tensor:
     """The tensor itself when it is contiguous or channels-last, else a contiguous copy."""
-    return tensor if _channels_last(tensor) else tensor.contiguous()
+    return tensor if channels_last(tensor) else tensor.contiguous()
 
 
 def _steps(tensor: Tensor) -> tuple[int, int, int]:
     """Elements from image to image, channel to channel and location to location of a dense tensor."""
     channels, locations = tensor.shape[1], prod(tensor.shape[2:])
-    if _channels_last(tensor):
+    if channels_last(tensor):
         return channels * locations, 1, channels
     return channels * locations, locations, 1
 
 
 def _new(like: Tensor, channels: int, out: Sequence[int]) -> Tensor:
     """An empty ``[N, channels, *out]`` in the memory format of ``like``."""
-    if _channels_last(like):
-        return like.new_empty((like.shape[0], *out, channels)).movedim(-1, 1)
-    return like.new_empty((like.shape[0], channels, *out))
+    return new_map(like, (like.shape[0], channels, *out), channels_last(like))
 
 
 def _name(direction: str, input: Tensor, weight: Tensor) -> str:

@@ -12,14 +12,10 @@ import torch
 from torch import Tensor
 
 from dcn.kernels.triton import _runtime
+from dcn.memory_format import channels_last
 
 _NARROW = 2**31 - 2**20  # elements that 32-bit numbers address, less than the largest tile
 Triple = tuple[int, int, int]
-
-
-def channels_last(tensor: Tensor) -> bool:
-    """Whether ``[N, C, *size]`` lies as ``[N, *size, C]`` and not also as ``[N, C, *size]``."""
-    return not tensor.is_contiguous() and tensor.movedim(1, -1).is_contiguous()
 
 
 def dense(tensor: Tensor) -> Tensor:
@@ -270,10 +266,3 @@ def _call(
         device=kind[1],
         precision=kind[2],
     )
-
-
-def new_map(call: Call, channels: int, out: Sequence[int]) -> Tensor:
-    """An empty ``[N, channels, *out]`` in the call's type and memory format."""
-    if call.last:
-        return torch.empty((call.batch, *out, channels), dtype=call.dtype, device=call.device).movedim(-1, 1)
-    return torch.empty((call.batch, channels, *out), dtype=call.dtype, device=call.device)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from dcn.kernels.triton import _runtime, _tiles
-from dcn.kernels.triton._deform_conv_call import Call, Operands, dense, describe, new_map
+from dcn.kernels.triton._deform_conv_call import Call, Operands, dense, describe
+from dcn.memory_format import new_map
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _LIST_BLOCK = 128  # locations per program of the small kernels that make lists
@@ -57,7 +58,7 @@ def forward(
 ) -> Tensor:
     """``[N, O, *out]`` in the type and the memory format of ``input``: weight * mask * sampled input, plus bias."""
     call, operands = describe(input, offset, weight, mask, stride, padding, dilation, boundary)
-    output = new_map(call, call.outputs, offset.shape[2:])
+    output = new_map(input, (call.batch, call.outputs, *offset.shape[2:]), call.last)
     if call.count:
         with _runtime.launching(input, lambda: call.name("forward")):
             _forward(call, operands.gathered(), call.pack(weight), bias, output)
@@ -83,7 +84,7 @@ def backward(
     """
     call, operands = describe(input, offset, weight, mask, stride, padding, dilation, boundary)
     new = torch.empty if call.count else torch.zeros
-    grad_input = new_map(call, call.channels, input.shape[2:]) if needs[0] else None
+    grad_input = new_map(input, (call.batch, call.channels, *input.shape[2:]), call.last) if needs[0] else None
     others = [
         new(tensor.shape, dtype=tensor.dtype, device=tensor.device) if need and tensor is not None else None
         for tensor, need in zip((offset, weight, mask), needs[1:], strict=True)
