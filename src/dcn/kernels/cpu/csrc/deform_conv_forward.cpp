@@ -134,9 +134,12 @@ class Forward {
 
     int threads() const { return static_cast<int>(call_.threads); }
 
+    // Rows of the packed weights of one group: those of a product, or pairs of them.
+    int64_t packed_rows(const ChannelBlock& block) const { return block.per_group * g_.taps / (pairs_ ? 2 : 1); }
+
     // Elements of the packed weights of one block.
     int64_t packed_size(const ChannelBlock& block) const {
-        return block.groups * round_up(g_.group_outputs, gemm_.panel) * g_.taps * block.per_group;
+        return block.groups * round_up(g_.group_outputs, gemm_.panel) * packed_rows(block);
     }
 
     int64_t columns_row() const {
@@ -242,16 +245,18 @@ class Forward {
     void pack_panel(const PackTask& task) {
         const ChannelBlock& block = blocks_[static_cast<size_t>(task.block)];
         const S* weight = static_cast<const S*>(call_.weight);
-        T* to = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)];
-        const int64_t step = g_.group_channels * g_.taps, depth = block.per_group * g_.taps;
+        const int64_t step = g_.group_channels * g_.taps, panel_size = packed_rows(block) * gemm_.panel;
         const int64_t panels = ceil_div(g_.group_outputs, gemm_.panel);
         const int64_t output = (block.group + task.group) * g_.group_outputs + task.panel * gemm_.panel;
         const int64_t outputs = std::min<int64_t>(gemm_.panel, g_.group_outputs - task.panel * gemm_.panel);
-        T* panel = to + (task.group * panels + task.panel) * depth * gemm_.panel;
-        layout_.pack_outputs(weight + output * step + block.start_in_group * g_.taps, step, outputs, block.per_group,
-                             g_.taps, gemm_.panel, panel);
-        if constexpr (std::is_same_v<S, BFloat>) {
-            if (pairs_) pairs_gemm_.pair(panel, depth);
+        T* panel = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)] +
+                   (task.group * panels + task.panel) * panel_size;
+        weight += output * step + block.start_in_group * g_.taps;
+        if (pairs_) {
+            pairs_gemm_.pack_outputs(reinterpret_cast<const uint16_t*>(weight), step, outputs, block.per_group, g_.taps,
+                                     reinterpret_cast<uint32_t*>(panel));
+        } else {
+            layout_.pack_outputs(weight, step, outputs, block.per_group, g_.taps, gemm_.panel, panel);
         }
     }
 
@@ -327,37 +332,27 @@ class Forward {
     void multiply(const Piece& piece, int64_t i, const ChannelBlock& start, int64_t first, const Scratch& scratch) {
         const int64_t pixels = piece.tile.pixels();
         const ChannelBlock& block = blocks_[static_cast<size_t>(i)];
-        const int64_t depth = block.per_group * g_.taps;
-        const int64_t panels = ceil_div(g_.group_outputs, gemm_.panel);
+        const int64_t rows = packed_rows(block), panel = rows * gemm_.panel;
         // Only one group is divided: its outputs begin with a panel.
         const int64_t outputs = call_.groups == 1 ? piece.count : g_.group_outputs;
         const int64_t part = call_.groups == 1 ? piece.first : 0;
-        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + part * depth;
+        const T* packed = workspace_.at(packed_) + packed_at_[static_cast<size_t>(i)] + part * rows;
         for (int64_t group = 0; group < block.groups; ++group) {
             const bool accumulate = i > first && block.group == blocks_[static_cast<size_t>(i - 1)].group;
+            const T* columns = workspace_.at(scratch.columns) + group * rows;
+            T* sums = workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_ + part;
+            const T* weight = packed + group * ceil_div(g_.group_outputs, gemm_.panel) * panel;
             if constexpr (std::is_same_v<S, BFloat>) {
                 if (pairs_) {
-                    multiply_pairs(pixels, outputs, group, depth, accumulate,
-                                   packed + group * panels * depth * gemm_.panel,
-                                   (block.group + group - start.group) * group_pitch_ + part, scratch);
+                    pairs_gemm_.multiply(pixels, outputs, rows, reinterpret_cast<const uint32_t*>(columns), columns_row_,
+                                         reinterpret_cast<const uint32_t*>(weight), panel, gemm_.panel, sums, sums_row_,
+                                         accumulate);
                     continue;
                 }
             }
-            gemm_.multiply(pixels, outputs, depth, workspace_.at(scratch.columns) + group * depth,
-                           columns_row_, 1, packed + group * panels * depth * gemm_.panel, depth * gemm_.panel,
-                           gemm_.panel,
-                           workspace_.at(scratch.sums) + (block.group + group - start.group) * group_pitch_ + part, sums_row_,
+            gemm_.multiply(pixels, outputs, rows, columns, columns_row_, 1, weight, panel, gemm_.panel, sums, sums_row_,
                            accumulate);
         }
-    }
-
-    // The product of one group, of pairs of bfloat16.
-    void multiply_pairs(int64_t pixels, int64_t outputs, int64_t group, int64_t depth, bool accumulate, const T* packed, int64_t sums,
-                        const Scratch& scratch) {
-        const auto* columns = reinterpret_cast<const uint32_t*>(workspace_.at(scratch.columns));
-        pairs_gemm_.multiply(pixels, outputs, depth / 2, columns + group * depth / 2, columns_row_,
-                             reinterpret_cast<const uint32_t*>(packed), depth * gemm_.panel, gemm_.panel,
-                             workspace_.at(scratch.sums) + sums, sums_row_, accumulate);
     }
 
     // Adds the sums of a tile to the output (or starts it, with the bias).

@@ -29,6 +29,10 @@ struct GemmPairs {
     // a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * b_row + j % panel], readable as in Gemm.
     void (*multiply)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
                      int64_t b_panel, int64_t b_row, float* c, int64_t c_row, bool accumulate);
+    // The right operand of columns * weight^T, of one panel: pairs of rows k = t * channels + c, each the bfloat16 numbers
+    // weight[o * output_step + c * taps + t] of all o < outputs, zeros behind them. channels * taps is even.
+    void (*pack_outputs)(const uint16_t* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
+                         uint32_t* to);
     // Rows p and p + 1 of a panel of floats that are bfloat16 numbers become one row of pairs, in place.
     void (*pair)(float* panel, int64_t rows);
     // Rows p and p + 1, each `step` after the one before, become one row of pairs in the place of p, rounded. `count` is

@@ -160,6 +160,61 @@ void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t
     }
 }
 
+Vec<uint32_t> widened(__m256i bits) {
+    typedef uint16_t Bits __attribute__((vector_size(vector_bytes / 2)));
+    return __builtin_convertvector((Bits)bits, Vec<uint32_t>);
+}
+
+// A square of `count` pairs of rows and 16 outputs, of which `outputs` are there: for each output the pairs of first[i] and
+// second[i], or, where `second` is null, those that lie side by side from `first` on.
+__attribute__((noinline)) void pack_square(const uint16_t* first, const uint16_t* second, int64_t output_step,
+                                           int64_t outputs, int count, uint32_t* to, int64_t to_step) {
+    constexpr int n = lanes<uint32_t>;
+    const auto mask = static_cast<__mmask16>((1u << count) - 1);
+    Vec<uint32_t> rows[n];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) {
+        const __mmask16 there = i < outputs ? mask : __mmask16(0);
+        if (second) {
+            rows[i] = widened(_mm256_maskz_loadu_epi16(there, first + i * output_step)) |
+                      widened(_mm256_maskz_loadu_epi16(there, second + i * output_step)) << 16;
+        } else {
+            rows[i] = (Vec<uint32_t>)_mm512_maskz_loadu_epi32(there, first + i * output_step);
+        }
+    }
+    transpose<uint32_t>(rows);
+    for (int i = 0; i < count; ++i) store(to + i * to_step, rows[i]);
+}
+
+void pack_pairs(const uint16_t* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
+                uint32_t* to) {
+    constexpr int n = lanes<uint32_t>;
+    const auto part = [](int64_t left) { return static_cast<int>(left < n ? left : n); };
+    for (int64_t o = 0; o < pair_panel; o += n) {
+        const uint16_t* from = weight + o * output_step;
+        if (taps == 1) {
+            for (int64_t c = 0; c < channels; c += 2 * n) {
+                pack_square(from + c, nullptr, output_step, outputs - o, part((channels - c) / 2),
+                            to + c / 2 * pair_panel + o, pair_panel);
+            }
+        } else if (channels % 2 == 0) {
+            for (int64_t c = 0; c < channels; c += 2) {
+                for (int64_t t = 0; t < taps; t += n) {
+                    pack_square(from + c * taps + t, from + (c + 1) * taps + t, output_step, outputs - o, part(taps - t),
+                                to + (t * channels + c) / 2 * pair_panel + o, channels / 2 * pair_panel);
+                }
+            }
+        } else {
+            const auto bits = [&](int64_t k, int64_t i) -> uint32_t {
+                return o + i < outputs ? from[i * output_step + k % channels * taps + k / channels] : 0;
+            };
+            for (int64_t k = 0; k < channels * taps; k += 2) {
+                for (int64_t i = 0; i < n; ++i) to[k / 2 * pair_panel + o + i] = bits(k, i) | bits(k + 1, i) << 16;
+            }
+        }
+    }
+}
+
 void pair_rows(float* panel, int64_t rows) {
     const auto* from = reinterpret_cast<const uint32_t*>(panel);
     auto* to = reinterpret_cast<uint32_t*>(panel);
@@ -190,9 +245,9 @@ void round_pairs(float* rows, int64_t count, int64_t step, int64_t columns) {
 
 const GemmPairs& gemm_pairs() {
 #if defined(__AVX512BF16__)
-    static constexpr GemmPairs table{pair_panel, max_rows, multiply_pairs, pair_rows, round_pairs};
+    static constexpr GemmPairs table{pair_panel, max_rows, multiply_pairs, pack_pairs, pair_rows, round_pairs};
 #else
-    static constexpr GemmPairs table{0, 0, nullptr, nullptr, nullptr};
+    static constexpr GemmPairs table{0, 0, nullptr, nullptr, nullptr, nullptr};
 #endif
     return table;
 }

@@ -146,7 +146,7 @@ void multiply(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, i
 
 const GemmPairs& gemm_pairs() {
     const GemmPairs& dots = avx512bf16::gemm_pairs();
-    static const GemmPairs table{panel, 2 * side, multiply, dots.pair, dots.round_pairs};
+    static const GemmPairs table{panel, 2 * side, multiply, dots.pack_outputs, dots.pair, dots.round_pairs};
     return table;
 }
 

@@ -329,9 +329,10 @@ void pack_outputs(const S* weight, int64_t output_step, int64_t outputs, int64_t
 #pragma GCC unroll 16
                 for (int i = 0; i < n; ++i) rows[i] = read<S, T>(weight + (o + i) * output_step + k);
                 transpose<T>(rows);
+                int64_t c = k / taps, t = k % taps;
                 for (int i = 0; i < n; ++i) {
-                    const int64_t c = (k + i) / taps, t = (k + i) % taps;
                     store(to + (t * channels + c) * panel + o, rows[i]);
+                    if (++t == taps) t = 0, ++c;  // divisions here took longer than all the rest
                 }
             }
         }
