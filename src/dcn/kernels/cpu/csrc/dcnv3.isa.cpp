@@ -75,7 +75,7 @@ template <class S, int V, bool Whole>
 inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& taps, int64_t tap, int64_t count,
                     int part, S* output) {
     using T = Wide<S>;
-    constexpr int n = lanes<T>, vectors = V ? V : 1;
+    constexpr int vectors = V ? V : 1;
     Vec<T> upper[vectors] = {}, lower[vectors] = {};
     const int32_t* pixel = taps.pixel;
     const int32_t* inside = taps.inside;
@@ -93,7 +93,7 @@ inline void sum_run(const Corners<const S> corners, const DcnV3Taps<Wide<S>>& ta
         }
     }
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) store_narrow(output + v * n, upper[v] + lower[v], V ? n : part);
+    for (int v = 0; v < vectors; ++v) write<V>(output, v, upper[v] + lower[v], part);
 }
 
 template <class S, bool Whole>

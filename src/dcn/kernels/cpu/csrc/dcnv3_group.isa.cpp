@@ -39,7 +39,7 @@ template <class S, int V>
 void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t locations, int64_t count,
              S* output, int64_t step, int part) {
     using T = Wide<S>;
-    constexpr int n = lanes<T>, vectors = V ? V : 1;
+    constexpr int vectors = V ? V : 1;
     const int64_t depth = taps.depth;
     const int32_t* pixel = taps.pixel;
     const T* weight = taps.weight;
@@ -60,7 +60,7 @@ void sum_run(const Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, in
             }
         }
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) store_narrow(output + v * n, upper[v] + lower[v], V ? n : part);
+        for (int v = 0; v < vectors; ++v) write<V>(output, v, upper[v] + lower[v], part);
     }
 }
 
@@ -151,12 +151,12 @@ void scatter(Wide<S>* map, int64_t row, const DcnV3Taps<Wide<S>>& taps, int64_t 
 template <class S, class From, class To>
 void copy(const From* from, int64_t from_step, int64_t pixels, int64_t channels, To* to, int64_t to_step) {
     each_run<Wide<S>>(channels, [&](auto vectors, int64_t c, int part) {
-        constexpr int V = decltype(vectors)::value, n = lanes<Wide<S>>;
+        constexpr int V = decltype(vectors)::value;
         const From* in = from + c;
         To* out = to + c;
         for (int64_t pixel = 0; pixel < pixels; ++pixel, in += from_step, out += to_step) {
 #pragma GCC unroll 4
-            for (int v = 0; v < (V ? V : 1); ++v) store_narrow(out + v * n, read<V>(in, v, part), V ? n : part);
+            for (int v = 0; v < (V ? V : 1); ++v) write<V>(out, v, read<V>(in, v, part), part);
         }
     });
 }

@@ -91,12 +91,12 @@ template <class T, class S>
 inline void put(const T* from, int64_t count, S* to) {
     constexpr int n = lanes<T>;
     int64_t c = 0;
-    for (; c + n <= count; c += n) store_narrow(to + c, load(from + c), n);
+    for (; c + n <= count; c += n) store_narrow(to + c, load(from + c));
     if (c == count) return;
     if (c > 0) {
-        store_narrow(to + count - n, load(from + count - n), n);
+        store_narrow(to + count - n, load(from + count - n));
     } else {
-        store_narrow(to + c, load(from + c), static_cast<int>(count - c));
+        store_narrow_part(to + c, load(from + c), static_cast<int>(count - c));
     }
 }
 

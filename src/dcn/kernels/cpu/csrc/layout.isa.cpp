@@ -1,81 +1,9 @@
 #include "integers.h"
 #include "layout.h"
-#include "vec.h"
+#include "vec_wide.h"
 
 namespace dcn::DCN_ISA {
 namespace {
-
-// Half a vector of 16-bit patterns, as they lie in memory.
-typedef uint16_t Bits __attribute__((vector_size(vector_bytes / 2)));
-typedef uint16_t LooseBits __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
-
-inline Vec<float> widened(Vec<uint32_t> bits, const BFloat*) { return (Vec<float>)(bits << 16); }
-
-// The steps of the scalar `widen` and `narrow` (scalar_types.h), for a vector: lane by lane through memory, as the
-// compiler does it by itself, bfloat16 convolutions of 256 channels were 12 % slower than float32.
-inline Vec<float> widened(Vec<uint32_t> bits, const Half*) {
-    const Vec<uint32_t> sign = (bits & 0x8000u) << 16, rest = (bits & 0x7fffu) << 13;
-    const Vec<float> scaled = (Vec<float>)rest * splat(float_of_bits(0x77800000u));
-    const Vec<uint32_t> special = (Vec<uint32_t>)(rest >= 0x0f800000u) & 0x7f800000u;
-    return (Vec<float>)((Vec<uint32_t>)scaled | special | sign);
-}
-
-inline Vec<uint32_t> narrowed(Vec<float> value, const BFloat*) {
-    const Vec<uint32_t> bits = (Vec<uint32_t>)value;
-    const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const Vec<uint32_t> quiet = Vec<uint32_t>{} + 0x7fc0u;
-    return (bits & 0x7fffffffu) > 0x7f800000u ? quiet : rounded;
-}
-
-inline Vec<uint32_t> narrowed(Vec<float> value, const Half*) {
-    const Vec<uint32_t> bits = (Vec<uint32_t>)value, sign = (bits >> 16) & 0x8000u, size = bits & 0x7fffffffu;
-    const Vec<uint32_t> small = (Vec<uint32_t>)((Vec<float>)size + 0.5f) - 0x3f000000u;
-    const Vec<uint32_t> normal = (size - 0x38000000u + 0x0fffu + ((size >> 13) & 1u)) >> 13;
-    const Vec<uint32_t> nan = Vec<uint32_t>{} + 0x7e00u, infinite = Vec<uint32_t>{} + 0x7c00u;
-    const Vec<uint32_t> finite = size < 0x38800000u ? small : normal;
-    const Vec<uint32_t> large = size > 0x7f800000u ? nan : infinite;
-    return sign | (size >= 0x477ff000u ? large : finite);
-}
-
-// Fills one vector with elements that lie next to each other in memory.
-template <class S, class T>
-inline Vec<T> read(const S* from) {
-    if constexpr (sizeof(S) == sizeof(T)) {
-        return load(from);
-    } else {
-        const Bits bits = *reinterpret_cast<const LooseBits*>(from);
-        return widened(__builtin_convertvector(bits, Vec<uint32_t>), from);
-    }
-}
-
-template <class S, class T>
-inline void write(S* to, Vec<T> value) {
-    if constexpr (sizeof(S) == sizeof(T)) {
-        store(to, value);
-    } else {
-        *reinterpret_cast<LooseBits*>(to) = __builtin_convertvector(narrowed(value, to), Bits);
-    }
-}
-
-template <class S, class T>
-inline Vec<T> read_part(const S* from, int count) {
-    if constexpr (sizeof(S) == sizeof(T)) {
-        return load_part(from, count);
-    } else {
-        Vec<T> value{};
-        for (int i = 0; i < count; ++i) value[i] = widen(from[i]);
-        return value;
-    }
-}
-
-template <class S, class T>
-inline void write_part(S* to, Vec<T> value, int count) {
-    if constexpr (sizeof(S) == sizeof(T)) {
-        store_part(to, value, count);
-    } else {
-        for (int i = 0; i < count; ++i) narrow(value[i], to[i]);
-    }
-}
 
 template <class S, class T>
 void gather_strided(const S* from, int64_t channel_step, int64_t pixel_step, int64_t channels, int64_t pixels, T* to,
@@ -90,7 +18,7 @@ void gather_channels_last(const S* from, int64_t pixel_step, int64_t channels, i
     constexpr int n = lanes<T>;
     for (int64_t p = 0; p < pixels; ++p, from += pixel_step, to += to_step) {
         int64_t c = 0;
-        for (; c + n <= channels; c += n) store(to + c, read<S, T>(from + c));
+        for (; c + n <= channels; c += n) store(to + c, load_wide(from + c));
         for (; c < channels; ++c) to[c] = widen(from[c]);
     }
 }
@@ -102,7 +30,7 @@ __attribute__((noinline)) void gather_square(const S* from, int64_t channel_step
     constexpr int n = lanes<T>;
     Vec<T> rows[n];
 #pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) rows[i] = read<S, T>(from + i * channel_step);
+    for (int i = 0; i < n; ++i) rows[i] = load_wide(from + i * channel_step);
     transpose<T>(rows);
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) store(to + i * to_step, rows[i]);
@@ -112,7 +40,7 @@ template <class S, class T>
 __attribute__((noinline)) void gather_part(const S* from, int64_t channel_step, int count, T* to, int64_t to_step) {
     constexpr int n = lanes<T>;
     Vec<T> rows[n];
-    for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(from + i * channel_step, count);
+    for (int i = 0; i < n; ++i) rows[i] = load_wide_part(from + i * channel_step, count);
     transpose<T>(rows);
     for (int i = 0; i < count; ++i) store(to + i * to_step, rows[i]);
 }
@@ -152,8 +80,8 @@ __attribute__((noinline)) void gather_pairs(const S* from, int64_t channel_step,
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) {
         const auto* pair = reinterpret_cast<const uint16_t*>(from + 2 * i * channel_step);
-        const Bits first = *reinterpret_cast<const LooseBits*>(pair);
-        const Bits second = *reinterpret_cast<const LooseBits*>(pair + channel_step);
+        const HalfBits first = *reinterpret_cast<const HalfBits*>(pair);
+        const HalfBits second = *reinterpret_cast<const HalfBits*>(pair + channel_step);
         rows[i] = __builtin_convertvector(first, Vec<uint32_t>) | __builtin_convertvector(second, Vec<uint32_t>) << 16;
     }
     transpose<uint32_t>(rows);
@@ -224,9 +152,9 @@ void scatter_channels_last(const T* from, int64_t from_step, int64_t channels, i
         S* row = to + p * pixel_step;
         for (int64_t c = 0; c < whole; c += n) {
             Vec<T> value = load(from + p * from_step + c);
-            if (bias) value += read<S, T>(bias + c);
-            if (accumulate) value += read<S, T>(row + c);
-            write<S, T>(row + c, value);
+            if (bias) value += load_wide(bias + c);
+            if (accumulate) value += load_wide(row + c);
+            store_narrow(row + c, value);
         }
     }
     scatter_strided(from + whole, from_step, channels - whole, pixels, to + whole, 1, pixel_step,
@@ -248,10 +176,10 @@ __attribute__((noinline)) void scatter_square(const T* from, int64_t from_step, 
     }
     if (accumulate) {
 #pragma GCC unroll 16
-        for (int i = 0; i < n; ++i) rows[i] += read<S, T>(to + i * channel_step);
+        for (int i = 0; i < n; ++i) rows[i] += load_wide(to + i * channel_step);
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < n; ++i) write<S, T>(to + i * channel_step, rows[i]);
+    for (int i = 0; i < n; ++i) store_narrow(to + i * channel_step, rows[i]);
 }
 
 template <class S, class T>
@@ -264,8 +192,8 @@ __attribute__((noinline)) void scatter_part(const T* from, int64_t from_step, in
     for (int i = 0; i < n; ++i) {
         S* target = to + i * channel_step;
         if (bias) rows[i] += splat<T>(widen(bias[i]));
-        if (accumulate) rows[i] += read_part<S, T>(target, count);
-        write_part<S, T>(target, rows[i], count);
+        if (accumulate) rows[i] += load_wide_part(target, count);
+        store_narrow_part(target, rows[i], count);
     }
 }
 
@@ -310,7 +238,7 @@ void add_blocked(const T* from, int64_t from_step, int64_t channels, int64_t pix
 #pragma GCC unroll 8
             for (int i = 0; i < 16; i += n) {
                 const Vec<T> value = load(from + p * from_step + c + i);
-                write<S, T>(block + p * 16 + i, accumulate ? read<S, T>(block + p * 16 + i) + value : value);
+                store_narrow(block + p * 16 + i, accumulate ? load_wide(block + p * 16 + i) + value : value);
             }
         }
     }
@@ -327,7 +255,7 @@ void pack_outputs(const S* weight, int64_t output_step, int64_t outputs, int64_t
             for (; k + n <= run; k += n) {
                 Vec<T> rows[n];
 #pragma GCC unroll 16
-                for (int i = 0; i < n; ++i) rows[i] = read<S, T>(weight + (o + i) * output_step + k);
+                for (int i = 0; i < n; ++i) rows[i] = load_wide(weight + (o + i) * output_step + k);
                 transpose<T>(rows);
                 int64_t c = k / taps, t = k % taps;
                 for (int i = 0; i < n; ++i) {
@@ -353,7 +281,7 @@ void pack_run(const S* run, int64_t o, int64_t outputs, int64_t channels, int64_
         for (int64_t c = 0; c < channels; c += n) {
             Vec<T> rows[n];
 #pragma GCC unroll 16
-            for (int i = 0; i < n; ++i) rows[i] = read_part<S, T>(run + (c + i) * taps + t, count);
+            for (int i = 0; i < n; ++i) rows[i] = load_wide_part(run + (c + i) * taps + t, count);
             transpose<T>(rows);
             for (int i = 0; i < count; ++i) {
                 const int64_t column = (t + i) * channels + c;
@@ -387,8 +315,20 @@ void pack_columns(const S* weight, int64_t output_step, int64_t outputs, int64_t
 
 template <class S, class T>
 void taps_last(const T* from, int64_t channels, int64_t taps, T* run, S* to) {
+    constexpr int n = lanes<T>;
     for (int64_t i = 0; i < channels * taps; ++i) run[i] = from[i];
-    for (int64_t c = 0; c < channels; ++c) {
+    int64_t c = 0;
+    for (; c + n <= channels; c += n) {
+        for (int64_t t = 0; t < taps; t += n) {
+            const int count = static_cast<int>(taps - t < n ? taps - t : n);
+            Vec<T> rows[n];
+#pragma GCC unroll 16
+            for (int i = 0; i < n; ++i) rows[i] = i < count ? load(run + (t + i) * channels + c) : Vec<T>{};
+            transpose<T>(rows);
+            for (int i = 0; i < n; ++i) store_narrow_part(to + (c + i) * taps + t, rows[i], count);
+        }
+    }
+    for (; c < channels; ++c) {
         for (int64_t t = 0; t < taps; ++t) narrow(run[t * channels + c], to[c * taps + t]);
     }
 }

@@ -2,7 +2,7 @@
 #include <utility>
 
 #include "ms_deform_attn_kernels.h"
-#include "widen.h"
+#include "vec_wide.h"
 
 namespace dcn {
 namespace DCN_ISA {
@@ -35,8 +35,8 @@ void gather_run(T* out, const S* base, const AttnSamples<T>& samples, int64_t fi
             const Vec<T> left = splat(weights[pair][i]), right = splat(weights[pair + 1][i]);
 #pragma GCC unroll 4
             for (int v = 0; v < Vectors; ++v) {
-                sum[v] += left * load_as<T>(rows[pair] + v * n);
-                other[v] += right * load_as<T>(rows[pair + 1] + v * n);
+                sum[v] += left * load_wide(rows[pair] + v * n);
+                other[v] += right * load_wide(rows[pair + 1] + v * n);
             }
         }
     }
@@ -48,10 +48,10 @@ template <class S, class T>
 void gather_rest(T* out, const S* base, const AttnSamples<T>& samples, int64_t first, int64_t count, int rest) {
     Vec<T> sum = {}, other = {};
     for (int64_t i = first; i < first + count; ++i) {
-        sum += splat(samples.weight[0][i]) * load_part_as<T>(at(base, samples.row[0][i]), rest);
-        other += splat(samples.weight[1][i]) * load_part_as<T>(at(base, samples.row[1][i]), rest);
-        sum += splat(samples.weight[2][i]) * load_part_as<T>(at(base, samples.row[2][i]), rest);
-        other += splat(samples.weight[3][i]) * load_part_as<T>(at(base, samples.row[3][i]), rest);
+        sum += splat(samples.weight[0][i]) * load_wide_part(at(base, samples.row[0][i]), rest);
+        other += splat(samples.weight[1][i]) * load_wide_part(at(base, samples.row[1][i]), rest);
+        sum += splat(samples.weight[2][i]) * load_wide_part(at(base, samples.row[2][i]), rest);
+        other += splat(samples.weight[3][i]) * load_wide_part(at(base, samples.row[3][i]), rest);
     }
     store_part(out, sum + other, rest);
 }
@@ -129,16 +129,16 @@ void dots_loop(const S* base, const AttnSamples<T>& samples, int64_t first, int6
 #pragma GCC unroll 4
             for (int v = 0; v < Vectors; ++v)
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) total[k] += load_as<T>(rows[k] + v * n) * kept[v];
+                for (int k = 0; k < 4; ++k) total[k] += load_wide(rows[k] + v * n) * kept[v];
         } else {
             for (int64_t c = 0; c < full; c += n) {
                 const Vec<T> gradient = load(grad + c);
 #pragma GCC unroll 4
-                for (int k = 0; k < 4; ++k) total[k] += load_as<T>(rows[k] + c) * gradient;
+                for (int k = 0; k < 4; ++k) total[k] += load_wide(rows[k] + c) * gradient;
             }
             if (rest) {
                 const Vec<T> gradient = load_part(grad + full, rest);
-                for (int k = 0; k < 4; ++k) total[k] += load_part_as<T>(rows[k] + full, rest) * gradient;
+                for (int k = 0; k < 4; ++k) total[k] += load_wide_part(rows[k] + full, rest) * gradient;
             }
         }
         sums<T>(total, samples.dots + 4 * i);

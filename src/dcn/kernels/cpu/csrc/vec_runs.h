@@ -30,12 +30,12 @@ static inline Vec<Wide<S>> read(const S* from, int v, int part) {
     }
 }
 
-template <int V, class T>
-static inline void write(T* to, int v, Vec<T> value, int part) {
+template <int V, class S>
+static inline void write(S* to, int v, Vec<Wide<S>> value, int part) {
     if constexpr (V != 0) {
-        store(to + v * lanes<T>, value);
+        store_narrow(to + v * lanes<Wide<S>>, value);
     } else {
-        store_part(to, value, part);
+        store_narrow_part(to, value, part);
     }
 }
 

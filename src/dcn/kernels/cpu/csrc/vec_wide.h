@@ -13,7 +13,7 @@ using Wide = typename Compute<S>::type;
 
 typedef uint16_t HalfBits __attribute__((vector_size(vector_bytes / 2), aligned(2), may_alias));
 
-// As widen(S) of the bits of every lane.
+// As widen() of the bits of every lane.
 template <class S>
 static inline Vec<float> widen_bits(HalfBits half) {
     const auto bits = __builtin_convertvector(half, Vec<uint32_t>);
@@ -51,18 +51,45 @@ static inline Vec<Wide<S>> load_wide_part(const S* from, int count) {
     }
 }
 
+// As narrow() of every lane, in the low half of 32 bits. Vector by vector: lane by lane through memory, as the compiler does
+// it by itself, bfloat16 convolutions of 256 channels were 12 % slower than float32.
 template <class S>
-static inline void store_narrow(S* to, Vec<Wide<S>> value, int count) {
-    if constexpr (sizeof(S) == sizeof(Wide<S>)) {
-        if (count == lanes<S>) {
-            store(to, value);
-        } else {
-            store_part(to, value, count);
-        }
+static inline Vec<uint32_t> narrow_bits(Vec<float> value) {
+    const Vec<uint32_t> bits = (Vec<uint32_t>)value, size = bits & 0x7fffffffu;
+    if constexpr (std::is_same_v<S, BFloat>) {
+        const Vec<uint32_t> rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+        const Vec<uint32_t> quiet = Vec<uint32_t>{} + 0x7fc0u;
+        return size > 0x7f800000u ? quiet : rounded;
     } else {
-        float kept[lanes<float>];
-        store(kept, value);
-        for (int i = 0; i < count; ++i) narrow(kept[i], to[i]);
+        const Vec<uint32_t> small = (Vec<uint32_t>)((Vec<float>)size + 0.5f) - 0x3f000000u;
+        const Vec<uint32_t> normal = (size - 0x38000000u + 0x0fffu + ((size >> 13) & 1u)) >> 13;
+        const Vec<uint32_t> nan = Vec<uint32_t>{} + 0x7e00u, infinite = Vec<uint32_t>{} + 0x7c00u;
+        const Vec<uint32_t> finite = size < 0x38800000u ? small : normal;
+        const Vec<uint32_t> large = size > 0x7f800000u ? nan : infinite;
+        return (bits >> 16 & 0x8000u) | (size >= 0x477ff000u ? large : finite);
+    }
+}
+
+template <class S>
+static inline void store_narrow(S* to, Vec<Wide<S>> value) {
+    if constexpr (sizeof(S) == sizeof(Wide<S>)) {
+        store(to, value);
+    } else {
+        *reinterpret_cast<HalfBits*>(to) = __builtin_convertvector(narrow_bits<S>(value), HalfBits);
+    }
+}
+
+// The first `count` lanes.
+template <class S>
+static inline void store_narrow_part(S* to, Vec<Wide<S>> value, int count) {
+    if constexpr (sizeof(S) == sizeof(Wide<S>)) {
+        store_part(to, value, count);
+    } else {
+        const auto bits = __builtin_convertvector(narrow_bits<S>(value), HalfBits);
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+        return _mm256_mask_storeu_epi16(to, static_cast<__mmask16>((1u << count) - 1), (__m256i)bits);
+#endif
+        for (int i = 0; i < count; ++i) to[i].bits = bits[i];
     }
 }
 
