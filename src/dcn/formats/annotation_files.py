@@ -94,7 +94,9 @@ def _one_split(names: Iterable[str], split: str | None, root: Path) -> str:
     if split is None and len(known) == 1:
         return known[0]
     if split not in known:
-        raise ValueError(f"split: expected {one_of(known, '')} in {root}, got {split!r}")
+        record = root / SPLITS_FILE
+        recorded = read_splits(record).images if record.is_file() else ()
+        raise ValueError(f"split: expected {one_of([*known, *recorded], '')} in {root}, got {split!r}")
     return split
 
 
