@@ -113,6 +113,7 @@ def _polygons(root: Path) -> list[list[float]]:
     """All polygons of a folder in YOLO's form, by its reader; each line has more words than that of a box."""
     lines = [line for file in sorted(root.glob("labels/train/*.txt")) for line in file.read_text().splitlines()]
     assert all(len(line.split()) >= 7 for line in lines)
+    assert all(0 <= float(word) <= 1 for line in lines for word in line.split()[1:])
     written: Any = open_dataset("yolo", root, "train")
     parts = [item.segmentation for record in written.records for item in record.objects]
     assert all(len(part) == 1 for part in parts)

@@ -118,7 +118,7 @@ def _split(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    """Write a folder in another format; 1 where a box moved too far."""
+    """Write a folder in another format; 1 where a box or polygon moved too far."""
     root = arguments.path.expanduser()
     layout = find_layout(FORMATS, root)
     datasets = open_splits(root, masks=arguments.to == "coco" and not arguments.boxes, outside=arguments.outside)

@@ -102,11 +102,11 @@ def count_mask_files(
         plain = reader if are_black_and_white([result for _, result in pairs], names) else None
     if names is None:
         largest = _largest(masks.values(), ignore)
-        predicted = _largest([result for _, result in pairs], ignore)
-        if predicted > largest:
-            message = f"the value {predicted} is larger than all that are annotated, 0 to {largest}"
+        value = _largest([result for _, result in pairs], ignore)
+        if value > largest:
+            message = f"the value {value} is larger than all that are annotated, 0 to {largest}"
             warnings.warn(f"{folder}: {message}; every value up to it counts as a class", stacklevel=2)
-        names = tuple(map(str, range(max(largest, predicted) + 1)))
+        names = tuple(map(str, range(max(largest, value) + 1)))
     if reader is None:
         reader = IndexReader(index_table(len(names), values, ignore))
     metric = MeanIoU(len(names), absent=absent, classes=names)
