@@ -40,10 +40,36 @@ def test_files_are_compared_with_intervals(tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("a/found.json", "b/found.json"), ["a/found", "b/found"]),
+        (("found.json", "found.jsonl"), ["found.json", "found.jsonl"]),
+        (("run1.0", "run1.1"), ["run1.0", "run1.1"]),
+    ],
+    ids=["folders", "endings", "dots in folders"],
+)
+def test_names_tell_the_files_apart(
+    names: tuple[str, str], labels: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "truth.json").write_text(json.dumps(truth()))
+    for name in names:
+        path = tmp_path / name
+        folder = path if path.suffix not in (".json", ".jsonl") else path.parent
+        folder.mkdir(parents=True, exist_ok=True)
+        (path / "detections.json" if folder == path else path).write_text("" if path.suffix == ".jsonl" else "[]")
+    files = [str(tmp_path / name) for name in names]
+    command = ["compare", "--results", *files, "--annotations", str(tmp_path / "truth.json")]
+    assert main([*command, "--resamples", "2", "--json"]) == 0
+    (pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    assert [pair["first"], pair["second"]] == labels
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         pytest.param(["runs/a"], "--results: expected --annotations beside it and no runs, got 'runs/a'", id="runs"),
         pytest.param(["--device", "cpu"], "--device: expected runs, got result files", id="device"),
+        pytest.param(["--resamples", "0"], "resamples: expected an integer from 1 to ", id="resamples"),
     ],
 )
 def test_words_that_do_not_fit_files_are_refused(
@@ -57,7 +83,10 @@ def test_words_that_do_not_fit_files_are_refused(
     ("command", "said"),
     [
         pytest.param(["--results", "a.json"], "no --annotations", id="no-annotations"),
-        pytest.param(["a", "b", "--iou-type", "segm"], "--iou-type: expected --results", id="no-results"),
+        pytest.param(["a", "b", "--iou-type", "segm"], "--iou-type: expected --results.*got runs", id="no-results"),
+        pytest.param(
+            ["--annotations", "t.json"], "--annotations: expected --results.*got none", id="annotations-alone"
+        ),
         pytest.param(
             ["--results", "a.json", "./a.json", "--annotations", "t.json"], "two or more different files", id="same"
         ),

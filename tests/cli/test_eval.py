@@ -33,6 +33,11 @@ def test_options_of_result_files_are_refused_for_a_model(
     assert re.search(said, capsys.readouterr().err)
 
 
+def test_annotations_alone_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "--annotations", "truth.json"]) == 2
+    assert "--annotations: expected --results beside it, got none" in capsys.readouterr().err
+
+
 def _files(folder: Path) -> list[str]:
     """A perfect detection, as a result file and as an annotation file."""
     box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30]}
@@ -62,8 +67,16 @@ def test_json_of_result_files_is_json_with_a_page_and_a_folder_too(
     assert main([*_files(tmp_path), "--json", "--report", "-o", str(tmp_path / "out")]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["AP50"] == pytest.approx(1)
-    assert json.loads((tmp_path / "out" / "found.json").read_text()) == printed
+    assert json.loads((tmp_path / "out" / "found_metrics.json").read_text()) == printed
     assert (tmp_path / "out" / "found_report.html").is_file()
+
+
+def test_result_files_stay_where_the_metrics_go_beside_them(tmp_path: Path) -> None:
+    command = _files(tmp_path)
+    before = (tmp_path / "found.json").read_bytes()
+    assert main([*command, "-o", str(tmp_path)]) == 0
+    assert (tmp_path / "found.json").read_bytes() == before
+    assert json.loads((tmp_path / "found_metrics.json").read_text())["AP50"] == pytest.approx(1)
 
 
 def test_masks_of_result_files_with_their_confusion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

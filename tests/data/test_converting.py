@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,24 +71,152 @@ def test_voc_rounds_to_the_nearest_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("to", "lost"),
     [
-        ("voc", {"masks", "regions of many objects (crowd), which are written as difficult"}),
-        ("yolo", {"masks", "regions of many objects (crowd), which are left out"}),
-        ("coco", set()),
+        ("voc", ["regions of many objects (crowd), which are written as difficult (1 object)", "masks (3 objects)"]),
+        ("yolo", ["regions of many objects (crowd), which are left out (1 object)"]),
+        ("coco", []),
     ],
     ids=["voc", "yolo", "coco"],
 )
 @pytest.mark.parametrize("masks", [True, False], ids=["decoded", "in-the-file"])
-def test_what_a_format_cannot_hold_is_said(to: str, lost: set[str], masks: bool, tmp_path: Path) -> None:
+def test_what_a_format_cannot_hold_is_said(to: str, lost: list[str], masks: bool, tmp_path: Path) -> None:
     make_coco(tmp_path / "in")
     dataset = open_dataset("coco", tmp_path / "in", "train", masks=masks or to == "coco")
     result = convert({"train": dataset}, to, tmp_path / "out")
-    assert set(result.lost) == lost
-    assert result.boxes == (2 if to == "yolo" else 3)
+    assert list(result.lost) == lost
+    assert (result.boxes, result.polygons) == ((2, True) if to == "yolo" else (3, False))
     if to == "coco":
         written = open_dataset("coco", tmp_path / "out", "train")
         for index in range(len(dataset)):
             assert torch.equal(target_of(written, index).masks, target_of(dataset, index).masks)
             assert torch.equal(target_of(written, index).crowd, target_of(dataset, index).crowd)
+
+
+def _row(number: int, box: list[float], segmentation: object) -> dict[str, object]:
+    return {"id": number, "image_id": 9, "category_id": 3, "bbox": box, "segmentation": segmentation}
+
+
+SQUARE = [2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]
+OTHER = [20.0, 10.0, 32.0, 10.0, 32.0, 22.0, 20.0, 22.0]
+SLANTED = [30.3, 5.7, 55.1, 8.9, 41.13, 33.33]
+RUNS = {"size": [40, 60], "counts": [0, 800, 1600]}
+
+
+def _with_polygons(root: Path, *rows: dict[str, object]) -> Dataset:
+    """COCO data: a polygon of three corners, and what else is asked for."""
+    content = coco_data()
+    content["annotations"] = [_row(1, [30.3, 5.7, 24.8, 27.63], [SLANTED]), *rows]
+    make_coco(root, content)
+    return open_dataset("coco", root, "train", masks=False)
+
+
+def _polygons(root: Path) -> list[list[float]]:
+    """All polygons of a folder in YOLO's form, by its reader; each line has more words than that of a box."""
+    lines = [line for file in sorted(root.glob("labels/train/*.txt")) for line in file.read_text().splitlines()]
+    assert all(len(line.split()) >= 7 for line in lines)
+    assert all(0 <= float(word) <= 1 for line in lines for word in line.split()[1:])
+    written: Any = open_dataset("yolo", root, "train")
+    parts = [item.segmentation for record in written.records for item in record.objects]
+    assert all(len(part) == 1 for part in parts)
+    return [part[0] for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("row", "polygon", "lost"),
+    [
+        (_row(2, [2, 2, 10, 10], [SQUARE]), SQUARE, None),
+        (_row(2, [2, 2, 10, 10], [[], SQUARE]), SQUARE, None),
+        (
+            _row(2, [2, 2, 30, 20], [SQUARE, OTHER]),
+            [2, 2, 12, 2, 12, 12, 20, 10, 32, 10, 32, 22, 20, 22, 20, 10, 12, 12, 2, 12],
+            "several polygons of one object, which are joined",
+        ),
+        (
+            _row(2, [0, 0, 20, 40], RUNS),
+            [0, 0, 20, 0, 20, 40, 0, 40],
+            "masks as run lengths, whose boxes are written as rectangles",
+        ),
+        (
+            _row(2, [5, 6, 10, 9], []),
+            [5, 6, 15, 6, 15, 15, 5, 15],
+            "boxes beside polygons, which are written as rectangles",
+        ),
+        (
+            _row(2, [50, 30, 10, 10], [[50, 30, 60.9, 30, 60.9, 40, 50, 40]]),
+            [50, 30, 60, 30, 60, 40, 50, 40],
+            "parts of polygons outside of the image or without an area, which are left out",
+        ),
+        (
+            _row(2, [5, 6, 10, 9], [[5, 6, 15, 6, 9, 6]]),
+            [5, 6, 15, 6, 15, 15, 5, 15],
+            "polygons without an area in the image, whose boxes are written as rectangles",
+        ),
+        (
+            _row(2, [2, 2, 10, 12], [SQUARE]),
+            SQUARE,
+            "boxes other than the extent of their polygon, which takes their place",
+        ),
+    ],
+    ids=["one", "an empty part", "two", "run lengths", "box", "outside", "a line", "other box"],
+)
+def test_polygons_become_polygons_of_yolo(
+    row: dict[str, object], polygon: list[float], lost: str | None, tmp_path: Path
+) -> None:
+    result = convert({"train": _with_polygons(tmp_path / "in", row)}, "yolo", tmp_path / "out")
+    assert [text[: len(lost or "")] for text in result.lost] == ([] if lost is None else [lost])
+    assert (result.boxes, result.polygons, result.far) == (2, True, 0)
+    got = _polygons(tmp_path / "out")
+    for points, expected in zip(got, [SLANTED, polygon], strict=True):
+        assert points == pytest.approx(expected, abs=1e-6)
+    assert check_dataset(tmp_path / "out").problems == []
+    # The way back and forth again changes nothing.
+    again = convert({"train": open_dataset("yolo", tmp_path / "out", "train")}, "yolo", tmp_path / "again")
+    assert (again.lost, again.far) == ((), 0)
+    assert list(map(len, _polygons(tmp_path / "again"))) == list(map(len, got))
+
+
+@pytest.mark.parametrize("source", ["Ultralytics polygons", "LabelMe"])
+def test_polygons_of_other_tools(source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    LAYOUTS[source].make(tmp_path / "in", items())
+    command = ["data", "convert", str(tmp_path / "in"), "--to", "yolo", "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert f"{sum(len(item.boxes) for item in items())} polygons; 0 polygons moved" in said
+    assert "not in the format" not in said
+    before, after = open_splits(tmp_path / "in"), open_splits(tmp_path / "out")
+    for split, dataset in before.items():
+        for index in range(len(dataset)):
+            assert torch.equal(target_of(after[split], index).masks, target_of(dataset, index).masks)
+
+
+def test_boxes_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _with_polygons(tmp_path / "in", _row(2, [0, 0, 20, 40], RUNS), _row(3, [5, 6, 10, 9], []))
+    for to in ("yolo", "coco", "voc"):
+        out = tmp_path / to
+        assert main(["data", "convert", str(tmp_path / "in"), "--to", to, "-o", str(out), "--boxes"]) == 0
+        assert "not in the format" not in capsys.readouterr().out
+        assert all(target.masks is None for target in map(target_of, [*open_splits(out).values()], [0]))
+    lines = (tmp_path / "yolo" / "labels" / "train" / "9.txt").read_text().splitlines()
+    assert [len(line.split()) for line in lines] == [5, 5, 5]
+
+
+def test_run_lengths_alone_are_boxes_of_yolo(tmp_path: Path) -> None:
+    content = coco_data()
+    content["annotations"] = [_row(2, [0, 0, 20, 40], RUNS)]
+    make_coco(tmp_path / "in", content)
+    result = convert({"train": open_dataset("coco", tmp_path / "in", "train")}, "yolo", tmp_path / "out")
+    assert result.lost == ("masks as run lengths, whose boxes are written (1 object)",)
+    assert (tmp_path / "out" / "labels" / "train" / "9.txt").read_text() == (
+        "0 0.16666667 0.50000000 0.33333333 1.00000000\n"
+    )
+
+
+def test_a_malformed_polygon_is_refused(tmp_path: Path) -> None:
+    dataset = _with_polygons(tmp_path / "in", _row(2, [2, 2, 10, 10], [[2, 2, 12, 2]]))
+    with pytest.raises(
+        ValueError, match=r"9\.png: object 1: 'segmentation': expected polygons of three or more points"
+    ):
+        convert({"train": dataset}, "yolo", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_difficult_objects(tmp_path: Path) -> None:

@@ -126,6 +126,8 @@ def test_result_files_are_evaluated_on_a_recorded_split(tmp_path: Path) -> None:
     found.write_text(json.dumps(lines))
     assert evaluate_files(found, root, split="test")["AR100"] > 0.8
     assert evaluate_files(found, root)["AR100"] < 0.5
+    with pytest.raises(ValueError, match=r"split: expected one of all, train, val, test in .*, got 'tset'"):
+        evaluate_files(found, root, split="tset")
 
 
 def _seeds(root: Path, split: str) -> set[int]:

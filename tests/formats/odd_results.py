@@ -301,6 +301,18 @@ FORMS = [
         texts({"a.txt": "0 0.25 0.3125 0.3 0.375\n"}),
         "save_conf=True",
     ),
+    OddResult(
+        "polygons in YOLO's form without scores",
+        coco_file(),
+        texts({"a.txt": f"0 {_SHARES}\n"}),
+        "expected 'class x1 y1 x2 y2 x3 y3 ... score', got 9 words",
+    ),
+    OddResult(
+        "text in YOLO's form, a line beyond the image",
+        coco_file(),
+        texts({"a.txt": "0 0.25 0.3125 0.3 0.375 0.9\n" * 2 + "0 1.25 0.3125 0.3 0.375 0.9\n"}),
+        "expected a class and shares of the image, 0 to 1, as in most lines",
+    ),
     OddResult("lines of `dcn predict`", coco_file(), _stream({"annotations": [_PREDICTED]})),
     OddResult("folder of `dcn predict` with pictures", coco_file(), _predicted),
     OddResult(

@@ -370,9 +370,12 @@ def test_the_splits_are_listed_when_one_is_needed(tmp_path: Path, split: str | N
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"annotations: .*nowhere\.json"):
-        evaluate_files(tmp_path, tmp_path / "nowhere.json")
-    with pytest.raises(ValueError, match=r"results: .*nowhere\.json"):
-        evaluate_files(tmp_path / "nowhere.json", _coco_file(tmp_path))
+        evaluate_files(_coco_results(tmp_path), tmp_path / "nowhere.json")
+    with pytest.raises(ValueError, match=r"results: .*nothing\.json"):
+        evaluate_files(tmp_path / "nothing.json", tmp_path / "nowhere.json")
+    (tmp_path / "data.yaml").write_text("names: [ant]")
+    with pytest.raises(ValueError, match=r"annotations: .*data\.yaml, which is one file of a folder; name the folder"):
+        evaluate_files(_coco_results(tmp_path), tmp_path / "data.yaml")
     (tmp_path / "broken.json").write_text('[{"image_id": 1,')
     with pytest.raises(ValueError, match=r"broken\.json: malformed JSON"):
         evaluate_files(tmp_path / "broken.json", _coco_file(tmp_path))

@@ -126,6 +126,20 @@ def test_hidden_files_do_not_count(tmp_path: Path) -> None:
     assert evaluate_files(*files)["mIoU"] == 1
 
 
+def test_a_value_that_is_not_annotated_is_said(tmp_path: Path) -> None:
+    truth, results = ({"a": np.array([[0, value]], np.uint8)} for value in (1, 4))
+    with pytest.warns(UserWarning, match="the value 4 is larger than all that are annotated, 0 to 1"):
+        computed = evaluate_mask_files(_write(tmp_path / "r", results), _write(tmp_path / "t", truth))
+    assert computed["mIoU"] == pytest.approx(1 / 5)
+
+
+def test_a_file_in_place_of_masks(tmp_path: Path) -> None:
+    truth = _write(tmp_path / "t", _arrays(0))
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"results: expected a folder of segmentation masks, got .*a\.json"):
+        evaluate_mask_files(tmp_path / "a.json", truth)
+
+
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [

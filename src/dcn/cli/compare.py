@@ -58,7 +58,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def _compare_runs(arguments: argparse.Namespace) -> Any:
     from dcn.runs.compare import compare
 
-    refuse_given(arguments, arguments.file_options, "--results beside it, got runs")
+    got = "runs" if arguments.words else "none"
+    refuse_given(arguments, arguments.file_options, f"--results beside it, got {got}")
     runs, changes = split_words(arguments.words)
     return compare(
         runs,

@@ -40,10 +40,11 @@ def add_verbs(verbs: Any) -> None:
     add_outside(split)
     add_colors(split)
     split.set_defaults(run=_split)
-    to = verbs.add_parser("convert", help="write images and boxes in another format")
+    to = verbs.add_parser("convert", help="write images and their objects in another format")
     to.add_argument("path", type=Path, help="folder in a known layout")
     to.add_argument("--to", choices=WRITTEN, required=True, help="the format to write")
     to.add_argument("-o", "--output", type=Path, required=True, help="folder to write; no file in it is replaced")
+    to.add_argument("--boxes", action="store_true", help="write boxes alone, where there are polygons or masks too")
     add_outside(to)
     to.set_defaults(run=_convert)
     stats = verbs.add_parser("stats", help="sizes, aspect ratios and numbers of objects; or pixels of each class")
@@ -117,11 +118,11 @@ def _split(arguments: argparse.Namespace) -> int:
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    """Write a folder in another format; 1 where a box moved too far."""
+    """Write a folder in another format; 1 where a box or polygon moved too far."""
     root = arguments.path.expanduser()
     layout = find_layout(FORMATS, root)
-    datasets = open_splits(root, masks=arguments.to == "coco", outside=arguments.outside)
-    result = convert(datasets, arguments.to, arguments.output.expanduser())
+    datasets = open_splits(root, masks=arguments.to == "coco" and not arguments.boxes, outside=arguments.outside)
+    result = convert(datasets, arguments.to, arguments.output.expanduser(), boxes=arguments.boxes)
     print(f"{root}: {layout.format} ({layout.says})\n{arguments.output}: {result}")
     return 1 if result.far else 0
 

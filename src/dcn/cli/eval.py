@@ -60,7 +60,8 @@ def add_parser(subparsers: Any) -> None:
         *add_speed_options(parser),
         parser.add_argument("--save", action="store_true", help=saved),
     ]
-    where = "folder for the files (default: eval/ in the run folder; for result files only the page is written)"
+    default = "eval/ in the run folder; for result files only the page of --report is written, beside them"
+    where = f"folder for the files (default: {default})"
     parser.add_argument("-o", "--output", help=where)
     report = "write a page too: kinds of error, worst images ..."
     page = parser.add_argument("--report", action="store_true", help=report)
@@ -139,7 +140,8 @@ def _evaluate_model(arguments: argparse.Namespace) -> Any:
     from dcn.runs.evaluate import evaluate
 
     hint = "; for a model it is data.outside=clip" if arguments.outside != "refuse" else ""
-    refuse_given(arguments, arguments.file_options, f"--results beside it, got a model{hint}")
+    got = f"a model{hint}" if arguments.words else "none"
+    refuse_given(arguments, arguments.file_options, f"--results beside it, got {got}")
     source, changes = one_source(arguments.words)
     if arguments.batch is not None:
         changes.append(f"eval.batch_size={arguments.batch}")

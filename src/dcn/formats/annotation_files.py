@@ -25,6 +25,9 @@ _BOXES: Mapping[str, tuple[Callable[[Path], Iterable[str]], Callable[..., record
 }
 """The splits of a folder, and what reads one of them, by format, in the order in which a layout is tried."""
 
+_OF_FOLDERS = (".yaml", ".yml", ".csv", ".xml", ".txt", ".data", ".names")
+"""Endings of files that describe data only together with other files."""
+
 
 def read_annotations(
     path: Path, classes: Sequence[str] | None, split: str | None, *, masks: bool, outside: str = "refuse"
@@ -50,6 +53,11 @@ def read_annotations(
     if not path.is_file():
         raise ValueError(
             f"annotations: expected a COCO annotation file or a folder of annotations, got {path}, which does not exist"
+        )
+    if path.suffix.lower() in _OF_FOLDERS:
+        raise ValueError(
+            f"annotations: expected a COCO annotation file or a folder of annotations, got {path}, which is one file "
+            f"of a folder; name the folder {path.parent}"
         )
     if split is not None:
         raise ValueError(f"split: expected None for an annotation file, got {split!r} with {path}; it is for folders")
@@ -94,7 +102,9 @@ def _one_split(names: Iterable[str], split: str | None, root: Path) -> str:
     if split is None and len(known) == 1:
         return known[0]
     if split not in known:
-        raise ValueError(f"split: expected {one_of(known, '')} in {root}, got {split!r}")
+        record = root / SPLITS_FILE
+        recorded = read_splits(record).images if record.is_file() else ()
+        raise ValueError(f"split: expected {one_of([*known, *recorded], '')} in {root}, got {split!r}")
     return split
 
 

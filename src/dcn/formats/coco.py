@@ -310,7 +310,10 @@ def _report_missing_outlines(file: CocoFile, report: Report) -> None:
     for record in file.records:
         for item in record.objects:
             if item.segmentation is None:
-                message = "'segmentation': expected polygons or run lengths, got none; load boxes with masks=False"
+                message = (
+                    "'segmentation': expected polygons or run lengths, got none; load boxes alone with masks=False, "
+                    "convert them with --boxes"
+                )
                 report(Problem(file.path, f"annotation id {item.id}", message))
 
 

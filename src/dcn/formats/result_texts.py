@@ -15,6 +15,7 @@ from dcn.formats.masks import run_lengths
 from dcn.formats.problems import short
 from dcn.formats.result_rows import (
     NO_SIZE,
+    OTHER,
     Classes,
     Coordinates,
     IouType,
@@ -80,9 +81,10 @@ class _Line:
         assert self.shares is not None
         *numbers, score = self.shares
         if len(numbers) % 2:
+            form = "class x y width height score" if len(numbers) < 5 else "class x1 y1 x2 y2 x3 y3 ... score"
             raise ValueError(
-                f"{self.where}: expected 'class x y width height score', got {len(numbers) + 2} words, as without a "
-                f"score: {short(self.text)}; let the detector write scores, too (save_conf=True)"
+                f"{self.where}: expected {form!r}, got {len(numbers) + 2} words, as without a score: "
+                f"{short(self.text)}; let the detector write scores, too (save_conf=True)"
             )
         if size is None:
             raise ValueError(f"{self.where}: {NO_SIZE}")
@@ -115,8 +117,7 @@ def read_texts(
     images = {file: _image_of_file(file, root, contents[file], annotations) for file in files}
     class_files = _class_of_files([file for file, image in images.items() if image is None], annotations, closed)
     about_images = [line for file, image in images.items() if image is not None for line in contents[file]]
-    # All files of images together decide: a box of one pixel could be both.
-    shares = coordinates == "auto" and bool(about_images) and all(line.shares is not None for line in about_images)
+    shares = coordinates == "auto" and _are_shares(about_images)
     if iou_type == "segm" and not shares:
         raise ValueError(
             f"iou_type: expected 'bbox' for text results without polygons in YOLO's form, got 'segm' with {root}"
@@ -128,7 +129,7 @@ def read_texts(
         if image is None and name is None:
             raise ValueError(
                 f"{file}: expected a file named <image>.txt or ..._<class>.txt, got {file.stem!r}, which is neither an "
-                f"image nor ends in a class of {annotations.path}"
+                f"image nor ends in a class of {annotations.path}; {OTHER}"
             )
         for line in contents[file]:
             if image is not None and shares:
@@ -141,6 +142,21 @@ def read_texts(
                 index = only_image(_named(line.name, annotations), line.name, f"{line.where}: image", annotations)
                 rows.append(ResultRow(index, classes.label(name or "", line.where), score, box))
     return Results(rows, classes.names(root))
+
+
+def _are_shares(lines: Sequence[_Line]) -> bool:
+    """Whether files of images are in shares. All lines together decide: a box of one pixel could be both.
+
+    Raises:
+        ValueError: most of the lines are, but not all: the others would be read as pixels without a word.
+    """
+    others = [line for line in lines if line.shares is None]
+    if others and 2 * len(others) < len(lines):
+        raise ValueError(
+            f"{others[0].where}: expected a class and shares of the image, 0 to 1, as in most lines, got "
+            f"{short(others[0].text)}{others[0].note}"
+        )
+    return bool(lines) and not others
 
 
 def _row_of_shares(line: _Line, image: int, label: int, size: tuple[int, int] | None, iou_type: IouType) -> ResultRow:

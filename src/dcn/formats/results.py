@@ -50,22 +50,31 @@ def read_results(
     Raises:
         ValueError: nothing there, or a problem in a file.
     """
-    if path.is_dir() and (path / PREDICTED).is_file():
-        path = path / PREDICTED
-    if path.is_dir():
-        files = files_in(path, ".txt", below=True)
-        if not files:
-            raise ValueError(
-                f"results: expected {PREDICTED} of `dcn predict`, or .txt files (one a class or one an image), in "
-                f"{path}, got neither"
-            )
-    elif not path.is_file():
+    files = find_results(path)
+    if files[0].suffix.lower() == ".txt":
+        return read_texts(path, files, annotations, iou_type, coordinates, closed)
+    return _read_coco(files[0], annotations, iou_type, coordinates, closed)
+
+
+def find_results(path: Path) -> list[Path]:
+    """The files of results: text files, or one of another kind.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not path.exists():
         raise ValueError(f"results: expected a result file or folder, got {path}, which does not exist")
-    elif path.suffix.lower() == ".txt":
-        files = [path]
-    else:
-        return _read_coco(path, annotations, iou_type, coordinates, closed)
-    return read_texts(path, files, annotations, iou_type, coordinates, closed)
+    if not path.is_dir():
+        return [path]
+    if (path / PREDICTED).is_file():
+        return [path / PREDICTED]
+    files = files_in(path, ".txt", below=True)
+    if not files:
+        raise ValueError(
+            f"results: expected {PREDICTED} of `dcn predict`, or .txt files (one a class or one an image), in {path}, "
+            "got neither"
+        )
+    return files
 
 
 Lookup = Callable[[object, str], int]

@@ -252,13 +252,3 @@ def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, in
         box = [min(points[::2]), min(points[1::2]), *(max(p) - min(p) for p in (points[::2], points[1::2]))]
     x, y, w, h = fields.inside(fields.box_xywh(box), size, clip)
     return BoxObject(entry, name, (x, y, x + w, y + h), False, outline, w <= 0 or h <= 0)
-
-
-def lines_of(boxes: list[list[float]], labels: list[int], size: tuple[int, int]) -> str:
-    """The text file of one image: boxes ``[x1, y1, x2, y2]`` in pixels of an image of ``(height, width)``."""
-    height, width = size
-    rows: list[Any] = []
-    for label, (x1, y1, x2, y2) in zip(labels, boxes, strict=True):
-        shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
-        rows.append(f"{label} " + " ".join(f"{share:.8f}" for share in shares) + "\n")
-    return "".join(rows)

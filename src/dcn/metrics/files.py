@@ -17,7 +17,7 @@ from dcn.formats.annotations import AnnotatedObject, Annotations
 from dcn.formats.coco_writer import coco_rows, write_coco_results
 from dcn.formats.file_names import image_files
 from dcn.formats.result_rows import Coordinates, IouType, ResultRow, Results
-from dcn.formats.results import PREDICTED, read_results
+from dcn.formats.results import PREDICTED, find_results, read_results
 from dcn.formats.voc_writer import write_voc_results
 from dcn.metrics.coco import Row, coco_result
 from dcn.metrics.mask_files import evaluate_mask_files
@@ -84,6 +84,7 @@ def evaluate_files(
         if thresholds is not None:
             raise ValueError(f"thresholds: expected None for segmentation masks, got {list(thresholds)}")
         return evaluate_mask_files(path, source, classes=classes, split=split)
+    find_results(path)  # a wrong path is said before large annotations are read
     known = read_annotations(source, classes, split, masks=iou_type == "segm", outside=outside)
     rules = ("voc" if known.is_voc else "coco") if format == "auto" else format
     if rules == "voc" and iou_type == "segm":
@@ -155,8 +156,9 @@ def read_coco_data(
     outside: str = "refuse",
 ) -> CocoData:
     """What `evaluate_files` evaluates by the rules of COCO; arguments and errors as there."""
-    known = read_annotations(Path(annotations).expanduser(), classes, split, masks=iou_type == "segm", outside=outside)
     path = Path(results).expanduser()
+    find_results(path)
+    known = read_annotations(Path(annotations).expanduser(), classes, split, masks=iou_type == "segm", outside=outside)
     return _coco_data(known, read_results(path, known, iou_type, "auto", closed=classes is not None), iou_type)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,8 @@ def count_mask_files(
     if not masks:
         raise ValueError(f"annotations: expected segmentation masks (index PNGs) in {source}, got none")
     folder = Path(results).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"results: expected a folder of segmentation masks, got {folder}")
     pairs = [(path, _result_of(name, folder)) for name, path in sorted(masks.items())]
     plain: ReadMask | None = None
     if colors is not None:
@@ -98,7 +101,12 @@ def count_mask_files(
         names = reader.table.names
         plain = reader if are_black_and_white([result for _, result in pairs], names) else None
     if names is None:
-        names = tuple(map(str, range(_largest(pairs, ignore) + 1)))
+        largest = _largest(masks.values(), ignore)
+        value = _largest([result for _, result in pairs], ignore)
+        if value > largest:
+            message = f"the value {value} is larger than all that are annotated, 0 to {largest}"
+            warnings.warn(f"{folder}: {message}; every value up to it counts as a class", stacklevel=2)
+        names = tuple(map(str, range(max(largest, value) + 1)))
     if reader is None:
         reader = IndexReader(index_table(len(names), values, ignore))
     metric = MeanIoU(len(names), absent=absent, classes=names)
@@ -176,10 +184,10 @@ def _result_of(name: str, folder: Path) -> Path:
     raise ValueError(f"results: expected a mask {name}.png in {folder} for every annotated image, got {state}")
 
 
-def _largest(pairs: Sequence[tuple[Path, Path]], ignore: Sequence[int]) -> int:
+def _largest(files: Iterable[Path], ignore: Sequence[int]) -> int:
     """The largest class index in any of the files."""
     left_out = {IGNORE, *ignore}
-    return max((max(_present(path) - left_out, default=0) for pair in pairs for path in pair), default=0)
+    return max((max(_present(path) - left_out, default=0) for path in files), default=0)
 
 
 def _present(path: Path) -> set[int]:

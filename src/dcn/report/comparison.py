@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dcn.checks import whole
 from dcn.metrics.segmentation import Absent
 from dcn.report.diagnosis import IouType, Row, evaluator
 from dcn.report.resampled_ap import METRICS, class_matches, resampled_precision
@@ -131,6 +132,7 @@ def compare_detections(
 
 def resampled_images(images: int, resamples: int = RESAMPLES, seed: int = 0) -> npt.NDArray[np.int64]:
     """``[resamples, images]``: how often each image is sampled, with replacement."""
+    whole("resamples", resamples, 1)
     generator = np.random.default_rng(seed)
     return generator.multinomial(images, np.full(images, 1 / images), resamples)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dcn.checks import whole
 from dcn.engine.config import Recipe
 from dcn.engine.folder import versions
 from dcn.engine.log import shell_command
@@ -115,6 +116,7 @@ def compare(
     """
     if len(runs) < 2:
         raise ValueError(f"runs: expected two or more run folders, got {len(runs)}")
+    whole("resamples", resamples, 1)  # before anything is evaluated
     path = None if output is None else page_path(output, PAGE_FILE)
     _check_different(runs)
     opened = [open_run_data(run, split, recipe=recipe, device=device, changes=changes) for run in runs]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dcn.checks import whole
 from dcn.engine.folder import versions
 from dcn.engine.log import shell_command
 from dcn.formats.file_names import safe_name
@@ -22,6 +23,7 @@ from dcn.report.diagnosis import IouType, diagnose
 from dcn.report.run_page import RunFacts
 from dcn.runs.compare import PAGE_FILE, RunComparison
 from dcn.runs.outputs import page_path
+from dcn.runs.report import shown_values
 from dcn.runs.sources import StrPath
 
 LOGGER = logging.getLogger("dcn")
@@ -41,7 +43,7 @@ def score_boxes(
     Args:
         results: see :func:`dcn.metrics.evaluate_files`.
         annotations: likewise.
-        output: folder for ``<results>.json``; ``None``: it is not written.
+        output: folder for ``<results>_metrics.json``; ``None``: it is not written.
         split: as for :func:`dcn.metrics.evaluate_files`.
         report: write the page of :func:`report_files`, too.
         options: of :func:`dcn.metrics.evaluate_files`.
@@ -57,12 +59,12 @@ def score_boxes(
 
 
 def score_masks(results: StrPath, annotations: StrPath, *, output: StrPath | None = None, **options: Any) -> Result:
-    """The metrics of segmentation masks; with ``output`` also ``<results>.json`` and ``<results>_confusion.csv`` there.
+    """The metrics of segmentation masks.
 
     Args:
         results: see :func:`dcn.metrics.evaluate_mask_files`, like the other arguments.
         annotations: likewise.
-        output: folder for the files; ``None``: none are written.
+        output: folder for ``<results>_metrics.json`` and ``<results>_confusion.csv``; ``None``: they are not written.
         options: of :func:`dcn.metrics.evaluate_mask_files`.
 
     Raises:
@@ -107,32 +109,31 @@ def compare_files(
     sources = [Path(one).expanduser() for one in results]
     if len({one.resolve() for one in sources}) < max(2, len(sources)):
         raise ValueError(f"results: expected two or more different files, got {', '.join(map(str, sources)) or 'none'}")
+    whole("resamples", resamples, 1)
     page = None if output is None else page_path(output, PAGE_FILE)
-    first, *others = (read_coco_data(one, annotations, iou_type, classes, split, outside) for one in sources)
-    known = {row["id"] for row in first.truth["categories"]}
-    names = dict(enumerate(first.names, start=1))
+    data = [read_coco_data(one, annotations, iou_type, classes, split, outside) for one in sources]
+    # Classes of one file alone are behind those of the annotations, and count for nothing.
+    columns = enumerate(zip(*(one.classes for one in data), strict=False), start=1)
+    shared = {number for number, same in columns if len(set(same)) == 1}
+    truth = data[0].truth
+    truth["categories"] = [row for row in truth["categories"] if row["id"] in shared]
+    first, *others = ([row for row in one.results if row["category_id"] in shared] for one in data)
+    names = dict(enumerate(data[0].names, start=1))
     labels = _labels(sources)
     pairs = tuple(
         Pair(
             labels[0],
             label,
-            compare_detections(
-                first.truth,
-                first.results,
-                # Classes that only the other file has are behind those of the annotations, and count for nothing.
-                [row for row in other.results if row["category_id"] in known],
-                iou_type=iou_type,
-                resamples=resamples,
-            ).renamed(names),
+            compare_detections(truth, first, other, iou_type=iou_type, resamples=resamples).renamed(names),
         )
         for label, other in zip(labels[1:], others, strict=True)
     )
     if page is not None:
         facts = {
-            "data": f"{len(first.images)} images of {Path(annotations).name}",
+            "data": f"{len(data[0].images)} images of {Path(annotations).name}",
             "overlap of": "masks" if iou_type == "segm" else "boxes",
             "resamples": resamples,
-            **{name: ", ".join(v) if isinstance(v, list) else v for name, v in versions().items() if v},
+            **shown_values(versions()),
         }
         comparison_page(pairs, {}, facts).write(page)
     return RunComparison(pairs, {}, page)
@@ -140,9 +141,12 @@ def compare_files(
 
 def _labels(sources: Sequence[Path]) -> list[str]:
     """Short names of the files: as many last parts of their paths as tell them apart."""
-    whole = [one.resolve().with_suffix("").parts for one in sources]
-    count = next(n for n in range(1, 1 + max(map(len, whole))) if len({parts[-n:] for parts in whole}) == len(whole))
-    return ["/".join(parts[-count:]) for parts in whole]
+    whole_paths = [one.resolve() for one in sources]
+    parts = [(*path.parts[:-1], _stem(path)) for path in whole_paths]
+    if len(set(parts)) < len(parts):  # files that differ in their ending alone
+        parts = [path.parts for path in whole_paths]
+    count = next(n for n in range(1, 1 + max(map(len, parts))) if len({one[-n:] for one in parts}) == len(parts))
+    return ["/".join(one[-count:]) for one in parts]
 
 
 def _written(metrics: Result, results: StrPath, output: StrPath | None) -> Result:
@@ -150,13 +154,18 @@ def _written(metrics: Result, results: StrPath, output: StrPath | None) -> Resul
         folder = Path(output).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(metrics.to_dict(), indent=2) + "\n"
-        (folder / f"{_name_of(results)}.json").write_text(text, encoding="utf-8")
+        (folder / f"{_name_of(results)}_metrics.json").write_text(text, encoding="utf-8")
     return metrics
 
 
 def _name_of(results: StrPath) -> str:
     """What the files about a result file or folder are called."""
-    return safe_name(Path(results).expanduser().resolve().stem)
+    return safe_name(_stem(Path(results).expanduser().resolve()))
+
+
+def _stem(path: Path) -> str:
+    """The name of a file without its ending, or of a folder, which has none."""
+    return path.name if path.is_dir() else path.stem
 
 
 def report_files(
@@ -193,12 +202,13 @@ def report_files(
     facts = RunFacts(
         title=source.name,
         data=f"{len(data.images)} images of {Path(annotations).name}",
-        facts={name: ", ".join(v) if isinstance(v, list) else v for name, v in versions().items() if v},
+        facts=shown_values(versions()),
         commands=[
             shell_command(
                 *("dcn", "eval", "--results", source, "--annotations", annotations, "--iou-type", iou_type),
                 *("--format", "coco", "--report"),
                 *(() if split is None else ("--split", split)),
+                *(() if classes is None else ("--classes", ",".join(classes))),
                 *(() if outside == "refuse" else ("--outside", outside)),
             )
         ],

@@ -2,8 +2,8 @@
 
 Environment variables:
     ``DCN_CPU_LIBRARY``: path of a library to use instead of the installed one (development and sanitizer builds).
-    ``DCN_CPU_ISA``: ``amx``, ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default: the
-    best of this machine.
+    ``DCN_CPU_ISA``: ``amx``, ``avx512bf16``, ``avx512``, ``avx2`` or ``generic`` forces an instruction set; default:
+    the best of this machine.
 """
 
 from __future__ import annotations
