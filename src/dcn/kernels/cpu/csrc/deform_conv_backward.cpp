@@ -30,7 +30,8 @@ class Backward : BackwardParts<S> {
     using Parts = BackwardParts<S>;
     using typename Parts::Columns, typename Parts::Part, typename Parts::Round, typename Parts::Scratch;
     using typename Parts::T, typename Parts::WeightRun;
-    using Parts::call_, Parts::g_, Parts::depthwise_, Parts::direct_, Parts::gemm_, Parts::blocks_, Parts::schedule_;
+    using Parts::call_, Parts::g_, Parts::depthwise_, Parts::direct_, Parts::gemm_, Parts::pairs_, Parts::pairs_gemm_;
+    using Parts::blocks_, Parts::schedule_;
     using Parts::block_channels_, Parts::packed_block_, Parts::pitch_, Parts::columns_row_, Parts::workspace_;
     using Parts::round_blocks_, Parts::band_tiles_, Parts::stripes_, Parts::kept_slots_, Parts::kept_, Parts::threads_;
     using Parts::stripes_apart_, Parts::weight_parts, Parts::weight_part, Parts::part_sums, Parts::weight_sums;
@@ -139,7 +140,8 @@ class Backward : BackwardParts<S> {
         while (stripes_ && stripes_ < 128 && stripes_ * chunk_blocks_ < enough) stripes_ *= 2;
         // Of the weight gradient as many rows at once as the processor keeps sums of, where that leaves tasks for all.
         const int64_t panels = chunk_blocks_ * ceil_div(block_channels_ * g_.taps, gemm_.panel);
-        for (const int64_t rows : {14, 7, 4}) {
+        const int64_t most = pairs_ ? pairs_gemm_.rows : 14;
+        for (const int64_t rows : {most, most / 2, (most + 2) / 4}) {
             weight_outputs_ = rows;
             if (panels * ceil_div(g_.group_outputs, rows) >= 9 * threads()) break;
         }

@@ -242,7 +242,8 @@ class BackwardParts {
         return plan;
     }
 
-    // The gradient of some outputs of a round at tile i of a band, channels innermost.
+    // The gradient of some outputs of a round at tile i of a band, channels innermost; where bfloat16 is multiplied, in the
+    // orders that the products need.
     void turn_gradient(const Round& round, int64_t first_tile, int64_t i, int64_t output, int64_t count) {
         const Tile tile = g_.tile(first_tile + i);
         const bool whole = tile.columns == g_.rest_out;
@@ -252,16 +253,20 @@ class BackwardParts {
             const S* from = static_cast<const S*>(call_.grad_output) + tile.image * call_.output_step[0] +
                             (first_output(round) + output) * call_.output_step[1] + pixel * call_.output_step[2];
             if (pairs_) {
-                layout_.gather_bits(from, call_.output_step[1], call_.output_step[2], count, run,
-                                    gradient_bits(i) + r * run * gradient_row_ + output, gradient_row_);
-                layout_.gather_bits(from, call_.output_step[2], call_.output_step[1], run, count,
-                                    pixel_gradient_of(i, output) + r * run, g_.room);
+                if (wants_locations() || call_.grad_input) {
+                    layout_.gather_bits(from, call_.output_step[1], call_.output_step[2], count, run,
+                                        gradient_bits(i) + r * run * gradient_row_ + output, gradient_row_);
+                }
+                if (call_.grad_weight) {
+                    layout_.gather_bits(from, call_.output_step[2], call_.output_step[1], run, count,
+                                        pixel_gradient_of(i, output) + r * run, g_.room);
+                }
                 continue;
             }
             layout_.gather(from, call_.output_step[1], call_.output_step[2], count, run,
                            gradient_of(i) + r * run * gradient_row_ + output, gradient_row_);
         }
-        for (int64_t o = output; o < output + count && pairs_; ++o) {
+        for (int64_t o = output; o < output + count && pairs_ && call_.grad_weight; ++o) {
             std::fill_n(pixel_gradient_of(i, o) + tile.pixels(), paired_pixels(tile) - tile.pixels(), uint16_t{0});
         }
     }

@@ -23,8 +23,8 @@ constexpr int64_t budget_floor = 3 << 19;
 // The scratch of this many threads counts against the budget, whatever their number: the passes decide in which order
 // sums are rounded, and results must not depend on the threads.
 constexpr int64_t budget_threads = 2;
-// Pixels of a tile, at most; whole strips of rows of the product. Samples that are multiplied as bfloat16 are read again for every 32 outputs: from 128 outputs on
-// smaller tiles of them are 4 to 9 % faster. With fewer outputs the product is short beside the wait for the start of every
+// Most pixels of a tile; for bfloat16 rounded down to whole strips of rows of the product. Samples that are multiplied as
+// bfloat16 are read again for every 32 outputs: from 128 outputs on smaller tiles of them are 4 to 9 % faster. With fewer outputs the product is short beside the wait for the start of every
 // row of offsets and outputs: tiles of one row, which sample more pixels of the input, are 6 % faster than squares.
 constexpr int64_t usual_tile = 112, pairs_tile = 64, many_outputs = 128;
 

@@ -22,11 +22,10 @@ struct Gemm {
 
 // Products of pairs of bfloat16, summed in float. `multiply` is null where the processor has no such instruction.
 struct GemmPairs {
-    int panel;  // columns of one panel of b
-    int rows;   // at best a product has a multiple of so many rows
+    int rows;  // products are fastest with a multiple of so many rows; 0 where `multiply` is null
 
-    // c[i, j] = (accumulate ? c[i, j] : 0) + sum over p of a[i, p] . b[p, j]: pairs of bfloat16 in 32 bits,
-    // a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * b_row + j % panel], readable as in Gemm.
+    // c[i, j] = (accumulate ? c[i, j] : 0) + sum over p of a[i, p] . b[p, j]: pairs of bfloat16 in 32 bits. A panel has as
+    // many columns as that of floats; a[i, p] = a[i * a_row + p] and b[p, j] = b[(j / panel) * b_panel + p * b_row + j % panel], readable as in Gemm.
     void (*multiply)(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, int64_t a_row, const uint32_t* b,
                      int64_t b_panel, int64_t b_row, float* c, int64_t c_row, bool accumulate);
     // The right operand of columns * weight^T, of one panel: pairs of rows k = t * channels + c, each the bfloat16 numbers

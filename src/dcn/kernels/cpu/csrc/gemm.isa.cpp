@@ -245,9 +245,9 @@ void round_pairs(float* rows, int64_t count, int64_t step, int64_t columns) {
 
 const GemmPairs& gemm_pairs() {
 #if defined(__AVX512BF16__)
-    static constexpr GemmPairs table{pair_panel, max_rows, multiply_pairs, pack_pairs, pair_rows, round_pairs};
+    static constexpr GemmPairs table{max_rows, multiply_pairs, pack_pairs, pair_rows, round_pairs};
 #else
-    static constexpr GemmPairs table{0, 0, nullptr, nullptr, nullptr, nullptr};
+    static constexpr GemmPairs table{0, nullptr, nullptr, nullptr, nullptr};
 #endif
     return table;
 }

@@ -57,7 +57,8 @@ class Tiles {
                 if (rows[i] > 0 && columns[j] > 0) sizes.set(2 * i + j, rows[i], columns[j]);
             }
         }
-        compiler_fence();  // GCC 12 takes the first 8 bytes for all that is read
+        // GCC 12 takes the first 8 bytes for all that is read.
+        __asm__ volatile("" : : "r"(&sizes) : "memory");
         _tile_loadconfig(&sizes);
     }
 
@@ -146,7 +147,7 @@ void multiply(int64_t rows, int64_t columns, int64_t pairs, const uint32_t* a, i
 
 const GemmPairs& gemm_pairs() {
     const GemmPairs& dots = avx512bf16::gemm_pairs();
-    static const GemmPairs table{panel, 2 * side, multiply, dots.pack_outputs, dots.pair, dots.round_pairs};
+    static const GemmPairs table{2 * side, multiply, dots.pack_outputs, dots.pair, dots.round_pairs};
     return table;
 }
 
