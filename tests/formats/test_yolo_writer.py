@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from dcn.formats.masks import decode_mask
-from dcn.formats.yolo_writer import extent, inner_parts, joined, lines_of, rectangle
+from dcn.formats.masks import decode_mask, extent, rectangle
+from dcn.formats.yolo_writer import inner_parts, joined, lines_of
 
 SIZE = (40, 60)
 SQUARE = [2.0, 2.0, 12.0, 2.0, 12.0, 12.0, 2.0, 12.0]

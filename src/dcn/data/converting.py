@@ -19,9 +19,9 @@ from dcn.data.splitting import target_of
 from dcn.extras import require
 from dcn.formats.coco_writer import target_rows
 from dcn.formats.file_names import SUFFIXES, safe_name
-from dcn.formats.masks import check_segmentation
+from dcn.formats.masks import check_segmentation, extent, rectangle
 from dcn.formats.new_files import NewFiles
-from dcn.formats.yolo_writer import extent, inner_parts, joined, lines_of, rectangle
+from dcn.formats.yolo_writer import inner_parts, joined, lines_of
 from dcn.structures import Target
 from dcn.suggest import counted
 

@@ -23,7 +23,7 @@ from dcn.formats.documents import read_json
 from dcn.formats.file_names import files_in, image_of, posix, resolve
 from dcn.formats.images import decode_index_image, image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
-from dcn.formats.masks import check_segmentation, mask_runs
+from dcn.formats.masks import check_segmentation, mask_runs, rectangle
 from dcn.formats.problems import OutsideError, Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 from dcn.formats.splits import SPLITS_FILE
@@ -221,8 +221,7 @@ def _outline(kind: object, points: Sequence[tuple[float, float]]) -> list[float]
     if kind == "polygon" and len(points) >= 3:
         return [v for point in points for v in point]
     if kind == "rectangle" and len(points) in (2, 4):  # version 6 writes four corners
-        (x1, y1), (x2, y2) = points[0], points[len(points) // 2]
-        return [x1, y1, x2, y1, x2, y2, x1, y2]
+        return rectangle([*points[0], *points[len(points) // 2]])
     if kind == "circle" and len(points) == 2:
         (x, y), edge = points[0], points[1]
         radius = math.dist((x, y), edge)

@@ -71,6 +71,18 @@ def cut_outline(segmentation: Any, size: tuple[int, int]) -> Any:
     return polygons or {"size": [height, width], "counts": [height * width]}
 
 
+def rectangle(box: Sequence[float]) -> list[float]:
+    """The corners of a box ``[x1, y1, x2, y2]`` as a polygon ``[x1, y1, x2, y1, ...]``."""
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2, y1, x2, y2, x1, y2]
+
+
+def extent(polygon: Sequence[float]) -> list[float]:
+    """The box ``[x1, y1, x2, y2]`` of a polygon, which YOLO takes for that of the object."""
+    xs, ys = polygon[::2], polygon[1::2]
+    return [min(xs), min(ys), max(xs), max(ys)]
+
+
 def decode_mask(segmentation: object, size: tuple[int, int]) -> Tensor:
     """One COCO segmentation as ``[H, W]`` bool; arguments and errors as in `check_segmentation`."""
     check_segmentation(segmentation, size)

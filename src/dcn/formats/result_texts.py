@@ -11,7 +11,7 @@ from dcn.formats import fields
 from dcn.formats.annotations import Annotations
 from dcn.formats.documents import read_text
 from dcn.formats.file_names import safe_name
-from dcn.formats.masks import run_lengths
+from dcn.formats.masks import extent, run_lengths
 from dcn.formats.problems import short
 from dcn.formats.result_rows import (
     NO_SIZE,
@@ -169,8 +169,8 @@ def _row_of_shares(line: _Line, image: int, label: int, size: tuple[int, int] | 
             assert size is not None  # in_shares raises
             return ResultRow(image, label, score, segmentation=run_lengths([numbers], size))
         if polygon:
-            xs, ys = numbers[::2], numbers[1::2]
-            box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
+            x1, y1, x2, y2 = extent(numbers)
+            box = [x1, y1, x2 - x1, y2 - y1]
         else:
             x, y, w, h = numbers
             box = [x - w / 2, y - h / 2, w, h]

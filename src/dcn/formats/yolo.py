@@ -20,7 +20,7 @@ from dcn.formats.documents import read_name_lines, read_text, read_yaml
 from dcn.formats.file_names import files_in, image_files, posix
 from dcn.formats.images import image_size
 from dcn.formats.layouts import FolderPair, folder_pairs, unknown_split
-from dcn.formats.masks import cut_outline
+from dcn.formats.masks import cut_outline, extent
 from dcn.formats.problems import Problem, Report, attempt, attempt_object, short
 from dcn.formats.records import BoxFiles, BoxObject, BoxRecord, relative_name
 
@@ -249,6 +249,7 @@ def _object(line: str, entry: str, classes: tuple[str, ...], size: tuple[int, in
     else:
         outline = [[min(max(v, 0.0), float(height if i % 2 else width)) for i, v in enumerate(points)]]
         outline = cut_outline([points], size) if clip else outline
-        box = [min(points[::2]), min(points[1::2]), *(max(p) - min(p) for p in (points[::2], points[1::2]))]
+        x1, y1, x2, y2 = extent(points)
+        box = [x1, y1, x2 - x1, y2 - y1]
     x, y, w, h = fields.inside(fields.box_xywh(box), size, clip)
     return BoxObject(entry, name, (x, y, x + w, y + h), False, outline, w <= 0 or h <= 0)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dcn.formats.masks import cut_outline
+from dcn.formats.masks import cut_outline, extent
 
 
 def lines_of(labels: Sequence[int], shapes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
@@ -32,18 +32,6 @@ def lines_of(labels: Sequence[int], shapes: Sequence[Sequence[float]], size: tup
         shares = (value / (height if index % 2 else width) for index, value in enumerate(values))
         rows.append(f"{label} " + " ".join(f"{share:.8f}" for share in shares) + "\n")
     return "".join(rows)
-
-
-def rectangle(box: Sequence[float]) -> list[float]:
-    """The corners of a box ``[x1, y1, x2, y2]`` as a polygon."""
-    x1, y1, x2, y2 = box
-    return [x1, y1, x2, y1, x2, y2, x1, y2]
-
-
-def extent(polygon: Sequence[float]) -> list[float]:
-    """The box ``[x1, y1, x2, y2]`` of a polygon, which YOLO takes for that of the object."""
-    xs, ys = polygon[::2], polygon[1::2]
-    return [min(xs), min(ys), max(xs), max(ys)]
 
 
 def inner_parts(parts: Sequence[list[float]], size: tuple[int, int]) -> list[list[float]]:
