@@ -126,6 +126,11 @@ int64_t smallest_window(const RowRanges& ranges);
 // Groups lines into bands with a window of at most `capacity` rows and at most `lines` lines.
 RowSchedule schedule(const Geometry& geometry, const RowRanges& ranges, int64_t capacity, int64_t lines);
 
+// Whether every channel is a group of its own, with one output.
+inline bool depthwise(const DcnDeformConv& call) {
+    return call.groups == call.channels && call.groups == call.outputs;
+}
+
 void deform_conv_forward(const DcnDeformConv& call);
 void deform_conv_depthwise(const DcnDeformConv& call);  // forward, one channel per group
 void deform_conv_backward(const DcnDeformConv& call);

@@ -24,7 +24,7 @@ class BackwardParts {
     explicit BackwardParts(const DcnDeformConv& call)
         : call_(call),
           g_(geometry(call)),
-          depthwise_(g_.group_channels == 1 && g_.group_outputs == 1),
+          depthwise_(depthwise(call)),
           pairs_(multiplies_pairs(call)),
           direct_(sizeof(S) == sizeof(T) && call.input_step[1] == 1),
           kernels_(conv_kernels<T>()),
@@ -47,8 +47,8 @@ class BackwardParts {
 
     // bfloat16 is multiplied as such where the processor can, in pairs of outputs and in pairs of pixels.
     static bool multiplies_pairs(const DcnDeformConv& call) {
-        const bool depthwise = call.groups == call.channels && call.groups == call.outputs;
-        return std::is_same_v<S, BFloat> && pair_products().multiply && !depthwise && call.outputs / call.groups % 2 == 0;
+        return std::is_same_v<S, BFloat> && pair_products().multiply && !depthwise(call) &&
+               call.outputs / call.groups % 2 == 0;
     }
 
     static Geometry geometry(const DcnDeformConv& call) {

@@ -24,8 +24,9 @@ constexpr int64_t budget_floor = 3 << 19;
 // sums are rounded, and results must not depend on the threads.
 constexpr int64_t budget_threads = 2;
 // Most pixels of a tile; for bfloat16 rounded down to whole strips of rows of the product. Samples that are multiplied as
-// bfloat16 are read again for every 32 outputs: from 128 outputs on smaller tiles of them are 4 to 9 % faster. With fewer outputs the product is short beside the wait for the start of every
-// row of offsets and outputs: tiles of one row, which sample more pixels of the input, are 6 % faster than squares.
+// bfloat16 are read again for every 32 outputs: from 128 outputs on smaller tiles of them are 4 to 9 % faster. With fewer
+// outputs the product is short beside the wait for the start of every row of offsets and outputs: tiles of one row, which
+// sample more pixels of the input, are 6 % faster than squares.
 constexpr int64_t usual_tile = 112, pairs_tile = 64, many_outputs = 128;
 
 template <class S>
@@ -252,12 +253,13 @@ class Forward {
         T* panel = workspace_.at(packed_) + packed_at_[static_cast<size_t>(task.block)] +
                    (task.group * panels + task.panel) * panel_size;
         weight += output * step + block.start_in_group * g_.taps;
-        if (pairs_) {
-            pairs_gemm_.pack_outputs(reinterpret_cast<const uint16_t*>(weight), step, outputs, block.per_group, g_.taps,
-                                     reinterpret_cast<uint32_t*>(panel));
-        } else {
-            layout_.pack_outputs(weight, step, outputs, block.per_group, g_.taps, gemm_.panel, panel);
+        if constexpr (std::is_same_v<S, BFloat>) {
+            if (pairs_) {
+                return pairs_gemm_.pack_outputs(weight, step, outputs, block.per_group, g_.taps,
+                                                reinterpret_cast<uint32_t*>(panel));
+            }
         }
+        layout_.pack_outputs(weight, step, outputs, block.per_group, g_.taps, gemm_.panel, panel);
     }
 
     template <class Team>
@@ -453,8 +455,6 @@ class Forward {
     Room<T> zeros_, window_, packed_, sums_;
     std::vector<Scratch> threads_;
 };
-
-bool depthwise(const DcnDeformConv& call) { return call.groups == call.channels && call.groups == call.outputs; }
 
 }  // namespace
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "isa.h"
+#include "scalar_types.h"
 
 namespace dcn {
 
@@ -30,7 +31,7 @@ struct GemmPairs {
                      int64_t b_panel, int64_t b_row, float* c, int64_t c_row, bool accumulate);
     // The right operand of columns * weight^T, of one panel: pairs of rows k = t * channels + c, each the bfloat16 numbers
     // weight[o * output_step + c * taps + t] of all o < outputs, zeros behind them. channels * taps is even.
-    void (*pack_outputs)(const uint16_t* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
+    void (*pack_outputs)(const BFloat* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
                          uint32_t* to);
     // Rows p and p + 1 of a panel of floats that are bfloat16 numbers become one row of pairs, in place.
     void (*pair)(float* panel, int64_t rows);

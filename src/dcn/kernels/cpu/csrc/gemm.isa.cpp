@@ -2,7 +2,7 @@
 // rows x 2 vectors give 28 sums, 28 multiply-adds per 16 loads; with 16 registers 6 rows x 2 vectors.
 #include "gemm.h"
 #include "integers.h"
-#include "vec.h"
+#include "vec_wide.h"
 
 namespace dcn::DCN_ISA {
 namespace {
@@ -160,38 +160,33 @@ void multiply_pairs(int64_t rows, int64_t columns, int64_t pairs, const uint32_t
     }
 }
 
-Vec<uint32_t> widened(__m256i bits) {
-    typedef uint16_t Bits __attribute__((vector_size(vector_bytes / 2)));
-    return __builtin_convertvector((Bits)bits, Vec<uint32_t>);
-}
-
 // A square of `count` pairs of rows and 16 outputs, of which `outputs` are there: for each output the pairs of first[i] and
 // second[i], or, where `second` is null, those that lie side by side from `first` on.
-__attribute__((noinline)) void pack_square(const uint16_t* first, const uint16_t* second, int64_t output_step,
+__attribute__((noinline)) void pack_square(const BFloat* first, const BFloat* second, int64_t output_step,
                                            int64_t outputs, int count, uint32_t* to, int64_t to_step) {
     constexpr int n = lanes<uint32_t>;
-    const auto mask = static_cast<__mmask16>((1u << count) - 1);
     Vec<uint32_t> rows[n];
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) {
-        const __mmask16 there = i < outputs ? mask : __mmask16(0);
-        if (second) {
-            rows[i] = widened(_mm256_maskz_loadu_epi16(there, first + i * output_step)) |
-                      widened(_mm256_maskz_loadu_epi16(there, second + i * output_step)) << 16;
+        const int there = i < outputs ? count : 0;
+        const BFloat* pair = first + i * output_step;
+        if (second) {  // bfloat16 is the upper half of a float
+            rows[i] = (Vec<uint32_t>)load_wide_part(pair, there) >> 16 |
+                      (Vec<uint32_t>)load_wide_part(second + i * output_step, there);
         } else {
-            rows[i] = (Vec<uint32_t>)_mm512_maskz_loadu_epi32(there, first + i * output_step);
+            rows[i] = load_part(reinterpret_cast<const uint32_t*>(pair), there);
         }
     }
     transpose<uint32_t>(rows);
     for (int i = 0; i < count; ++i) store(to + i * to_step, rows[i]);
 }
 
-void pack_pairs(const uint16_t* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
+void pack_pairs(const BFloat* weight, int64_t output_step, int64_t outputs, int64_t channels, int64_t taps,
                 uint32_t* to) {
     constexpr int n = lanes<uint32_t>;
     const auto part = [](int64_t left) { return static_cast<int>(left < n ? left : n); };
     for (int64_t o = 0; o < pair_panel; o += n) {
-        const uint16_t* from = weight + o * output_step;
+        const BFloat* from = weight + o * output_step;
         if (taps == 1) {
             for (int64_t c = 0; c < channels; c += 2 * n) {
                 pack_square(from + c, nullptr, output_step, outputs - o, part((channels - c) / 2),
@@ -206,7 +201,7 @@ void pack_pairs(const uint16_t* weight, int64_t output_step, int64_t outputs, in
             }
         } else {
             const auto bits = [&](int64_t k, int64_t i) -> uint32_t {
-                return o + i < outputs ? from[i * output_step + k % channels * taps + k / channels] : 0;
+                return o + i < outputs ? from[i * output_step + k % channels * taps + k / channels].bits : 0;
             };
             for (int64_t k = 0; k < channels * taps; k += 2) {
                 for (int64_t i = 0; i < n; ++i) to[k / 2 * pair_panel + o + i] = bits(k, i) | bits(k + 1, i) << 16;
